@@ -1,0 +1,447 @@
+"""The contract of every table: a pandera schema, the rule that gives a row its day, and a Dagster type.
+
+A frame that breaks its contract is never stored: Dagster checks the type before the IO manager writes.
+Times are UTC with microseconds; prices are USD (or the venue's dollar coin), volumes are BTC,
+returns are natural-log fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from btc_assets.features.catalog import FEATURES
+
+UTC_TIME = pl.Datetime("us", "UTC")
+HORIZONS = (1, 4, 24)
+"""Forecast horizons in hours; the first is the primary one."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Forecast quantiles of the log return."""
+QUANTILE_COLUMNS = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
+"""Columns of `QUANTILES`: q05, q25, q50, q75, q95."""
+ROLES = ("champion", "newest")
+"""Whose forecast a row is: the gated champion's, or the newest cutoff's own model."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one table promises.
+
+    Attributes:
+        table: asset key as a path, for example `market/prices`; also the folder in the lake.
+        schema: pandera schema; strict, so an unknown column is a fault.
+        day: expression that gives each row the UTC day (pl.Date) of the partition it belongs to.
+        key: columns that name a row; sorted by and unique on.
+    """
+
+    table: str
+    schema: pa.DataFrameSchema
+    day: pl.Expr
+    key: tuple[str, ...]
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        """Column names and polars types, in order."""
+        return {name: column.dtype.type for name, column in self.schema.columns.items()}
+
+    def empty(self) -> pl.DataFrame:
+        """Return a frame with no rows and the contract's columns."""
+        return pl.DataFrame(schema=self.columns)
+
+    def faults(self, frame: pl.DataFrame) -> list[tuple[str, str]]:
+        """Return every broken promise as (column, sentence); an empty list is a pass."""
+        found: list[tuple[str, str]] = []
+        try:
+            self.schema.validate(frame, lazy=True)
+        except SchemaErrors as errors:
+            for case in errors.failure_cases.to_dicts():
+                found.append((str(case["column"]), f"{case['check']}: {case['failure_case']}"))
+        if found:
+            return found
+        if frame.select(pl.struct(self.key).is_duplicated().any()).item():
+            found.append((", ".join(self.key), "two rows have the same key"))
+        if not frame.equals(frame.sort(self.key)):
+            found.append((", ".join(self.key), "rows are not in key order"))
+        return found
+
+
+def _column(
+    dtype: object, *checks: pa.Check, nullable: bool = False, about: str
+) -> pa.Column:
+    return pa.Column(dtype, checks=list(checks), nullable=nullable, description=about)
+
+
+def _price(about: str) -> pa.Column:
+    return _column(pl.Float64, pa.Check.gt(0), _FINITE, about=about)
+
+
+_FINITE = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key).is_finite() | pl.col(data.key).is_null()), name="finite")
+_ON_THE_HOUR = pa.Check(
+    lambda data: data.lazyframe.select(pl.col(data.key) == pl.col(data.key).dt.truncate("1h")), name="on the hour"
+)
+_PROBABILITY = (pa.Check.ge(0), pa.Check.le(1))
+_DAY_IT_IS_KNOWN = (pl.col("known_at") - pl.duration(microseconds=1)).dt.date()
+
+
+def _law(name: str, expression: pl.Expr) -> pa.Check:
+    return pa.Check(lambda data: data.lazyframe.select(expression), name=name)
+
+
+def _schema(columns: dict[str, pa.Column], *laws: pa.Check) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, checks=list(laws), strict=True, ordered=True)
+
+
+_OPEN_TIME = _column(UTC_TIME, _ON_THE_HOUR, about="start of the hour, UTC")
+_HORIZON = _column(pl.Int64, pa.Check.isin(HORIZONS), about="hours ahead")
+_CUTOFF = _column(pl.Date, about="cutoff day: only what was available at its 00:00 UTC was used")
+_DIGEST = _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json")
+_QUANTILE_LAW = _law(
+    "quantiles do not cross",
+    pl.all_horizontal(
+        pl.col(low) <= pl.col(high) for low, high in zip(QUANTILE_COLUMNS, QUANTILE_COLUMNS[1:], strict=False)
+    ),
+)
+_QUANTILES = {
+    name: _column(pl.Float64, _FINITE, about=f"{q:.0%} quantile of the log return, fraction")
+    for name, q in zip(QUANTILE_COLUMNS, QUANTILES, strict=True)
+}
+
+PRICES = Contract(
+    table="market/prices",
+    schema=_schema(
+        {
+            "open_time": _OPEN_TIME,
+            "open": _price("first trade of the hour, USD"),
+            "high": _price("highest trade, USD"),
+            "low": _price("lowest trade, USD"),
+            "close": _price("last trade, USD"),
+            "volume": _column(pl.Float64, pa.Check.ge(0), _FINITE, about="traded, BTC"),
+            "quote_volume": _column(pl.Float64, pa.Check.ge(0), nullable=True, about="traded, USD; null where unknown"),
+            "trades": _column(pl.Int64, pa.Check.ge(0), nullable=True, about="number of trades; null where unknown"),
+            "taker_buy_volume": _column(
+                pl.Float64, pa.Check.ge(0), nullable=True, about="bought by takers, BTC; null where unknown"
+            ),
+            "taker_buy_quote_volume": _column(
+                pl.Float64, pa.Check.ge(0), nullable=True, about="bought by takers, USD; null where unknown"
+            ),
+            "venue": _column(pl.String, pa.Check.str_length(min_value=1), about="where the bar was traded"),
+        },
+        _law(
+            "low <= open, close <= high",
+            (pl.col("low") <= pl.min_horizontal("open", "close")) & (pl.col("high") >= pl.max_horizontal("open", "close")),
+        ),
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time",),
+)
+
+HOURLY_FEATURES = Contract(
+    table="features/hourly_features",
+    schema=_schema(
+        {
+            "open_time": _OPEN_TIME,
+            "available_at": _column(UTC_TIME, _ON_THE_HOUR, about="when the row could first be used: open_time + 1 h"),
+            **{
+                feature.name: _column(pl.Float64, _FINITE, nullable=True, about=f"{feature.about} [{feature.unit}]")
+                for feature in FEATURES
+            },
+        },
+        _law("available one hour after open_time", pl.col("available_at") == pl.col("open_time").dt.offset_by("1h")),
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time",),
+)
+
+HOURLY_LABELS = Contract(
+    table="features/hourly_labels",
+    schema=_schema(
+        {
+            "open_time": _OPEN_TIME,
+            "horizon_hours": _HORIZON,
+            "known_at": _column(UTC_TIME, _ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"),
+            "log_return": _column(
+                pl.Float64, _FINITE, nullable=True, about="ln(close[t+h] / close[t]), fraction; null across gaps"
+            ),
+        },
+        _law(
+            "known when its window closes",
+            pl.col("known_at") == pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1),
+        ),
+    ),
+    day=_DAY_IT_IS_KNOWN,
+    key=("open_time", "horizon_hours"),
+)
+
+CV_FOLDS = Contract(
+    table="learning/cv_folds",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "fold": _column(pl.Int64, pa.Check.ge(0), about="0 is the oldest"),
+            "train_start": _column(UTC_TIME, about="first open_time trained on"),
+            "train_end": _column(UTC_TIME, about="last open_time trained on; its label is known by test_start"),
+            "test_start": _column(UTC_TIME, about="first open_time tested on"),
+            "test_end": _column(UTC_TIME, about="last open_time tested on"),
+            "purge_hours": _column(pl.Int64, pa.Check.ge(1), about="hours between the two, at least the horizon"),
+            "n_train": _column(pl.Int64, pa.Check.ge(1), about="labelled rows trained on"),
+            "n_test": _column(pl.Int64, pa.Check.ge(1), about="labelled rows tested on"),
+        },
+        _law("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
+        _law("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "fold"),
+)
+
+TUNED_PARAMETERS = Contract(
+    table="learning/tuned_parameters",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "source": _column(pl.String, pa.Check.isin(["default", "tuned", "reused"]), about="how they came about"),
+            "tuned_cutoff": _column(pl.Date, about="the cutoff whose study chose them"),
+            "log_loss": _column(pl.Float64, _FINITE, nullable=True, about="mean over folds, nats; null when not measured"),
+            "incumbent_log_loss": _column(
+                pl.Float64, _FINITE, nullable=True, about="of the parameters they had to beat, nats"
+            ),
+            "trials": _column(pl.Int64, pa.Check.ge(0), about="trials completed"),
+            "pruned": _column(pl.Int64, pa.Check.ge(0), about="trials stopped early"),
+            "parameters": _column(pl.String, about="JSON object, keys sorted"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours"),
+)
+
+FOLD_FORECASTS = Contract(
+    table="learning/fold_forecasts",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "fold": _column(pl.Int64, pa.Check.ge(0), about="fold the row was tested in"),
+            "open_time": _OPEN_TIME,
+            "log_return": _column(pl.Float64, _FINITE, about="what happened, fraction"),
+            "p_up": _column(pl.Float64, *_PROBABILITY, about="probability of a rise, before calibration"),
+            **_QUANTILES,
+        },
+        _QUANTILE_LAW,
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "open_time"),
+)
+
+TRAINED_MODEL = Contract(
+    table="learning/trained_model",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "output": _column(pl.String, pa.Check.isin(["p_up", *QUANTILE_COLUMNS]), about="what the graph yields"),
+            "model_version": _column(pl.Int64, pa.Check.ge(1), about="version in the MLflow registry"),
+            "model_digest": _DIGEST,
+            "graph_digest": _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"),
+            "rows": _column(pl.Int64, pa.Check.ge(1), about="labelled rows trained on"),
+            "trees": _column(pl.Int64, pa.Check.ge(1), about="trees in the graph"),
+            "parity_error": _column(pl.Float64, pa.Check.ge(0), about="largest |ONNX - library| on the parity rows"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "output"),
+)
+
+MODEL_EXPLANATION = Contract(
+    table="learning/model_explanation",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "feature": _column(pl.String, about="feature name"),
+            "mean_abs_shap": _column(pl.Float64, pa.Check.ge(0), about="mean |SHAP value| of P(up), log-odds"),
+            "rank": _column(pl.Int64, pa.Check.ge(1), about="1 is the most important"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "rank"),
+)
+
+MODEL_VERDICT = Contract(
+    table="learning/model_verdict",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "criterion": _column(pl.String, about="what was asked of the candidate"),
+            "value": _column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
+            "bound": _column(pl.Float64, nullable=True, about="what was asked"),
+            "passed": _column(pl.Boolean, about="whether it holds"),
+            "reason": _column(pl.String, about="a sentence for a person"),
+            "decision": _column(pl.String, pa.Check.isin(["promoted", "kept", "refused"]), about="of the whole verdict"),
+            "candidate_version": _column(pl.Int64, about="registry version of the candidate"),
+            "candidate_digest": _DIGEST,
+            "champion_version": _column(
+                pl.Int64, nullable=True, about="registry version of the champion after this verdict; null: none yet"
+            ),
+            "champion_cutoff": _column(pl.Date, nullable=True, about="its cutoff"),
+            "champion_digest": _column(pl.String, nullable=True, about="its digest"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "criterion"),
+)
+
+FORECASTS = Contract(
+    table="monitoring/forecasts",
+    schema=_schema(
+        {
+            "open_time": _OPEN_TIME,
+            "horizon_hours": _HORIZON,
+            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecast it is"),
+            "made_at": _column(UTC_TIME, about="open_time + 1 h"),
+            "target_time": _column(UTC_TIME, about="end of the window forecast: made_at + horizon"),
+            "model_version": _column(pl.Int64, about="registry version"),
+            "model_cutoff": _CUTOFF,
+            "model_digest": _DIGEST,
+            "close": _price("last close the forecast starts from, USD"),
+            "p_up": _column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
+            **_QUANTILES,
+        },
+        _QUANTILE_LAW,
+        _law("made one hour after open_time", pl.col("made_at") == pl.col("open_time").dt.offset_by("1h")),
+        _law("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time", "horizon_hours", "role"),
+)
+
+FORECAST_OUTCOMES = Contract(
+    table="monitoring/forecast_outcomes",
+    schema=_schema(
+        {
+            "open_time": _OPEN_TIME,
+            "horizon_hours": _HORIZON,
+            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecast it was"),
+            "known_at": _column(UTC_TIME, about="when the outcome was known"),
+            "model_version": _column(pl.Int64, about="registry version"),
+            "model_cutoff": _CUTOFF,
+            "p_up": _column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
+            **_QUANTILES,
+            "log_return": _column(pl.Float64, _FINITE, about="what happened, fraction"),
+            "outcome": _column(
+                pl.String, pa.Check.isin(["correct", "incorrect", "too_small_to_call"]), about="of the direction"
+            ),
+            "signed_return_bps": _column(pl.Float64, _FINITE, about="return in the direction forecast, basis points"),
+            "net_return_bps": _column(pl.Float64, _FINITE, about="the same after one round trip of costs, basis points"),
+        },
+        _QUANTILE_LAW,
+    ),
+    day=_DAY_IT_IS_KNOWN,
+    key=("open_time", "horizon_hours", "role"),
+)
+
+PERFORMANCE_REPORT = Contract(
+    table="monitoring/performance_report",
+    schema=_schema(
+        {
+            "day": _column(pl.Date, about="last day reported on"),
+            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecasts"),
+            "horizon_hours": _HORIZON,
+            "period": _column(pl.String, about="'all', a calendar year, or 'last_90_days'"),
+            "metric": _column(pl.String, about="name of the metric"),
+            "value": _column(pl.Float64, nullable=True, about="its value; null when it cannot be computed"),
+            "lower": _column(pl.Float64, nullable=True, about="lower end of the 95 % interval"),
+            "upper": _column(pl.Float64, nullable=True, about="upper end of the 95 % interval"),
+            "n": _column(pl.Int64, pa.Check.ge(0), about="hours it rests on"),
+        },
+    ),
+    day=pl.col("day"),
+    key=("day", "role", "horizon_hours", "period", "metric"),
+)
+
+SERVING_BUNDLE = Contract(
+    table="serving/bundle",
+    schema=_schema(
+        {
+            "day": _column(pl.Date, about="day whose newest forecast was published"),
+            "bundle_id": _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{16}$"), about="name of the published folder"),
+            "model_version": _column(pl.Int64, about="registry version served"),
+            "model_cutoff": _CUTOFF,
+            "model_digest": _DIGEST,
+            "made_at": _column(UTC_TIME, about="when the newest forecast was made"),
+            "forecasts": _column(pl.Int64, pa.Check.ge(1), about="forecast rows in serving.duckdb"),
+            "outcomes": _column(pl.Int64, pa.Check.ge(0), about="outcome rows in serving.duckdb"),
+        },
+    ),
+    day=pl.col("day"),
+    key=("day",),
+)
+
+
+def dagster_type(contract: Contract) -> dg.DagsterType:
+    """Turn a contract into a Dagster type: a frame that breaks it fails the step before it is stored."""
+
+    def check(_context: dg.TypeCheckContext, frame: object) -> dg.TypeCheck:
+        if not isinstance(frame, pl.DataFrame):
+            return dg.TypeCheck(success=False, description=f"{contract.table} must be a polars DataFrame, got {type(frame)}")
+        faults = contract.faults(frame)
+        if not faults:
+            return dg.TypeCheck(success=True)
+        first = "; ".join(f"{column}: {fault}" for column, fault in faults[:5])
+        table = dg.TableMetadataValue(
+            records=[dg.TableRecord({"column": column, "fault": fault}) for column, fault in faults[:50]],
+            schema=dg.TableSchema([dg.TableColumn("column"), dg.TableColumn("fault")]),
+        )
+        return dg.TypeCheck(
+            success=False,
+            description=f"{contract.table} breaks its contract in {len(faults)} places: {first}",
+            metadata={"faults": table},
+        )
+
+    return dg.DagsterType(
+        name="".join(part.title() for part in contract.table.replace("/", "_").split("_")),
+        type_check_fn=check,
+        typing_type=pl.DataFrame,
+        description=f"Rows of {contract.table}, keyed by {', '.join(contract.key)}.",
+        metadata={"dagster/column_schema": column_schema(contract)},
+    )
+
+
+def column_schema(contract: Contract) -> dg.TableSchema:
+    """Return the contract's columns as the Dagster UI shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=name,
+                type=str(contract.columns[name]),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable, unique=contract.key == (name,)),
+            )
+            for name, column in contract.schema.columns.items()
+        ]
+    )
+
+
+CONTRACTS: dict[str, Contract] = {
+    contract.table: contract
+    for contract in (
+        PRICES,
+        HOURLY_FEATURES,
+        HOURLY_LABELS,
+        CV_FOLDS,
+        TUNED_PARAMETERS,
+        FOLD_FORECASTS,
+        TRAINED_MODEL,
+        MODEL_EXPLANATION,
+        MODEL_VERDICT,
+        FORECASTS,
+        FORECAST_OUTCOMES,
+        PERFORMANCE_REPORT,
+        SERVING_BUNDLE,
+    )
+}
+"""Every contract by its table."""

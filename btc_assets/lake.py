@@ -1,0 +1,173 @@
+"""The lake: one Parquet file a table and day, written atomically and read lazily.
+
+    <root>/<domain>/<table>/day=YYYY-MM-DD/part.parquet
+
+The root is a folder or an object-store URL. A local write goes to a temporary name and is moved into
+place, so a reader sees the old partition or the new one and a killed process leaves nothing behind
+that anyone reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from upath import UPath
+
+from btc_assets.contracts import CONTRACTS, Contract, column_schema
+from btc_assets.partitions import day_of, key_of
+
+_DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
+PART = "part.parquet"
+
+
+class LakeError(RuntimeError):
+    """A partition cannot be written or read as asked."""
+
+
+def digest(frame: pl.DataFrame) -> str:
+    """Return the SHA-256 of a frame's schema and values; equal frames give equal digests."""
+    buffer = io.BytesIO()
+    frame.rechunk().write_ipc(buffer, compression="uncompressed")
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date]) -> Iterator[tuple[date, pl.DataFrame]]:
+    """Split a frame into one frame a day, empty ones included, in the order of `days`.
+
+    Raises:
+        LakeError: a row belongs to a day that was not asked for.
+    """
+    parts: dict[date, pl.DataFrame] = {}
+    marked = frame.with_columns(contract.day.alias("_day"))
+    for key, part in marked.partition_by("_day", as_dict=True, maintain_order=True).items():
+        parts[key[0]] = part.drop("_day")
+    strangers = sorted(day for day in parts if day not in set(days))
+    if strangers:
+        raise LakeError(
+            f"{contract.table}: {sum(parts[day].height for day in strangers)} rows belong to {strangers[0]}"
+            f"{' and later' if len(strangers) > 1 else ''}, which this run does not materialise"
+        )
+    for day in days:
+        yield day, parts.get(day, contract.empty())
+
+
+class Lake(dg.ConfigurableIOManager):
+    """Stores every table of the project; IO manager of every asset and a resource to read with.
+
+    Attributes:
+        root: folder or object-store URL, without a trailing slash.
+    """
+
+    root: str
+
+    # --- reading -------------------------------------------------------------------------------
+    def days(self, contract: Contract) -> list[date]:
+        """Return the days stored of a table, in order."""
+        folder = UPath(self.root) / contract.table
+        if not folder.exists():
+            return []
+        found = (_DAY_FOLDER.match(entry.name) for entry in folder.iterdir())
+        return sorted(date.fromisoformat(match.group(1)) for match in found if match)
+
+    def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
+        """Scan the stored partitions with `first` <= day <= `last`; days not stored are simply absent."""
+        days = [d for d in self.days(contract) if (first is None or first <= d) and (last is None or d <= last)]
+        return self.scan_days(contract, days)
+
+    def scan_days(self, contract: Contract, days: Sequence[date]) -> pl.LazyFrame:
+        """Scan exactly these days, those stored at least, in order."""
+        paths = [str(self._path(contract, day)) for day in days if self._path(contract, day).exists()]
+        if not paths:
+            return contract.empty().lazy()
+        return pl.scan_parquet(paths, hive_partitioning=False)
+
+    def read(self, contract: Contract, day: date) -> pl.DataFrame | None:
+        """Return one stored partition, or None."""
+        return self.scan_days(contract, [day]).collect() if self._path(contract, day).exists() else None
+
+    # --- writing -------------------------------------------------------------------------------
+    def write(self, contract: Contract, day: date, frame: pl.DataFrame) -> None:
+        """Store one partition, whole or not at all."""
+        target = self._path(contract, day)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.protocol not in ("", "file"):
+            with target.open("wb") as sink:  # an object store shows an object only once it is complete
+                frame.write_parquet(sink, compression="zstd")
+            return
+        temporary = target.parent / f".{PART}.{uuid.uuid4().hex}"
+        try:
+            frame.write_parquet(str(temporary), compression="zstd")
+            os.replace(str(temporary), str(target))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, contract: Contract, day: date) -> UPath:
+        return UPath(self.root) / contract.table / f"day={key_of(day)}" / PART
+
+    # --- the IO manager ------------------------------------------------------------------------
+    def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
+        """Write each partition of the run that made `obj`."""
+        contract = contract_of(context.asset_key)
+        for day, part in by_day(contract, obj, [day_of(key) for key in context.asset_partition_keys]):
+            self.write(contract, day, part)
+
+    def load_input(self, context: dg.InputContext) -> pl.LazyFrame:
+        """Scan the partitions an asset's mapping asks for; days not stored are absent, never filled."""
+        contract = contract_of(context.asset_key)
+        days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
+        return self.scan_days(contract, days)
+
+
+def contract_of(key: dg.AssetKey) -> Contract:
+    """Return the contract of an asset's table.
+
+    Raises:
+        LakeError: the asset has none.
+    """
+    contract = CONTRACTS.get(key.to_user_string())
+    if contract is None:
+        raise LakeError(f"{key.to_user_string()} has no contract in contracts.py")
+    return contract
+
+
+def stored(
+    context: dg.AssetExecutionContext,
+    contract: Contract,
+    frame: pl.DataFrame,
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.Output[pl.DataFrame]:
+    """Wrap an asset's frame for the lake: content hash as data version, and what a person wants to see.
+
+    Each partition's materialisation carries its own rows and digest, so that a run over many days
+    tells them apart.
+    """
+    digests = []
+    days = [day_of(key) for key in context.partition_keys]
+    for day, part in by_day(contract, frame, days):
+        digests.append(digest(part))
+        context.add_asset_metadata(
+            {"partition_rows": part.height, "partition_digest": digests[-1]}, partition_key=key_of(day)
+        )
+    times = frame.select(pl.col(contract.key[0]).min().alias("first"), pl.col(contract.key[0]).max().alias("last"))
+    version = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return dg.Output(
+        frame,
+        data_version=dg.DataVersion(version),
+        metadata={
+            "dagster/row_count": frame.height,
+            "dagster/column_schema": column_schema(contract),
+            "first": str(times["first"][0]),
+            "last": str(times["last"][0]),
+            "nulls": {name: count for name, count in frame.null_count().row(0, named=True).items() if count},
+            **(metadata or {}),
+        },
+    )

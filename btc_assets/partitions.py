@@ -1,0 +1,61 @@
+"""The one daily grid, and the mappings that keep every asset behind its own time.
+
+Data assets and learning assets share the grid: a data partition is one UTC day, a learning partition
+is a *cutoff day* `c`, built only from what was available at `c` 00:00 UTC. A mapping that ends at
+offset -1 is how the lineage itself says "before".
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+
+from btc_assets.settings import Settings, settings
+
+KEY_FORMAT = "%Y-%m-%d"
+"""Format of every partition key."""
+
+
+def daily_grid(config: Settings) -> dg.DailyPartitionsDefinition:
+    """Build the daily UTC grid; today's partition exists, and is refreshed hourly."""
+    return dg.DailyPartitionsDefinition(
+        start_date=datetime.combine(config.first_day, datetime.min.time()),
+        end_date=None
+        if config.history_end is None
+        else datetime.combine(config.history_end + timedelta(days=1), datetime.min.time()),
+        timezone="UTC",
+        end_offset=1 if config.history_end is None else 0,
+        fmt=KEY_FORMAT,
+    )
+
+
+DAILY = daily_grid(settings())
+"""The grid of this deployment. A closed history ends with the cutoff day that follows its last data day."""
+
+
+def days_before(days: int, *, and_today: bool) -> dg.TimeWindowPartitionMapping:
+    """Map a partition to the `days` partitions before it, with or without its own day.
+
+    Days before the start of the grid are not there and are not asked for.
+    """
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-days,
+        end_offset=0 if and_today else -1,
+        allow_nonexistent_upstream_partitions=True,
+    )
+
+
+def day_of(key: str) -> date:
+    """Return the UTC day a partition key stands for."""
+    return date.fromisoformat(key)
+
+
+def key_of(day: date) -> str:
+    """Return the partition key of a UTC day."""
+    return day.strftime(KEY_FORMAT)
+
+
+def previous_monday(day: date) -> date:
+    """Return the newest Monday at or before `day`."""
+    return day - timedelta(days=day.weekday())

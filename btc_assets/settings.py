@@ -1,0 +1,257 @@
+"""Every knob of the project: one typed, frozen object read from `BTC_*` variables or `.env`.
+
+Nothing else in the project reads the environment, so this file is the whole list of what can be
+turned. A value that cannot be right fails at load with a sentence that names its variable.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime, time
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `btc_assets/`; relative paths in settings start here."""
+
+ENV_PREFIX = "BTC_"
+
+MarketSourceName = Literal["sample", "files", "binance", "coinbase", "kraken", "auto"]
+FeatureSetName = Literal["streamlined", "comprehensive", "extended"]
+
+SAMPLE_START = date(2017, 10, 1)
+"""First UTC day of the embedded sample."""
+SAMPLE_END = date(2019, 10, 1)
+"""Day after the last whole UTC day of the embedded sample."""
+
+
+class SettingsError(ValueError):
+    """A `BTC_*` variable holds something the project cannot work with."""
+
+
+class Settings(BaseSettings):
+    """The settings of one deployment. Frozen: change the environment and start again."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_file=PROJECT_ROOT / ".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    # --- where things live -------------------------------------------------------------------
+    data_dir: Path = Field(
+        default=PROJECT_ROOT / "data",
+        description="Folder of the lake, the MLflow store, the Optuna studies and the published bundle.",
+    )
+    lake_url: str = Field(
+        default="",
+        description="Root of the Parquet lake, a path or an object-store URL. Empty: `<data_dir>/lake`.",
+    )
+    mlflow_tracking_uri: str = Field(
+        default="",
+        description="MLflow tracking and registry. Empty: SQLite at `<data_dir>/mlflow/mlflow.db`.",
+    )
+
+    # --- the market --------------------------------------------------------------------------
+    market_source: MarketSourceName = Field(
+        default="sample",
+        description="Where bars come from: sample, files, binance, coinbase, kraken, or auto "
+        "(binance, coinbase, kraken in that order with failover).",
+    )
+    market_files: str = Field(
+        default="",
+        description="For `files`: path or glob of Parquet, CSV or zip files with hourly bars.",
+    )
+    history_start: date | None = Field(
+        default=None,
+        description="First UTC day of every asset. Default 2024-01-01; for `sample` 2017-10-01.",
+    )
+    history_end: date | None = Field(
+        default=None,
+        description="Day after the last UTC day of a closed history (replays); empty means the grid "
+        "grows with the clock. For `sample` 2019-10-01.",
+    )
+    binance_symbol: str = Field(default="BTCUSDT", pattern=r"^[A-Z0-9]{5,20}$", description="Binance symbol.")
+    coinbase_product: str = Field(
+        default="BTC-USD", pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{2,10}$", description="Coinbase product."
+    )
+    kraken_pair: str = Field(default="XXBTZUSD", pattern=r"^[A-Z0-9]{5,20}$", description="Kraken pair.")
+    binance_url: str = Field(default="https://api.binance.com", description="Base URL of Binance's REST API.")
+    binance_archive_url: str = Field(
+        default="https://data.binance.vision", description="Base URL of Binance's kline zip archive."
+    )
+    coinbase_url: str = Field(
+        default="https://api.exchange.coinbase.com", description="Base URL of Coinbase Exchange's REST API."
+    )
+    kraken_url: str = Field(default="https://api.kraken.com", description="Base URL of Kraken's REST API.")
+    http_timeout_s: float = Field(default=20.0, gt=0, le=300, description="Seconds before a request is given up.")
+    http_attempts: int = Field(default=4, ge=1, le=10, description="Tries of one request, the first included.")
+    http_max_wait_s: float = Field(
+        default=60.0, ge=0, le=900, description="Longest wait between two tries, Retry-After included, in seconds."
+    )
+    http_requests_per_second: float = Field(
+        default=5.0, gt=0, le=100, description="Client-side rate limit per venue."
+    )
+
+    # --- features and learning ---------------------------------------------------------------
+    feature_set: FeatureSetName = Field(
+        default="extended", description="The named feature set models are trained on."
+    )
+    train_days: int | None = Field(
+        default=None,
+        ge=60,
+        le=3650,
+        description="Days of the training window. Default 730; for `sample` 365.",
+    )
+    cv_folds: int = Field(default=3, ge=2, le=20, description="Walk-forward folds inside the training window.")
+    cv_test_days: int = Field(default=28, ge=7, le=365, description="Days each fold is tested on.")
+    tune_trials: int = Field(
+        default=8, ge=0, le=500, description="Optuna trials per tuned cutoff; 0 keeps the default parameters."
+    )
+    tune_every_days: int = Field(
+        default=91,
+        ge=0,
+        le=3650,
+        description="Re-tune when the last tuned cutoff is this many days old; before that its parameters are reused.",
+    )
+    seed: int = Field(default=7, ge=0, le=2**31 - 1, description="Seed of every random choice.")
+    train_threads: int = Field(default=2, ge=1, le=64, description="Threads of one model fit.")
+    gate_margin_nats: float = Field(
+        default=0.0005,
+        ge=0,
+        le=0.1,
+        description="How much lower the candidate's 1 h log-loss must be than the champion's, in nats.",
+    )
+
+    # --- judgement ---------------------------------------------------------------------------
+    fee_bps: float = Field(default=5.0, ge=0, le=100, description="One-way trading cost of outcomes, basis points.")
+    too_small_to_call: float = Field(
+        default=0.001, ge=0, le=0.1, description="|log return| below which an outcome is too small to call, fraction."
+    )
+    report_days: int = Field(
+        default=1095, ge=7, le=3650, description="Days of outcomes the performance report looks back on."
+    )
+
+    # --- serving -----------------------------------------------------------------------------
+    serve_host: Literal["127.0.0.1", "localhost", "::1", "0.0.0.0"] = Field(  # noqa: S104 - opt-in
+        default="127.0.0.1", description="Address the forecast server listens on."
+    )
+    serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of the forecast server.")
+    dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of the Dagster UI under `make up`.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of the MLflow UI under `make up`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_source(cls, values: dict[str, object]) -> dict[str, object]:
+        """Fill what depends on the market source: the sample is short and closed, the rest is open."""
+        sample = values.get("market_source", "sample") == "sample"
+        values = {name: value for name, value in values.items() if value is not None}
+        values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
+        values.setdefault("train_days", 365 if sample else 730)
+        if sample:
+            values.setdefault("history_end", SAMPLE_END)
+        return values
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.history_end is not None and self.history_end <= self.first_day:
+            raise ValueError(
+                f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})"
+            )
+        if self.market_source == "files" and not self.market_files:
+            raise ValueError("BTC_MARKET_FILES must name a file or a glob when BTC_MARKET_SOURCE is 'files'")
+        if self.cv_folds * self.cv_test_days > self.window_days // 2:
+            raise ValueError(
+                f"BTC_CV_FOLDS x BTC_CV_TEST_DAYS ({self.cv_folds * self.cv_test_days} days) must fit in the newer "
+                f"half of BTC_TRAIN_DAYS ({self.window_days} days)"
+            )
+        return self
+
+    # --- what follows from the settings --------------------------------------------------------
+    @property
+    def first_day(self) -> date:
+        """First UTC day of the daily grid."""
+        if self.history_start is None:
+            raise SettingsError("BTC_HISTORY_START is empty")
+        return self.history_start
+
+    @property
+    def window_days(self) -> int:
+        """Length of a training window in days."""
+        if self.train_days is None:
+            raise SettingsError("BTC_TRAIN_DAYS is empty")
+        return self.train_days
+
+    @property
+    def lake_root(self) -> str:
+        """Root of the Parquet lake: a path or an object-store URL, without a trailing slash."""
+        return (self.lake_url or str(self._data / "lake")).rstrip("/")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self._data / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Folder of MLflow's artifacts when the tracking store is the embedded one."""
+        return self._data / "mlflow" / "artifacts"
+
+    @property
+    def study_url(self) -> str:
+        """SQLAlchemy URL of the Optuna studies."""
+        return f"sqlite:///{self._data / 'optuna' / 'studies.db'}"
+
+    @property
+    def serving_dir(self) -> Path:
+        """Folder of the published bundle, which the forecast server watches."""
+        return self._data / "serving"
+
+    @property
+    def _data(self) -> Path:
+        return self.data_dir if self.data_dir.is_absolute() else PROJECT_ROOT / self.data_dir
+
+    def now(self) -> datetime:
+        """Return the project's clock, UTC: the wall clock, or the end of a closed history."""
+        wall = datetime.now(tz=UTC)
+        if self.history_end is None:
+            return wall
+        return min(wall, datetime.combine(self.history_end, time(), tzinfo=UTC))
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment and `.env`.
+
+    Raises:
+        SettingsError: a variable is unknown or its value cannot be right; the message names it.
+    """
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)}: no such setting; the README lists every BTC_* variable")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(fault) for fault in error.errors())) from error
+
+
+def _sentence(fault: object) -> str:
+    """Turn one pydantic fault into a sentence that names the variable."""
+    assert isinstance(fault, dict)
+    if not fault["loc"]:
+        return str(fault["msg"]).removeprefix("Value error, ")
+    name = ENV_PREFIX + str(fault["loc"][0]).upper()
+    return f"{name}={fault['input']!r}: {fault['msg']}"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    return read_settings()
