@@ -1,0 +1,320 @@
+"""A model as a folder: ONNX graphs, and a `model.json` that says everything needed to use them.
+
+    <folder>/p_up_1h.onnx  q05_1h.onnx ... q95_24h.onnx  model.json
+
+The folder is the whole model: training writes it, and forecasts and the server read it through the
+one `ModelBundle` below, so the numbers are the same everywhere. No pickle, no training library.
+
+Digest: `model.json` holds the SHA-256 of every graph under `graphs`, and under `digest` the SHA-256
+of the document itself in canonical JSON (keys sorted, no spaces, UTF-8, no NaN) without that key.
+One digest thus names graphs, features, calibration and metrics together. `load` verifies all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses any other."""
+DOCUMENT = "model.json"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILE_NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
+MEDIAN = QUANTILE_NAMES.index("q50")
+OUTPUTS = ("p_up", *QUANTILE_NAMES)
+"""What a model yields for each horizon, one graph each."""
+
+_CERTAIN = 1e-6  # a float32 probability closer to 0 or 1 than this has no usable logit
+
+
+class BundleError(RuntimeError):
+    """A model folder is missing, altered, incomplete or of another format."""
+
+
+@dataclass(frozen=True)
+class HorizonForecast:
+    """The forecast of one horizon for n rows.
+
+    Attributes:
+        p_up: calibrated probability of a rise, shape (n,), within [0, 1].
+        quantiles: log-return quantiles, fraction, shape (n, 5) in the order of `QUANTILES`, conformal
+            offsets applied, never crossing.
+    """
+
+    p_up: np.ndarray
+    quantiles: np.ndarray
+
+
+def graph_name(output: str, horizon: int) -> str:
+    """Return the file name of one output's graph, for example `q05_4h.onnx`."""
+    return f"{output}_{horizon}h.onnx"
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a model document in canonical JSON, its own `digest` left out.
+
+    Raises:
+        BundleError: the document holds NaN, infinities or something JSON has no form for.
+    """
+    body = {key: value for key, value in document.items() if key != "digest"}
+    try:
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the model document cannot be written as JSON: {error}") from error
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def schema_hash(features: tuple[str, ...] | list[str]) -> str:
+    """Return the SHA-256 of the feature names in order, one a line."""
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()
+
+
+def write_bundle(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, bytes]) -> str:
+    """Write a model folder, whole or not at all, and return its digest.
+
+    Args:
+        folder: where it goes; its parent is made. Writing the same model again changes nothing.
+        document: the model document; `format`, `graphs`, `schema_hash` and `digest` are filled in.
+        graphs: serialised ONNX graphs by file name, see `graph_name`.
+
+    Raises:
+        BundleError: the document or the graphs are incomplete, or `folder` holds something else.
+    """
+    features = [feature["name"] for feature in document["features"]]
+    full = {
+        **document,
+        "format": FORMAT,
+        "graphs": {name: hashlib.sha256(graphs[name]).hexdigest() for name in sorted(graphs)},
+        "schema_hash": schema_hash(features),
+    }
+    full["digest"] = document_digest(full)
+    # What a reader will see, so that a key JSON alters (1 becomes "1") fails here and not there.
+    text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
+    _verified(json.loads(text), folder)
+    if folder.exists():
+        if _stored_digest(folder) == full["digest"]:
+            return str(full["digest"])
+        raise BundleError(f"{folder} already holds another model; a model folder is never overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir()
+        for name, graph in graphs.items():
+            _write_synced(temporary / name, graph)
+        _write_synced(temporary / DOCUMENT, text.encode())
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return str(full["digest"])
+
+
+class ModelBundle:
+    """A verified model, ready to predict. Immutable and safe to share between threads.
+
+    Attributes:
+        document: `model.json`.
+        digest: SHA-256 that names the model.
+        cutoff: only what was available at this day's 00:00 UTC was trained on.
+        horizons: hours ahead.
+        features: feature names in the order of the columns of `predict`'s rows.
+    """
+
+    def __init__(self, document: dict[str, Any], sessions: Mapping[str, onnxruntime.InferenceSession]) -> None:
+        """Hold a verified document and its sessions; use `load`."""
+        self.document = document
+        self.digest: str = document["digest"]
+        self.cutoff = date.fromisoformat(document["cutoff"])
+        self.horizons: tuple[int, ...] = tuple(document["horizons"])
+        self.features: tuple[str, ...] = tuple(feature["name"] for feature in document["features"])
+        self._sessions = {name: _Graph(name, session) for name, session in sessions.items()}
+        scale = document["scale"]
+        self._scale_column = self.features.index(scale["feature"])
+        self._scale_floor = float(scale["floor"])
+        self._scale_unknown = float(scale["null"])
+        self._offsets = {
+            horizon: np.array([document["conformal"][str(horizon)].get(name, 0.0) for name in QUANTILE_NAMES])
+            for horizon in self.horizons
+        }
+        self._calibration = {
+            horizon: (float(fit["slope"]), float(fit["intercept"]))
+            for horizon, fit in ((h, document["calibration"][str(h)]) for h in self.horizons)
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelBundle:
+        """Read a model folder, verifying the document's digest and every graph's.
+
+        Raises:
+            BundleError: anything in the folder is missing, altered or not understood.
+        """
+        document = _read_document(folder)
+        _verified(document, folder)
+        if document_digest(document) != document["digest"]:
+            raise BundleError(f"{folder / DOCUMENT} was altered: its digest is not the one it states")
+        sessions = {}
+        for name, expected in document["graphs"].items():
+            try:
+                graph = (folder / name).read_bytes()
+            except OSError as error:
+                raise BundleError(f"{folder / name} cannot be read: {error.strerror or error}") from error
+            if hashlib.sha256(graph).hexdigest() != expected:
+                raise BundleError(f"{folder / name} was altered: its SHA-256 is not the one in {DOCUMENT}")
+            sessions[name] = _session(graph, folder / name, len(document["features"]))
+        return cls(document, sessions)
+
+    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+        """Forecast every horizon for every row.
+
+        Args:
+            rows: shape (n, len(features)), columns in the order of `features`; NaN means missing.
+
+        Returns:
+            A forecast for each horizon, in hours.
+
+        Raises:
+            ValueError: the rows have another shape or hold an infinity.
+            BundleError: a graph yields something that is not a number.
+        """
+        rows = np.asarray(rows, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.features):
+            raise ValueError(f"rows must have shape (n, {len(self.features)}), got {rows.shape}")
+        if np.isinf(rows).any():
+            raise ValueError("rows hold an infinity; a missing value is NaN")
+        if not len(rows):
+            return {h: HorizonForecast(np.empty(0), np.empty((0, len(QUANTILES)))) for h in self.horizons}
+        inputs = rows.astype(np.float32)
+        volatility = rows[:, self._scale_column]
+        volatility = np.where(np.isnan(volatility), self._scale_unknown, np.maximum(volatility, self._scale_floor))
+        forecasts = {}
+        for horizon in self.horizons:
+            raw = self._sessions[graph_name("p_up", horizon)](inputs)
+            scaled = np.column_stack([self._sessions[graph_name(name, horizon)](inputs) for name in QUANTILE_NAMES])
+            scale = volatility * math.sqrt(horizon)
+            quantiles = np.sort((scaled + self._offsets[horizon]) * scale[:, None], axis=1)
+            slope, intercept = self._calibration[horizon]
+            forecasts[horizon] = HorizonForecast(_calibrated(raw, slope, intercept), quantiles)
+        return forecasts
+
+
+class _Graph:
+    """One ONNX session as a function from rows to one number a row."""
+
+    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+        self._name = name
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        outputs = [output.name for output in session.get_outputs()]
+        # A converted classifier yields (label, probabilities); a regressor one output.
+        self._output = "probabilities" if "probabilities" in outputs else outputs[-1]
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return shape (n,), float64; of two columns the second is class 1."""
+        values = self._session.run([self._output], {self._input: inputs})[0]
+        column = values.reshape(len(inputs), -1)[:, -1].astype(np.float64)
+        if not np.isfinite(column).all():
+            raise BundleError(f"{self._name} yields a value that is not a number")
+        return column
+
+
+def _calibrated(p_raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Apply a logistic calibration (Platt, 1999) in log-odds: sigmoid(slope * logit(p) + intercept)."""
+    p = np.clip(p_raw, _CERTAIN, 1 - _CERTAIN)
+    log_odds = np.clip(slope * np.log(p / (1 - p)) + intercept, -500, 500)
+    return 1 / (1 + np.exp(-log_odds))
+
+
+def _session(graph: bytes, path: Path, width: int) -> onnxruntime.InferenceSession:
+    """Open a graph for one thread: the callers are the threads, and OpenMP pools would fight them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise BundleError(f"{path} is not a graph ONNX Runtime can run: {error}") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or inputs[0].shape[-1] not in (width, None):
+        raise BundleError(f"{path} must take one float tensor of {width} columns")
+    return session
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / DOCUMENT
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{path} must hold a JSON object")
+    return document
+
+
+def _stored_digest(folder: Path) -> str | None:
+    """Return the digest a model folder states, or None when it is not a whole model folder."""
+    try:
+        return ModelBundle.load(folder).digest
+    except BundleError:
+        return None
+
+
+def _verified(document: dict[str, Any], folder: Path) -> None:
+    """Raise unless the document has all that `ModelBundle` reads, in the form it reads it."""
+    where = folder / DOCUMENT
+    if document.get("format") != FORMAT:
+        raise BundleError(f"{where} has format {document.get('format')!r}; this program reads format {FORMAT}")
+    try:
+        features = [feature["name"] for feature in document["features"]]
+        horizons = list(document["horizons"])
+        wanted = {graph_name(output, horizon) for horizon in horizons for output in OUTPUTS}
+        date.fromisoformat(document["cutoff"])
+        numbers = [document["scale"]["floor"], document["scale"]["null"]]
+        for horizon in map(str, horizons):
+            numbers += [document["calibration"][horizon][part] for part in ("slope", "intercept")]
+            numbers += document["conformal"][horizon].values()
+        scale_feature = document["scale"]["feature"]
+        stated = document["schema_hash"]
+        unknown = {name for h in map(str, horizons) for name in document["conformal"][h]} - set(QUANTILE_NAMES)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{where} lacks a part or holds it in the wrong form: {error!r}") from error
+    if not horizons or not all(isinstance(h, int) and h > 0 for h in horizons) or not features:
+        raise BundleError(f"{where} must name at least one horizon in whole hours and one feature")
+    if len(set(features)) != len(features):
+        raise BundleError(f"{where} names a feature twice")
+    if list(document.get("quantiles", ())) != list(QUANTILES):
+        raise BundleError(f"{where} must forecast the quantiles {QUANTILES}")
+    if set(document["graphs"]) != wanted:
+        odd = sorted(set(document["graphs"]) ^ wanted)
+        raise BundleError(f"{where} and its graphs disagree about {', '.join(odd)}")
+    if scale_feature not in features:
+        raise BundleError(f"{where} scales with {scale_feature!r}, which is not one of the model's features")
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or unknown:
+        raise BundleError(f"{where} holds a calibration, conformal offset or scale that is not a finite number")
+    if stated != schema_hash(features):
+        raise BundleError(f"{where} names other features than its schema hash stands for")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as sink:
+        sink.write(content)
+        sink.flush()
+        os.fsync(sink.fileno())
