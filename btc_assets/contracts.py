@@ -15,14 +15,12 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from btc_assets.features.catalog import FEATURES
+from btc_assets.learning.bundle import QUANTILE_NAMES as QUANTILE_COLUMNS
+from btc_assets.learning.bundle import QUANTILES
 
 UTC_TIME = pl.Datetime("us", "UTC")
 HORIZONS = (1, 4, 24)
 """Forecast horizons in hours; the first is the primary one."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Forecast quantiles of the log return."""
-QUANTILE_COLUMNS = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
-"""Columns of `QUANTILES`: q05, q25, q50, q75, q95."""
 ROLES = ("champion", "newest")
 """Whose forecast a row is: the gated champion's, or the newest cutoff's own model."""
 

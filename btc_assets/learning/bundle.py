@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -81,6 +81,41 @@ def document_digest(document: Mapping[str, Any]) -> str:
 def schema_hash(features: tuple[str, ...] | list[str]) -> str:
     """Return the SHA-256 of the feature names in order, one a line."""
     return hashlib.sha256("\n".join(features).encode()).hexdigest()
+
+
+def calibrated(p_raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Apply a logistic calibration (Platt, 1999) in log-odds: sigmoid(slope * logit(p) + intercept)."""
+    return 1 / (1 + np.exp(-np.clip(slope * log_odds(p_raw) + intercept, -500, 500)))
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    """Return ln(p / (1 - p)), with p kept away from 0 and 1."""
+    p = np.clip(p, _CERTAIN, 1 - _CERTAIN)
+    return np.log(p) - np.log1p(-p)
+
+
+def row_scale(volatility: np.ndarray, horizon: int, *, floor: float, unknown: float) -> np.ndarray:
+    """Return how far the price usually moves over `horizon` hours, shape (n,), fraction.
+
+    Quantiles are learnt in units of this scale, so that one set of trees holds in calm and in wild markets.
+
+    Args:
+        volatility: hourly volatility of each row, fraction, shape (n,); NaN where not known.
+        horizon: hours ahead; the square-root-of-time rule.
+        floor: least hourly volatility assumed: a flat day must not give an interval without width.
+        unknown: hourly volatility assumed where it is not known.
+    """
+    known = np.where(np.isnan(volatility), unknown, volatility).astype(np.float64)
+    return np.maximum(known, floor) * math.sqrt(horizon)
+
+
+def open_graph(graph: bytes, name: str, width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Open one graph as a function from float32 rows (n, width) to float64 values (n,).
+
+    Raises:
+        BundleError: ONNX Runtime cannot run it, or it takes another shape.
+    """
+    return _Graph(name, _session(graph, Path(name), width))
 
 
 def write_bundle(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, bytes]) -> str:
@@ -198,15 +233,14 @@ class ModelBundle:
             return {h: HorizonForecast(np.empty(0), np.empty((0, len(QUANTILES)))) for h in self.horizons}
         inputs = rows.astype(np.float32)
         volatility = rows[:, self._scale_column]
-        volatility = np.where(np.isnan(volatility), self._scale_unknown, np.maximum(volatility, self._scale_floor))
         forecasts = {}
         for horizon in self.horizons:
             raw = self._sessions[graph_name("p_up", horizon)](inputs)
             scaled = np.column_stack([self._sessions[graph_name(name, horizon)](inputs) for name in QUANTILE_NAMES])
-            scale = volatility * math.sqrt(horizon)
+            scale = row_scale(volatility, horizon, floor=self._scale_floor, unknown=self._scale_unknown)
             quantiles = np.sort((scaled + self._offsets[horizon]) * scale[:, None], axis=1)
             slope, intercept = self._calibration[horizon]
-            forecasts[horizon] = HorizonForecast(_calibrated(raw, slope, intercept), quantiles)
+            forecasts[horizon] = HorizonForecast(calibrated(raw, slope, intercept), quantiles)
         return forecasts
 
 
@@ -228,13 +262,6 @@ class _Graph:
         if not np.isfinite(column).all():
             raise BundleError(f"{self._name} yields a value that is not a number")
         return column
-
-
-def _calibrated(p_raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Apply a logistic calibration (Platt, 1999) in log-odds: sigmoid(slope * logit(p) + intercept)."""
-    p = np.clip(p_raw, _CERTAIN, 1 - _CERTAIN)
-    log_odds = np.clip(slope * np.log(p / (1 - p)) + intercept, -500, 500)
-    return 1 / (1 + np.exp(-log_odds))
 
 
 def _session(graph: bytes, path: Path, width: int) -> onnxruntime.InferenceSession:

@@ -1,0 +1,91 @@
+"""Making probabilities and intervals mean what they say, from out-of-fold forecasts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from btc_assets.contracts import QUANTILE_COLUMNS, QUANTILES
+from btc_assets.learning.bundle import calibrated, log_odds
+from btc_assets.learning.families.protocol import Vector
+
+SLOPE_SPREAD = 0.25
+"""Prior standard deviation of the slope around 1."""
+INTERCEPT_SPREAD = 0.05
+"""Prior standard deviation of the intercept around 0, log-odds."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(up) after calibration is sigmoid(slope * logit(p) + intercept)."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __call__(self, p_up: Vector) -> Vector:
+        """Return calibrated probabilities, (n,)."""
+        return calibrated(p_up, self.slope, self.intercept)
+
+    def document(self) -> dict[str, float]:
+        """Return the calibration as `model.json` carries it."""
+        return {"slope": self.slope, "intercept": self.intercept}
+
+
+def fit_calibration(p_up: Vector, up: Vector) -> Calibration:
+    """Fit Platt scaling with a prior at "as it is".
+
+    An hourly edge is small against its noise, so a free slope fitted on a few thousand hours would be
+    mostly chance. Normal priors on slope and intercept shrink both towards no change.
+
+    Source: J. Platt (1999), Probabilistic outputs for support vector machines; maximum a posteriori here.
+
+    Args:
+        p_up: out-of-fold probabilities, (n,).
+        up: 1.0 where the return was positive, (n,).
+    """
+    from scipy.optimize import minimize
+
+    logit = log_odds(p_up)
+
+    def loss(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        slope, intercept = theta
+        score = slope * logit + intercept
+        prior = 0.5 * ((slope - 1) / SLOPE_SPREAD) ** 2 + 0.5 * (intercept / INTERCEPT_SPREAD) ** 2
+        residual = 1 / (1 + np.exp(-score)) - up
+        gradient = np.array(
+            [
+                residual @ logit + (slope - 1) / SLOPE_SPREAD**2,
+                residual.sum() + intercept / INTERCEPT_SPREAD**2,
+            ]
+        )
+        return float(np.logaddexp(0, score).sum() - up @ score + prior), gradient
+
+    slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    return Calibration(float(slope), float(intercept))
+
+
+def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Return what to add to each scaled quantile so that intervals cover what they claim.
+
+    Conformalised quantile regression: the score of a row is how far the outcome lies outside its interval
+    (negative inside), and the interval is moved out, or in, by the score's own quantile.
+
+    Source: Y. Romano, E. Patterson, E. Candes (2019), Conformalized quantile regression.
+
+    Args:
+        scaled: out-of-fold outcomes in scaled units, (n,).
+        quantiles: out-of-fold scaled quantiles, (n, 5), in the order of `contracts.QUANTILES`.
+    """
+    offsets = {}
+    n = len(scaled)
+    for low in range(len(QUANTILES) // 2):
+        high = len(QUANTILES) - 1 - low
+        coverage = QUANTILES[high] - QUANTILES[low]
+        score = np.maximum(quantiles[:, low] - scaled, scaled - quantiles[:, high])
+        rank = min(1.0, np.ceil((n + 1) * coverage) / n)
+        shift = float(np.quantile(score, rank, method="higher"))
+        offsets[QUANTILE_COLUMNS[low]] = -shift
+        offsets[QUANTILE_COLUMNS[high]] = shift
+    return offsets

@@ -1,0 +1,61 @@
+"""What every model family offers: fit on rows, forecast, and leave as ONNX graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Inputs = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+
+class Forecaster(Protocol):
+    """One model of one horizon: P(up) and the quantiles of the scaled return.
+
+    Targets are *scaled* returns (log return divided by the volatility of the row), so that one set of
+    quantiles holds in calm and in wild markets; see `learning.scale`.
+    """
+
+    def fit_direction(self, inputs: Inputs, up: Vector) -> Self:
+        """Fit P(up) on inputs (n, f) and `up` (n,), 1.0 where the return was positive."""
+        ...
+
+    def fit_quantiles(self, inputs: Inputs, scaled: Vector) -> Self:
+        """Fit the quantiles on inputs (n, f) and scaled returns (n,)."""
+        ...
+
+    def p_up(self, inputs: Inputs) -> Vector:
+        """Return the probability of a rise, (n,)."""
+        ...
+
+    def quantiles(self, inputs: Inputs) -> npt.NDArray[np.float64]:
+        """Return the quantiles of the scaled return, (n, 5), in the order of `contracts.QUANTILES`."""
+        ...
+
+    def outputs(self) -> Mapping[str, FittedOutput]:
+        """Return every fitted output by name: p_up, q05, q25, q50, q75, q95."""
+        ...
+
+
+class FittedOutput(Protocol):
+    """One fitted output, which can leave the family."""
+
+    @property
+    def trees(self) -> int:
+        """Number of trees."""
+        ...
+
+    def predict(self, inputs: Inputs) -> Vector:
+        """Return the library's own answer, (n,)."""
+        ...
+
+    def onnx(self) -> bytes:
+        """Return the ONNX graph: float32 input (n, f) with NaN as missing."""
+        ...
+
+    def native(self) -> bytes:
+        """Return the library's own portable format, never a pickle."""
+        ...

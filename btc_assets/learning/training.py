@@ -1,0 +1,196 @@
+"""Fitting: out-of-fold forecasts first, then the model of the cutoff with what they taught.
+
+Everything here sees only rows whose label is known by the cutoff (see `learning.folds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS, QUANTILES
+from btc_assets.learning.bundle import graph_name, row_scale
+from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
+from btc_assets.learning.export import parity_error, parity_rows
+from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+from btc_assets.learning.families.protocol import Vector
+from btc_assets.learning.folds import Rows, split
+
+
+SCALE_FEATURE = "realised_volatility_24h"
+"""Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
+SCALE_FLOOR = 0.0005
+"""Least hourly volatility assumed, fraction."""
+SCALE_UNKNOWN = 0.005
+"""Hourly volatility assumed where the feature is not known, fraction."""
+
+
+def up(rows: Rows) -> Vector:
+    """Return 1.0 where the return was positive, (n,)."""
+    return (rows.log_return > 0).astype(np.float64)
+
+
+def scales(rows: Rows, horizon: int) -> Vector:
+    """Return the scale of each row, (n,), fraction."""
+    return row_scale(rows.column(SCALE_FEATURE), horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
+
+
+def forecast_folds(
+    rows: Mapping[int, Rows],
+    folds: pl.DataFrame,
+    parameters: Mapping[int, BoostingParameters],
+    *,
+    seed: int,
+    threads: int,
+) -> pl.DataFrame:
+    """Forecast every fold's test hours with a model of its own training hours.
+
+    Args:
+        rows: labelled rows by horizon.
+        folds: CV_FOLDS rows of one cutoff.
+        parameters: by horizon.
+        seed: of the fits.
+        threads: of one fit.
+
+    Returns:
+        FOLD_FORECASTS rows; probabilities are not calibrated, quantiles are log returns, sorted.
+    """
+    frames = []
+    for fold in folds.sort("horizon_hours", "fold").iter_rows(named=True):
+        horizon = fold["horizon_hours"]
+        train, test = split(rows[horizon], fold)
+        model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
+        model.fit_direction(train.inputs, up(train))
+        model.fit_quantiles(train.inputs, train.log_return / scales(train, horizon))
+        quantiles = np.sort(model.quantiles(test.inputs), axis=1) * scales(test, horizon)[:, None]
+        frames.append(
+            pl.DataFrame(
+                {
+                    "cutoff": [fold["cutoff"]] * len(test),
+                    "horizon_hours": horizon,
+                    "fold": fold["fold"],
+                    "open_time": test.open_time,
+                    "log_return": test.log_return,
+                    "p_up": model.p_up(test.inputs),
+                    **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_COLUMNS)},
+                }
+            ).cast(FOLD_FORECASTS.columns)
+        )
+    return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the out-of-fold forecasts of one horizon teach its model."""
+
+    calibration: Calibration
+    offsets: dict[str, float]
+
+
+def learn(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> Lesson:
+    """Fit calibration and conformal offsets of one horizon on its out-of-fold forecasts.
+
+    Args:
+        forecasts: FOLD_FORECASTS rows.
+        rows: the labelled rows they were made on, for their scales.
+        horizon: hours ahead.
+    """
+    own = forecasts.filter(pl.col("horizon_hours") == horizon).sort("open_time")
+    at = rows.open_time.search_sorted(own["open_time"]).to_numpy()
+    scale = scales(rows, horizon)[at]
+    returns = own["log_return"].to_numpy()
+    return Lesson(
+        calibration=fit_calibration(own["p_up"].to_numpy(), (returns > 0).astype(np.float64)),
+        offsets=conformal_offsets(returns / scale, own.select(QUANTILE_COLUMNS).to_numpy() / scale[:, None]),
+    )
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """The model of a cutoff, ready to be written.
+
+    Attributes:
+        document: content of `model.json`, less what `write_bundle` fills in.
+        graphs: ONNX graphs by file name.
+        natives: boosters of P(up) in the library's own format, by file name.
+        trees: number of trees by file name of the graph.
+        parity: largest |ONNX - library| by file name of the graph.
+    """
+
+    document: dict[str, Any]
+    graphs: dict[str, bytes]
+    natives: dict[str, bytes]
+    trees: dict[str, int]
+    parity: dict[str, float]
+
+
+def fit_model(
+    rows: Mapping[int, Rows],
+    forecasts: pl.DataFrame,
+    parameters: Mapping[int, BoostingParameters],
+    *,
+    cutoff: date,
+    feature_set: str,
+    features: Sequence[Mapping[str, str]],
+    metrics: Mapping[int, Mapping[str, float]],
+    seed: int,
+    threads: int,
+) -> FittedModel:
+    """Fit the model of a cutoff on its whole window and export it.
+
+    Args:
+        rows: labelled rows by horizon.
+        forecasts: FOLD_FORECASTS rows of the same window: calibration and intervals are learnt from them.
+        parameters: by horizon.
+        cutoff: the cutoff.
+        feature_set: name of the feature set.
+        features: name, unit, group and about of each feature, in column order.
+        metrics: out-of-fold metrics by horizon, carried for people to read.
+        seed: of the fits.
+        threads: of one fit.
+
+    Raises:
+        ParityError: a graph does not answer as its booster.
+    """
+    graphs: dict[str, bytes] = {}
+    natives: dict[str, bytes] = {}
+    trees: dict[str, int] = {}
+    parity: dict[str, float] = {}
+    lessons: dict[int, Lesson] = {}
+    for horizon in HORIZONS:
+        own = rows[horizon]
+        model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
+        model.fit_direction(own.inputs, up(own)).fit_quantiles(own.inputs, own.log_return / scales(own, horizon))
+        check = parity_rows(own.inputs, seed)
+        for output, fitted in model.outputs().items():
+            name = graph_name(output, horizon)
+            graphs[name] = fitted.onnx()
+            trees[name] = fitted.trees
+            parity[name] = parity_error(fitted, graphs[name], check)
+        natives[f"p_up_{horizon}h.ubj"] = model.outputs()["p_up"].native()
+        lessons[horizon] = learn(forecasts, own, horizon)
+    primary = rows[HORIZONS[0]]
+    document = {
+        "cutoff": cutoff.isoformat(),
+        "horizons": list(HORIZONS),
+        "quantiles": list(QUANTILES),
+        "feature_set": feature_set,
+        "features": [dict(feature) for feature in features],
+        "calibration": {str(h): lessons[h].calibration.document() for h in HORIZONS},
+        "conformal": {str(h): lessons[h].offsets for h in HORIZONS},
+        "scale": {"feature": SCALE_FEATURE, "floor": SCALE_FLOOR, "null": SCALE_UNKNOWN},
+        "metrics": {str(h): dict(metrics[h]) for h in HORIZONS},
+        "training": {
+            "first": primary.open_time[0].isoformat(),
+            "last": primary.open_time[-1].isoformat(),
+            "rows": len(primary),
+            "seed": seed,
+            "parameters": {str(h): parameters[h].to_json() for h in HORIZONS},
+        },
+    }
+    return FittedModel(document, graphs, natives, trees, parity)

@@ -1,0 +1,131 @@
+"""Choosing the parameters of P(up) inside a cutoff's window, with Optuna on its folds.
+
+A trial must beat the incumbent by more than chance: on hourly returns the best of several trials is
+mostly luck, so the incumbent stays unless the paired gain over the fold hours exceeds its standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+from btc_assets.learning.families.protocol import Vector
+from btc_assets.learning.folds import Rows
+from btc_assets.learning.training import up
+
+if TYPE_CHECKING:
+    import optuna
+
+TUNED = ("rounds", "max_depth", "eta", "subsample", "colsample_bytree", "min_child_weight", "reg_lambda")
+"""Parameters a study may change."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a study of one horizon came to.
+
+    Attributes:
+        parameters: the chosen ones.
+        log_loss: their mean log-loss over the fold hours, nats.
+        incumbent_log_loss: the incumbent's on the same hours, nats.
+        replaced: whether a trial beat the incumbent.
+        trials: trials completed.
+        pruned: trials stopped early.
+    """
+
+    parameters: BoostingParameters
+    log_loss: float
+    incumbent_log_loss: float
+    replaced: bool
+    trials: int
+    pruned: int
+
+
+def hourly_log_loss(p_up: Vector, happened: Vector) -> Vector:
+    """Return the log-loss of each hour, (n,), nats."""
+    clipped = np.clip(p_up, 1e-6, 1 - 1e-6)
+    return -(happened * np.log(clipped) + (1 - happened) * np.log1p(-clipped))
+
+
+def tune(
+    folds: Sequence[tuple[Rows, Rows]],
+    incumbent: BoostingParameters,
+    *,
+    study_name: str,
+    study_url: str,
+    trials: int,
+    seed: int,
+    threads: int,
+) -> Tuning:
+    """Search around the incumbent; the study is kept in SQLite and begun anew on a re-run.
+
+    Args:
+        folds: (train, test) rows, the oldest first.
+        incumbent: the parameters to beat, also the first trial.
+        study_name: name of the study.
+        study_url: SQLAlchemy URL of the storage.
+        trials: trials to run, the incumbent's included.
+        seed: of the sampler and the fits; the same seed and rows give the same answer.
+        threads: of one fit.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if study_url.startswith("sqlite:///"):
+        Path(study_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    losses: dict[int, Vector] = {}
+
+    def objective(trial: optuna.Trial) -> float:
+        parameters = _suggest(trial, incumbent)
+        seen: list[Vector] = []
+        for step, (train, test) in enumerate(folds):
+            model = GradientBoosting(parameters, seed=seed, threads=threads).fit_direction(train.inputs, up(train))
+            seen.append(hourly_log_loss(model.p_up(test.inputs), up(test)))
+            trial.report(float(np.concatenate(seen).mean()), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        losses[trial.number] = np.concatenate(seen)
+        return float(losses[trial.number].mean())
+
+    if study_name in optuna.get_all_study_names(study_url):
+        optuna.delete_study(study_name=study_name, storage=study_url)
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=study_url,
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(5, trials)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
+        direction="minimize",
+    )
+    study.enqueue_trial({name: asdict(incumbent)[name] for name in TUNED})
+    study.optimize(objective, n_trials=trials, catch=())
+    best = min(losses, key=lambda number: float(losses[number].mean()))
+    gain = losses[0] - losses[best]
+    replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(len(gain))
+    chosen = best if replaced else 0
+    values = study.trials[chosen].params
+    return Tuning(
+        parameters=replace(incumbent, **{name: values[name] for name in TUNED}),
+        log_loss=float(losses[chosen].mean()),
+        incumbent_log_loss=float(losses[0].mean()),
+        replaced=replaced,
+        trials=len(losses),
+        pruned=trials - len(losses),
+    )
+
+
+def _suggest(trial: optuna.Trial, incumbent: BoostingParameters) -> BoostingParameters:
+    return replace(
+        incumbent,
+        rounds=trial.suggest_int("rounds", 60, 300),
+        max_depth=trial.suggest_int("max_depth", 2, 6),
+        eta=trial.suggest_float("eta", 0.01, 0.08, log=True),
+        subsample=trial.suggest_float("subsample", 0.4, 1.0),
+        colsample_bytree=trial.suggest_float("colsample_bytree", 0.2, 1.0),
+        min_child_weight=trial.suggest_float("min_child_weight", 1.0, 200.0, log=True),
+        reg_lambda=trial.suggest_float("reg_lambda", 0.5, 50.0, log=True),
+    )
