@@ -1,0 +1,185 @@
+"""The published bundle: the last asset of the graph, and all that the forecast server reads."""
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    HOURLY_FEATURES,
+    PERFORMANCE_REPORT,
+    PRICES,
+    SERVING_BUNDLE,
+    dagster_type,
+)
+from btc_assets.lake import Lake, stored
+from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.serving.publish import PublishError, publish
+from btc_assets.settings import settings
+
+FORECAST_DAYS = 90
+"""Days of forecasts and outcomes that are published."""
+PRICE_DAYS = 7
+"""Days of prices that are published."""
+
+
+class ModelFolders(Protocol):
+    """Where the folder of a registered model is; the model registry is one."""
+
+    def folder(self, version: int) -> Path:
+        """Return the verified folder of a registry version."""
+        ...
+
+
+class BundleConfig(dg.Config):
+    """How to publish.
+
+    Attributes:
+        allow_older: publish even if the live forecast was made later. Only for a rollback.
+    """
+
+    allow_older: bool = False
+
+
+@dg.asset(
+    key=["serving", "bundle"],
+    group_name="serving",
+    kinds={"duckdb", "onnx"},
+    partitions_def=DAILY,
+    dagster_type=dagster_type(SERVING_BUNDLE),
+    ins={"forecasts": dg.AssetIn(key=["monitoring", "forecasts"], partition_mapping=days_before(1, and_today=True))},
+    deps=[
+        dg.AssetDep(["monitoring", "forecast_outcomes"], partition_mapping=days_before(1, and_today=True)),
+        dg.AssetDep(["monitoring", "performance_report"], partition_mapping=days_before(1, and_today=True)),
+        dg.AssetDep(
+            ["learning", "model_verdict"], partition_mapping=days_before(settings().window_days, and_today=True)
+        ),
+    ],
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
+    backfill_policy=dg.BackfillPolicy.multi_run(1),
+    op_tags={"dagster/max_runtime": 600},
+    code_version="1",
+)
+def bundle(
+    context: dg.AssetExecutionContext,
+    config: BundleConfig,
+    forecasts: pl.LazyFrame,
+    lake: dg.ResourceParam[Lake],
+    registry: dg.ResourceParam[ModelFolders],
+) -> dg.Output[pl.DataFrame]:
+    """Publish the champion's newest forecast to the server, in one step nobody can see halfway.
+
+    A folder with the champion's ONNX graphs and `model.json`, a manifest, and `serving.duckdb` (the last
+    90 days of forecasts and outcomes, the newest performance report, a week of prices) is built aside and
+    verified; then the pointer the server watches moves onto it. Publishing the same again changes nothing,
+    and an older forecast never replaces a newer one unless `allow_older` is set. The last three bundles
+    are kept.
+
+    The row says what was published for the day: bundle, model, and the time the newest forecast was made.
+    """
+    day = day_of(context.partition_key)
+    newest = newest_champion(forecasts.collect())
+    if newest.is_empty():
+        raise dg.Failure(
+            f"There is no champion forecast for {day} or the day before; train a model (learning/*) and "
+            "materialise monitoring/forecasts first.",
+            allow_retries=False,
+        )
+    tables = published_tables(lake, day)
+    facts = manifest_of(newest, day=day, features=newest_features(lake, newest))
+    try:
+        publication = publish(
+            settings().serving_dir,
+            manifest=facts,
+            model_folder=registry.folder(facts["model_version"]),
+            tables=tables,
+            allow_older=config.allow_older,
+        )
+    except PublishError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    first = newest.row(0, named=True)
+    frame = pl.DataFrame(
+        {
+            "day": [day],
+            "bundle_id": [publication.bundle_id],
+            "model_version": [first["model_version"]],
+            "model_cutoff": [first["model_cutoff"]],
+            "model_digest": [first["model_digest"]],
+            "made_at": [first["made_at"]],
+            "forecasts": [tables["forecasts"].height],
+            "outcomes": [tables["forecast_outcomes"].height],
+        },
+        schema=SERVING_BUNDLE.columns,
+    )
+    return stored(
+        context,
+        SERVING_BUNDLE,
+        frame,
+        {
+            "live": publication.live,
+            "what_happened": publication.sentence,
+            "bundle": dg.MetadataValue.path(settings().serving_dir / "bundles" / publication.bundle_id),
+            "forecast": dg.MetadataValue.md(forecast_table(newest)),
+        },
+    )
+
+
+def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
+    """Return the champion's rows of the newest hour, one a horizon."""
+    champion = forecasts.filter(pl.col("role") == "champion")
+    return champion.filter(pl.col("made_at") == pl.col("made_at").max()).sort("horizon_hours")
+
+
+def published_tables(lake: Lake, day: date) -> dict[str, pl.DataFrame]:
+    """Read what `serving.duckdb` holds as of `day`: nothing stored under a later day enters."""
+    first = day - timedelta(days=FORECAST_DAYS - 1)
+    report_days = [d for d in lake.days(PERFORMANCE_REPORT) if d <= day][-1:]
+    return {
+        "forecasts": lake.scan(FORECASTS, first, day).collect(),
+        "forecast_outcomes": lake.scan(FORECAST_OUTCOMES, first, day).collect(),
+        "performance_report": lake.scan_days(PERFORMANCE_REPORT, report_days).collect(),
+        "prices": lake.scan(PRICES, day - timedelta(days=PRICE_DAYS - 1), day).collect(),
+    }
+
+
+def newest_features(lake: Lake, newest: pl.DataFrame) -> dict[str, float | None]:
+    """Return the feature row the newest forecast was made from; empty when it is not stored."""
+    open_time = newest["open_time"][0]
+    row = lake.scan(HOURLY_FEATURES, open_time.date(), open_time.date()).filter(pl.col("open_time") == open_time)
+    values = row.drop("open_time", "available_at").collect().to_dicts()
+    return values[0] if values else {}
+
+
+def manifest_of(newest: pl.DataFrame, *, day: date, features: dict[str, float | None]) -> dict[str, Any]:
+    """Return the manifest of a bundle whose newest forecast is `newest`."""
+    first = newest.row(0, named=True)
+    return {
+        "day": day.isoformat(),
+        "model_version": first["model_version"],
+        "model_cutoff": first["model_cutoff"].isoformat(),
+        "model_digest": first["model_digest"],
+        "open_time": first["open_time"].isoformat(),
+        "made_at": first["made_at"].isoformat(),
+        "features": features,
+    }
+
+
+def forecast_table(newest: pl.DataFrame) -> str:
+    """Return the newest forecast as a Markdown table, prices in USD."""
+    lines = ["| horizon | until (UTC) | P(up) | median | 90 % of outcomes between |", "|---|---|---|---|---|"]
+    priced = newest.with_columns(
+        *((pl.col("close") * pl.col(q).exp()).alias(f"{q}_usd") for q in ("q05", "q50", "q95"))
+    )
+    lines += [
+        f"| {row['horizon_hours']} h | {row['target_time']:%Y-%m-%d %H:%M} | {row['p_up']:.1%} "
+        f"| {row['q50_usd']:,.0f} | {row['q05_usd']:,.0f} and {row['q95_usd']:,.0f} |"
+        for row in priced.iter_rows(named=True)
+    ]
+    return "\n".join(lines)
+
+
+ASSETS = [bundle]
