@@ -1,0 +1,384 @@
+"""How forecasts are judged: point metrics, their 95 % intervals, strategies and tests of significance.
+
+Pure functions on numpy arrays, used alike by folds, the gate and the performance report. A row is one
+forecast, oldest first: `p_up` (n,) the probability of a rise, `log_return` (n,) what happened, fraction.
+"Up" is `log_return > 0`; an unchanged price is not up. A forecast calls up when `p_up > 0.5`.
+
+Rows with NaN in either array are left out. What cannot be computed (no rows, one class, a constant
+series) has the value None, never NaN and never an exception.
+
+Intervals follow one rule: the metric's influence values (delta method) with a Newey-West variance
+(Newey & West, 1987), because neighbouring hours, and overlapping windows most of all, are not
+independent. Lags: the larger of `horizon - 1` and n^(1/3). Shares use Wilson's interval (1927) at the
+effective number of rows that variance implies, so that they stay within 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+HOURS_PER_YEAR = 8760
+CALIBRATION_BINS = 10
+"""Bins of the calibration error; each holds the same number of forecasts."""
+MOVE_EDGES_BPS = (0.0, 5.0, 10.0, 20.0, 50.0, math.inf)
+"""Classes of |return| in basis points; a move belongs to the class whose upper edge it does not exceed."""
+CONFIDENCE_SHARES = (0.5, 0.2, 0.1)
+"""Shares of the forecasts furthest from 0.5 on which accuracy is also given."""
+
+_Z95 = 1.959963984540054
+_CERTAIN = 1e-15
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % interval.
+
+    Attributes:
+        value: the metric; None when it cannot be computed.
+        lower: lower end of the interval; None when it has none.
+        upper: upper end.
+        n: rows it rests on.
+    """
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    n: int
+
+
+# --- points: one number each ---------------------------------------------------------------------
+def accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> float | None:
+    """Return the share of rows whose direction was called right."""
+    return directional_accuracy(p_up, log_return).value
+
+
+def auc(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> float | None:
+    """Return the area under the ROC curve: P(a rise had the higher p_up than a fall), ties count half."""
+    return area_under_curve(p_up, log_return).value
+
+
+def log_loss(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> float | None:
+    """Return the mean negative log-likelihood, nats a row."""
+    p, r = _rows(p_up, log_return)
+    return _value(np.mean(log_losses(p, r > 0))) if len(p) else None
+
+
+def log_losses(p_up: Floats, up: Bools) -> Floats:
+    """Return each row's negative log-likelihood (n,), nats; p_up is kept 1e-15 away from 0 and 1."""
+    p = np.clip(p_up, _CERTAIN, 1 - _CERTAIN)
+    return -np.where(up, np.log(p), np.log1p(-p))
+
+
+def log_loss_skill(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> float | None:
+    """Return 1 - log-loss / log-loss of the base rate, fraction; 0 is no skill.
+
+    The base rate is the share of rises in these very rows, which no forecaster could have known: the
+    comparison is a little harsh, and the usual one. `causal_base_rate` gives the one that could be known.
+    """
+    return skill_over_base_rate(p_up, log_return).value
+
+
+def brier(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> float | None:
+    """Return the mean squared error of p_up (Brier, 1950)."""
+    p, r = _rows(p_up, log_return)
+    return _value(np.mean((p - (r > 0)) ** 2)) if len(p) else None
+
+
+def calibration_error(p_up: npt.ArrayLike, log_return: npt.ArrayLike, bins: int = CALIBRATION_BINS) -> float | None:
+    """Return the expected calibration error over equal-count bins of p_up.
+
+    The mean over bins of |share of rises - mean p_up|, weighted by rows. Equal counts, because hourly
+    probabilities crowd around 0.5 and equal widths would leave most bins empty. Under perfect calibration
+    it is not 0 but about 0.8 * sqrt(bins * p (1 - p) / n).
+    """
+    p, r = _rows(p_up, log_return)
+    if not len(p):
+        return None
+    return _value(np.abs(_calibration_gaps(p, r > 0, bins).sum(axis=0)).sum() / len(p))
+
+
+def calibration_line(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> tuple[float, float] | None:
+    """Return (slope, intercept) of the logistic regression of "up" on the log-odds of p_up (Cox, 1958).
+
+    (1, 0) is perfect; a slope below 1 is overconfidence. None when one class or one probability is all
+    there is, or when the classes separate.
+    """
+    p, r = _rows(p_up, log_return)
+    up = (r > 0).astype(float)
+    x = np.log(np.clip(p, 1e-6, 1 - 1e-6)) - np.log1p(-np.clip(p, 1e-6, 1 - 1e-6))
+    if len(p) < 3 or up.min() == up.max() or np.ptp(x) < 1e-9:
+        return None
+    design = np.column_stack([x, np.ones_like(x)])
+    beta = np.array([1.0, 0.0])
+    for _ in range(50):
+        fitted = 1 / (1 + np.exp(-np.clip(design @ beta, -500, 500)))
+        weight = np.maximum(fitted * (1 - fitted), 1e-12)
+        try:
+            step = np.linalg.solve(design.T @ (design * weight[:, None]), design.T @ (up - fitted))
+        except np.linalg.LinAlgError:
+            return None
+        beta = beta + step
+        if np.abs(beta).max() > 1e4:
+            return None
+        if np.abs(step).max() < 1e-10:
+            return float(beta[0]), float(beta[1])
+    return None
+
+
+def coverage(log_return: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> float | None:
+    """Return the share of outcomes within [low, high]."""
+    return interval_coverage(log_return, low, high).value
+
+
+def pinball_loss(log_return: npt.ArrayLike, quantile: npt.ArrayLike, level: float) -> float | None:
+    """Return the mean pinball loss of one quantile (Koenker & Bassett, 1978), in the unit of the returns.
+
+    Args:
+        log_return: outcomes, (n,).
+        quantile: forecast quantile, (n,).
+        level: its level, within (0, 1).
+    """
+    r, q = _rows(log_return, quantile)
+    return _value(np.mean(np.maximum(level * (r - q), (level - 1) * (r - q)))) if len(r) else None
+
+
+# --- points with their intervals -----------------------------------------------------------------
+def directional_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the share of rows whose direction was called right; p_up of exactly 0.5 calls "not up"."""
+    p, r = _rows(p_up, log_return)
+    return share((p > 0.5) == (r > 0), horizon=horizon)
+
+
+def area_under_curve(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the AUC with DeLong's interval (DeLong et al., 1988; midranks of Sun & Xu, 2014), HAC over rows."""
+    p, r = _rows(p_up, log_return)
+    up = r > 0
+    m, k = int(up.sum()), int((~up).sum())
+    if not m or not k:
+        return Estimate(None, None, None, len(p))
+    ranks = _midranks(p)
+    placed = np.empty(len(p))  # DeLong's structural components: each row's share of the other class on its right side
+    placed[up] = (ranks[up] - _midranks(p[up])) / k
+    placed[~up] = 1 - (ranks[~up] - _midranks(p[~up])) / m
+    area = float(placed[up].mean())
+    influence = np.where(up, (placed - area) * (len(p) / m), (placed - area) * (len(p) / k))
+    return _around(area, influence, horizon, within=(0.0, 1.0))
+
+
+def mean_log_loss(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the log-loss, nats a row."""
+    p, r = _rows(p_up, log_return)
+    return mean(log_losses(p, r > 0), horizon=horizon)
+
+
+def skill_over_base_rate(
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, base_rate: npt.ArrayLike | None = None, *, horizon: int = 1
+) -> Estimate:
+    """Return 1 - log-loss / log-loss of a base rate, fraction.
+
+    Args:
+        p_up: forecasts, (n,).
+        log_return: outcomes, (n,).
+        base_rate: the rival's probabilities, (n,); by default the share of rises in these rows.
+        horizon: hours ahead.
+    """
+    rival = np.full(np.shape(p_up), 0.0) if base_rate is None else np.asarray(base_rate, dtype=np.float64)
+    p, r, rival = _rows(p_up, log_return, rival)
+    up = r > 0
+    if not len(p) or (base_rate is None and up.min() == up.max()):
+        return Estimate(None, None, None, len(p))
+    if base_rate is None:
+        rival = np.full(len(p), up.mean())
+    ours, theirs = log_losses(p, up), log_losses(rival, up)
+    own, base = float(ours.mean()), float(theirs.mean())
+    if base <= 0:
+        return Estimate(None, None, None, len(p))
+    influence = -(ours - own) / base + (theirs - base) * own / base**2
+    return _around(1 - own / base, influence, horizon)
+
+
+def brier_score(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the Brier score."""
+    p, r = _rows(p_up, log_return)
+    return mean((p - (r > 0)) ** 2, horizon=horizon)
+
+
+def interval_coverage(
+    log_return: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1
+) -> Estimate:
+    """Return the share of outcomes within [low, high]."""
+    r, lower, upper = _rows(log_return, low, high)
+    return share((lower <= r) & (r <= upper), horizon=horizon)
+
+
+def interval_width(low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the mean width of the intervals, in the unit given."""
+    lower, upper = _rows(low, high)
+    return mean(upper - lower, horizon=horizon)
+
+
+def quantile_loss(log_return: npt.ArrayLike, quantile: npt.ArrayLike, level: float, *, horizon: int = 1) -> Estimate:
+    """Return the mean pinball loss of one quantile, see `pinball_loss`."""
+    r, q = _rows(log_return, quantile)
+    return mean(np.maximum(level * (r - q), (level - 1) * (r - q)), horizon=horizon)
+
+
+def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = 1) -> Estimate:
+    """Return accuracy on the `top` share of rows with the largest |p_up - 0.5|; ties go to the older row."""
+    p, r = _rows(p_up, log_return)
+    kept = math.ceil(top * len(p))
+    order = np.sort(np.argsort(-np.abs(p - 0.5), kind="stable")[:kept])
+    return share((p[order] > 0.5) == (r[order] > 0), horizon=horizon)
+
+
+def accuracy_by_move(
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1
+) -> dict[tuple[float, float], Estimate]:
+    """Return accuracy in each class of |return|, keyed by its edges in basis points, lower < move <= upper.
+
+    The first class holds the unchanged price as well.
+    """
+    p, r = _rows(p_up, log_return)
+    moved, right = np.abs(r) * 1e4, (p > 0.5) == (r > 0)
+    found = {}
+    for low, high in zip(MOVE_EDGES_BPS, MOVE_EDGES_BPS[1:], strict=False):
+        inside = (moved <= high) & ((moved > low) | (low == 0))
+        found[(low, high)] = share(right[inside], horizon=horizon)
+    return found
+
+
+def return_weighted_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the share of all movement |log_return| that lay in the direction called."""
+    p, r = _rows(p_up, log_return)
+    weight = np.abs(r)
+    if not len(p) or weight.sum() == 0:
+        return Estimate(None, None, None, len(p))
+    right = (p > 0.5) == (r > 0)
+    ratio = float((weight * right).sum() / weight.sum())
+    return _around(ratio, weight * (right - ratio) / weight.mean(), horizon, within=(0.0, 1.0))
+
+
+def rank_ic(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the rank information coefficient: Spearman's correlation of p_up and the return.
+
+    The interval treats the ranks as the data (the influence values of Pearson's correlation).
+    """
+    p, r = _rows(p_up, log_return)
+    if len(p) < 3 or np.ptp(p) == 0 or np.ptp(r) == 0:
+        return Estimate(None, None, None, len(p))
+    a, b = _standardised(_midranks(p)), _standardised(_midranks(r))
+    correlation = float((a * b).mean())
+    return _around(correlation, a * b - correlation * (a**2 + b**2) / 2, horizon, within=(-1.0, 1.0))
+
+
+def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
+    """Return, for each row, the share of rises among the outcomes known when it was forecast.
+
+    Row i knows rows 0 .. i - horizon, one row an hour at most; one rise and one fall are assumed before
+    the first (Laplace's rule), so the first rows say 0.5.
+    """
+    r = np.asarray(log_return, dtype=np.float64)
+    known = np.isfinite(r)
+    rises = np.concatenate([[0], np.cumsum(known & (r > 0))])
+    counted = np.concatenate([[0], np.cumsum(known)])
+    end = np.maximum(np.arange(len(r)) - horizon + 1, 0)
+    return (rises[end] + 1) / (counted[end] + 2)
+
+
+# --- intervals ---------------------------------------------------------------------------------
+def mean(values: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the mean with its HAC interval."""
+    (kept,) = _rows(values)
+    if not len(kept):
+        return Estimate(None, None, None, 0)
+    return _around(float(kept.mean()), kept - kept.mean(), horizon)
+
+
+def share(hits: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+    """Return the share of true rows, with Wilson's interval at the effective number of rows."""
+    found = np.asarray(hits, dtype=np.float64)
+    n = len(found)
+    if not n:
+        return Estimate(None, None, None, 0)
+    rate = float(found.mean())
+    variance = hac_variance_of_mean(found - rate, horizon=horizon)
+    spread = rate * (1 - rate)
+    effective = min(spread / variance, float(n)) if variance > 0 and spread > 0 else float(n)
+    centre = (rate + _Z95**2 / (2 * effective)) / (1 + _Z95**2 / effective)
+    half = _Z95 * math.sqrt(spread / effective + _Z95**2 / (4 * effective**2)) / (1 + _Z95**2 / effective)
+    return Estimate(rate, max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate)), n)
+
+
+def hac_lags(n: int, horizon: int) -> int:
+    """Return the Newey-West lags used for n rows: the larger of horizon - 1 and n^(1/3), below n."""
+    return max(0, min(n - 1, max(horizon - 1, math.ceil(n ** (1 / 3)))))
+
+
+def hac_variance_of_mean(values: Floats, *, horizon: int = 1, lags: int | None = None) -> float:
+    """Return the Newey-West variance of the mean of values (n,), Bartlett kernel."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    centred = values - values.mean()
+    lags = hac_lags(n, horizon) if lags is None else lags
+    total = float(centred @ centred)
+    for lag in range(1, lags + 1):
+        total += 2 * (1 - lag / (lags + 1)) * float(centred[lag:] @ centred[:-lag])
+    return max(total, 0.0) / n**2
+
+
+def _around(
+    value: float, influence: Floats, horizon: int, within: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """Put a normal 95 % interval around a value from its influence values."""
+    n = len(influence)
+    if not math.isfinite(value):
+        return Estimate(None, None, None, n)
+    if n < 2:
+        return Estimate(value, None, None, n)
+    half = _Z95 * math.sqrt(hac_variance_of_mean(influence, horizon=horizon))
+    return Estimate(value, max(value - half, within[0]), min(value + half, within[1]), n)
+
+
+def _rows(*columns: npt.ArrayLike) -> tuple[Floats, ...]:
+    """Return the columns as float64 with the rows that are finite in all of them."""
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or arrays[0].ndim != 1:
+        raise ValueError(f"the columns must be one-dimensional and equally long, got shapes {sorted(shapes)}")
+    kept = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return tuple(array[kept] for array in arrays)
+
+
+def _value(number: float | np.floating[Any]) -> float | None:
+    return float(number) if math.isfinite(number) else None
+
+
+def _midranks(values: Floats) -> Floats:
+    """Return ranks 1..n (n,), ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def _standardised(values: Floats) -> Floats:
+    return (values - values.mean()) / values.std()
+
+
+def _calibration_gaps(p: Floats, up: Bools, bins: int) -> Floats:
+    """Return up - p of each row in the column of its equal-count bin, 0 elsewhere, (n, bins)."""
+    order = np.argsort(p, kind="stable")
+    bin_of = np.empty(len(p), dtype=np.int64)
+    bin_of[order] = np.arange(len(p)) * bins // len(p)
+    gaps = np.zeros((len(p), bins))
+    gaps[np.arange(len(p)), bin_of] = up - p
+    return gaps
