@@ -16,8 +16,9 @@ effective number of rows that variance implies, so that they stay within 0 and 1
 from __future__ import annotations
 
 import math
-
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,28 @@ def calibration_error(p_up: npt.ArrayLike, log_return: npt.ArrayLike, bins: int 
     if not len(p):
         return None
     return _value(np.abs(_calibration_gaps(p, r > 0, bins).sum(axis=0)).sum() / len(p))
+
+
+def calibration_error_estimate(
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1, seed: int, reps: int = 500
+) -> Estimate:
+    """Return the calibration error with a percentile interval of the circular block bootstrap.
+
+    Blocks of max(24, horizon) rows (Politis & Romano, 1992). Resampling noise adds to an error that is near
+    0, so the interval leans upwards.
+    """
+    p, r = _rows(p_up, log_return)
+    n, block = len(p), max(24, horizon)
+    point = calibration_error(p, r)
+    if point is None or n < 4 * block:
+        return Estimate(point, None, None, n)
+    gaps = _calibration_gaps(p, r > 0, CALIBRATION_BINS)
+    summed = np.cumsum(np.vstack([np.zeros((1, CALIBRATION_BINS)), gaps, gaps[:block]]), axis=0)
+    sums = summed[block : n + block] - summed[:n]  # of the block that starts at each row
+    starts = np.random.default_rng(seed).integers(0, n, (reps, n // block))
+    drawn = np.abs(sums[starts].sum(axis=1)).sum(axis=1) / (n // block * block)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(point, float(min(low, point)), float(max(high, point)), n)
 
 
 def calibration_line(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> tuple[float, float] | None:
@@ -235,7 +258,7 @@ def quantile_loss(log_return: npt.ArrayLike, quantile: npt.ArrayLike, level: flo
 def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = 1) -> Estimate:
     """Return accuracy on the `top` share of rows with the largest |p_up - 0.5|; ties go to the older row."""
     p, r = _rows(p_up, log_return)
-    kept = math.ceil(top * len(p))
+    kept = math.ceil(round(top * len(p), 9))
     order = np.sort(np.argsort(-np.abs(p - 0.5), kind="stable")[:kept])
     return share((p[order] > 0.5) == (r[order] > 0), horizon=horizon)
 
@@ -250,7 +273,7 @@ def accuracy_by_move(
     p, r = _rows(p_up, log_return)
     moved, right = np.abs(r) * 1e4, (p > 0.5) == (r > 0)
     found = {}
-    for low, high in zip(MOVE_EDGES_BPS, MOVE_EDGES_BPS[1:], strict=False):
+    for low, high in pairwise(MOVE_EDGES_BPS):
         inside = (moved <= high) & ((moved > low) | (low == 0))
         found[(low, high)] = share(right[inside], horizon=horizon)
     return found
@@ -292,6 +315,283 @@ def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
     counted = np.concatenate([[0], np.cumsum(known)])
     end = np.maximum(np.arange(len(r)) - horizon + 1, 0)
     return (rises[end] + 1) / (counted[end] + 2)
+
+
+# --- strategies ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Strategy:
+    """What a rule earned, hour by hour, at a fixed notional of one.
+
+    Gains are not reinvested, so they add: returns are log returns of the price times the position.
+
+    Attributes:
+        position: held over each hour, within [-1, 1], (n,).
+        gross: position * log return of the hour, fraction, (n,).
+        traded: |change of position|, (n,); the last hour also closes what is open.
+        fee_bps: one-way cost in basis points of what is traded.
+    """
+
+    position: Floats
+    gross: Floats
+    traded: Floats
+    fee_bps: float
+
+    @property
+    def net(self) -> Floats:
+        """Return of each hour after costs, fraction, (n,)."""
+        return self.gross - self.traded * self.fee_bps / 1e4
+
+    def at(self, fee_bps: float) -> Strategy:
+        """Return the same trades at another cost."""
+        return Strategy(self.position, self.gross, self.traded, fee_bps)
+
+    def total_return(self) -> Estimate:
+        """Return the sum of the net returns, fraction."""
+        return _scaled(mean(self.net), len(self.net))
+
+    def annual_return(self) -> Estimate:
+        """Return the net return of a year of 8,760 such hours, fraction."""
+        return _scaled(mean(self.net), HOURS_PER_YEAR)
+
+    def sharpe(self) -> Estimate:
+        """Return the annualised Sharpe ratio of the hourly net returns, with Lo's interval (2002), HAC."""
+        net = self.net
+        if len(net) < 3 or net.std() < 1e-15:
+            return Estimate(None, None, None, len(net))
+        score = (net - net.mean()) / net.std()
+        ratio = float(net.mean() / net.std())
+        return _scaled(_around(ratio, score - ratio / 2 * (score**2 - 1), 1), math.sqrt(HOURS_PER_YEAR))
+
+    def max_drawdown(self) -> Estimate:
+        """Return the deepest fall of the summed net return below its highest so far, fraction of the notional.
+
+        The extreme of one path: it has no interval.
+        """
+        if not len(self.net):
+            return Estimate(None, None, None, 0)
+        equity = np.concatenate([[0.0], np.cumsum(self.net)])
+        return Estimate(float((np.maximum.accumulate(equity) - equity).max()), None, None, len(self.net))
+
+    def win_rate(self) -> Estimate:
+        """Return the share of hours with a position that ended above zero after costs."""
+        return share(self.net[self.position != 0] > 0)
+
+    def turnover(self) -> Estimate:
+        """Return what is traded an hour, in units of the notional; 2 is a full reversal every hour."""
+        return mean(self.traded)
+
+
+def strategy(
+    signal: npt.ArrayLike, hourly_return: npt.ArrayLike, *, horizon: int = 1, fee_bps: float = 0.0, lag: int = 0
+) -> Strategy:
+    """Trade a signal on the hourly grid.
+
+    A forecast over h hours overlaps the next h - 1. Each therefore moves 1/h of the notional and holds it
+    for h hours: the position is the mean of the last h signals (Jegadeesh & Titman, 1993). With `lag` the
+    trade is done that many bars after the forecast was made.
+
+    Args:
+        signal: +1 long, -1 short, 0 or NaN nothing; row i is known when hour i begins, (n,).
+        hourly_return: log return over hour i, fraction; NaN (a gap) earns nothing, (n,).
+        horizon: hours each signal is held.
+        fee_bps: one-way cost, basis points.
+        lag: bars between the forecast and the trade.
+    """
+    wanted = np.nan_to_num(np.asarray(signal, dtype=np.float64))
+    earned = np.nan_to_num(np.asarray(hourly_return, dtype=np.float64))
+    if wanted.shape != earned.shape or wanted.ndim != 1:
+        raise ValueError(f"signal and returns must be equally long, got {wanted.shape} and {earned.shape}")
+    n = len(wanted)
+    delayed = np.concatenate([np.zeros(lag), wanted])[:n]
+    held = np.concatenate([np.zeros(horizon), np.cumsum(delayed)])
+    position = np.round((held[horizon:] - held[:-horizon]) / horizon, 12) if n else delayed
+    traded = np.abs(np.diff(position, prepend=0.0))
+    if n:
+        traded[-1] += abs(position[-1])
+    return Strategy(position, position * earned, traded, fee_bps)
+
+
+def sign_signal(p_up: npt.ArrayLike) -> Floats:
+    """Return +1 where p_up > 0.5, -1 where it is below, 0 where it is 0.5 or unknown, (n,)."""
+    return np.nan_to_num(np.sign(np.asarray(p_up, dtype=np.float64) - 0.5))
+
+
+def persistence_signal(hourly_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
+    """Return the sign of the return over the last `horizon` hours known when each hour begins, (n,).
+
+    0 where one of those hours is missing.
+    """
+    r = np.asarray(hourly_return, dtype=np.float64)
+    summed = np.concatenate([[0.0], np.cumsum(np.nan_to_num(r))])
+    missing = np.concatenate([[0], np.cumsum(np.isnan(r))])
+    found = np.zeros(len(r))
+    if len(r) > horizon:
+        back = summed[horizon:-1] - summed[: -horizon - 1]
+        whole = missing[horizon:-1] == missing[: -horizon - 1]
+        found[horizon:] = np.where(whole & (np.abs(back) > 1e-15), np.sign(back), 0.0)
+    return found
+
+
+def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float | None:
+    """Return the probability that a strategy's Sharpe ratio is above what luck gives the best of the trials.
+
+    Bailey & Lopez de Prado (2014), "The deflated Sharpe ratio", equations 1 and 2, skewness and kurtosis
+    of the returns included.
+
+    Args:
+        net: returns of the chosen strategy, one an hour, (n,).
+        trial_sharpes: Sharpe ratios an hour (not annualised) of every strategy that was tried, it included.
+    """
+    from scipy.special import ndtr, ndtri
+
+    (r,) = _rows(net)
+    if len(r) < 3 or r.std() < 1e-15 or not len(trial_sharpes):
+        return None
+    ratio = float(r.mean() / r.std(ddof=1))
+    score = (r - r.mean()) / r.std()
+    trials, spread = len(trial_sharpes), float(np.std(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0
+    luck = 0.0
+    if trials > 1:
+        luck = spread * (
+            (1 - np.euler_gamma) * ndtri(1 - 1 / trials) + np.euler_gamma * ndtri(1 - 1 / (trials * math.e))
+        )
+    variance = 1 - float((score**3).mean()) * ratio + (float((score**4).mean()) - 1) / 4 * ratio**2
+    return _value(ndtr((ratio - luck) * math.sqrt(len(r) - 1) / math.sqrt(variance))) if variance > 0 else None
+
+
+# --- significance -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Significance:
+    """The outcome of a test.
+
+    Attributes:
+        statistic: None when the test says nothing (no rows, no variation).
+        p_value: within [0, 1], or None.
+        effect: size of the effect in the unit the test's docstring states, or None.
+        n: rows, blocks or folds it rests on.
+    """
+
+    statistic: float | None
+    p_value: float | None
+    effect: float | None
+    n: int
+
+
+def pesaran_timmermann(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> Significance:
+    """Test whether the directions called and the directions taken are independent (Pesaran & Timmermann, 1992).
+
+    One-sided, statsmodels' implementation: a small p says that the calls are better than chance. Rows must not
+    overlap: thin out horizons above one hour first. The effect is accuracy minus what independence gives.
+    """
+    from statsmodels.stats.diagnostic import pesaran_timmermann as test
+
+    p, r = _rows(p_up, log_return)
+    called, rose = p > 0.5, r > 0
+    if len(p) < 2 or called.min() == called.max() or rose.min() == rose.max():
+        return Significance(None, None, None, len(p))
+    found = test(np.where(rose, 1.0, -1.0), np.where(called, 1.0, -1.0), alternative="larger")
+    chance = called.mean() * rose.mean() + (1 - called.mean()) * (1 - rose.mean())
+    excess = float((called == rose).mean() - chance)
+    if not math.isfinite(found.statistic):
+        return Significance(None, None, excess, len(p))
+    return Significance(float(found.statistic), float(found.pvalue), excess, len(p))
+
+
+def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horizon: int = 1) -> Significance:
+    """Test whether two forecasts lose the same on average (Diebold & Mariano, 1995).
+
+    Two-sided, statsmodels' implementation with Newey-West lags horizon - 1 and the small-sample correction of
+    Harvey, Leybourne & Newbold (1997). A negative statistic favours the first; the effect is the mean
+    difference of losses. Identical losses: no statistic, p = 1.
+    """
+    from statsmodels.tsa.stattools import diebold_mariano_test
+
+    ours, theirs = _rows(losses, rival_losses)
+    difference = ours - theirs
+    if len(ours) <= max(2, horizon):
+        return Significance(None, None, None, len(ours))
+    if np.ptp(difference) < 1e-15:
+        return Significance(None, 1.0 if abs(difference[0]) < 1e-15 else None, float(difference.mean()), len(ours))
+    if hac_variance_of_mean(difference, lags=horizon - 1) <= 0:
+        return Significance(None, None, float(difference.mean()), len(ours))
+    found = diebold_mariano_test(
+        np.zeros_like(ours),
+        ours,
+        theirs,
+        lags=horizon - 1,
+        criterion=lambda _outcome, loss: loss,
+        harvey_adj=True,
+        horizon=horizon,
+    )
+    return Significance(float(found.statistic), float(found.pvalue), float(difference.mean()), len(ours))
+
+
+def paired_folds(scores: npt.ArrayLike, rival_scores: npt.ArrayLike) -> Significance:
+    """Test whether two forecasts score the same over folds: paired t-test, two-sided.
+
+    The effect is Cohen's d of the differences, their mean over their standard deviation.
+    """
+    from scipy.stats import ttest_rel
+
+    ours, theirs = _rows(scores, rival_scores)
+    difference = ours - theirs
+    if len(ours) < 2 or difference.std(ddof=1) < 1e-15:
+        return Significance(None, None, None, len(ours))
+    found = ttest_rel(ours, theirs)
+    return Significance(
+        float(found.statistic), float(found.pvalue), float(difference.mean() / difference.std(ddof=1)), len(ours)
+    )
+
+
+def superior_ability(
+    benchmark: npt.ArrayLike, rivals: npt.ArrayLike, *, block: int, reps: int = 500, seed: int
+) -> float | None:
+    """Return Hansen's SPA p-value (2005): small when some rival truly loses less than the benchmark.
+
+    arch's implementation with the stationary bootstrap.
+
+    Args:
+        benchmark: losses of the benchmark, (n,).
+        rivals: losses of the rivals, (n, k).
+        block: mean length of a bootstrap block, rows.
+        reps: bootstrap draws.
+        seed: seed of the draws.
+    """
+    from arch.bootstrap import SPA
+
+    base, others = np.asarray(benchmark, dtype=np.float64), np.asarray(rivals, dtype=np.float64)
+    moving = others[:, np.ptp(others - base[:, None], axis=0) > 1e-15] if len(base) > 2 else others[:, :0]
+    if not moving.shape[1]:
+        return None
+    test = SPA(base, moving, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
+    test.compute()
+    return _value(float(test.pvalues["consistent"]))
+
+
+def model_confidence_set(
+    losses: Mapping[str, npt.ArrayLike], *, block: int, reps: int = 500, seed: int
+) -> dict[str, float]:
+    """Return each forecaster's p-value of belonging to the set of the best (Hansen, Lunde & Nason, 2011).
+
+    arch's implementation, R statistic, stationary bootstrap. Those above 0.1 form the 90 % confidence set.
+    Empty when there are fewer than two forecasters that differ or fewer than three rows.
+
+    Args:
+        losses: (n,) losses by forecaster.
+        block: mean length of a bootstrap block, rows.
+        reps: bootstrap draws.
+        seed: seed of the draws.
+    """
+    from arch.bootstrap import MCS
+
+    names = list(losses)
+    table = np.column_stack([np.asarray(losses[name], dtype=np.float64) for name in names])
+    differs = [np.ptp(table[:, i] - table[:, j]) > 1e-15 for i in range(len(names)) for j in range(i)]
+    if len(table) < 3 or not differs or not all(differs):
+        return {}
+    test = MCS(table, size=0.1, block_size=block, reps=reps, method="R", bootstrap="stationary", seed=seed)
+    test.compute()
+    return {names[int(index)]: float(p) for index, p in test.pvalues["Pvalue"].items()}
 
 
 # --- intervals ---------------------------------------------------------------------------------
@@ -357,6 +657,14 @@ def _rows(*columns: npt.ArrayLike) -> tuple[Floats, ...]:
         raise ValueError(f"the columns must be one-dimensional and equally long, got shapes {sorted(shapes)}")
     kept = np.logical_and.reduce([np.isfinite(array) for array in arrays])
     return tuple(array[kept] for array in arrays)
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    """Multiply a metric and its interval by a positive factor."""
+    if estimate.value is None:
+        return estimate
+    low, high = (None if end is None else end * factor for end in (estimate.lower, estimate.upper))
+    return Estimate(estimate.value * factor, low, high, estimate.n)
 
 
 def _value(number: float | np.floating[Any]) -> float | None:
