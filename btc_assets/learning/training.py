@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS, QUANTILES
+from btc_assets.learning import evaluation
 from btc_assets.learning.bundle import graph_name, row_scale
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
@@ -82,6 +83,28 @@ def forecast_folds(
             ).cast(FOLD_FORECASTS.columns)
         )
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
+
+
+def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
+    """Return the metrics of one horizon's out-of-sample forecasts by name; what cannot be computed is left out.
+
+    Args:
+        forecasts: FOLD_FORECASTS rows of one horizon.
+    """
+    p_up, happened = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
+    low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_COLUMNS)
+    found = {
+        "accuracy": evaluation.accuracy(p_up, happened),
+        "auc": evaluation.auc(p_up, happened),
+        "log_loss": evaluation.log_loss(p_up, happened),
+        "log_loss_skill": evaluation.log_loss_skill(p_up, happened),
+        "brier": evaluation.brier(p_up, happened),
+        "calibration_error": evaluation.calibration_error(p_up, happened),
+        "coverage_50": evaluation.coverage(happened, lower, upper),
+        "coverage_90": evaluation.coverage(happened, low, high),
+        "n": float(len(forecasts)),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

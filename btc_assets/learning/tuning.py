@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from btc_assets.learning.evaluation import log_losses
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import Rows
@@ -44,12 +45,6 @@ class Tuning:
     replaced: bool
     trials: int
     pruned: int
-
-
-def hourly_log_loss(p_up: Vector, happened: Vector) -> Vector:
-    """Return the log-loss of each hour, (n,), nats."""
-    clipped = np.clip(p_up, 1e-6, 1 - 1e-6)
-    return -(happened * np.log(clipped) + (1 - happened) * np.log1p(-clipped))
 
 
 def tune(
@@ -85,7 +80,7 @@ def tune(
         seen: list[Vector] = []
         for step, (train, test) in enumerate(folds):
             model = GradientBoosting(parameters, seed=seed, threads=threads).fit_direction(train.inputs, up(train))
-            seen.append(hourly_log_loss(model.p_up(test.inputs), up(test)))
+            seen.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
             trial.report(float(np.concatenate(seen).mean()), step)
             if trial.should_prune():
                 raise optuna.TrialPruned

@@ -1,0 +1,515 @@
+"""Learning on cutoff days: folds, parameters, out-of-fold forecasts, the model, why, and the verdict."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from dataclasses import asdict
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import (
+    CV_FOLDS,
+    FOLD_FORECASTS,
+    HORIZONS,
+    MODEL_EXPLANATION,
+    MODEL_VERDICT,
+    QUANTILE_COLUMNS,
+    TRAINED_MODEL,
+    TUNED_PARAMETERS,
+    dagster_type,
+)
+from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
+from btc_assets.lake import Lake, digest, stored
+from btc_assets.learning import folds, gate, training
+from btc_assets.learning.bundle import graph_name, write_bundle
+from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.registry import CHALLENGER, CHAMPION, MODEL_FOLDER, NATIVE_FOLDER, PREVIOUS, ModelRegistry
+from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.settings import settings
+
+GROUP = "learning"
+CODE_VERSION = "1"
+WEEK = timedelta(days=7)
+CAUSALITY_DAYS = 3
+"""Newest days of the window on which a verdict runs the causality laws."""
+_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
+_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK + timedelta(days=1))
+_LIMITS = {"dagster/max_runtime": "3600"}
+
+
+def _window(table: str) -> dg.AssetIn:
+    """Everything of a table inside the training window: the days before the cutoff, never its own."""
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=False))
+
+
+def _same_cutoff(table: str) -> dg.AssetIn:
+    return dg.AssetIn(key=table.split("/"))
+
+
+def _names() -> tuple[str, ...]:
+    return FEATURE_SETS[settings().feature_set]
+
+
+def _rows(features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]) -> dict[int, folds.Rows]:
+    wide, known = features.select("open_time", "available_at", *names).collect(), labels.collect()
+    return {
+        horizon: folds.labelled_rows(
+            wide, known, cutoff=cutoff, horizon=horizon, window_days=settings().window_days, names=names
+        )
+        for horizon in HORIZONS
+    }
+
+
+def _parameters(tuned: pl.DataFrame) -> dict[int, BoostingParameters]:
+    return {
+        row["horizon_hours"]: BoostingParameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)
+    }
+
+
+@dg.asset(
+    key=["learning", "cv_folds"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(CV_FOLDS),
+    ins={"hourly_features": _window("features/hourly_features"), "hourly_labels": _window("features/hourly_labels")},
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def cv_folds(
+    context: dg.AssetExecutionContext, hourly_features: pl.LazyFrame, hourly_labels: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """Walk-forward folds inside the window of a cutoff, one row for each horizon and fold.
+
+    Each fold trains on everything in the window whose label is known when its test starts, so the purge
+    between the two is the horizon plus one hour. No embargo: nothing is ever trained on after a test.
+    """
+    config, cutoff = settings(), day_of(context.partition_key)
+    frame = folds.make_folds(
+        _rows(hourly_features, hourly_labels, cutoff, ()),
+        cutoff=cutoff,
+        window_days=config.window_days,
+        n_folds=config.cv_folds,
+        test_days=config.cv_test_days,
+    )
+    return stored(context, CV_FOLDS, frame, {"folds": dg.MetadataValue.md(_markdown(frame))})
+
+
+@dg.asset(
+    key=["learning", "tuned_parameters"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(TUNED_PARAMETERS),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "cv_folds": _same_cutoff("learning/cv_folds"),
+        "earlier": _window("learning/tuned_parameters"),
+    },
+    group_name=GROUP,
+    kinds={"optuna", "xgboost"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def tuned_parameters(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    cv_folds: pl.LazyFrame,
+    earlier: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Parameters of each horizon's boosters at a cutoff.
+
+    The previous cutoff's parameters are reused until their study is older than `BTC_TUNE_EVERY_DAYS`; then a
+    seeded, pruned Optuna study starts from them on this cutoff's folds. They are replaced only by a trial
+    whose gain over the fold hours exceeds its standard error. Studies are kept in SQLite.
+    """
+    from btc_assets.learning.tuning import tune
+
+    config, cutoff = settings(), day_of(context.partition_key)
+    previous = earlier.collect().sort("cutoff")
+    layout = cv_folds.collect()
+    rows: dict[int, folds.Rows] = {}
+    records = []
+    for horizon in HORIZONS:
+        newest = previous.filter(pl.col("horizon_hours") == horizon).tail(1).to_dicts()
+        incumbent = BoostingParameters.from_json(newest[0]["parameters"]) if newest else BoostingParameters()
+        record = {"cutoff": cutoff, "horizon_hours": horizon, "log_loss": None, "incumbent_log_loss": None}
+        record |= {"trials": 0, "pruned": 0, "parameters": incumbent.to_json()}
+        fresh = newest and cutoff - newest[0]["tuned_cutoff"] < timedelta(days=config.tune_every_days)
+        if config.tune_trials == 0 or fresh:
+            record |= {
+                "source": "reused" if newest else "default",
+                "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
+            }
+        else:
+            rows = rows or _rows(hourly_features, hourly_labels, cutoff, _names())
+            own = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
+            study = tune(
+                [folds.split(rows[horizon], fold) for fold in own.iter_rows(named=True)],
+                incumbent,
+                study_name=f"{cutoff}/{horizon}h",
+                study_url=config.study_url,
+                trials=config.tune_trials,
+                seed=config.seed,
+                threads=config.train_threads,
+            )
+            record |= {
+                "source": "tuned",
+                "tuned_cutoff": cutoff,
+                "log_loss": study.log_loss,
+                "incumbent_log_loss": study.incumbent_log_loss,
+                "trials": study.trials,
+                "pruned": study.pruned,
+                "parameters": study.parameters.to_json(),
+            }
+        records.append(record)
+    frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns)
+    with registry.run(context, _versions(cv_folds=layout, earlier=previous)) as run:
+        for row in records:
+            horizon = row["horizon_hours"]
+            run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
+            run.metrics(
+                {f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None}
+            )
+        link = run.link()
+    return stored(
+        context, TUNED_PARAMETERS, frame, {"parameters": dg.MetadataValue.md(_markdown(frame)), "mlflow_run": link}
+    )
+
+
+@dg.asset(
+    key=["learning", "fold_forecasts"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(FOLD_FORECASTS),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "cv_folds": _same_cutoff("learning/cv_folds"),
+        "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
+    },
+    group_name=GROUP,
+    kinds={"xgboost"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def fold_forecasts(
+    context: dg.AssetExecutionContext,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    cv_folds: pl.LazyFrame,
+    tuned_parameters: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Out-of-sample forecasts of every fold's test hours, by models that saw only the hours before.
+
+    Calibration, conformal intervals, the metrics of the MLflow run and the gate's view of the candidate all
+    rest on this table, so nothing of them is fitted on hours the booster has learnt from.
+    """
+    config, cutoff = settings(), day_of(context.partition_key)
+    frame = training.forecast_folds(
+        _rows(hourly_features, hourly_labels, cutoff, _names()),
+        cv_folds.collect(),
+        _parameters(tuned_parameters.collect()),
+        seed=config.seed,
+        threads=config.train_threads,
+    )
+    table = pl.DataFrame(
+        [
+            {"horizon_hours": horizon, "fold": fold, **training.out_of_sample_metrics(part)}
+            for (horizon, fold), part in frame.partition_by("horizon_hours", "fold", as_dict=True).items()
+        ]
+    ).sort("horizon_hours", "fold")
+    return stored(context, FOLD_FORECASTS, frame, {"metrics": dg.MetadataValue.md(_markdown(table))})
+
+
+@dg.asset(
+    key=["learning", "trained_model"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(TRAINED_MODEL),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
+        "fold_forecasts": _same_cutoff("learning/fold_forecasts"),
+    },
+    group_name=GROUP,
+    kinds={"xgboost", "onnx", "mlflow"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def trained_model(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    tuned_parameters: pl.LazyFrame,
+    fold_forecasts: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """The model of a cutoff: P(up) and five return quantiles for 1, 4 and 24 h, as ONNX graphs.
+
+    Trained on the window before the cutoff, labels included; calibrated and conformalised from the
+    out-of-fold forecasts; every graph must answer as its booster before the model is registered in MLflow.
+    The same data and settings give the same digest, and the same digest keeps its version.
+    """
+    config, cutoff = settings(), day_of(context.partition_key)
+    names = _names()
+    forecasts, parameters = fold_forecasts.collect(), _parameters(tuned_parameters.collect())
+    declared = {feature.name: feature for feature in FEATURES}
+    metrics = {
+        horizon: training.out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == horizon))
+        for horizon in HORIZONS
+    }
+    wide, known = hourly_features.collect(), hourly_labels.collect()
+    rows = _rows(wide.lazy(), known.lazy(), cutoff, names)
+    versions = _versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts)
+    with registry.run(context, versions) as run:
+        model = training.fit_model(
+            rows,
+            forecasts,
+            parameters,
+            cutoff=cutoff,
+            feature_set=config.feature_set,
+            features=[
+                {"name": n, "unit": declared[n].unit, "group": declared[n].group, "about": declared[n].about}
+                for n in names
+            ],
+            metrics=metrics,
+            seed=config.seed,
+            threads=config.train_threads,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, natives = Path(scratch) / MODEL_FOLDER, Path(scratch) / NATIVE_FOLDER
+            model_digest = write_bundle(folder, model.document, model.graphs)
+            natives.mkdir()
+            for name, content in model.natives.items():
+                (natives / name).write_bytes(content)
+            run.files(folder, MODEL_FOLDER)
+            run.files(natives, NATIVE_FOLDER)
+        for horizon in HORIZONS:
+            run.parameters({f"{horizon}h.{k}": v for k, v in asdict(parameters[horizon]).items()})
+            run.metrics({f"{horizon}h.{k}": v for k, v in metrics[horizon].items()})
+        for (horizon, fold), part in forecasts.partition_by("horizon_hours", "fold", as_dict=True).items():
+            run.metrics({f"fold.{horizon}h.{k}": v for k, v in training.out_of_sample_metrics(part).items()}, step=fold)
+        run.parameters({"feature_set": config.feature_set, "window_days": config.window_days, "seed": config.seed})
+        run.tags({"model_digest": model_digest, "cutoff": cutoff.isoformat()})
+        version = registry.register(run.run_id, model_digest, cutoff.isoformat())
+        run.tags({"model_version": str(version)})
+        link = run.link()
+    stated = registry.load(version).document["graphs"]
+    frame = pl.DataFrame(
+        [
+            {
+                "cutoff": cutoff,
+                "horizon_hours": horizon,
+                "output": output,
+                "model_version": version,
+                "model_digest": model_digest,
+                "graph_digest": stated[graph_name(output, horizon)],
+                "rows": len(rows[horizon]),
+                "trees": model.trees[graph_name(output, horizon)],
+                "parity_error": model.parity[graph_name(output, horizon)],
+            }
+            for horizon in HORIZONS
+            for output in ("p_up", *QUANTILE_COLUMNS)
+        ],
+        schema=TRAINED_MODEL.columns,
+    ).sort(TRAINED_MODEL.key)
+    return stored(
+        context,
+        TRAINED_MODEL,
+        frame,
+        {
+            "model_version": version,
+            "model_digest": model_digest,
+            "mlflow_run": link,
+            "out_of_fold": dg.MetadataValue.md(
+                _markdown(pl.DataFrame([{"horizon_hours": h, **metrics[h]} for h in HORIZONS]))
+            ),
+        },
+    )
+
+
+@dg.asset(
+    key=["learning", "model_explanation"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(MODEL_EXPLANATION),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "trained_model": _same_cutoff("learning/trained_model"),
+    },
+    group_name=GROUP,
+    kinds={"shap", "mlflow"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def model_explanation(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    trained_model: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Which features move P(up): mean |SHAP value| by horizon over the newest hours of the window.
+
+    The beeswarm of the primary horizon is shown here and kept with the MLflow run.
+    """
+    from btc_assets.learning.explain import explain
+
+    cutoff, names = day_of(context.partition_key), _names()
+    version = trained_model.select("model_version").collect().item(0, 0)
+    rows = _rows(hourly_features, hourly_labels, cutoff, names)
+    natives = registry.native(version)
+    found = {h: explain(natives / f"p_up_{h}h.ubj", rows[h].inputs, names) for h in HORIZONS}
+    frame = pl.concat([found[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
+    primary = HORIZONS[0]
+    picture = found[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
+    with registry.run(context, {"model_version": str(version)}) as run:
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / f"beeswarm_{primary}h.png").write_bytes(picture)
+            frame.write_csv(Path(scratch) / "importance.csv")
+            run.files(Path(scratch), "explanation")
+        link = run.link()
+    top = frame.filter((pl.col("horizon_hours") == primary) & (pl.col("rank") <= 15))
+    return stored(
+        context,
+        MODEL_EXPLANATION,
+        frame,
+        {
+            "beeswarm": dg.MetadataValue.md(
+                f"![beeswarm](data:image/png;base64,{base64.b64encode(picture).decode()})"
+            ),
+            "importance": dg.MetadataValue.md(_markdown(top.select("rank", "feature", "mean_abs_shap"))),
+            "mlflow_run": link,
+        },
+    )
+
+
+@dg.asset(
+    key=["learning", "model_verdict"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(MODEL_VERDICT),
+    ins={
+        "prices": dg.AssetIn(
+            key=["market", "prices"], partition_mapping=days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False)
+        ),
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "fold_forecasts": _same_cutoff("learning/fold_forecasts"),
+        "trained_model": _same_cutoff("learning/trained_model"),
+        "earlier": _window("learning/model_verdict"),
+    },
+    group_name=GROUP,
+    kinds={"mlflow"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def model_verdict(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    lake: Lake,
+    prices: pl.LazyFrame,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    fold_forecasts: pl.LazyFrame,
+    trained_model: pl.LazyFrame,
+    earlier: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """The gate: does the candidate of this cutoff become champion? One row a criterion.
+
+    The first valid model becomes champion; after that a candidate must show a lower log-loss than the
+    champion, by `BTC_GATE_MARGIN_NATS`, on hours neither has learnt from. Its graphs must equal their
+    library, its calibration and coverage must hold, and the causality laws must be green. Any failure or
+    doubt keeps the champion. The aliases in the MLflow registry follow the newest verdict.
+    """
+    from btc_assets.features.causality import feature_failures
+
+    config, cutoff = settings(), day_of(context.partition_key)
+    trained = trained_model.collect()
+    candidate = gate.Standing(trained["model_version"][0], cutoff, trained["model_digest"][0])
+    before = gate.champion_before(earlier.collect(), cutoff)
+    rows = _rows(hourly_features, hourly_labels, cutoff, _names())[gate.PRIMARY]
+    evidence = gate.candidate_evidence(fold_forecasts.collect(), rows)
+    champion = None
+    if before is not None:
+        bundle = registry.load(before.version)
+        wide = hourly_features.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
+        champion = gate.champion_evidence(bundle, folds.matrix(wide.collect(), bundle.features), evidence)
+    decision, criteria = gate.judge(
+        evidence,
+        champion,
+        parity_error=trained["parity_error"].max(),
+        causality_failures=feature_failures(prices.collect()),
+        margin_nats=config.gate_margin_nats,
+    )
+    frame = gate.verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
+    summary = _markdown(frame.select("criterion", "value", "bound", "passed", "reason"))
+    with registry.run(context, {"decision": decision, "model_version": str(candidate.version)}) as run:
+        run.metrics({criterion.name: criterion.value for criterion in criteria if criterion.value is not None})
+        run.table("verdict.md", f"# {decision}\n\n{summary}\n")
+        link = run.link()
+    if max(lake.days(MODEL_VERDICT), default=cutoff) <= cutoff:
+        point_aliases(registry, decision, candidate, before)
+    return stored(
+        context,
+        MODEL_VERDICT,
+        frame,
+        {
+            "decision": decision,
+            "champion_version": frame["champion_version"][0],
+            "verdict": dg.MetadataValue.md(summary),
+            "mlflow_run": link,
+        },
+    )
+
+
+def point_aliases(
+    registry: ModelRegistry, decision: str, candidate: gate.Standing, before: gate.Standing | None
+) -> None:
+    """Point the registry's aliases where the newest verdict says."""
+    if decision == "promoted":
+        registry.set_alias(CHAMPION, candidate.version)
+        registry.clear_alias(CHALLENGER)
+        if before is not None and before.version != candidate.version:
+            registry.set_alias(PREVIOUS, before.version)
+    elif before is None or before.version != candidate.version:
+        registry.set_alias(CHALLENGER, candidate.version)
+
+
+def _versions(**frames: pl.DataFrame) -> dict[str, str]:
+    """Return tags with the content hash of what a model was made from."""
+    return {f"data_version.{name}": digest(frame) for name, frame in frames.items()}
+
+
+def _markdown(frame: pl.DataFrame) -> str:
+    """Return a frame as a Markdown table with four significant digits."""
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=100,
+        tbl_cols=30,
+        fmt_str_lengths=200,
+        tbl_width_chars=400,
+    ):
+        return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
+
+
+ASSETS = [cv_folds, tuned_parameters, fold_forecasts, trained_model, model_explanation, model_verdict]

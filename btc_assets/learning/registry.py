@@ -1,0 +1,250 @@
+"""MLflow: one run per asset and partition, and the registry that holds every model.
+
+The registry is where models live; the lake only names them by version and digest. A folder that comes
+back is verified against its digest before anyone forecasts with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from btc_assets.learning.bundle import ModelBundle
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_NAME = "btc_hourly"
+"""Name of the registered model."""
+EXPERIMENT = "btc_assets"
+"""Name of the MLflow experiment."""
+MODEL_FOLDER = "model"
+"""Artifact folder of a run that holds `model.json` and the ONNX graphs."""
+NATIVE_FOLDER = "native"
+"""Artifact folder of a run that holds the boosters in the library's own format."""
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+
+class RegistryError(RuntimeError):
+    """The registry does not hold what was asked for."""
+
+
+class ModelRegistry(dg.ConfigurableResource):
+    """The MLflow tracking store and model registry.
+
+    Attributes:
+        tracking_uri: of both.
+        artifacts: folder of a new experiment's artifacts; empty leaves it to the tracking server.
+    """
+
+    tracking_uri: str
+    artifacts: str = ""
+    _client: Any = PrivateAttr(default=None)
+    _bundles: dict[int, ModelBundle] = PrivateAttr(default_factory=dict)
+
+    # --- runs ----------------------------------------------------------------------------------
+    @contextmanager
+    def run(self, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> Iterator[MlflowRun]:
+        """Open the MLflow run of this asset and partition; it is closed whatever happens inside.
+
+        Args:
+            context: of the asset; gives the run its name and its Dagster tags.
+            tags: further tags, for example the data versions trained on.
+        """
+        import mlflow
+        from dagster_mlflow import mlflow_tracking
+
+        name = context.asset_key.to_user_string()
+        opened = self.client.create_run(
+            self._experiment_id(),
+            run_name=f"{name} {context.partition_key}",
+            tags={
+                "asset": name,
+                "partition": context.partition_key,
+                "dagster_run_id": context.run_id,
+                "code_version": str(context.assets_def.code_versions_by_key.get(context.asset_key)),
+                **tags,
+            },
+        )
+        run_id = opened.info.run_id
+        status = "FAILED"
+        try:
+            with dg.build_resources(
+                {"mlflow": mlflow_tracking},
+                instance=context.instance,
+                dagster_run=context.run,
+                resource_config={
+                    "mlflow": {
+                        "config": {
+                            "experiment_name": EXPERIMENT,
+                            "mlflow_tracking_uri": self.tracking_uri,
+                            "mlflow_run_id": run_id,
+                            "env": {},
+                            "extra_tags": {},
+                        }
+                    }
+                },
+            ) as resources:
+                try:
+                    yield MlflowRun(run_id, resources.mlflow, self)
+                    status = "FINISHED"
+                finally:
+                    mlflow.end_run(status)
+        finally:
+            self.client.set_terminated(run_id, status)
+
+    @property
+    def client(self) -> MlflowClient:
+        """The MLflow client, made on first use."""
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            if self.tracking_uri.startswith("sqlite:///"):
+                Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            self._client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+        return self._client
+
+    def _experiment_id(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return found.experiment_id
+        location = Path(self.artifacts).resolve().as_uri() if self.artifacts else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=location)
+
+    # --- models --------------------------------------------------------------------------------
+    def register(self, run_id: str, digest: str, cutoff: str) -> int:
+        """Register the model folder of a run and return its version; the same model keeps its version.
+
+        Args:
+            run_id: MLflow run whose artifacts hold the folder.
+            digest: of the model.
+            cutoff: of the model, ISO date.
+        """
+        from mlflow.exceptions import MlflowException
+
+        known = self.version_of(digest)
+        if known is not None:
+            return known
+        try:
+            self.client.create_registered_model(MODEL_NAME)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/{MODEL_FOLDER}"
+        version = self.client.create_model_version(
+            MODEL_NAME, source=source, run_id=run_id, tags={"digest": digest, "cutoff": cutoff}
+        )
+        return int(version.version)
+
+    def version_of(self, digest: str) -> int | None:
+        """Return the version of a model, or None if it is not registered."""
+        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' and tags.digest = '{digest}'")
+        return min((int(version.version) for version in found), default=None)
+
+    def folder(self, version: int) -> Path:
+        """Return a local copy of a version's model folder, verified.
+
+        Raises:
+            RegistryError: there is no such version, or its artifacts are gone.
+            BundleError: the folder was altered.
+        """
+        folder = self._artifacts(version, MODEL_FOLDER)
+        if version not in self._bundles:
+            bundle = ModelBundle.load(folder)
+            expected = self.client.get_model_version(MODEL_NAME, str(version)).tags.get("digest")
+            if bundle.digest != expected:
+                raise RegistryError(f"version {version} was registered as {expected} but its folder is {bundle.digest}")
+            self._bundles[version] = bundle
+        return folder
+
+    def load(self, version: int) -> ModelBundle:
+        """Return a version, ready to predict; read and verified once a process.
+
+        Raises:
+            RegistryError: there is no such version, or its artifacts are gone.
+            BundleError: its folder was altered.
+        """
+        if version not in self._bundles:
+            self.folder(version)
+        return self._bundles[version]
+
+    def native(self, version: int) -> Path:
+        """Return a local copy of a version's boosters.
+
+        Raises:
+            RegistryError: there is no such version, or its artifacts are gone.
+        """
+        return self._artifacts(version, NATIVE_FOLDER)
+
+    def _artifacts(self, version: int, folder: str) -> Path:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run_id = self.client.get_model_version(MODEL_NAME, str(version)).run_id
+            uri = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
+            return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"version {version} of {MODEL_NAME} cannot be read from {self.tracking_uri}: {error}"
+            ) from error
+
+    # --- aliases -------------------------------------------------------------------------------
+    def alias(self, name: str) -> int | None:
+        """Return the version an alias points to, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return int(self.client.get_model_version_by_alias(MODEL_NAME, name).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def set_alias(self, name: str, version: int) -> None:
+        """Point an alias at a version."""
+        self.client.set_registered_model_alias(MODEL_NAME, name, str(version))
+
+    def clear_alias(self, name: str) -> None:
+        """Remove an alias if it is there."""
+        if self.alias(name) is not None:
+            self.client.delete_registered_model_alias(MODEL_NAME, name)
+
+
+class MlflowRun:
+    """An open MLflow run."""
+
+    def __init__(self, run_id: str, mlflow: Any, registry: ModelRegistry) -> None:  # noqa: ANN401 - MLflow's own module
+        """Wrap the run dagster-mlflow opened."""
+        self.run_id = run_id
+        self.mlflow = mlflow
+        self._registry = registry
+
+    def parameters(self, values: Mapping[str, object]) -> None:
+        """Log parameters."""
+        self.mlflow.log_params(dict(values))
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, those that are numbers."""
+        self.mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v}, step=step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self.mlflow.set_tags(dict(values))
+
+    def files(self, folder: Path, into: str) -> None:
+        """Log every file of a folder."""
+        self._registry.client.log_artifacts(self.run_id, str(folder), into)
+
+    def table(self, name: str, content: str) -> None:
+        """Log a text file."""
+        self._registry.client.log_text(self.run_id, content, name)
+
+    def link(self) -> str:
+        """Return where a person finds this run in the MLflow UI, from its root."""
+        return f"/#/experiments/{self._registry.client.get_run(self.run_id).info.experiment_id}/runs/{self.run_id}"

@@ -1,0 +1,37 @@
+"""Builders of labelled rows with a signal that is known."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from btc_assets.contracts import HORIZONS
+from btc_assets.learning.folds import Rows
+from btc_assets.learning.training import SCALE_FEATURE
+
+CUTOFF = date(2018, 6, 4)
+NAMES = ("signal", "noise", SCALE_FEATURE)
+
+
+def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizon: int = 1) -> Rows:
+    """Return hourly rows up to CUTOFF whose return leans on `signal`, with changing volatility."""
+    rng = np.random.default_rng(seed)
+    hours = days * 24 - horizon
+    start = datetime(CUTOFF.year, CUTOFF.month, CUTOFF.day, tzinfo=UTC) - timedelta(days=days)
+    times = pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
+    volatility = 0.004 * np.exp(0.5 * np.sin(np.arange(hours) / 300))
+    signal = rng.normal(size=hours)
+    noise = rng.normal(size=hours)
+    noise[rng.random(hours) < 0.05] = np.nan
+    returns = volatility * np.sqrt(horizon) * (strength * signal + rng.normal(size=hours))
+    inputs = np.column_stack([signal, noise, volatility]).astype(np.float32)
+    return Rows(times, inputs, returns, NAMES)
+
+
+@pytest.fixture(scope="session")
+def rows() -> dict[int, Rows]:
+    """Return four months of rows with a strong signal, by horizon."""
+    return {horizon: signal_rows(horizon=horizon) for horizon in HORIZONS}

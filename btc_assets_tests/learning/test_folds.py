@@ -1,0 +1,94 @@
+"""Who may learn from which hours."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btc_assets.contracts import CV_FOLDS, HORIZONS
+from btc_assets.learning.folds import NotEnoughHistoryError, Rows, labelled_rows, make_folds, midnight, split
+from btc_assets_tests.learning.conftest import CUTOFF, signal_rows
+
+HOUR = timedelta(hours=1)
+
+
+def folds_of(rows: dict[int, Rows], n_folds: int = 3, test_days: int = 14) -> pl.DataFrame:
+    return make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=n_folds, test_days=test_days)
+
+
+def test_folds_keep_their_contract(rows: dict[int, Rows]) -> None:
+    assert CV_FOLDS.faults(folds_of(rows)) == []
+
+
+@given(n_folds=st.integers(1, 4), test_days=st.integers(3, 14), horizon=st.sampled_from(HORIZONS))
+def test_every_training_label_is_known_when_the_test_starts(n_folds: int, test_days: int, horizon: int) -> None:
+    layout = folds_of({horizon: signal_rows(horizon=horizon)}, n_folds, test_days)
+    for fold in layout.iter_rows(named=True):
+        assert fold["train_end"] + (horizon + 1) * HOUR <= fold["test_start"]
+
+
+def test_tests_follow_each_other_and_end_at_what_the_cutoff_knows(rows: dict[int, Rows]) -> None:
+    layout = folds_of(rows).filter(pl.col("horizon_hours") == 24).sort("fold")
+    assert (layout["test_start"].diff().drop_nulls() == timedelta(days=14)).all()
+    assert layout["test_end"][-1] == midnight(CUTOFF) - 25 * HOUR
+
+
+def test_train_and_test_share_no_row(rows: dict[int, Rows]) -> None:
+    for fold in folds_of(rows).iter_rows(named=True):
+        train, test = split(rows[fold["horizon_hours"]], fold)
+        assert train.open_time.max() < test.open_time.min()  # type: ignore[operator]
+        assert (len(train), len(test)) == (fold["n_train"], fold["n_test"])
+
+
+def test_too_little_history_says_what_to_materialise(rows: dict[int, Rows]) -> None:
+    short = {1: rows[1].between(midnight(CUTOFF - timedelta(days=10)), midnight(CUTOFF))}
+    with pytest.raises(NotEnoughHistoryError, match="Materialise prices, features and labels from 2018-02-04"):
+        folds_of(short)
+
+
+def frames(hours: int = 72, horizon: int = 4) -> tuple[pl.DataFrame, pl.DataFrame]:
+    times = pl.datetime_range(
+        midnight(date(2018, 1, 1)), midnight(date(2018, 1, 1)) + (hours - 1) * HOUR, "1h", eager=True, time_unit="us"
+    )
+    features = pl.DataFrame({"open_time": times, "x": range(hours)}).with_columns(
+        available_at=pl.col("open_time").dt.offset_by("1h"), x=pl.col("x").cast(pl.Float64)
+    )
+    labels = pl.DataFrame({"open_time": times, "log_return": [0.01] * hours}).with_columns(
+        horizon_hours=pl.lit(horizon, dtype=pl.Int64),
+        known_at=pl.col("open_time") + pl.duration(hours=horizon + 1),
+    )
+    return features, labels
+
+
+def rows_at(day: date, features: pl.DataFrame, labels: pl.DataFrame) -> Rows:
+    return labelled_rows(features, labels, cutoff=day, horizon=4, window_days=30, names=["x"])
+
+
+def test_a_cutoff_sees_no_label_that_is_not_known_yet() -> None:
+    rows = rows_at(date(2018, 1, 3), *frames())
+    assert rows.open_time.max() == datetime(2018, 1, 2, 19, tzinfo=rows.open_time[0].tzinfo)
+
+
+def test_poisoning_what_comes_after_the_cutoff_changes_no_training_row() -> None:
+    features, labels = frames()
+    clean = rows_at(date(2018, 1, 3), features, labels)
+    late = pl.col("available_at") > midnight(date(2018, 1, 3))
+    poisoned = features.with_columns(x=pl.when(late).then(1e9).otherwise("x"))
+    spoilt = labels.with_columns(
+        log_return=pl.when(pl.col("known_at") > midnight(date(2018, 1, 3))).then(-1e9).otherwise("log_return")
+    )
+    other = rows_at(date(2018, 1, 3), poisoned, spoilt)
+    assert clean.inputs.tobytes() == other.inputs.tobytes()
+    assert clean.log_return.tobytes() == other.log_return.tobytes()
+
+
+def test_a_label_across_a_gap_is_not_learnt_from() -> None:
+    features, labels = frames()
+    holed = labels.with_columns(
+        log_return=pl.when(pl.col("open_time").dt.hour() == 3).then(None).otherwise("log_return")
+    )
+    assert 3 not in rows_at(date(2018, 1, 3), features, holed).open_time.dt.hour().to_list()
