@@ -48,6 +48,12 @@ class Evidence:
     quantiles: npt.NDArray[np.float64]
     log_return: npt.NDArray[np.float64]
 
+    def at(self, times: pl.Series) -> Evidence:
+        """Return the hours that are among `times`."""
+        kept = self.open_time.is_in(times.implode())
+        mask = kept.to_numpy()
+        return Evidence(self.open_time.filter(kept), self.p_up[mask], self.quantiles[mask], self.log_return[mask])
+
     def losses(self) -> npt.NDArray[np.float64]:
         """Return the log-loss of each hour, (n,), nats."""
         return log_losses(self.p_up, self.log_return > 0)
@@ -176,11 +182,9 @@ def judge(
     valid = all(criterion.passed for criterion in validity)
     if champion is None:
         return ("promoted" if valid else "refused"), validity
-    common = len(champion.p_up)
-    gain: float | None = None
-    if common >= MIN_HOURS:
-        same = candidate.open_time.is_in(champion.open_time.implode()).to_numpy()
-        gain = float((champion.losses() - candidate.losses()[same]).mean())
+    ours, theirs = candidate.at(champion.open_time), champion.at(candidate.open_time)
+    common = len(theirs.p_up)
+    gain = float((theirs.losses() - ours.losses()).mean()) if common >= MIN_HOURS else None
     comparison = [
         Criterion(
             "common_hours",
