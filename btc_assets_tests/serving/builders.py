@@ -1,0 +1,137 @@
+"""Builders of small published bundles: real boosted trees as real ONNX graphs, and frames that fit them."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, PERFORMANCE_REPORT, PRICES, QUANTILE_COLUMNS
+from btc_assets.learning.bundle import QUANTILES, graph_name, write_bundle
+from btc_assets.serving.publish import Publication, publish
+from btc_assets_tests.conftest import random_walk_bars
+
+FEATURE_NAMES = ("returns_1h", "rsi", "volume_ratio", "realised_volatility_24h")
+MADE_AT = datetime(2019, 6, 3, 12, tzinfo=UTC)
+
+
+@lru_cache(maxsize=32)
+def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
+    """Return 18 small boosted-tree graphs; the quantile trees of each horizon differ."""
+    import xgboost
+    from onnxmltools import convert_xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(400, len(FEATURE_NAMES))).astype(np.float32)
+    rows[::7, 1] = np.nan
+    target = rows[:, 0] + rng.normal(size=len(rows))
+    size = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
+
+    def graph(model: Any) -> bytes:  # noqa: ANN401 - any xgboost estimator
+        shape = [("rows", FloatTensorType([None, len(FEATURE_NAMES)]))]
+        return convert_xgboost(model, initial_types=shape, target_opset=15).SerializeToString()
+
+    graphs = {}
+    for horizon in HORIZONS:
+        graphs[graph_name("p_up", horizon)] = graph(xgboost.XGBClassifier(**size).fit(rows, target > 0))
+        for quantile, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True):
+            regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
+            graphs[graph_name(name, horizon)] = graph(regressor.fit(rows, target))
+    return graphs
+
+
+def document(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+    """Return a model document for `tiny_graphs`."""
+    return {
+        "cutoff": "2019-06-03",
+        "horizons": list(HORIZONS),
+        "quantiles": list(QUANTILES),
+        "features": [{"name": n, "unit": "fraction", "group": "price", "about": n} for n in FEATURE_NAMES],
+        "feature_set": "streamlined",
+        "calibration": {str(h): {"slope": 0.9, "intercept": 0.02} for h in HORIZONS},
+        "conformal": {str(h): {"q05": -0.1, "q25": -0.02, "q75": 0.02, "q95": 0.1} for h in HORIZONS},
+        "scale": {"feature": "realised_volatility_24h", "floor": 0.0005, "null": 0.005},
+        "metrics": {str(h): {"log_loss": 0.69, "auc": 0.55, "accuracy": 0.54, "n": 2000} for h in HORIZONS},
+        "training": {"first": "2018-06-03", "last": "2019-06-02", "rows": 8000, "parameters": {}},
+        **changes,
+    }
+
+
+def write_model(folder: Path, *, seed: int = 7) -> str:
+    """Write a small model to `folder` and return its digest."""
+    return write_bundle(folder, document(), tiny_graphs(seed))
+
+
+def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48, version: int = 1) -> pl.DataFrame:
+    """Return `hours` hours of champion forecasts, the last made at `made_at`, as a FORECASTS frame."""
+    rows = [
+        {
+            "open_time": made_at - timedelta(hours=back + 1),
+            "horizon_hours": horizon,
+            "role": "champion",
+            "made_at": made_at - timedelta(hours=back),
+            "target_time": made_at - timedelta(hours=back - horizon),
+            "model_version": version,
+            "model_cutoff": date(2018, 1, 1),
+            "model_digest": digest,
+            "close": 8000.0 + back,
+            "p_up": 0.5 + 0.01 * (back % 7),
+            **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_COLUMNS)},
+        }
+        for back in reversed(range(hours))
+        for horizon in HORIZONS
+    ]
+    return pl.DataFrame(rows, schema=FORECASTS.columns).sort(FORECASTS.key)
+
+
+def outcome_frame(forecasts: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
+    """Return outcomes of the forecasts whose window has closed by `now`."""
+    return (
+        forecasts.with_columns(
+            known_at=pl.col("target_time"),
+            log_return=pl.lit(0.004),
+            outcome=pl.lit("correct"),
+            signed_return_bps=pl.lit(40.0),
+            net_return_bps=pl.lit(30.0),
+        )
+        .filter(pl.col("known_at") <= now)
+        .select(list(FORECAST_OUTCOMES.columns))
+        .cast(FORECAST_OUTCOMES.columns)
+    )
+
+
+def published_frames(digest: str, *, made_at: datetime = MADE_AT, version: int = 1) -> dict[str, pl.DataFrame]:
+    """Return the tables of a bundle whose newest forecast was made at `made_at`."""
+    forecasts = forecast_frame(digest, made_at=made_at, version=version)
+    return {
+        "forecasts": forecasts,
+        "forecast_outcomes": outcome_frame(forecasts, now=made_at),
+        "performance_report": PERFORMANCE_REPORT.empty(),
+        "prices": random_walk_bars(48, start=made_at - timedelta(hours=48)).select(list(PRICES.columns)),
+    }
+
+
+def publish_small(
+    serving_dir: Path, models: Path, *, seed: int = 7, made_at: datetime = MADE_AT, allow_older: bool = False
+) -> Publication:
+    """Write, if it is not there, the model of `seed` and publish a forecast of it."""
+    digest = write_model(models / f"model-{seed}", seed=seed)
+    return publish(
+        serving_dir,
+        manifest={
+            "day": made_at.date().isoformat(),
+            "model_version": seed,
+            "model_cutoff": "2019-06-03",
+            "model_digest": digest,
+            "made_at": made_at.isoformat(),
+            "features": {name: 0.1 for name in FEATURE_NAMES},
+        },
+        model_folder=models / f"model-{seed}",
+        tables=published_frames(digest, made_at=made_at, version=seed),
+        allow_older=allow_older,
+    )

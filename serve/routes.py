@@ -1,0 +1,254 @@
+"""The routes: each reads one state, so an answer never mixes two bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from litestar import Request, get, post
+from litestar.datastructures import State as AppState
+from litestar.exceptions import HTTPException
+from litestar.openapi import ResponseSpec
+from litestar.params import Parameter
+
+from serve.answers import (
+    Fault,
+    FeatureAnswer,
+    Forecast,
+    Health,
+    HorizonForecastAnswer,
+    Interval,
+    ModelAnswer,
+    ModelName,
+    Outcome,
+    PastForecast,
+    PastForecasts,
+    Prediction,
+    PriceBand,
+    Ready,
+)
+from serve.model import MAX_BODY_BYTES, BadRows
+from serve.model import predict as predict_rows
+from serve.state import State, Watcher
+
+FORECAST_EVERY = timedelta(hours=1)
+"""A forecast is valid until the next one is due."""
+GRACE = timedelta(minutes=15)
+"""Time the next forecast may take to be made and published before the old one is called stale."""
+PAGE = 1_000
+"""Most forecasts of one answer."""
+DEFAULT_SPAN = timedelta(days=7)
+INLINE_ROWS = 16
+"""Rows predicted on the event loop itself; more go to a thread, so that they hold nobody up."""
+
+_UNESCAPED_PLUS = re.compile(r" (\d{2}:?\d{2})$")
+
+BAD_REQUEST = ResponseSpec(Fault, description="The request cannot be answered; the field to change is named.")
+NOT_YET = ResponseSpec(Fault, description="No forecast has been published yet.")
+TOO_LARGE = ResponseSpec(Fault, description="The body is too large.")
+NOT_JSON = ResponseSpec(Fault, description="The body must be sent as application/json.")
+
+
+class Refusal(HTTPException):
+    """A request that cannot be answered: status, sentence, field."""
+
+    def __init__(self, status_code: int, sentence: str, field: str | None = None) -> None:
+        """Carry the answer."""
+        super().__init__(status_code=status_code, detail=sentence)
+        self.field = field
+
+
+@get("/health", sync_to_thread=False, summary="Is the process alive?")
+def health() -> Health:
+    """Answer as long as the process lives, whatever is published."""
+    return Health("ok")
+
+
+@get("/ready", sync_to_thread=False, summary="Is a forecast loaded?", responses={503: NOT_YET})
+def ready(state: AppState) -> Ready:
+    """Answer 200 once a bundle is loaded; `note` tells when a newer one could not be."""
+    loaded = _loaded(state)
+    return Ready("ready", loaded.bundle_id, _watcher(state).fault)
+
+
+@get("/v1/forecast", sync_to_thread=False, summary="The newest forecast", responses={503: NOT_YET})
+def forecast(state: AppState) -> Forecast:
+    """Return the newest published forecast for every horizon, as log returns and as prices in USD."""
+    loaded = _loaded(state)
+    now = _clock(state)()
+    age = max(now - loaded.made_at, timedelta())
+    valid_until = loaded.made_at + FORECAST_EVERY
+    stale = now > valid_until + GRACE
+    return Forecast(
+        made_at=loaded.made_at,
+        valid_until=valid_until,
+        age_seconds=age.total_seconds(),
+        stale=stale,
+        note=_stale_sentence(loaded.made_at, age) if stale else None,
+        close=loaded.newest[0]["close"],
+        model=_model_name(loaded),
+        bundle_id=loaded.bundle_id,
+        horizons=[_horizon(row) for row in loaded.newest],
+    )
+
+
+@post(
+    "/v1/predict",
+    status_code=200,
+    summary="Forecast from your own features",
+    responses={400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
+    request_max_body_size=MAX_BODY_BYTES,
+)
+async def predict(request: Request[Any, Any, Any], state: AppState) -> Prediction:
+    """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value."""
+    loaded = _loaded(state)
+    if request.content_type[0] != "application/json":
+        raise Refusal(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
+    body = await request.body()
+    try:
+        rows = loaded.reader.read(body)
+    except BadRows as error:
+        raise Refusal(400, error.fault.error, error.fault.field) from error
+    if len(rows) <= INLINE_ROWS:
+        return Prediction(_model_name(loaded), predict_rows(loaded.model, rows))
+    return Prediction(_model_name(loaded), await asyncio.to_thread(predict_rows, loaded.model, rows))
+
+
+@get("/v1/model", sync_to_thread=False, summary="The model served", responses={503: NOT_YET})
+def model(state: AppState) -> ModelAnswer:
+    """Return the model's version, cutoff, digest, out-of-sample metrics and inputs with their units."""
+    loaded = _loaded(state)
+    document = loaded.model.document
+    newest = loaded.manifest.get("features", {})
+    return ModelAnswer(
+        version=loaded.model_version,
+        cutoff=loaded.model.cutoff,
+        digest=loaded.model.digest,
+        bundle_id=loaded.bundle_id,
+        feature_set=str(document.get("feature_set", "")),
+        horizons=list(loaded.model.horizons),
+        metrics=document.get("metrics", {}),
+        features=[
+            FeatureAnswer(*(str(feature.get(key, "")) for key in ("name", "unit", "group", "about")))
+            for feature in document["features"]
+        ],
+        newest_features={name: newest[name] for name in loaded.model.features if name in newest},
+    )
+
+
+@get("/v1/forecasts", summary="Past forecasts and outcomes", responses={400: BAD_REQUEST, 503: NOT_YET})
+async def forecasts(
+    request: Request[Any, Any, Any],
+    state: AppState,
+    first: Annotated[str | None, Parameter(query="from", description="Made at or after, ISO 8601 with offset.")] = None,
+    last: Annotated[str | None, Parameter(query="to", description="Made before, ISO 8601 with offset.")] = None,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE, description="Most forecasts to return.")] = PAGE,
+    offset: Annotated[int, Parameter(ge=0, le=10**9, description="Forecasts to skip.")] = 0,
+) -> PastForecasts:
+    """Return the champion's forecasts made in [from, to), by default the last seven days, oldest first."""
+    loaded = _loaded(state)
+    for name in request.query_params:
+        if name not in ("from", "to", "limit", "offset"):
+            raise Refusal(400, f"{name!r} is not a parameter; there are from, to, limit and offset.", name)
+    end = loaded.made_at + FORECAST_EVERY if last is None else _instant(last, "to")
+    if first is None:
+        start = end - DEFAULT_SPAN if end.year > 1 else end
+    else:
+        start = _instant(first, "from")
+    if start > end:
+        raise Refusal(400, f"'from' ({start.isoformat()}) must not be after 'to' ({end.isoformat()}).", "from")
+
+    def read() -> tuple[int, list[dict[str, Any]]]:
+        return loaded.store.count(start, end), loaded.store.forecasts(start, end, limit=limit, offset=offset)
+
+    total, rows = await asyncio.to_thread(read)
+    seen = offset + len(rows)
+    return PastForecasts(
+        first=start,
+        last=end,
+        total=total,
+        next_offset=seen if rows and seen < total else None,
+        forecasts=[_past(row) for row in rows],
+    )
+
+
+ROUTES = [health, ready, forecast, predict, model, forecasts]
+
+
+def _watcher(state: AppState) -> Watcher:
+    watcher: Watcher = state["watcher"]
+    return watcher
+
+
+def _clock(state: AppState) -> Callable[[], datetime]:
+    clock: Callable[[], datetime] = state["clock"]
+    return clock
+
+
+def _loaded(state: AppState) -> State:
+    watcher = _watcher(state)
+    if watcher.state is None:
+        raise Refusal(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
+    return watcher.state
+
+
+def _model_name(loaded: State) -> ModelName:
+    return ModelName(loaded.model_version, loaded.model.cutoff, loaded.model.digest)
+
+
+def _horizon(row: dict[str, Any]) -> HorizonForecastAnswer:
+    price = {q: row["close"] * math.exp(row[q]) for q in ("q05", "q25", "q50", "q75", "q95")}
+    return HorizonForecastAnswer(
+        horizon_hours=row["horizon_hours"],
+        target_time=row["target_time"],
+        p_up=row["p_up"],
+        median_return=row["q50"],
+        interval_50=Interval(row["q25"], row["q75"]),
+        interval_90=Interval(row["q05"], row["q95"]),
+        price=PriceBand(price["q50"], Interval(price["q25"], price["q75"]), Interval(price["q05"], price["q95"])),
+    )
+
+
+def _past(row: dict[str, Any]) -> PastForecast:
+    known = row["known_at"] is not None
+    return PastForecast(
+        made_at=row["made_at"],
+        target_time=row["target_time"],
+        horizon_hours=row["horizon_hours"],
+        model_version=row["model_version"],
+        model_cutoff=row["model_cutoff"],
+        close=row["close"],
+        p_up=row["p_up"],
+        median_return=row["q50"],
+        interval_50=Interval(row["q25"], row["q75"]),
+        interval_90=Interval(row["q05"], row["q95"]),
+        outcome=Outcome(row["known_at"], row["log_return"], row["outcome"], row["net_return_bps"]) if known else None,
+    )
+
+
+def _instant(text: str, name: str) -> datetime:
+    """Parse an ISO time that carries its offset."""
+    # An unescaped + arrives as a space; nobody means anything else by it.
+    written = _UNESCAPED_PLUS.sub(r"+\1", text).upper()
+    try:
+        instant = datetime.fromisoformat(written)
+    except ValueError:
+        raise Refusal(
+            400, f"{name!r} must be an ISO 8601 time like 2025-07-01T00:00:00Z, not {text!r}.", name
+        ) from None
+    if instant.tzinfo is None:
+        raise Refusal(400, f"{name!r} must say its UTC offset, like {instant.isoformat()}Z.", name)
+    return instant
+
+
+def _stale_sentence(made_at: datetime, age: timedelta) -> str:
+    hours = int(age.total_seconds() // 3600)
+    old = f"{hours // 24} days" if hours >= 48 else f"{hours} h {int(age.total_seconds() % 3600 // 60)} min"
+    return (
+        f"This forecast is stale: it was made at {made_at:%Y-%m-%d %H:%M} UTC, {old} ago, and the next one was due "
+        "an hour later. Its prices start from that hour, not from now."
+    )

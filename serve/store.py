@@ -1,0 +1,101 @@
+"""Read the published `serving.duckdb`: read-only, parameters bound, times as UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# Times travel as integers: DuckDB would otherwise render TIMESTAMPTZ in the machine's own zone.
+_NEWEST = """
+    SELECT epoch_us(open_time) AS open_time, horizon_hours, epoch_us(made_at) AS made_at,
+           epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
+           p_up, q05, q25, q50, q75, q95
+    FROM forecasts
+    WHERE role = 'champion' AND made_at = (SELECT max(made_at) FROM forecasts WHERE role = 'champion')
+    ORDER BY horizon_hours
+"""
+_RANGE = """
+    SELECT epoch_us(f.open_time) AS open_time, f.horizon_hours, epoch_us(f.made_at) AS made_at,
+           epoch_us(f.target_time) AS target_time, f.model_version, f.model_cutoff, f.close,
+           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95,
+           epoch_us(o.known_at) AS known_at, o.log_return, o.outcome, o.net_return_bps
+    FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_hours, role)
+    WHERE f.role = 'champion' AND f.made_at >= make_timestamptz($first) AND f.made_at < make_timestamptz($last)
+    ORDER BY f.made_at, f.horizon_hours
+    LIMIT $limit OFFSET $offset
+"""
+_COUNT = """
+    SELECT count(*) FROM forecasts
+    WHERE role = 'champion' AND made_at >= make_timestamptz($first) AND made_at < make_timestamptz($last)
+"""
+_TIMES = frozenset({"open_time", "made_at", "target_time", "known_at"})
+
+
+class StoreError(RuntimeError):
+    """The published database cannot be read or lacks what the server needs."""
+
+
+class Store:
+    """One published database. Safe to use from many threads: each query has its own cursor."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the database for reading.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        self._path = path
+        try:
+            self._connection = duckdb.connect(
+                str(path), config={"access_mode": "READ_ONLY", "threads": 1, "enable_external_access": False}
+            )
+        except duckdb.Error as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from error
+
+    def newest(self) -> list[dict[str, Any]]:
+        """Return the champion's newest forecast, one row a horizon; empty when there is none."""
+        return self._rows(_NEWEST, {})
+
+    def count(self, first: datetime, last: datetime) -> int:
+        """Count the champion's forecasts made in [first, last)."""
+        return int(self._query(_COUNT, {"first": micros(first), "last": micros(last)})[1][0][0])
+
+    def forecasts(self, first: datetime, last: datetime, *, limit: int, offset: int) -> list[dict[str, Any]]:
+        """Return the champion's forecasts made in [first, last) with their outcomes, oldest first.
+
+        Columns of the outcome (`known_at`, `log_return`, `outcome`, `net_return_bps`) are None until known.
+        """
+        bounds = {"first": micros(first), "last": micros(last), "limit": limit, "offset": offset}
+        return self._rows(_RANGE, bounds)
+
+    def _rows(self, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
+        names, rows = self._query(sql, parameters)
+        return [
+            {name: _instant(value) if name in _TIMES else value for name, value in zip(names, row, strict=True)}
+            for row in rows
+        ]
+
+    def _query(self, sql: str, parameters: dict[str, int]) -> tuple[list[str], Sequence[tuple[Any, ...]]]:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
+                names = [column[0] for column in cursor.description or ()]
+                return names, cursor.fetchall()
+        except duckdb.Error as error:
+            raise StoreError(f"{self._path} cannot answer: {error}") from error
+
+
+def micros(instant: datetime) -> int:
+    """Return microseconds since 1970 UTC of an aware time."""
+    return (instant - EPOCH) // _MICROSECOND
+
+
+def _instant(value: int | date | None) -> datetime | None:
+    return None if value is None else EPOCH + value * _MICROSECOND  # type: ignore[operator]
