@@ -1,7 +1,5 @@
 """Learning on cutoff days: folds, parameters, out-of-fold forecasts, the model, why, and the verdict."""
 
-from __future__ import annotations
-
 import base64
 import json
 import tempfile
@@ -178,9 +176,7 @@ def tuned_parameters(
         for row in records:
             horizon = row["horizon_hours"]
             run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
-            run.metrics(
-                {f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None}
-            )
+            run.metrics({f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
         link = run.link()
     return stored(
         context, TUNED_PARAMETERS, frame, {"parameters": dg.MetadataValue.md(_markdown(frame)), "mlflow_run": link}
@@ -391,9 +387,7 @@ def model_explanation(
         MODEL_EXPLANATION,
         frame,
         {
-            "beeswarm": dg.MetadataValue.md(
-                f"![beeswarm](data:image/png;base64,{base64.b64encode(picture).decode()})"
-            ),
+            "beeswarm": dg.MetadataValue.md(f"![beeswarm](data:image/png;base64,{base64.b64encode(picture).decode()})"),
             "importance": dg.MetadataValue.md(_markdown(top.select("rank", "feature", "mean_abs_shap"))),
             "mlflow_run": link,
         },

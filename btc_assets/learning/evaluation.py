@@ -594,6 +594,26 @@ def model_confidence_set(
     return {names[int(index)]: float(p) for index, p in test.pvalues["Pvalue"].items()}
 
 
+def causal_persistence(signal: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
+    """Return, for each row, the share of rises among known outcomes that followed the same signal.
+
+    What "the last move goes on" is worth as a probability, learnt only from rows 0 .. i - horizon; Laplace's
+    rule as in `causal_base_rate`.
+
+    Args:
+        signal: sign of the last move at each row, see `persistence_signal`, (n,).
+        log_return: outcomes, fraction, (n,).
+        horizon: hours ahead.
+    """
+    sign = np.asarray(signal, dtype=np.float64)
+    r = np.asarray(log_return, dtype=np.float64)
+    rate = np.empty(len(r))
+    for value in np.unique(sign):
+        same = sign == value
+        rate[same] = causal_base_rate(np.where(same, r, np.nan), horizon=horizon)[same]
+    return rate
+
+
 # --- intervals ---------------------------------------------------------------------------------
 def mean(values: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
     """Return the mean with its HAC interval."""

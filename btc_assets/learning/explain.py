@@ -68,7 +68,6 @@ class Explanation:
                 ),
                 max_display=BEESWARM_FEATURES,
                 show=False,
-                rng=np.random.default_rng(0),
             )
             figure = plt.gcf()
             figure.axes[0].set_title(title)

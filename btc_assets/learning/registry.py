@@ -66,7 +66,7 @@ class ModelRegistry(dg.ConfigurableResource):
             tags={
                 "asset": name,
                 "partition": context.partition_key,
-                "dagster_run_id": context.run_id,
+                "dagster_run_id": context.run.run_id,
                 "code_version": str(context.assets_def.code_versions_by_key.get(context.asset_key)),
                 **tags,
             },

@@ -36,7 +36,9 @@ def test_the_fit_is_the_posterior_mode() -> None:
     def loss(slope: float, intercept: float) -> float:
         score = slope * log_odds(p_raw) + intercept
         return float(
-            (np.logaddexp(0, score) - up * score).sum() + 0.5 * ((slope - 1) / 0.25) ** 2 + 0.5 * (intercept / 0.05) ** 2
+            (np.logaddexp(0, score) - up * score).sum()
+            + 0.5 * ((slope - 1) / 0.25) ** 2
+            + 0.5 * (intercept / 0.05) ** 2
         )
 
     at = loss(best.slope, best.intercept)

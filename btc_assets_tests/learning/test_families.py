@@ -65,9 +65,7 @@ def test_a_graph_of_another_booster_does_not_pass_the_parity_gate(fitted: Foreca
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_rows_and_seed_give_the_same_graphs(family: str, rows: dict[int, Rows]) -> None:
-    graphs = [
-        FAMILIES[family]().fit_direction(rows[1].inputs, up(rows[1])).outputs()["p_up"].onnx() for _ in range(2)
-    ]
+    graphs = [FAMILIES[family]().fit_direction(rows[1].inputs, up(rows[1])).outputs()["p_up"].onnx() for _ in range(2)]
     assert graphs[0] == graphs[1]
 
 

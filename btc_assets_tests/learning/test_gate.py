@@ -28,7 +28,9 @@ CANDIDATE = Standing(2, date(2018, 6, 11), "c" * 64)
 CHAMPION = Standing(1, date(2018, 6, 4), "a" * 64)
 
 
-def evidence(edge: float, hours: int = HOURS, *, width: float = 1.645, shift: float = 0.0, newest: int = HOURS) -> Evidence:
+def evidence(
+    edge: float, hours: int = HOURS, *, width: float = 1.645, shift: float = 0.0, newest: int = HOURS
+) -> Evidence:
     """Return forecasts with an edge, in log-odds, over a coin; the newest of the judged hours."""
     rng = np.random.default_rng(1)
     signal = rng.choice([-1.0, 1.0], HOURS)

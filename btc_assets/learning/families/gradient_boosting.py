@@ -141,9 +141,7 @@ class GradientBoosting:
             )
         return self
 
-    def _fit(
-        self, inputs: Inputs, target: Vector, objective: Mapping[str, object], rounds: int
-    ) -> BoostedOutput:
+    def _fit(self, inputs: Inputs, target: Vector, objective: Mapping[str, object], rounds: int) -> BoostedOutput:
         import xgboost
 
         p = self.parameters

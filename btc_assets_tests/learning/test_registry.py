@@ -1,0 +1,122 @@
+"""A real MLflow store: runs close, versions are stable, nothing altered is served."""
+
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.learning.bundle import BundleError, write_bundle
+from btc_assets.learning.folds import Rows
+from btc_assets.learning.registry import CHAMPION, MODEL_FOLDER, MODEL_NAME, ModelRegistry, RegistryError
+from btc_assets_tests.learning.test_training import fit, forecasts_of
+
+DAY = dg.StaticPartitionsDefinition(["2018-06-04"])
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
+    root = tmp_path_factory.mktemp("mlflow")
+    return ModelRegistry(tracking_uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "artifacts"))
+
+
+@pytest.fixture(scope="module")
+def folder(rows: dict[int, Rows], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = fit(rows, forecasts_of(rows))
+    where = tmp_path_factory.mktemp("bundle") / MODEL_FOLDER
+    write_bundle(where, model.document, model.graphs)
+    return where
+
+
+def materialise(registry: ModelRegistry, folder: Path, *, fail: bool = False) -> dg.ExecuteInProcessResult:
+    """Run one asset that logs a model folder to MLflow and registers it."""
+
+    @dg.asset(key=["learning", "toy"], partitions_def=DAY, code_version="1")
+    def toy(context: dg.AssetExecutionContext, registry: ModelRegistry) -> dg.Output[pl.DataFrame]:
+        with registry.run(context, {"data_version.rows": "abc"}) as run:
+            run.parameters({"rounds": 25})
+            run.metrics({"1h.auc": 0.6, "nothing": float("nan")})
+            if fail:
+                raise RuntimeError("the power went out")
+            run.files(folder, MODEL_FOLDER)
+            version = registry.register(run.run_id, digest_of(folder), "2018-06-04")
+        return dg.Output(pl.DataFrame(), metadata={"version": version, "run_id": run.run_id})
+
+    return dg.materialize(
+        [toy],
+        partition_key="2018-06-04",
+        resources={"registry": registry, "io_manager": dg.mem_io_manager},
+        raise_on_error=False,
+    )
+
+
+def digest_of(folder: Path) -> str:
+    from btc_assets.learning.bundle import ModelBundle
+
+    return ModelBundle.load(folder).digest
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    (event,) = result.get_asset_materialization_events()
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+def test_a_run_says_where_it_came_from_and_is_closed(registry: ModelRegistry, folder: Path) -> None:
+    result = materialise(registry, folder)
+    run = registry.client.get_run(str(metadata(result)["run_id"]))
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["dagster_run_id"] == result.run_id
+    assert run.data.tags["asset"] == "learning/toy"
+    assert run.data.tags["partition"] == "2018-06-04"
+    assert run.data.tags["code_version"] == "1"
+    assert run.data.tags["data_version.rows"] == "abc"
+    assert run.data.params == {"rounds": "25"}
+    assert run.data.metrics == {"1h.auc": 0.6}
+
+
+def test_a_failed_step_closes_its_run_as_failed(registry: ModelRegistry, folder: Path) -> None:
+    result = materialise(registry, folder, fail=True)
+    assert not result.success
+    experiment = registry.client.get_experiment_by_name("btc_assets")
+    assert experiment is not None
+    runs = registry.client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{result.run_id}'")
+    assert [run.info.status for run in runs] == ["FAILED"]
+    assert not registry.client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+
+
+def test_the_same_model_keeps_its_version(registry: ModelRegistry, folder: Path) -> None:
+    first, second = (metadata(materialise(registry, folder))["version"] for _ in range(2))
+    assert first == second
+
+
+def test_a_model_comes_back_verified(registry: ModelRegistry, folder: Path) -> None:
+    version = int(str(metadata(materialise(registry, folder))["version"]))
+    assert registry.load(version).digest == digest_of(folder)
+
+
+def test_an_altered_graph_is_never_loaded(registry: ModelRegistry, folder: Path) -> None:
+    version = int(str(metadata(materialise(registry, folder))["version"]))
+    graph = registry.folder(version) / "q05_4h.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
+        with pytest.raises(BundleError, match="altered"):
+            fresh.load(version)
+    finally:
+        graph.write_bytes(whole)
+
+
+def test_an_unknown_version_is_a_sentence(registry: ModelRegistry, folder: Path) -> None:
+    materialise(registry, folder)
+    with pytest.raises(RegistryError, match=f"version 999 of {MODEL_NAME}"):
+        registry.load(999)
+
+
+def test_aliases_move_and_clear(registry: ModelRegistry, folder: Path) -> None:
+    version = int(str(metadata(materialise(registry, folder))["version"]))
+    registry.set_alias(CHAMPION, version)
+    assert registry.alias(CHAMPION) == version
+    registry.clear_alias(CHAMPION)
+    registry.clear_alias(CHAMPION)
+    assert registry.alias(CHAMPION) is None

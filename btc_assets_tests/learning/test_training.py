@@ -1,0 +1,111 @@
+"""From rows to a model folder, learnt from out-of-fold forecasts alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS
+from btc_assets.learning.bundle import ModelBundle, write_bundle
+from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.folds import Rows, make_folds, midnight
+from btc_assets.learning.training import FittedModel, fit_model, forecast_folds, learn, out_of_sample_metrics
+from btc_assets_tests.learning.conftest import CUTOFF, NAMES
+
+QUICK = BoostingParameters(rounds=25, quantile_rounds=20)
+FEATURES = [{"name": name, "unit": "1", "group": "price", "about": "made up"} for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def forecasts(rows: dict[int, Rows]) -> pl.DataFrame:
+    return forecasts_of(rows)
+
+
+def forecasts_of(rows: dict[int, Rows]) -> pl.DataFrame:
+    layout = make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
+    return forecast_folds(rows, layout, dict.fromkeys(HORIZONS, QUICK), seed=1, threads=1)
+
+
+def fit(rows: dict[int, Rows], forecasts: pl.DataFrame) -> FittedModel:
+    return fit_model(
+        rows,
+        forecasts,
+        dict.fromkeys(HORIZONS, QUICK),
+        cutoff=CUTOFF,
+        feature_set="made_up",
+        features=FEATURES,
+        metrics={h: out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == h)) for h in HORIZONS},
+        seed=1,
+        threads=1,
+    )
+
+
+def test_fold_forecasts_keep_their_contract_and_cover_every_test_hour(
+    rows: dict[int, Rows], forecasts: pl.DataFrame
+) -> None:
+    assert FOLD_FORECASTS.faults(forecasts) == []
+    layout = make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
+    assert forecasts.height == layout["n_test"].sum()
+
+
+def test_flipping_the_newest_labels_changes_no_earlier_folds_forecast(
+    rows: dict[int, Rows], forecasts: pl.DataFrame
+) -> None:
+    edge = midnight(CUTOFF - timedelta(days=14))
+    spoilt = {
+        h: Rows(r.open_time, r.inputs, np.where((r.open_time >= edge).to_numpy(), -r.log_return, r.log_return), r.names)
+        for h, r in rows.items()
+    }
+    other = forecasts_of(spoilt)
+    outputs = ["p_up", *QUANTILE_COLUMNS]
+    assert other.select(outputs).equals(forecasts.select(outputs))
+
+
+def test_intervals_learnt_from_folds_cover_what_they_claim(
+    rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path
+) -> None:
+    model = fit(rows, forecasts)
+    write_bundle(tmp_path / "model", model.document, model.graphs)
+    bundle = ModelBundle.load(tmp_path / "model")
+    forecast = bundle.predict(rows[1].inputs[-400:])[1]
+    happened = rows[1].log_return[-400:]
+    inside = (forecast.quantiles[:, 0] <= happened) & (happened <= forecast.quantiles[:, 4])
+    assert inside.mean() == pytest.approx(0.9, abs=0.06)
+    assert bundle.cutoff == CUTOFF
+
+
+def test_training_twice_gives_the_same_digest(rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path) -> None:
+    digests = set()
+    for attempt in ("first", "second"):
+        model = fit(rows, forecasts)
+        digests.add(write_bundle(tmp_path / attempt, model.document, model.graphs))
+    assert len(digests) == 1
+
+
+def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path) -> None:
+    model = fit(rows, forecasts)
+    returns = rows[1].log_return.copy()
+    returns[: len(returns) // 4] *= -1
+    changed = {**rows, 1: Rows(rows[1].open_time, rows[1].inputs, returns, rows[1].names)}
+    other = fit(changed, forecasts)
+    assert write_bundle(tmp_path / "a", model.document, model.graphs) != write_bundle(
+        tmp_path / "b", other.document, other.graphs
+    )
+
+
+def test_lessons_come_from_the_forecasts_not_from_a_second_look_at_the_rows(
+    rows: dict[int, Rows], forecasts: pl.DataFrame
+) -> None:
+    flat = forecasts.with_columns(p_up=pl.lit(0.5))
+    assert learn(flat, rows[1], 1).calibration.slope == pytest.approx(1.0, abs=1e-6)
+
+
+def test_metrics_name_what_was_measured(forecasts: pl.DataFrame) -> None:
+    found = out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == 1))
+    assert found["n"] == forecasts.filter(pl.col("horizon_hours") == 1).height
+    assert found["auc"] > 0.6
+    assert 0.8 < found["coverage_90"] < 0.98
