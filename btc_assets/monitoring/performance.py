@@ -1,0 +1,333 @@
+"""The performance report: every metric of every role, horizon and period, with n and 95 % intervals.
+
+Periods are 'all' that the report looks back on, each calendar year (UTC, by open_time) and 'last_90_days'
+(by the time the outcome was known). Names of metrics say what is measured:
+
+    accuracy, auc, log_loss, ...                        of the forecasts
+    <rule>_<measure>_<fee>bps_lag<bars>                 of trading a rule at a one-way cost
+    <rule>_turnover_lag<bars>                           of its trades
+    <test>_p_<against what>                             p-values
+
+Rules are `model`, `persistence` (the last move goes on) and `buy_and_hold`. Strategies run on the hourly
+grid of 1 h outcomes, from the period's first forecast to the end of its last window.
+
+SPA and the model confidence set compare losses averaged over UTC days, on blocks of five days on average;
+there are thousands of hours and their dependence is within the day.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from btc_assets.contracts import HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, ROLES
+from btc_assets.learning import evaluation
+from btc_assets.learning.evaluation import Estimate, Floats, Significance, Strategy
+
+ALL, LAST_90_DAYS = "all", "last_90_days"
+FEES_BPS = (0.0, 2.0, 5.0, 10.0)
+"""One-way costs at which strategies are reported, basis points."""
+LAGS = (0, 1)
+"""Bars between a forecast and its trade."""
+BLOCK_DAYS = 5
+BOOTSTRAP_DRAWS = 500
+HOUR = timedelta(hours=1)
+
+Found = tuple[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Log returns on a whole hourly grid, NaN where a bar is missing.
+
+    Attributes:
+        start: open_time of the first forecast hour on the grid, UTC; entry i is the return over the hour
+            that follows `start + i` hours' close.
+        returns: fraction, (n,).
+    """
+
+    start: datetime
+    returns: Floats
+
+    @classmethod
+    def of(cls, outcomes: pl.DataFrame) -> Hours:
+        """Gather the 1 h returns of any role."""
+        hourly = (
+            outcomes.filter(pl.col("horizon_hours") == 1)
+            .select("open_time", "log_return")
+            .unique("open_time")
+            .sort("open_time")
+        )
+        if hourly.is_empty():
+            return cls(datetime.min.replace(tzinfo=UTC), np.empty(0))
+        start = hourly["open_time"][0]
+        index = _hours_since(hourly["open_time"], start)
+        returns = np.full(int(index[-1]) + 1, np.nan)
+        returns[index] = hourly["log_return"].to_numpy()
+        return cls(start, returns)
+
+
+@dataclass(frozen=True)
+class Trading:
+    """The three rules over the same hours, before costs.
+
+    Attributes:
+        times: open_time of the first hour.
+        model: strategy by lag.
+        persistence: strategy by lag.
+        buy_and_hold: long all the time.
+        last_move: the persistence signal at each forecast row, (n,).
+    """
+
+    start: datetime
+    model: Mapping[int, Strategy]
+    persistence: Mapping[int, Strategy]
+    buy_and_hold: Strategy
+    last_move: Floats
+
+
+def trade(rows: pl.DataFrame, hours: Hours, *, horizon: int) -> Trading | None:
+    """Trade one role's forecasts of one horizon, or None when the hours are not known.
+
+    Args:
+        rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
+        hours: the hourly returns around them.
+        horizon: hours each forecast is held.
+    """
+    if rows.is_empty() or not len(hours.returns):
+        return None
+    at = _hours_since(rows["open_time"], hours.start)
+    first, last = int(at[0]), int(at[-1]) + horizon - 1
+    if first < 0 or int(at[-1]) >= len(hours.returns):
+        return None
+    returns = np.full(last - first + 1, np.nan)
+    known = hours.returns[first : last + 1]
+    returns[: len(known)] = known
+    signal = np.zeros(len(returns))
+    signal[at - first] = evaluation.sign_signal(rows["p_up"].to_numpy())
+    last_move = evaluation.persistence_signal(hours.returns, horizon=horizon)[at]
+    follow = np.zeros(len(returns))
+    follow[at - first] = last_move
+    return Trading(
+        start=rows["open_time"][0],
+        model={lag: evaluation.strategy(signal, returns, horizon=horizon, lag=lag) for lag in LAGS},
+        persistence={lag: evaluation.strategy(follow, returns, horizon=horizon, lag=lag) for lag in LAGS},
+        buy_and_hold=evaluation.strategy(np.ones(len(returns)), returns),
+        last_move=last_move,
+    )
+
+
+def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, seed: int) -> pl.DataFrame:
+    """Judge all outcomes known by the end of a day.
+
+    Args:
+        outcomes: FORECAST_OUTCOMES rows.
+        day: last day reported on.
+        fee_bps: one-way cost of the deployment, basis points; reported beside `FEES_BPS`.
+        seed: of the bootstraps.
+
+    Returns:
+        PERFORMANCE_REPORT rows.
+    """
+    end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
+    known = outcomes.filter(pl.col("known_at") <= end).sort("open_time")
+    hours = Hours.of(known)
+    rows = []
+    for role in ROLES:
+        for horizon in HORIZONS:
+            own = known.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon))
+            for period, part in periods(own, end):
+                for metric, found in judge(part, hours, horizon=horizon, fee_bps=fee_bps, seed=seed):
+                    rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
+    frame = pl.DataFrame(rows, schema=dict(PERFORMANCE_REPORT.columns), orient="row")
+    return frame.sort(PERFORMANCE_REPORT.key)
+
+
+def periods(rows: pl.DataFrame, end: datetime) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the name and the rows of each period that has any, `end` being the end of the last day."""
+    if rows.is_empty():
+        return
+    yield ALL, rows
+    for (year,), part in rows.group_by(pl.col("open_time").dt.year(), maintain_order=True):
+        yield str(year), part
+    recent = rows.filter(pl.col("known_at") > end - timedelta(days=90))
+    if recent.height:
+        yield LAST_90_DAYS, recent
+
+
+def judge(rows: pl.DataFrame, hours: Hours, *, horizon: int, fee_bps: float, seed: int) -> list[Found]:
+    """Return every metric of one role's outcomes of one horizon, by name.
+
+    Args:
+        rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
+        hours: the hourly returns around them.
+        horizon: hours ahead.
+        fee_bps: one-way cost of the deployment, basis points.
+        seed: of the bootstraps.
+    """
+    trading = trade(rows, hours, horizon=horizon)
+    return [
+        *_forecast_metrics(rows, horizon, seed),
+        *(_strategy_metrics(trading, fee_bps) if trading else ()),
+        *(_significance(rows, trading, horizon, fee_bps, seed) if trading else ()),
+    ]
+
+
+def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[Found]:
+    p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
+    yield "accuracy", evaluation.directional_accuracy(p, r, horizon=horizon)
+    yield "auc", evaluation.area_under_curve(p, r, horizon=horizon)
+    yield "log_loss", evaluation.mean_log_loss(p, r, horizon=horizon)
+    yield "log_loss_skill", evaluation.skill_over_base_rate(p, r, horizon=horizon)
+    base = evaluation.causal_base_rate(r, horizon=horizon)
+    yield "log_loss_skill_causal", evaluation.skill_over_base_rate(p, r, base, horizon=horizon)
+    yield "up_share", evaluation.share(r > 0, horizon=horizon)
+    yield "brier", evaluation.brier_score(p, r, horizon=horizon)
+    yield "calibration_error", evaluation.calibration_error_estimate(p, r, horizon=horizon, seed=seed)
+    line = evaluation.calibration_line(p, r)
+    for name, value in zip(("calibration_slope", "calibration_intercept"), line or (None, None), strict=True):
+        yield name, Estimate(value, None, None, len(p))
+    for low, high, name in (("q25", "q75", "50"), ("q05", "q95", "90")):
+        ends = rows[low].to_numpy(), rows[high].to_numpy()
+        yield f"coverage_{name}", evaluation.interval_coverage(r, *ends, horizon=horizon)
+        yield f"width_{name}", evaluation.interval_width(*ends, horizon=horizon)
+    losses = [
+        np.maximum(level * (r - q), (level - 1) * (r - q))
+        for level, q in (
+            (level, rows[name].to_numpy()) for level, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True)
+        )
+    ]
+    yield "pinball_loss", evaluation.mean(np.mean(losses, axis=0), horizon=horizon)
+    for top in evaluation.CONFIDENCE_SHARES:
+        yield f"accuracy_top_{top:.0%}".rstrip("%"), evaluation.accuracy_at_confidence(p, r, top, horizon=horizon)
+    by_move = evaluation.accuracy_by_move(p, r, horizon=horizon)
+    for (least, most), found in by_move.items():
+        name = f"{least:.0f}_{most:.0f}bps" if math.isfinite(most) else f"over_{least:.0f}bps"
+        yield f"accuracy_move_{name}", found
+    yield "return_weighted_accuracy", evaluation.return_weighted_accuracy(p, r, horizon=horizon)
+    yield "rank_ic", evaluation.rank_ic(p, r, horizon=horizon)
+
+
+_MEASURES: dict[str, Callable[[Strategy], Estimate]] = {
+    "total_return": Strategy.total_return,
+    "annual_return": Strategy.annual_return,
+    "sharpe": Strategy.sharpe,
+    "max_drawdown": Strategy.max_drawdown,
+    "win_rate": Strategy.win_rate,
+}
+
+
+def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Found]:
+    rules = {"model": trading.model, "persistence": trading.persistence, "buy_and_hold": {0: trading.buy_and_hold}}
+    for rule, by_lag in rules.items():
+        for lag, traded in by_lag.items():
+            yield f"{rule}_turnover_lag{lag}", traded.turnover()
+            for fee in sorted({*FEES_BPS, fee_bps}):
+                for measure, of in _MEASURES.items():
+                    yield f"{rule}_{measure}_{fee:g}bps_lag{lag}", of(traded.at(fee))
+
+
+def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: float, seed: int) -> Iterator[Found]:
+    p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
+    apart = slice(None, None, horizon)  # windows of every h-th row do not overlap
+    yield "pesaran_timmermann_p", _p(evaluation.pesaran_timmermann(p[apart], r[apart]))
+    up = r > 0
+    losses = {
+        "model": evaluation.log_losses(p, up),
+        "base_rate": evaluation.log_losses(evaluation.causal_base_rate(r, horizon=horizon), up),
+        "persistence": evaluation.log_losses(evaluation.causal_persistence(trading.last_move, r, horizon=horizon), up),
+    }
+    for rival in ("base_rate", "persistence"):
+        found = evaluation.diebold_mariano(losses["model"], losses[rival], horizon=horizon)
+        yield f"diebold_mariano_{rival}", Estimate(found.statistic, None, None, found.n)
+        yield f"diebold_mariano_p_{rival}", _p(found)
+    daily = _means_by(losses, rows["open_time"].dt.date())
+    yield from _contest("log_loss", daily, benchmark="base_rate", seed=seed)
+    fee = trading.model[0].at(fee_bps)
+    earned = {
+        "model": -fee.net,
+        "persistence": -trading.persistence[0].at(fee_bps).net,
+        "buy_and_hold": -trading.buy_and_hold.at(fee_bps).net,
+        "cash": np.zeros(len(fee.net)),
+    }
+    grid_days = pl.Series((np.arange(len(fee.net)) + trading.start.hour) // 24)
+    yield from _contest(f"return_{fee_bps:g}bps", _means_by(earned, grid_days), benchmark="buy_and_hold", seed=seed)
+    monthly = _means_by(losses, rows["open_time"].dt.truncate("1mo"))
+    folds = evaluation.paired_folds(monthly["model"], monthly["base_rate"])
+    yield "monthly_log_loss_p_base_rate", _p(folds)
+    yield "monthly_log_loss_cohens_d", Estimate(folds.effect, None, None, folds.n)
+    tried = [one.at(charge).net for one in trading.model.values() for charge in sorted({*FEES_BPS, fee_bps})]
+    ratios = [float(net.mean() / net.std()) if net.std() > 1e-15 else 0.0 for net in tried]
+    probability = evaluation.deflated_sharpe(fee.net, ratios)
+    yield f"deflated_sharpe_{fee_bps:g}bps", Estimate(probability, None, None, len(fee.net))
+
+
+def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: int) -> Iterator[Found]:
+    """SPA against the benchmark, and each contestant's p-value of belonging to the best."""
+    n = len(losses[benchmark])
+    rivals = np.column_stack([values for rival, values in losses.items() if rival != benchmark])
+    settings = {"block": BLOCK_DAYS, "reps": BOOTSTRAP_DRAWS, "seed": seed}
+    enough = n >= 4 * BLOCK_DAYS
+    spa = evaluation.superior_ability(losses[benchmark], rivals, **settings) if enough else None
+    yield f"spa_p_{name}_{benchmark}", Estimate(spa, None, None, n)
+    best = evaluation.model_confidence_set(losses, **settings) if enough else {}
+    for contestant in losses:
+        yield f"mcs_p_{name}_{contestant}", Estimate(best.get(contestant), None, None, n)
+
+
+def _means_by(columns: Mapping[str, npt.ArrayLike], group: pl.Series) -> dict[str, Floats]:
+    """Return each column's mean by group, groups in order of appearance."""
+    frame = pl.DataFrame({name: np.asarray(values) for name, values in columns.items()})
+    means = frame.with_columns(group.alias("_group")).group_by("_group", maintain_order=True).mean()
+    return {name: means[name].to_numpy() for name in columns}
+
+
+def _p(found: Significance) -> Estimate:
+    return Estimate(found.p_value, None, None, found.n)
+
+
+def _hours_since(times: pl.Series, start: datetime) -> npt.NDArray[np.int64]:
+    return (times - start).dt.total_hours().to_numpy()
+
+
+# --- for a person ----------------------------------------------------------------------------------
+_COLUMNS: Sequence[tuple[str, str, str]] = (
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("AUC", "auc", "{:.3f}"),
+    ("log-loss skill", "log_loss_skill", "{:.2%}"),
+    ("top 10 %", "accuracy_top_10", "{:.1%}"),
+    ("calibration error", "calibration_error", "{:.1%}"),
+    ("90 % interval holds", "coverage_90", "{:.1%}"),
+    ("50 % interval holds", "coverage_50", "{:.1%}"),
+    ("rank IC", "rank_ic", "{:.3f}"),
+)
+
+
+def markdown(report: pl.DataFrame) -> str:
+    """Return the report's main metrics as a Markdown table, intervals in brackets."""
+    if report.is_empty():
+        return "No forecast has a known outcome yet."
+    lines = [
+        "| role | horizon | period | n | " + " | ".join(title for title, _, _ in _COLUMNS) + " |",
+        "|---|---|---|---|" + "---|" * len(_COLUMNS),
+    ]
+    for (role, horizon, period), part in report.group_by("role", "horizon_hours", "period", maintain_order=True):
+        found = {row["metric"]: row for row in part.iter_rows(named=True)}
+        cells = [cell(found.get(metric), form) for _, metric, form in _COLUMNS]
+        lines.append(f"| {role} | {horizon} h | {period} | {found['accuracy']['n']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(row: Mapping[str, float | None] | None, form: str) -> str:
+    """Return one value with its interval as text; a dash where there is none."""
+    if row is None or row["value"] is None:
+        return "-"
+    if row["lower"] is None or row["upper"] is None:
+        return form.format(row["value"])
+    return f"{form.format(row['value'])} ({form.format(row['lower'])} to {form.format(row['upper'])})"
