@@ -96,14 +96,10 @@ class Settings(BaseSettings):
     http_max_wait_s: float = Field(
         default=60.0, ge=0, le=900, description="Longest wait between two tries, Retry-After included, in seconds."
     )
-    http_requests_per_second: float = Field(
-        default=5.0, gt=0, le=100, description="Client-side rate limit per venue."
-    )
+    http_requests_per_second: float = Field(default=5.0, gt=0, le=100, description="Client-side rate limit per venue.")
 
     # --- features and learning ---------------------------------------------------------------
-    feature_set: FeatureSetName = Field(
-        default="extended", description="The named feature set models are trained on."
-    )
+    feature_set: FeatureSetName = Field(default="extended", description="The named feature set models are trained on.")
     train_days: int | None = Field(
         default=None,
         ge=60,
@@ -139,6 +135,13 @@ class Settings(BaseSettings):
         default=1095, ge=7, le=3650, description="Days of outcomes the performance report looks back on."
     )
 
+    # --- automation --------------------------------------------------------------------------
+    refresh_cron: str = Field(
+        default="5 * * * *",
+        pattern=r"^[\d*,/-]+( [\d*,/-]+){4}$",
+        description="When bars are fetched, a cron expression in UTC (minute 5 of every hour).",
+    )
+
     # --- serving -----------------------------------------------------------------------------
     serve_host: Literal["127.0.0.1", "localhost", "::1", "0.0.0.0"] = Field(  # noqa: S104 - opt-in
         default="127.0.0.1", description="Address the forecast server listens on."
@@ -162,9 +165,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
         if self.history_end is not None and self.history_end <= self.first_day:
-            raise ValueError(
-                f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})"
-            )
+            raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
         if self.market_source == "files" and not self.market_files:
             raise ValueError("BTC_MARKET_FILES must name a file or a glob when BTC_MARKET_SOURCE is 'files'")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:

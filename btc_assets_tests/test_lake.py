@@ -1,0 +1,213 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btc_assets.contracts import PRICES, dagster_type
+from btc_assets.lake import PART, Lake, LakeError, by_day, contract_of, digest, stored
+from btc_assets.partitions import daily_grid
+from btc_assets.settings import Settings
+from btc_assets_tests.conftest import random_walk_bars
+
+DAY = date(2018, 1, 1)
+GRID = daily_grid(Settings(market_source="sample"))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(root=str(tmp_path / "lake"))
+
+
+def one_day(seed: int = 7) -> pl.DataFrame:
+    return random_walk_bars(24, seed=seed)
+
+
+def prices_asset(frame: pl.DataFrame) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["market", "prices"],
+        partitions_def=GRID,
+        dagster_type=dagster_type(PRICES),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def prices(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
+        return stored(context, PRICES, frame)
+
+    return prices
+
+
+def materialise(lake: Lake, frame: pl.DataFrame, instance: dg.DagsterInstance, key: str = "2018-01-01") -> bool:
+    result = dg.materialize(
+        [prices_asset(frame)],
+        resources={"io_manager": lake},
+        partition_key=key,
+        instance=instance,
+        raise_on_error=False,
+    )
+    return result.success
+
+
+def test_what_is_written_is_read_back(lake: Lake) -> None:
+    lake.write(PRICES, DAY, one_day())
+    assert lake.days(PRICES) == [DAY]
+    stored_frame = lake.read(PRICES, DAY)
+    assert stored_frame is not None
+    assert stored_frame.equals(one_day())
+
+
+def test_a_day_not_stored_is_absent(lake: Lake) -> None:
+    assert lake.read(PRICES, DAY) is None
+    assert lake.days(PRICES) == []
+    assert lake.scan(PRICES).collect().equals(PRICES.empty())
+    assert lake.fingerprint(PRICES, DAY) == ""
+
+
+def test_a_scan_holds_exactly_the_days_asked_for(lake: Lake) -> None:
+    bars = random_walk_bars(96)
+    days = [date(2018, 1, d) for d in (1, 2, 3, 4)]
+    for day, part in by_day(PRICES, bars, days):
+        lake.write(PRICES, day, part)
+    assert lake.scan(PRICES, days[1], days[2]).collect().height == 48
+    assert lake.scan_days(PRICES, [days[0], days[3], date(2019, 1, 1)]).collect().height == 48
+
+
+def test_writing_the_same_twice_changes_nothing(lake: Lake) -> None:
+    lake.write(PRICES, DAY, one_day())
+    before = lake.fingerprint(PRICES, DAY)
+    lake.write(PRICES, DAY, one_day())
+    assert lake.fingerprint(PRICES, DAY) == before
+    assert [path.name for path in (Path(lake.root) / "market/prices/day=2018-01-01").iterdir()] == [PART]
+
+
+def test_a_writer_killed_halfway_leaves_the_old_partition(lake: Lake, tmp_path: Path) -> None:
+    lake.write(PRICES, DAY, one_day(1))
+    script = f"""
+import os, sys
+import polars as pl
+from btc_assets.contracts import PRICES
+from btc_assets.lake import Lake
+from btc_assets.partitions import day_of
+from btc_assets_tests.conftest import random_walk_bars
+def never(source, target):
+    print("half", flush=True)
+    import time; time.sleep(60)
+os.replace = never
+Lake(root={lake.root!r}).write(PRICES, day_of("2018-01-01"), random_walk_bars(24, seed=2))
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline().strip() == "half"
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait(timeout=20)
+    assert lake.scan(PRICES).collect().equals(one_day(1))
+    lake.write(PRICES, DAY, one_day(3))
+    assert lake.scan(PRICES).collect().equals(one_day(3))
+
+
+def test_readers_beside_a_writer_see_whole_partitions_only(lake: Lake) -> None:
+    lake.write(PRICES, DAY, one_day(1))
+    script = f"""
+from btc_assets.contracts import PRICES
+from btc_assets.lake import Lake
+from btc_assets.partitions import day_of
+from btc_assets_tests.conftest import random_walk_bars
+frames = [random_walk_bars(24, seed=s) for s in (1, 2)]
+print("ready", flush=True)
+while True:
+    for frame in frames:
+        Lake(root={lake.root!r}).write(PRICES, day_of("2018-01-01"), frame)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline().strip() == "ready"
+        whole = {digest(one_day(1)), digest(one_day(2))}
+        until = time.monotonic() + 2
+        seen = set()
+        while time.monotonic() < until:
+            frame = lake.read(PRICES, DAY)
+            assert frame is not None
+            seen.add(digest(frame))
+        assert seen <= whole
+    finally:
+        writer.kill()
+        writer.wait(timeout=20)
+
+
+def test_a_frame_that_breaks_its_contract_is_not_written(lake: Lake) -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    assert materialise(lake, one_day(), instance)
+    before = lake.fingerprint(PRICES, DAY)
+    broken = one_day().with_columns(low=pl.col("low") * -1)
+    assert not materialise(lake, broken, instance)
+    assert lake.fingerprint(PRICES, DAY) == before
+
+
+def test_rows_of_another_day_are_refused(lake: Lake) -> None:
+    assert not materialise(lake, random_walk_bars(25), dg.DagsterInstance.ephemeral())
+    assert lake.days(PRICES) == []
+    with pytest.raises(LakeError, match=r"1 rows belong to 2018-01-02, which this run does not materialise"):
+        list(by_day(PRICES, random_walk_bars(25), [DAY]))
+
+
+def test_a_range_run_writes_one_partition_a_day_with_its_own_digest(lake: Lake) -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    bars = random_walk_bars(72)
+    tags = {"dagster/asset_partition_range_start": "2018-01-01", "dagster/asset_partition_range_end": "2018-01-03"}
+    result = dg.materialize([prices_asset(bars)], resources={"io_manager": lake}, instance=instance, tags=tags)
+    assert result.success
+    assert lake.days(PRICES) == [date(2018, 1, d) for d in (1, 2, 3)]
+    records = instance.fetch_materializations(dg.AssetKey(["market", "prices"]), limit=10).records
+    shown = {
+        record.partition_key: record.asset_materialization.metadata["partition_digest"].value
+        for record in records
+        if record.asset_materialization
+    }
+    expected = {str(day): digest(part) for day, part in by_day(PRICES, bars, [date(2018, 1, d) for d in (1, 2, 3)])}
+    assert shown == expected
+
+
+def test_the_data_version_is_the_content(lake: Lake) -> None:
+    instance = dg.DagsterInstance.ephemeral()
+    versions = []
+    for seed in (1, 1, 2):
+        assert materialise(lake, one_day(seed), instance)
+        event = instance.get_latest_materialization_event(dg.AssetKey(["market", "prices"]))
+        assert event is not None
+        assert event.asset_materialization is not None
+        versions.append((event.asset_materialization.tags or {})["dagster/data_version"])
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_an_asset_without_a_contract_is_refused_by_name() -> None:
+    with pytest.raises(LakeError, match="news/rumours has no contract"):
+        contract_of(dg.AssetKey(["news", "rumours"]))
+
+
+@given(st.integers(0, 200), st.integers(1, 10))
+def test_splitting_by_day_loses_and_invents_no_row(hours: int, seed: int) -> None:
+    bars = random_walk_bars(max(hours, 1), seed=seed)
+    days = [date(2018, 1, 1 + i) for i in range(9)]
+    parts = list(by_day(PRICES, bars, days))
+    assert pl.concat([part for _, part in parts]).equals(bars)
+    assert all((part["open_time"].dt.date() == day).all() for day, part in parts)
+
+
+def test_an_object_store_url_serves_as_the_root() -> None:
+    lake = Lake(root="memory://lake")
+    lake.write(PRICES, DAY, one_day())
+    assert lake.days(PRICES) == [DAY]
+    assert lake.scan(PRICES).collect().equals(one_day())
+
+
+def test_times_come_back_in_utc(lake: Lake) -> None:
+    lake.write(PRICES, DAY, one_day())
+    assert lake.scan(PRICES).select(pl.col("open_time").min()).collect().item() == datetime(2018, 1, 1, tzinfo=UTC)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, read_settings
+from btc_assets.settings_table import settings_table
+
+
+@pytest.fixture(autouse=True)
+def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own `.env` has no say in these tests."""
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BTC_MARKET_SOURCE", "bitstamp"),
+        ("BTC_TRAIN_DAYS", "two years"),
+        ("BTC_TRAIN_DAYS", "3"),
+        ("BTC_HISTORY_START", "2024-13-01"),
+        ("BTC_FEE_BPS", "-1"),
+        ("BTC_SERVE_HOST", "8.8.8.8"),
+        ("BTC_BINANCE_SYMBOL", "btc/usdt"),
+        ("BTC_REFRESH_CRON", "every hour"),
+    ],
+)
+def test_a_wrong_value_fails_with_a_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        read_settings()
+
+
+def test_a_misspelt_variable_fails_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BTC_MARKET_SORCE", "binance")
+    with pytest.raises(SettingsError, match="BTC_MARKET_SORCE: no such setting"):
+        read_settings()
+
+
+def test_files_without_a_path_fails_by_the_missing_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BTC_MARKET_SOURCE", "files")
+    with pytest.raises(SettingsError, match="BTC_MARKET_FILES"):
+        read_settings()
+
+
+def test_folds_that_do_not_fit_their_window_fail_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BTC_CV_FOLDS", "20")
+    with pytest.raises(SettingsError, match=r"BTC_CV_FOLDS.*BTC_TRAIN_DAYS"):
+        read_settings()
+
+
+def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BTC_TRAIN_DAYS", "")
+    assert read_settings().window_days == 365
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings().serve_port = 1  # type: ignore[misc]
+
+
+def test_a_closed_history_stops_the_clock() -> None:
+    assert Settings(market_source="sample").now() == datetime(2019, 10, 1, tzinfo=UTC)
+
+
+def test_an_open_history_follows_the_clock() -> None:
+    assert abs((Settings(market_source="binance").now() - datetime.now(tz=UTC)).total_seconds()) < 60
+
+
+def test_a_relative_data_folder_starts_at_the_project() -> None:
+    assert Settings(data_dir=Path("elsewhere")).serving_dir == PROJECT_ROOT / "elsewhere" / "serving"
+
+
+def test_the_readme_documents_every_setting() -> None:
+    readme = (PROJECT_ROOT / "README.md").read_text()
+    assert settings_table() in readme, "run `python -m btc_assets.settings_table` and paste its table into README.md"
+
+
+def test_the_example_environment_names_only_settings_that_exist() -> None:
+    names = set(re.findall(r"^#?\s*(BTC_[A-Z_]+)=", (PROJECT_ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert names
+    assert names <= {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_the_first_day_follows_the_source() -> None:
+    assert Settings(market_source="sample").first_day == date(2017, 10, 1)
+    assert Settings(market_source="kraken").first_day == date(2024, 1, 1)
