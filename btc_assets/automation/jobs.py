@@ -1,0 +1,69 @@
+"""The jobs: what the schedules and sensors launch, and what a person starts by hand.
+
+Each job materialises assets that may share a run: those of a range of days go together in one run, those
+of a cutoff one cutoff a run.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from btc_assets.automation.walk_forward import walk_forward
+from btc_assets.partitions import DAILY
+
+PRICES = dg.AssetKey(["market", "prices"])
+FEATURES = dg.AssetKey(["features", "hourly_features"])
+LABELS = dg.AssetKey(["features", "hourly_labels"])
+FORECASTS = dg.AssetKey(["monitoring", "forecasts"])
+OUTCOMES = dg.AssetKey(["monitoring", "forecast_outcomes"])
+REPORT = dg.AssetKey(["monitoring", "performance_report"])
+VERDICT = dg.AssetKey(["learning", "model_verdict"])
+BUNDLE = dg.AssetKey(["serving", "bundle"])
+
+
+def _bounded(minutes: int) -> dict[str, str]:
+    """Return the tag that ends a run which hangs."""
+    return {"dagster/max_runtime": str(60 * minutes)}
+
+
+refresh_prices = dg.define_asset_job(
+    "refresh_prices",
+    selection=dg.AssetSelection.assets(PRICES),
+    partitions_def=DAILY,
+    description="Fetch the bars of a day or a range of days.",
+    tags=_bounded(60),
+)
+
+build_features = dg.define_asset_job(
+    "build_features",
+    selection=dg.AssetSelection.assets(FEATURES, LABELS),
+    partitions_def=DAILY,
+    description="Features and labels of a day or a range of days, from the bars that are stored.",
+    tags=_bounded(60),
+)
+
+forecast_days = dg.define_asset_job(
+    "forecast_days",
+    selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES, REPORT),
+    partitions_def=DAILY,
+    description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
+    tags=_bounded(60),
+)
+
+train_cutoff = dg.define_asset_job(
+    "train_cutoff",
+    selection=dg.AssetSelection.groups("learning"),
+    partitions_def=DAILY,
+    description="Train, explain and judge the model of one cutoff day.",
+    tags=_bounded(120),
+)
+
+publish_bundle = dg.define_asset_job(
+    "publish_bundle",
+    selection=dg.AssetSelection.assets(BUNDLE),
+    partitions_def=DAILY,
+    description="Publish the newest forecast of a day to the server.",
+    tags=_bounded(10),
+)
+
+JOBS = [refresh_prices, build_features, forecast_days, train_cutoff, publish_bundle, walk_forward]

@@ -1,0 +1,113 @@
+"""The clock: bars every hour, a new model every Monday."""
+
+from datetime import UTC, date, datetime, time, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.automation.jobs import refresh_prices, train_cutoff
+from btc_assets.automation.spans import DAY, Span
+from btc_assets.contracts import HOURLY_FEATURES, PRICES
+from btc_assets.lake import Lake
+from btc_assets.partitions import key_of
+from btc_assets.settings import settings
+
+CLOSING_HOURS = 3
+"""How long after midnight yesterday's bars are fetched again whether or not they look complete."""
+PATIENCE_HOURS = 6
+"""How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
+
+RUNNING_WHEN_LIVE = (
+    dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
+)
+"""A deployment whose history grows runs by itself; a closed history has nothing to wait for."""
+
+
+def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | None) -> Span | None:
+    """Decide which days' bars to fetch.
+
+    Today, once its first bar has closed; yesterday too while it is being closed or lacks its last hour; and
+    everything since the newest stored day, where the machine was off.
+
+    Args:
+        now: of the tick, UTC.
+        stored: days whose prices are stored, in order.
+        newest_bar: open_time of the newest stored bar; None when nothing is stored.
+
+    Returns:
+        The days, or None when there is nothing to fetch yet.
+    """
+    today = now.date()
+    last = today if now.hour > 0 else today - DAY
+    first = last
+    closed_until = datetime.combine(today, time(), tzinfo=UTC) - timedelta(hours=1)
+    if now.hour <= CLOSING_HOURS or newest_bar is None or newest_bar < closed_until:
+        first = today - DAY
+    earlier = [day for day in stored if day <= today]
+    if earlier:
+        first = min(first, earlier[-1])
+    first = max(first, settings().first_day)
+    return Span(first, last) if first <= last else None
+
+
+def _newest_bar(lake: Lake, day: date | None) -> datetime | None:
+    if day is None:
+        return None
+    frame = lake.read(PRICES, day)
+    return None if frame is None else frame.select(pl.col("open_time").max()).item()
+
+
+@dg.schedule(
+    name="hourly_refresh",
+    cron_schedule=settings().refresh_cron,
+    execution_timezone="UTC",
+    job=refresh_prices,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Fetch today's bars, close yesterday's, and make up for hours the machine was off.",
+)
+def hourly_refresh(
+    context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for the bars of the days that have changed since the last tick."""
+    end = settings().history_end
+    now = context.scheduled_execution_time.astimezone(UTC)
+    if end is not None and now.date() >= end:
+        return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
+    stored = lake.days(PRICES)
+    newest = next((day for day in reversed(stored) if day <= now.date()), None)
+    span = days_to_refresh(now, stored, _newest_bar(lake, newest))
+    if span is None:
+        return dg.SkipReason("no bar of the first day has closed yet")
+    run_key = f"{now.isoformat()}|{span}"
+    if span.first == span.last:
+        return dg.RunRequest(run_key=run_key, partition_key=key_of(span.last))
+    return dg.RunRequest(run_key=run_key, tags=span.tags)
+
+
+@dg.schedule(
+    name="weekly_training",
+    cron_schedule="20 0-11 * * 1",
+    execution_timezone="UTC",
+    job=train_cutoff,
+    default_status=RUNNING_WHEN_LIVE,
+    description="On Mondays, once Sunday is complete, train and judge the model of that cutoff.",
+)
+def weekly_training(
+    context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for this Monday's cutoff once; the ticks after the first are there for a Sunday that arrives late."""
+    now = context.scheduled_execution_time.astimezone(UTC)
+    cutoff = now.date()
+    end = settings().history_end
+    if end is not None and cutoff > end:
+        return dg.SkipReason(f"the history is closed: its last cutoff is {key_of(end)}")
+    sunday = lake.read(HOURLY_FEATURES, cutoff - DAY)
+    if sunday is None or sunday.is_empty():
+        return dg.SkipReason(f"no features of {key_of(cutoff - DAY)} are stored yet")
+    newest = sunday.select(pl.col("open_time").max()).item()
+    if newest.hour < 23 and now.hour < PATIENCE_HOURS:
+        return dg.SkipReason(f"{key_of(cutoff - DAY)} is incomplete: its newest hour is {newest:%H:%M}")
+    return dg.RunRequest(run_key=f"weekly|{key_of(cutoff)}", partition_key=key_of(cutoff))
+
+
+SCHEDULES = [hourly_refresh, weekly_training]

@@ -1,0 +1,319 @@
+"""The walk-forward: history replayed cutoff by cutoff, each model before the days it forecasts.
+
+The job runs the project's own asset jobs inside its one step, against the same instance, so everything it
+makes is an ordinary materialisation. It can be stopped and started again: what was already made from the
+same data, code and settings is left alone.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from btc_assets.automation.spans import DAY, Span, spans
+from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_VERDICT, PRICES, Contract
+from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.lake import Lake
+from btc_assets.partitions import key_of, previous_monday
+from btc_assets.settings import Settings, settings
+
+WALK_TAG = "btc/walk_forward"
+"""Tag of every run a walk-forward starts: the id of the walk's own run."""
+FINGERPRINT_TAG = "btc/fingerprint"
+"""Tag of a run: what data, code and settings it was made from."""
+MODEL_SETTINGS = {
+    "feature_set",
+    "train_days",
+    "cv_folds",
+    "cv_test_days",
+    "tune_trials",
+    "tune_every_days",
+    "seed",
+    "gate_margin_nats",
+}
+"""Settings a model depends on."""
+REPORT_SETTINGS = {"fee_bps", "too_small_to_call"}
+"""Settings forecasts and outcomes depend on beside the model."""
+
+
+class WalkError(RuntimeError):
+    """A walk-forward cannot go on."""
+
+
+class WalkForwardConfig(dg.Config):
+    """What to replay."""
+
+    start: str = Field(default="", description="First cutoff, YYYY-MM-DD; empty: the first Monday with a full window.")
+    end: str = Field(default="", description="Last day to forecast, YYYY-MM-DD; empty: the last day that has closed.")
+    every_days: int = Field(default=7, ge=1, le=365, description="Days from one cutoff to the next.")
+    resume: bool = Field(
+        default=True, description="Leave alone what was already made from the same data, code and settings."
+    )
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One cutoff and the days its model is the newest for.
+
+    Attributes:
+        cutoff: cutoff day; the model knows nothing from its 00:00 UTC on.
+        days: days forecast before the next cutoff, the cutoff's own day first.
+    """
+
+    cutoff: date
+    days: Span
+
+
+def plan(first_cutoff: date, last_day: date, every_days: int) -> list[Leg]:
+    """Cut a period into legs, in order.
+
+    Raises:
+        WalkError: the period is empty.
+    """
+    if last_day < first_cutoff:
+        raise WalkError(f"the walk ends on {last_day}, before its first cutoff {first_cutoff}")
+    legs = []
+    cutoff = first_cutoff
+    while cutoff <= last_day:
+        following = cutoff + timedelta(days=every_days)
+        legs.append(Leg(cutoff, Span(cutoff, min(following - DAY, last_day))))
+        cutoff = following
+    return legs
+
+
+def period(config: WalkForwardConfig, chosen: Settings) -> tuple[date, date]:
+    """Return the first cutoff and the last day of a walk, defaults filled in.
+
+    Raises:
+        WalkError: the period leaves the history, or a date cannot be read.
+    """
+    try:
+        start = date.fromisoformat(config.start) if config.start else None
+        end = date.fromisoformat(config.end) if config.end else None
+    except ValueError as error:
+        raise WalkError(f"start and end are dates like 2024-01-01: {error}") from error
+    newest = chosen.now().date() - DAY
+    if start is None:
+        earliest = chosen.first_day + timedelta(days=chosen.window_days)
+        start = previous_monday(earliest + 6 * DAY)
+    if end is None:
+        end = newest
+    if start <= chosen.first_day:
+        raise WalkError(f"the first cutoff {start} has no history before it: BTC_HISTORY_START is {chosen.first_day}")
+    if chosen.history_end is not None and end >= chosen.history_end:
+        raise WalkError(f"the walk ends on {end}, but BTC_HISTORY_END closes the history before {chosen.history_end}")
+    return start, end
+
+
+def days_lacking(lake: Lake, contract: Contract, days: Iterable[date]) -> list[date]:
+    """Return the days that are not stored, or are stored with other columns than the contract has today."""
+    stored = set(lake.days(contract))
+    return [day for day in days if day not in stored or _columns(lake, contract, day) != list(contract.columns)]
+
+
+def _columns(lake: Lake, contract: Contract, day: date) -> list[str]:
+    return lake.scan_days(contract, [day]).collect_schema().names()
+
+
+@dataclass
+class Walk:
+    """One walk-forward over a lake.
+
+    Attributes:
+        instance: the Dagster instance its runs are recorded in.
+        definitions: whose jobs it runs.
+        lake: where the tables are.
+        settings: of the deployment.
+        walk_id: id of the run that walks.
+        say: told what happens, a sentence at a time.
+        resume: leave alone what is already made.
+    """
+
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+    lake: Lake
+    settings: Settings
+    walk_id: str
+    say: Callable[[str], None]
+    resume: bool = True
+    _digests: dict[tuple[str, date], str] = field(default_factory=dict)
+
+    def run(self, legs: Sequence[Leg]) -> int:
+        """Walk every leg in order, then report and publish the last day.
+
+        Returns:
+            How many cutoffs were trained; the others were already there.
+
+        Raises:
+            WalkError: a run failed; the message names it.
+        """
+        began = time.monotonic()
+        last_day = legs[-1].days.last
+        self._lay_the_ground(legs[0].cutoff, last_day)
+        trained, stale = 0, not self.resume
+        for number, leg in enumerate(legs, start=1):
+            started = time.monotonic()
+            stale = self._train(leg, again=stale) or stale
+            trained += stale
+            mark = time.monotonic()
+            made = self._forecast(leg, again=stale)
+            self.say(
+                f"cutoff {key_of(leg.cutoff)} ({number}/{len(legs)}): "
+                f"{'trained' if stale else 'already trained'} ({mark - started:.1f} s), {self._decision(leg.cutoff)}; "
+                f"forecasts {leg.days} {'made' if made else 'already made'} ({time.monotonic() - mark:.1f} s)"
+            )
+        started = time.monotonic()
+        self._materialise("forecast_days", Span(last_day, last_day), ["monitoring/performance_report"])
+        self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
+        self.say(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
+        self.say(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
+        return trained
+
+    # --- the steps -----------------------------------------------------------------------------
+    def _lay_the_ground(self, first_cutoff: date, last_day: date) -> None:
+        """Make sure that bars, features and labels of every day the walk needs are stored."""
+        first = max(self.settings.first_day, first_cutoff - timedelta(days=self.settings.window_days + WARMUP_DAYS))
+        needed = Span(first, last_day).days
+        reached: set[date] = set()  # days whose features and labels look back on bars fetched now
+        for span in spans(days_lacking(self.lake, PRICES, needed)):
+            started = time.monotonic()
+            self._materialise("refresh_prices", span, ["market/prices"])
+            reached.update(day + i * DAY for day in span.days for i in range(WARMUP_DAYS + 1))
+            self.say(f"bars of {span} fetched ({time.monotonic() - started:.1f} s)")
+        for contract in (HOURLY_FEATURES, HOURLY_LABELS):
+            lacking = set(needed)
+            if self.resume:
+                lacking &= {*days_lacking(self.lake, contract, needed), *reached}
+            for span in spans(lacking):
+                started = time.monotonic()
+                self._materialise("build_features", span, [contract.table])
+                self.say(f"{contract.table} of {span} built ({time.monotonic() - started:.1f} s)")
+
+    def _train(self, leg: Leg, *, again: bool) -> bool:
+        """Train and judge a cutoff unless that is done; return whether it was done now."""
+        fingerprint = self._fingerprint(MODEL_SETTINGS, "learning", self._content(leg.cutoff))
+        if not again and self._made_from(MODEL_VERDICT, [leg.cutoff], fingerprint):
+            return False
+        self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, fingerprint)
+        return True
+
+    def _forecast(self, leg: Leg, *, again: bool) -> bool:
+        """Forecast a leg's days unless that is done; return whether it was done now."""
+        tables = (PRICES, HOURLY_FEATURES, HOURLY_LABELS)
+        content = [self._digest(table, day) for table in tables for day in leg.days.days]
+        content.append(self._digest(MODEL_VERDICT, leg.cutoff))
+        fingerprint = self._fingerprint(MODEL_SETTINGS | REPORT_SETTINGS, "monitoring", content)
+        if not again and self._made_from(FORECASTS, leg.days.days, fingerprint):
+            return False
+        self._materialise(
+            "forecast_days", leg.days, ["monitoring/forecasts", "monitoring/forecast_outcomes"], fingerprint
+        )
+        return True
+
+    def _materialise(self, job: str, span: Span, assets: Sequence[str] | None, fingerprint: str = "") -> None:
+        """Run one of the project's jobs here and now, on a day or a range of days."""
+        one = span.first == span.last
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            partition_key=key_of(span.first) if one else None,
+            tags={WALK_TAG: self.walk_id, FINGERPRINT_TAG: fingerprint, **({} if one else span.tags)},
+            asset_selection=None if assets is None else [dg.AssetKey(name.split("/")) for name in assets],
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            raise_on_error=False,
+        )
+        if not result.success:
+            faults = [event.event_specific_data.error_display_string for event in result.get_step_failure_events()]
+            raise WalkError(f"{job} of {span} failed (run {result.run_id}): {' '.join(faults) or 'see the run'}")
+
+    # --- what is already there -----------------------------------------------------------------
+    def _content(self, cutoff: date) -> Iterator[str]:
+        """Yield the digests of everything inside a cutoff's window."""
+        first = max(self.settings.first_day, cutoff - timedelta(days=self.settings.window_days))
+        for table in (HOURLY_FEATURES, HOURLY_LABELS):
+            for day in Span(first, cutoff - DAY).days:
+                yield self._digest(table, day)
+
+    def _digest(self, contract: Contract, day: date) -> str:
+        """Return the digest of a stored partition; verdicts change during a walk, data does not."""
+        if contract is MODEL_VERDICT:
+            return self.lake.fingerprint(contract, day)
+        if (contract.table, day) not in self._digests:
+            self._digests[contract.table, day] = self.lake.fingerprint(contract, day)
+        return self._digests[contract.table, day]
+
+    def _fingerprint(self, names: set[str], group: str, content: Iterable[str]) -> str:
+        graph = self.definitions.resolve_asset_graph()
+        code = {
+            key.to_user_string(): graph.get(key).code_version
+            for key in graph.get_all_asset_keys()
+            if key.path[0] == group
+        }
+        parts = [self.settings.model_dump_json(include=names), json.dumps(code, sort_keys=True), *content]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _made_from(self, contract: Contract, days: Sequence[date], fingerprint: str) -> bool:
+        """Say whether every one of these partitions is stored and came from a run with this fingerprint."""
+        key = dg.AssetKey(contract.table.split("/"))
+        if days_lacking(self.lake, contract, days):
+            return False
+        tags: dict[str, bool] = {}
+        for day in days:
+            records = self.instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=key, asset_partitions=[key_of(day)]), limit=1
+            ).records
+            if not records:
+                return False
+            run_id = records[0].run_id
+            if run_id not in tags:
+                run = self.instance.get_run_by_id(run_id)
+                tags[run_id] = run is not None and run.tags.get(FINGERPRINT_TAG) == fingerprint
+            if not tags[run_id]:
+                return False
+        return True
+
+    def _decision(self, cutoff: date) -> str:
+        verdict = self.lake.read(MODEL_VERDICT, cutoff)
+        if verdict is None or verdict.is_empty():
+            return "no verdict"
+        return str(verdict.select(pl.col("decision").first()).item())
+
+
+@dg.op(
+    name="walk",
+    description="Make sure of the data; for each cutoff train, judge, forecast; last report and publish.",
+    tags={"dagster/max_runtime": "14400"},
+)
+def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.ResourceParam[Lake]) -> None:
+    """Replay the period of the config, cutoff by cutoff."""
+    from btc_assets.definitions import defs  # the definitions hold this job, so they cannot be imported above
+
+    try:
+        first_cutoff, last_day = period(config, settings())
+        Walk(
+            instance=context.instance,
+            definitions=defs,
+            lake=lake,
+            settings=settings(),
+            walk_id=context.run_id,
+            say=context.log.info,
+            resume=config.resume,
+        ).run(plan(first_cutoff, last_day, config.every_days))
+    except WalkError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+@dg.job(
+    name="walk_forward",
+    description="Replay history: for each cutoff in order train, judge and forecast the days to the next one.",
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": "14400"},
+)
+def walk_forward() -> None:
+    """Replay history cutoff by cutoff."""
+    walk()
