@@ -12,7 +12,9 @@ Rules are `model`, `persistence` (the last move goes on) and `buy_and_hold`. Str
 grid of 1 h outcomes, from the period's first forecast to the end of its last window.
 
 SPA and the model confidence set compare losses averaged over UTC days, on blocks of five days on average;
-there are thousands of hours and their dependence is within the day.
+there are thousands of hours and most of their dependence is within the day. Each period is judged by itself:
+its causal base rate and persistence are learnt from its own first hour. The deflated Sharpe ratio counts the
+model's strategies at every cost and lag reported here as the trials.
 """
 
 from __future__ import annotations
@@ -147,6 +149,12 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
                     rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
     frame = pl.DataFrame(rows, schema=dict(PERFORMANCE_REPORT.columns), orient="row")
     return frame.sort(PERFORMANCE_REPORT.key)
+
+
+def within(day: date, days: int) -> pl.Expr:
+    """Return the filter of outcomes known in the `days` days that end with `day`."""
+    end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
+    return (pl.col("known_at") > end - timedelta(days=days)) & (pl.col("known_at") <= end)
 
 
 def periods(rows: pl.DataFrame, end: datetime) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -1,0 +1,195 @@
+"""Forecasts, what became of them, and how good they were."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    HORIZONS,
+    PERFORMANCE_REPORT,
+    ROLES,
+    dagster_type,
+)
+from btc_assets.lake import stored
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.monitoring import performance, plots
+from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
+from btc_assets.monitoring.outcomes import judge_forecasts
+from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.settings import settings
+
+GROUP = "monitoring"
+CODE_VERSION = "1"
+_BACKFILL = dg.BackfillPolicy.single_run()
+_HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
+_DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
+_LIMITS = {"dagster/max_runtime": "3600"}
+
+
+def _models_as_of(table: str) -> dg.AssetIn:
+    """Everything written by cutoffs up to the day itself, as far back as a training window."""
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
+
+
+@dg.asset(
+    key=["monitoring", "forecasts"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(FORECASTS),
+    ins={
+        "hourly_features": dg.AssetIn(key=["features", "hourly_features"]),
+        "prices": dg.AssetIn(key=["market", "prices"]),
+        "trained_model": _models_as_of("learning/trained_model"),
+        "model_verdict": _models_as_of("learning/model_verdict"),
+    },
+    group_name=GROUP,
+    kinds={"polars", "onnx"},
+    freshness_policy=_HOURLY,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def forecasts(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    hourly_features: pl.LazyFrame,
+    prices: pl.LazyFrame,
+    trained_model: pl.LazyFrame,
+    model_verdict: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Forecasts of every closed hour with features: P(up) and five return quantiles for 1, 4 and 24 hours.
+
+    Two roles forecast each hour: the champion that the newest verdict with a cutoff up to that day names, and
+    the newest cutoff's own model. Both are read from the append-only history and never from a registry alias,
+    so that materialising an old day again gives the same rows. A day before the first model has none.
+    """
+    days = [day_of(key) for key in context.partition_keys]
+    chosen = choose_models(model_verdict.collect(), trained_model.collect(), days, window_days=settings().window_days)
+    frame = forecast_hours(hourly_features.collect(), prices.collect(), chosen, registry)
+    without = [day for day in days if day not in chosen[CHAMPION]]
+    return stored(
+        context,
+        FORECASTS,
+        frame,
+        {
+            "models": {role: sorted({choice.version for choice in chosen[role].values()}) for role in ROLES},
+            "days_without_a_champion": len(without),
+            "newest": dg.MetadataValue.md(_newest_forecasts(frame)),
+        },
+    )
+
+
+@dg.asset(
+    key=["monitoring", "forecast_outcomes"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(FORECAST_OUTCOMES),
+    ins={
+        "forecasts": dg.AssetIn(key=["monitoring", "forecasts"], partition_mapping=days_before(2, and_today=True)),
+        "hourly_labels": dg.AssetIn(key=["features", "hourly_labels"]),
+    },
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_HOURLY,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def forecast_outcomes(
+    context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, hourly_labels: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """What became of each forecast, on the day it was known.
+
+    Correct, incorrect, or too small to call (a return below `BTC_TOO_SMALL_TO_CALL`), with the return in the
+    direction forecast before and after one round trip at `BTC_FEE_BPS` one-way.
+    """
+    config = settings()
+    frame = judge_forecasts(
+        forecasts.collect(),
+        hourly_labels.collect(),
+        too_small_to_call=config.too_small_to_call,
+        fee_bps=config.fee_bps,
+    )
+    tally = frame.group_by("role", "horizon_hours", "outcome").len("n").sort("role", "horizon_hours", "outcome")
+    return stored(context, FORECAST_OUTCOMES, frame, {"tally": _table(tally)})
+
+
+@dg.asset(
+    key=["monitoring", "performance_report"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(PERFORMANCE_REPORT),
+    ins={
+        "forecast_outcomes": dg.AssetIn(
+            key=["monitoring", "forecast_outcomes"],
+            partition_mapping=days_before(settings().report_days - 1, and_today=True),
+        )
+    },
+    group_name=GROUP,
+    kinds={"polars", "matplotlib"},
+    freshness_policy=_DAILY,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
+    """How good the forecasts of the last `BTC_REPORT_DAYS` days were, by role, horizon and period.
+
+    Every metric with n and a 95 % interval: direction, probabilities, intervals, strategies after costs with
+    and without a bar of delay, and tests of significance. The table and the plots below show the main ones.
+    """
+    config = settings()
+    outcomes = forecast_outcomes.collect()
+    days = sorted(day_of(key) for key in context.partition_keys)
+    reports = []
+    for day in days:
+        # A run over several days scans them all at once; each report looks back on its own window only.
+        window = outcomes.filter(performance.within(day, config.report_days))
+        reports.append(performance.performance_report(window, day=day, fee_bps=config.fee_bps, seed=config.seed))
+    newest = outcomes.filter(performance.within(days[-1], config.report_days))
+    return stored(
+        context,
+        PERFORMANCE_REPORT,
+        pl.concat(reports),
+        {"summary": dg.MetadataValue.md(performance.markdown(reports[-1])), **_pictures(newest, config.fee_bps)},
+    )
+
+
+def _pictures(outcomes: pl.DataFrame, fee_bps: float) -> dict[str, dg.MarkdownMetadataValue]:
+    """Draw the primary horizon's champion."""
+    role, horizon = CHAMPION, HORIZONS[0]
+    drawn = {
+        "equity": plots.equity(outcomes, role=role, horizon=horizon, fee_bps=fee_bps),
+        "reliability": plots.reliability(outcomes, role=role, horizon=horizon),
+        "rolling_accuracy": plots.rolling_accuracy(outcomes, role=role, horizon=horizon),
+    }
+    return {name: dg.MetadataValue.md(plots.embedded(png, name)) for name, png in drawn.items() if png}
+
+
+def _newest_forecasts(frame: pl.DataFrame) -> str:
+    """Return the forecasts of the newest hour as a Markdown table."""
+    if frame.is_empty():
+        return "No model stands on this day yet."
+    newest = frame.filter(pl.col("open_time") == pl.col("open_time").max())
+    return "\n".join(
+        [
+            "| made at | horizon | role | version | P(up) | median | 90 % interval |",
+            "|---|---|---|---|---|---|---|",
+            *(
+                f"| {row['made_at']:%Y-%m-%d %H:%M} | {row['horizon_hours']} h | {row['role']} "
+                f"| {row['model_version']} | {row['p_up']:.1%} | {row['q50']:+.2%} | {row['q05']:+.2%} to {row['q95']:+.2%} |"
+                for row in newest.iter_rows(named=True)
+            ),
+        ]
+    )
+
+
+def _table(frame: pl.DataFrame) -> dg.TableMetadataValue:
+    records: list[Any] = [dg.TableRecord(row) for row in frame.iter_rows(named=True)]
+    return dg.TableMetadataValue(
+        records=records, schema=dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
+    )
+
+
+ASSETS = [forecasts, forecast_outcomes, performance_report]

@@ -1,0 +1,157 @@
+"""Checks on the monitoring tables, of the newest day a run made or else the newest stored."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    MODEL_VERDICT,
+    PRICES,
+    TRAINED_MODEL,
+    Contract,
+)
+from btc_assets.lake import Lake
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.monitoring.assets import forecast_outcomes, forecasts
+from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
+from btc_assets.monitoring.forecasting import CHAMPION, ModelChoice, choose_models, forecast_hours
+from btc_assets.partitions import day_of
+from btc_assets.settings import settings
+
+_RUN_DAY = ("dagster/asset_partition_range_end", "dagster/partition")
+_COVERAGE_DAYS = 90
+_COVERAGE_TOLERANCE = 0.05
+"""How far the 90 % interval's coverage over `_COVERAGE_DAYS` may be from 90 % before it is worth a warning."""
+_COVERAGE_ROWS = 24 * 14
+
+
+def day_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> date | None:
+    """Return the newest day the run made, else the newest day stored, else None."""
+    for tag in _RUN_DAY:
+        if tag in run_tags:
+            return day_of(run_tags[tag])
+    return max(days_stored, default=None)
+
+
+def _day(context: dg.AssetCheckExecutionContext, lake: Lake, contract: Contract) -> date | None:
+    return day_to_check(context.run.tags, lake.days(contract))
+
+
+def _nothing(table: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"No partition of {table} is stored yet."
+    )
+
+
+def _chosen(lake: Lake, day: date) -> dict[str, dict[date, ModelChoice]]:
+    """Return the models of one day, from what the forecasts' own mapping shows."""
+    window = settings().window_days
+    first = day - timedelta(days=window)
+    verdicts = lake.scan(MODEL_VERDICT, first, day).collect()
+    trained = lake.scan(TRAINED_MODEL, first, day).collect()
+    return choose_models(verdicts, trained, [day], window_days=window)
+
+
+def _one_day(lake: Lake, contract: Contract, day: date) -> pl.DataFrame:
+    return lake.scan_days(contract, [day]).collect()
+
+
+@dg.asset_check(asset=forecasts, name="every_hour_is_forecast")
+def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Every closed hour of the day with features and a bar has a forecast of each role and horizon."""
+    day = _day(context, lake, FORECASTS)
+    if day is None:
+        return _nothing(FORECASTS.table)
+    chosen = _chosen(lake, day)
+    if not chosen[CHAMPION]:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"No champion stands on {day}: train and judge a cutoff on or before that day.",
+        )
+    missing = missing_forecasts(
+        _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _one_day(lake, FORECASTS, day), chosen
+    )
+    return dg.AssetCheckResult(
+        passed=missing.is_empty(),
+        description=f"{missing.height} forecasts of {day} are missing"
+        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
+        metadata={"day": str(day), "missing": missing.height},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="replay_gives_the_same")
+def replay_gives_the_same(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], registry: ModelRegistry
+) -> dg.AssetCheckResult:
+    """Forecasting the day again from what is stored gives the stored rows, bit for bit."""
+    day = _day(context, lake, FORECASTS)
+    if day is None:
+        return _nothing(FORECASTS.table)
+    replayed = forecast_hours(
+        _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _chosen(lake, day), registry
+    )
+    moved = moved_forecasts(_one_day(lake, FORECASTS, day), replayed)
+    return dg.AssetCheckResult(
+        passed=moved.is_empty(),
+        description=f"{moved.height} forecasts of {day} differ from a replay"
+        + (f", the first of {moved['open_time'][0]}." if moved.height else "."),
+        metadata={"day": str(day), "rows": replayed.height, "moved": moved.height},
+    )
+
+
+@dg.asset_check(asset=forecast_outcomes, name="every_known_label_is_judged")
+def every_known_label_is_judged(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
+) -> dg.AssetCheckResult:
+    """Every forecast whose label became known on the day has an outcome."""
+    day = _day(context, lake, FORECAST_OUTCOMES)
+    if day is None:
+        return _nothing(FORECAST_OUTCOMES.table)
+    missing = missing_outcomes(
+        lake.scan(FORECASTS, day - timedelta(days=2), day).collect(),
+        _one_day(lake, HOURLY_LABELS, day),
+        _one_day(lake, FORECAST_OUTCOMES, day),
+    )
+    return dg.AssetCheckResult(
+        passed=missing.is_empty(),
+        description=f"{missing.height} forecasts whose outcome was known on {day} are not judged"
+        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
+        metadata={"day": str(day), "missing": missing.height},
+    )
+
+
+@dg.asset_check(asset=forecast_outcomes, name="intervals_hold")
+def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """The champion's 90 % intervals held about 90 % of the outcomes of the last 90 days, at each horizon."""
+    day = _day(context, lake, FORECAST_OUTCOMES)
+    if day is None:
+        return _nothing(FORECAST_OUTCOMES.table)
+    held = (
+        lake.scan(FORECAST_OUTCOMES, day - timedelta(days=_COVERAGE_DAYS - 1), day)
+        .filter(pl.col("role") == CHAMPION)
+        .group_by("horizon_hours")
+        .agg(pl.col("log_return").is_between(pl.col("q05"), pl.col("q95")).mean().alias("held"), pl.len().alias("n"))
+        .sort("horizon_hours")
+        .collect()
+    )
+    judged = held.filter(pl.col("n") >= _COVERAGE_ROWS)
+    far = judged.filter((pl.col("held") - 0.9).abs() > _COVERAGE_TOLERANCE)
+    said = ", ".join(
+        f"{row['horizon_hours']} h {row['held']:.1%} of {row['n']:,}" for row in held.iter_rows(named=True)
+    )
+    return dg.AssetCheckResult(
+        passed=far.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"90 % intervals held {said or 'no outcome yet'} in the {_COVERAGE_DAYS} days to {day}; "
+        f"fewer than {_COVERAGE_ROWS} outcomes are not judged.",
+    )
+
+
+CHECKS = [every_hour_is_forecast, replay_gives_the_same, every_known_label_is_judged, intervals_hold]

@@ -1,0 +1,121 @@
+"""Pictures of the performance report, as small PNGs that Dagster's Markdown metadata can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from btc_assets.learning.evaluation import CALIBRATION_BINS
+from btc_assets.monitoring.performance import LAGS, Hours, trade
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROLLING_DAYS = 30
+_SIZE_INCHES, _DPI, _POINTS = (7.0, 3.2), 80, 1500
+
+
+def embedded(png: bytes, title: str) -> str:
+    """Return a PNG as a Markdown image that carries its own bytes."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -> bytes | None:
+    """Draw the summed return of trading a role's forecasts, after costs, beside buy-and-hold.
+
+    Args:
+        outcomes: FORECAST_OUTCOMES rows of all horizons.
+        role: whose forecasts.
+        horizon: hours ahead.
+        fee_bps: one-way cost, basis points.
+
+    Returns:
+        A PNG, or None when there is nothing to draw.
+    """
+    trading = trade(_of(outcomes, role, horizon), Hours.of(outcomes), horizon=horizon)
+    if trading is None:
+        return None
+    lines = {"before costs": trading.model[0].at(0)}
+    for lag in LAGS:
+        delay = f", {lag} h later" if lag else ""
+        lines[f"after {fee_bps:g} bp one-way{delay}"] = trading.model[lag].at(fee_bps)
+    lines["buy and hold"] = trading.buy_and_hold.at(fee_bps)
+    n = len(trading.buy_and_hold.net)
+    shown = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).astype(int))
+    times = np.datetime64(trading.start.replace(tzinfo=None), "us") + (shown + 2) * np.timedelta64(1, "h")
+    figure, axes = _figure(f"Summed return of the sign strategy, {role}, {horizon} h", "of the notional")
+    for label, strategy in lines.items():
+        axes.plot(times, np.cumsum(strategy.net)[shown], label=label, linewidth=1.2)
+    axes.axhline(0, color="grey", linewidth=0.6)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(fontsize=7, frameon=False)
+    return _png(figure)
+
+
+def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
+    """Draw the share of rises against p_up in equal-count bins, with 95 % error bars; the diagonal is perfect."""
+    rows = _of(outcomes, role, horizon)
+    if rows.height < CALIBRATION_BINS:
+        return None
+    order = rows.sort("p_up")
+    stated, rose = order["p_up"].to_numpy(), order["log_return"].to_numpy() > 0
+    bins = np.array_split(np.arange(rows.height), CALIBRATION_BINS)
+    x = np.array([stated[part].mean() for part in bins])
+    y = np.array([rose[part].mean() for part in bins])
+    error = 1.96 * np.sqrt(np.maximum(y * (1 - y), 1e-12) / np.array([len(part) for part in bins]))
+    figure, axes = _figure(f"Reliability, {role}, {horizon} h, n = {rows.height:,}", "share of rises")
+    ends = [min(x.min(), (y - error).min()), max(x.max(), (y + error).max())]
+    axes.plot(ends, ends, color="grey", linewidth=0.8)
+    axes.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2)
+    axes.set_xlabel("p_up", fontsize=8)
+    return _png(figure)
+
+
+def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
+    """Draw accuracy over the last `ROLLING_DAYS` days, day by day."""
+    daily = (
+        _of(outcomes, role, horizon)
+        .group_by(pl.col("open_time").dt.date().alias("day"), maintain_order=True)
+        .agg(((pl.col("p_up") > 0.5) == (pl.col("log_return") > 0)).sum().alias("right"), pl.len().alias("n"))
+        .sort("day")
+        .with_columns(pl.col("right", "n").rolling_sum_by("day", f"{ROLLING_DAYS}d"))
+        .filter(pl.col("day") >= pl.col("day").min() + timedelta(days=ROLLING_DAYS - 1))
+    )
+    if daily.is_empty():
+        return None
+    figure, axes = _figure(f"Accuracy over {ROLLING_DAYS} days, {role}, {horizon} h", "")
+    axes.plot(daily["day"].to_list(), (daily["right"] / daily["n"]).to_numpy(), linewidth=1.2)
+    axes.axhline(0.5, color="grey", linewidth=0.8)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    return _png(figure)
+
+
+def _of(outcomes: pl.DataFrame, role: str, horizon: int) -> pl.DataFrame:
+    return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)).sort("open_time")
+
+
+def _figure(title: str, unit: str) -> tuple[Figure, Axes]:
+    """Return an empty picture that belongs to no window and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=9)
+    axes.set_ylabel(unit, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
