@@ -178,7 +178,8 @@ def _newest_forecasts(frame: pl.DataFrame) -> str:
             "|---|---|---|---|---|---|---|",
             *(
                 f"| {row['made_at']:%Y-%m-%d %H:%M} | {row['horizon_hours']} h | {row['role']} "
-                f"| {row['model_version']} | {row['p_up']:.1%} | {row['q50']:+.2%} | {row['q05']:+.2%} to {row['q95']:+.2%} |"
+                f"| {row['model_version']} | {row['p_up']:.1%} | {row['q50']:+.2%} "
+                f"| {row['q05']:+.2%} to {row['q95']:+.2%} |"
                 for row in newest.iter_rows(named=True)
             ),
         ]
