@@ -7,6 +7,7 @@ same data, code and settings is left alone.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -284,6 +285,24 @@ class Walk:
         return str(verdict.select(pl.col("decision").first()).item())
 
 
+class _Sentences(logging.Formatter):
+    """A log line is its time and its sentence; Dagster's ids are in the UI."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        meta = getattr(record, "dagster_meta", {})
+        return f"{self.formatTime(record, '%H:%M:%S')} {meta.get('orig_message') or record.getMessage()}"
+
+
+@dg.logger(description="What a walk-forward says, one sentence a line.")
+def sentences(_context: dg.InitLoggerContext) -> logging.Logger:
+    """Return a console logger that prints sentences."""
+    console = logging.Logger("walk_forward", logging.INFO)  # noqa: LOG001 - not shared with anyone
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Sentences())
+    console.addHandler(handler)
+    return console
+
+
 @dg.op(
     name="walk",
     description="Make sure of the data; for each cutoff train, judge, forecast; last report and publish.",
@@ -312,6 +331,7 @@ def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.Res
     name="walk_forward",
     description="Replay history: for each cutoff in order train, judge and forecast the days to the next one.",
     executor_def=dg.in_process_executor,
+    logger_defs={"console": sentences},
     tags={"dagster/max_runtime": "14400"},
 )
 def walk_forward() -> None:

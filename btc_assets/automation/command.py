@@ -1,0 +1,63 @@
+"""The walk-forward and a single training from the command line, through the same job the UI launches."""
+
+from datetime import date
+
+import dagster as dg
+
+from btc_assets.contracts import PERFORMANCE_REPORT
+from btc_assets.partitions import previous_monday
+from btc_assets.settings import Settings
+
+WHOLE_YEAR = 365
+
+
+def walk_forward(start: date | None, end: date | None, *, every_days: int, resume: bool) -> int:
+    """Replay a period and print how good its forecasts were.
+
+    Args:
+        start: first cutoff; None is the first Monday with a full window.
+        end: last day to forecast; None is the last day that has closed.
+        every_days: from one cutoff to the next.
+        resume: leave alone what is already there.
+
+    Returns:
+        The exit status: 0 when everything was made.
+    """
+    from btc_assets.definitions import defs
+    from btc_assets.lake import Lake
+    from btc_assets.monitoring.performance import markdown
+    from btc_assets.settings import settings
+
+    config = {
+        "start": "" if start is None else start.isoformat(),
+        "end": "" if end is None else end.isoformat(),
+        "every_days": every_days,
+        "resume": resume,
+    }
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_job_def("walk_forward").execute_in_process(
+            instance=instance, run_config={"ops": {"walk": {"config": config}}}, raise_on_error=False
+        )
+    if not result.success:
+        return 1
+    lake = Lake(root=settings().lake_root)
+    reported = max(lake.days(PERFORMANCE_REPORT) if end is None else [end])
+    report = lake.read(PERFORMANCE_REPORT, reported)
+    if report is not None:
+        print(f"\nForecasts known by the end of {reported}:\n\n{markdown(report)}\n", flush=True)
+    return 0
+
+
+def train(config: Settings, cutoff: date | None) -> int:
+    """Train and judge one cutoff, forecast from it to the newest day, and publish.
+
+    Args:
+        config: the settings of the deployment.
+        cutoff: the cutoff day; None is the newest Monday.
+
+    Returns:
+        The exit status: 0 when everything was made.
+    """
+    today = config.now().date()
+    end = today if config.history_end is None else min(today, date.fromordinal(config.history_end.toordinal() - 1))
+    return walk_forward(cutoff or previous_monday(end), end, every_days=WHOLE_YEAR, resume=True)

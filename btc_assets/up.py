@@ -1,0 +1,78 @@
+"""`make up`: Dagster, the forecast server and the MLflow UI together, until Ctrl-C stops all three."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from btc_assets.processes import ProcessError, running, wait_for_port
+from btc_assets.settings import PROJECT_ROOT, Settings
+
+LOOPBACK = "127.0.0.1"
+READY_S = 90.0
+"""Seconds everything has to come up."""
+
+
+def commands(chosen: Settings) -> dict[str, tuple[list[str], int]]:
+    """Return what `make up` runs: the command and port of each part, by name."""
+    scripts = Path(sys.executable).parent
+    return {
+        "Dagster": (
+            [
+                *(str(scripts / "dagster"), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")),
+                *("-h", LOOPBACK, "-p", str(chosen.dagster_port), "--log-level", "warning"),
+            ],
+            chosen.dagster_port,
+        ),
+        "forecasts": ([sys.executable, "-m", "serve"], chosen.serve_port),
+        "MLflow": (
+            [
+                *(sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", chosen.tracking_uri),
+                *("--host", LOOPBACK, "--port", str(chosen.mlflow_port), "--workers", "1"),
+            ],
+            chosen.mlflow_port,
+        ),
+    }
+
+
+def up(chosen: Settings) -> int:
+    """Run the three until Ctrl-C, or until one of them ends; then stop the rest.
+
+    Returns:
+        0 after Ctrl-C, 1 when a part failed.
+    """
+    stopping = threading.Event()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    if chosen.tracking_uri.startswith("sqlite:///"):
+        Path(chosen.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    failed = False
+    with contextlib.ExitStack() as stack:
+        parts = {
+            name: (stack.enter_context(running(command)), port) for name, (command, port) in commands(chosen).items()
+        }
+        try:
+            for name, (process, port) in parts.items():
+                wait_for_port(process, LOOPBACK, port, seconds=READY_S, unless=stopping)
+                if not stopping.is_set():
+                    print(f"==> {name}: http://{LOOPBACK}:{port}", flush=True)
+            if not stopping.is_set():
+                print("==> all three are up; Ctrl-C stops them", flush=True)
+            while not stopping.wait(0.5):
+                for name, (process, _) in parts.items():
+                    if process.poll() is not None:
+                        raise ProcessError(f"{name} ended with status {process.returncode}")
+        except ProcessError as error:
+            print(f"==> {error}; stopping the others", file=sys.stderr, flush=True)
+            failed = True
+        print("==> stopping", flush=True)
+    print("==> stopped", flush=True)
+    return int(failed)
