@@ -129,7 +129,7 @@ def _at(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _kind(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _kind(value: Any) -> str:
     """Name a JSON value's kind as its sender would."""
     if value is None:
         return "null"

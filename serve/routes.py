@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from litestar import Request, get, post
@@ -45,10 +45,12 @@ DEFAULT_SPAN = timedelta(days=7)
 INLINE_ROWS = 16
 """Rows predicted on the event loop itself; more go to a thread, so that they hold nobody up."""
 
+_DAWN = datetime(1, 1, 3, tzinfo=UTC)  # the first time that every UTC offset can write
 _UNESCAPED_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
 BAD_REQUEST = ResponseSpec(Fault, description="The request cannot be answered; the field to change is named.")
 NOT_YET = ResponseSpec(Fault, description="No forecast has been published yet.")
+REVERSED = ResponseSpec(Fault, description="Both times are well formed, but `from` is after `to`.")
 TOO_LARGE = ResponseSpec(Fault, description="The body is too large.")
 NOT_JSON = ResponseSpec(Fault, description="The body must be sent as application/json.")
 
@@ -140,7 +142,7 @@ def model(state: AppState) -> ModelAnswer:
     )
 
 
-@get("/v1/forecasts", summary="Past forecasts and outcomes", responses={400: BAD_REQUEST, 503: NOT_YET})
+@get("/v1/forecasts", summary="Past forecasts and outcomes", responses={400: BAD_REQUEST, 409: REVERSED, 503: NOT_YET})
 async def forecasts(
     request: Request[Any, Any, Any],
     state: AppState,
@@ -154,13 +156,13 @@ async def forecasts(
     for name in request.query_params:
         if name not in ("from", "to", "limit", "offset"):
             raise Refusal(400, f"{name!r} is not a parameter; there are from, to, limit and offset.", name)
-    end = loaded.made_at + FORECAST_EVERY if last is None else _instant(last, "to")
-    if first is None:
-        start = end - DEFAULT_SPAN if end.year > 1 else end
-    else:
-        start = _instant(first, "from")
-    if start > end:
-        raise Refusal(400, f"'from' ({start.isoformat()}) must not be after 'to' ({end.isoformat()}).", "from")
+    due = loaded.made_at + FORECAST_EVERY
+    start = None if first is None else _instant(first, "from")
+    end = (max(due, start) if start else due) if last is None else _instant(last, "to")
+    if start is None:
+        start = max(end, _DAWN + DEFAULT_SPAN) - DEFAULT_SPAN
+    elif start > end:
+        raise Refusal(409, f"'from' ({start.isoformat()}) must not be after 'to' ({end.isoformat()}).", "from")
 
     def read() -> tuple[int, list[dict[str, Any]]]:
         return loaded.store.count(start, end), loaded.store.forecasts(start, end, limit=limit, offset=offset)

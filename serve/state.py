@@ -161,7 +161,7 @@ class Watcher:
             await asyncio.sleep(POLL_S)
             try:
                 await asyncio.to_thread(self.look)
-            except Exception as error:  # the watcher must outlive whatever a bundle holds
+            except Exception as error:  # noqa: BLE001 - the watcher must outlive whatever a bundle holds
                 self._say(f"The published bundle could not be looked at ({error!r}); serving what is loaded.")
 
     def _say(self, sentence: str) -> None:

@@ -109,6 +109,7 @@ def publish(
         os.utime(target)  # prune keeps the bundles published last
         _point(serving_dir, bundle_id)
         prune(serving_dir, kept=kept)
+        _sweep(serving_dir)
     same = live is not None and live.get("bundle_id") == bundle_id
     return Publication(bundle_id, live=True, sentence="Already live." if same else "Published.")
 
@@ -210,7 +211,7 @@ def _point(serving_dir: Path, bundle_id: str) -> None:
 
 
 def _sweep(serving_dir: Path) -> None:
-    """Delete what killed publishers left; only the holder of the lock may."""
+    """Delete what killed publishers and replaced bundles left; only the holder of the lock may."""
     for entry in (*serving_dir.glob(f".{POINTER}-*"), *(serving_dir / BUNDLES).glob(".new-*")):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for entry in (serving_dir / BUNDLES).glob(".pruned-*"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, PERFORMANCE_REPORT, PRICES, QUANTILE_COLUMNS
-from btc_assets.learning.bundle import QUANTILES, graph_name, write_bundle
+from btc_assets.learning.bundle import DOCUMENT, QUANTILES, graph_name, write_bundle
 from btc_assets.serving.publish import Publication, publish
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -32,9 +33,9 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     target = rows[:, 0] + rng.normal(size=len(rows))
     size = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
 
-    def graph(model: Any) -> bytes:  # noqa: ANN401 - any xgboost estimator
+    def graph(model: Any) -> bytes:
         shape = [("rows", FloatTensorType([None, len(FEATURE_NAMES)]))]
-        return convert_xgboost(model, initial_types=shape, target_opset=15).SerializeToString()
+        return convert_xgboost(model, name="tiny", initial_types=shape, target_opset=15).SerializeToString()
 
     graphs = {}
     for horizon in HORIZONS:
@@ -45,7 +46,7 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     return graphs
 
 
-def document(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
+def document(**changes: Any) -> dict[str, Any]:
     """Return a model document for `tiny_graphs`."""
     return {
         "cutoff": "2019-06-03",
@@ -63,7 +64,9 @@ def document(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
 
 
 def write_model(folder: Path, *, seed: int = 7) -> str:
-    """Write a small model to `folder` and return its digest."""
+    """Write a small model to `folder`, unless it is there, and return its digest."""
+    if folder.exists():
+        return str(json.loads((folder / DOCUMENT).read_bytes())["digest"])
     return write_bundle(folder, document(), tiny_graphs(seed))
 
 
@@ -119,7 +122,7 @@ def published_frames(digest: str, *, made_at: datetime = MADE_AT, version: int =
 def publish_small(
     serving_dir: Path, models: Path, *, seed: int = 7, made_at: datetime = MADE_AT, allow_older: bool = False
 ) -> Publication:
-    """Write, if it is not there, the model of `seed` and publish a forecast of it."""
+    """Write the model of `seed` and publish a forecast of it."""
     digest = write_model(models / f"model-{seed}", seed=seed)
     return publish(
         serving_dir,
@@ -129,7 +132,7 @@ def publish_small(
             "model_cutoff": "2019-06-03",
             "model_digest": digest,
             "made_at": made_at.isoformat(),
-            "features": {name: 0.1 for name in FEATURE_NAMES},
+            "features": dict.fromkeys(FEATURE_NAMES, 0.1),
         },
         model_folder=models / f"model-{seed}",
         tables=published_frames(digest, made_at=made_at, version=seed),

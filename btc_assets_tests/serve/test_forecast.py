@@ -1,0 +1,103 @@
+"""The published forecast is answered whole, and says how old it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from btc_assets_tests.serve.conftest import Server, running_server, this_hour
+from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, publish_small
+from serve.app import create_app
+
+
+@contextmanager
+def served_at(now: datetime, folder: Path) -> Iterator[TestClient[Litestar]]:
+    """Serve a folder with the clock standing at `now`."""
+    with TestClient(create_app(folder, clock=lambda: now)) as client:
+        yield client
+
+
+def test_the_forecast_of_this_hour_is_answered_for_every_horizon(client: httpx.Client) -> None:
+    answer = client.get("/v1/forecast").json()
+    made_at = datetime.fromisoformat(answer["made_at"])
+    assert this_hour() - made_at <= timedelta(hours=1)
+    assert datetime.fromisoformat(answer["valid_until"]) == made_at + timedelta(hours=1)
+    assert answer["age_seconds"] >= 0
+    assert answer["model"].keys() == {"version", "cutoff", "digest"}
+    assert [horizon["horizon_hours"] for horizon in answer["horizons"]] == [1, 4, 24]
+    for horizon in answer["horizons"]:
+        assert datetime.fromisoformat(horizon["target_time"]) == made_at + timedelta(hours=horizon["horizon_hours"])
+        assert 0 <= horizon["p_up"] <= 1
+        price = horizon["price"]
+        assert price["median"] == pytest.approx(answer["close"] * math.exp(horizon["median_return"]))
+        for name in ("interval_50", "interval_90"):
+            for end in ("lower", "upper"):
+                assert price[name][end] == pytest.approx(answer["close"] * math.exp(horizon[name][end]))
+        ends = [horizon["interval_90"]["lower"], horizon["interval_50"]["lower"], horizon["median_return"]]
+        ends += [horizon["interval_50"]["upper"], horizon["interval_90"]["upper"]]
+        assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize(
+    ("age", "stale", "says"),
+    [
+        (timedelta(minutes=5), False, None),
+        (timedelta(minutes=75), False, None),
+        (timedelta(minutes=76), True, "1 h 16 min ago"),
+        (timedelta(days=2560), True, "2560 days ago"),
+        (-timedelta(minutes=1), False, None),
+    ],
+)
+def test_a_stale_forecast_says_so(
+    tmp_path: Path, models: Path, age: timedelta, stale: bool, says: str | None
+) -> None:
+    publish_small(tmp_path, models)
+    with served_at(MADE_AT + age, tmp_path) as client:
+        answer = client.get("/v1/forecast").json()
+    assert answer["stale"] is stale
+    assert answer["age_seconds"] == max(age.total_seconds(), 0)
+    assert (says in answer["note"]) if says else (answer["note"] is None)
+
+
+def test_before_the_first_forecast_only_health_answers_and_then_all_do(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    with running_server(tmp_path, models) as server:
+        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+        for path in ("/ready", "/v1/forecast", "/v1/model", "/v1/forecasts"):
+            answer = httpx.get(server.url + path)
+            assert answer.status_code == 503
+            assert "No forecast has been published yet" in answer.json()["error"]
+        assert httpx.post(f"{server.url}/v1/predict", json={}).status_code == 503
+        assert httpx.get(f"{server.url}/schema").status_code == 200
+        server.wait_for(publish_small(server.serving_dir, models).bundle_id)
+        for path in ("/v1/forecast", "/v1/model", "/v1/forecasts"):
+            assert httpx.get(server.url + path).status_code == 200
+
+
+def test_the_model_is_described_and_its_newest_features_are_a_valid_row(client: httpx.Client) -> None:
+    answer = client.get("/v1/model").json()
+    assert [feature["name"] for feature in answer["features"]] == list(FEATURE_NAMES)
+    assert all(feature["unit"] for feature in answer["features"])
+    assert answer["metrics"]["1"]["log_loss"] == 0.69
+    assert client.post("/v1/predict", json=answer["newest_features"]).status_code == 200
+
+
+def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
+    missing = client.get("/v2/forecast")
+    assert (missing.status_code, "There is nothing at /v2/forecast" in missing.json()["error"]) == (404, True)
+    wrong = client.delete("/v1/forecast")
+    assert (wrong.status_code, "does not answer DELETE" in wrong.json()["error"]) == (405, True)
+    assert "GET" in wrong.headers["allow"]
+
+
+def test_the_server_is_ready_within_two_seconds_on_an_idle_machine(server: Server) -> None:
+    print(f"\nready {server.seconds_to_ready:.2f} s after the start of the process")
+    assert server.seconds_to_ready < 6, "2 s is the promise; this bound allows for a loaded machine"

@@ -1,0 +1,161 @@
+"""A good row is forecast as the model forecasts it; a bad one is answered with the field to change."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btc_assets.learning.bundle import ModelBundle
+from btc_assets_tests.serve.conftest import Server
+from btc_assets_tests.serving.builders import FEATURE_NAMES
+from serve.model import LARGEST, MAX_ROWS, BadRows, RowReader
+
+ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
+JSON = {"Content-Type": "application/json"}
+
+
+def post(client: httpx.Client, body: object) -> httpx.Response:
+    """Post a body: bytes as they are, anything else as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return client.post("/v1/predict", content=content, headers=JSON)
+
+
+def test_a_row_is_forecast_as_the_model_itself_forecasts_it(client: httpx.Client, server: Server) -> None:
+    model = ModelBundle.load(server.models / "model-7")
+    rows = np.random.default_rng(5).normal(size=(40, 4))
+    rows[3, 1] = np.nan
+    named = [
+        {name: None if math.isnan(v) else v for name, v in zip(FEATURE_NAMES, row, strict=True)} for row in rows.tolist()
+    ]
+    answer = post(client, named).json()
+    assert answer["model"]["digest"] == model.digest
+    assert len(answer["rows"]) == 40
+    for position, horizon in enumerate(model.horizons):
+        expected = model.predict(rows)[horizon]
+        for i, row in enumerate(answer["rows"]):
+            got = row["horizons"][position]
+            assert got["horizon_hours"] == horizon
+            assert got["p_up"] == expected.p_up[i]
+            quantiles = [got["interval_90"]["lower"], got["interval_50"]["lower"], got["median_return"]]
+            quantiles += [got["interval_50"]["upper"], got["interval_90"]["upper"]]
+            assert quantiles == expected.quantiles[i].tolist()
+
+
+def test_one_object_and_a_list_of_one_are_the_same(client: httpx.Client) -> None:
+    assert post(client, ROW).json() == post(client, [ROW]).json()
+
+
+def test_the_order_of_the_names_does_not_matter(client: httpx.Client) -> None:
+    row = {name: 0.1 * i for i, name in enumerate(FEATURE_NAMES)}
+    assert post(client, row).json() == post(client, dict(reversed(row.items()))).json()
+
+
+def test_a_thousand_rows_are_answered(client: httpx.Client) -> None:
+    answer = post(client, [ROW] * MAX_ROWS)
+    assert answer.status_code == 200
+    assert len(answer.json()["rows"]) == MAX_ROWS
+
+
+def with_rsi(literal: str) -> bytes:
+    """Return a row whose rsi is written literally."""
+    return json.dumps({**ROW, "rsi": "LITERAL"}).replace('"LITERAL"', literal).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "sentence"),
+    [
+        ({**ROW, "colour": 1.0}, "colour", "is not a feature of this model"),
+        ({name: 0.1 for name in FEATURE_NAMES if name != "rsi"}, "rsi", "is missing"),
+        ([ROW, {**ROW, "colour": 1.0}], "[1].colour", "in row [1] is not a feature"),
+        ({}, "returns_1h", "is missing"),
+        (with_rsi("NaN"), "rsi", "finite number"),
+        (with_rsi("Infinity"), "rsi", "finite number"),
+        (with_rsi("-Infinity"), "rsi", "finite number"),
+        (b"[" + with_rsi("NaN") + b"]", "[0].rsi", "finite number"),
+        (with_rsi("1e400"), "rsi", "finite number"),
+        (with_rsi("1e39"), "rsi", "more than a model can read"),
+        (with_rsi("-1" + "0" * 400), "rsi", "more than a model can read"),
+        ({**ROW, "rsi": "55"}, "rsi", "not text"),
+        ({**ROW, "rsi": True}, "rsi", "not a boolean"),
+        ({**ROW, "rsi": [55]}, "rsi", "not a list"),
+        ({**ROW, "rsi": {"value": 55}}, "rsi", "not an object"),
+        ([ROW, 5], "[1]", "must be an object"),
+        ([ROW, [ROW]], "[1]", "must be an object"),
+        ([ROW, None], "[1]", "not null"),
+        ([], "body", "holds 0 rows"),
+        ([ROW] * (MAX_ROWS + 1), "body", "holds 1,001 rows"),
+        ("row", "body", "not text"),
+        (None, "body", "not null"),
+        (5, "body", "not a number"),
+        (b"", "body", "not JSON"),
+        (b"{", "body", "not JSON"),
+        (b'{"rsi": 1} trailing', "body", "not JSON"),
+        (b"\xff\xfe", "body", "not JSON"),
+        (b"[" * 200_000, "body", "nested too deeply"),
+        (with_rsi("1" * 5000), "body", "not JSON"),
+    ],
+)
+def test_bad_rows_are_answered_with_the_field_to_change(
+    client: httpx.Client, body: object, field: str, sentence: str
+) -> None:
+    answer = post(client, body)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["field"] == field
+    assert sentence in answer.json()["error"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_ten_megabytes_are_refused_without_being_read(client: httpx.Client, chunked: bool) -> None:
+    def pieces() -> object:
+        for _ in range(160):
+            yield b" " * 65_536
+
+    content = pieces() if chunked else b" " * 10_485_760
+    try:
+        answer = client.post("/v1/predict", content=content, headers=JSON)  # type: ignore[arg-type]
+    except httpx.TransportError:
+        pytest.fail("the refusal did not reach the sender")
+    assert answer.status_code == 413
+    assert answer.json()["field"] == "body"
+
+
+def test_a_body_that_is_not_declared_json_is_refused(client: httpx.Client) -> None:
+    for headers in ({"Content-Type": "text/plain"}, {}):
+        answer = client.post("/v1/predict", content=json.dumps(ROW), headers=headers)
+        assert answer.status_code == 415
+        assert answer.json()["field"] == "Content-Type"
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=3), st.lists(st.none(), max_size=1)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(row=st.dictionaries(st.sampled_from([*FEATURE_NAMES, "x"]), VALUES), many=st.booleans())
+def test_a_row_is_read_exactly_when_every_feature_is_a_finite_number_or_null(row: dict, many: bool) -> None:
+    good = set(row) == set(FEATURE_NAMES) and all(
+        value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST)
+        for value in row.values()
+    )
+    body = json.dumps([row] if many else row).encode()
+    try:
+        read = RowReader(FEATURE_NAMES).read(body)
+    except BadRows as error:
+        assert not good
+        assert error.fault.error.endswith(".")
+        assert error.fault.field != "body"
+    else:
+        assert good
+        assert read.shape == (1, 4)
+        assert [None if math.isnan(v) else v for v in read[0]] == [
+            None if row[name] is None else float(row[name]) for name in FEATURE_NAMES
+        ]

@@ -1,0 +1,128 @@
+"""A new bundle replaces the old one under load without a failed request; a bad one replaces nothing."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from btc_assets_tests.serve.conftest import Server, running_server
+from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, publish_small, write_model
+from serve.state import RETRY_S, Watcher
+
+ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
+SWAPS = 22
+SEEDS = (7, 8)
+
+
+def ask(server: Server, stop: threading.Event, answers: list[tuple[str, int, str, int]]) -> None:
+    """Ask for predictions, forecasts and history until told to stop, over one connection."""
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        while not stop.is_set():
+            predicted = client.post("/v1/predict", json=ROW)
+            body = predicted.json()
+            answers.append(("predict", predicted.status_code, body["model"]["digest"], body["model"]["version"]))
+            forecast = client.get("/v1/forecast")
+            body = forecast.json()
+            answers.append(("forecast", forecast.status_code, body["model"]["digest"], body["model"]["version"]))
+            past = client.get("/v1/forecasts", params={"limit": 30})
+            answers.append(("forecasts", past.status_code, "", past.json()["forecasts"][0]["model_version"]))
+
+
+def test_twenty_swaps_under_load_fail_no_request_and_mix_no_bundles(tmp_path: Path, models: Path) -> None:
+    digests = {write_model(models / f"model-{seed}", seed=seed): seed for seed in SEEDS}
+    (tmp_path / "serving").mkdir()
+    publish_small(tmp_path / "serving", models)
+    with running_server(tmp_path, models) as server:
+        stop, answers = threading.Event(), []
+        threads = [threading.Thread(target=ask, args=(server, stop, answers)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for n in range(1, SWAPS + 1):
+                made_at = MADE_AT + timedelta(hours=n)
+                server.wait_for(publish_small(server.serving_dir, models, seed=SEEDS[n % 2], made_at=made_at).bundle_id)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert {status for _, status, _, _ in answers} == {200}
+    assert len(answers) > 10 * SWAPS
+    assert {digests[digest] == version for what, _, digest, version in answers if what != "forecasts"} == {True}
+    changes = sum(a != b for a, b in zip(answers[:-1], answers[1:], strict=True))
+    assert changes >= SWAPS
+    print(f"\n{len(answers)} requests over {SWAPS} swaps, none failed")
+
+
+def damage(serving_dir: Path, bundle_id: str, how: str) -> None:
+    """Damage a bundle that nobody has loaded yet."""
+    folder = serving_dir / "bundles" / bundle_id
+    if how == "graph":
+        graph = folder / "model" / "q05_24h.onnx"
+        graph.write_bytes(graph.read_bytes()[:-7])
+    elif how == "database":
+        (folder / "serving.duckdb").write_bytes(b"\0" * 4096)
+    elif how == "no database":
+        (folder / "serving.duckdb").unlink()
+    elif how == "manifest":
+        (folder / "manifest.json").write_text("{")
+    elif how == "manifest of another model":
+        (folder / "manifest.json").write_text('{"model_digest": "0"}')
+    elif how == "model.json":
+        (folder / "model" / "model.json").write_text("[1, 2]")
+    else:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "how", ["graph", "database", "no database", "manifest", "manifest of another model", "model.json", "everything"]
+)
+def test_a_damaged_bundle_keeps_the_old_one_serving_and_says_so(tmp_path: Path, models: Path, how: str) -> None:
+    old = publish_small(tmp_path, models).bundle_id
+    watcher = Watcher(tmp_path)
+    watcher.look()
+    kept = watcher.state
+    assert kept is not None
+    new = publish_small(tmp_path, models, seed=8, made_at=MADE_AT + timedelta(hours=1)).bundle_id
+    damage(tmp_path, new, how)
+    watcher.look()
+    assert watcher.state is kept
+    assert watcher.fault is not None
+    assert new in watcher.fault
+    assert f"Serving {old} on." in watcher.fault
+
+
+@pytest.mark.parametrize("content", [b"", b"../../../etc/passwd", b"0123", b"\xff\xfe", b"0123456789abcdef"])
+def test_a_pointer_to_nowhere_keeps_the_old_bundle(tmp_path: Path, models: Path, content: bytes) -> None:
+    publish_small(tmp_path, models)
+    watcher = Watcher(tmp_path)
+    watcher.look()
+    kept = watcher.state
+    (tmp_path / "current").write_bytes(content)
+    watcher.look()
+    assert watcher.state is kept is not None
+    assert watcher.fault is not None
+
+
+def test_a_bundle_mended_in_place_is_loaded_after_all(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("serve.state.time", SimpleNamespace(monotonic=lambda: now))
+    bundle_id = publish_small(tmp_path, models).bundle_id
+    damage(tmp_path, bundle_id, "graph")
+    watcher = Watcher(tmp_path)
+    watcher.look()
+    assert watcher.state is None
+    publish_small(tmp_path, models)
+    watcher.look()
+    assert watcher.state is None, "a refused bundle is not tried again at once"
+    now += RETRY_S
+    watcher.look()
+    assert watcher.state is not None
+    assert watcher.fault is None

@@ -1,0 +1,155 @@
+"""The bundle asset publishes the champion's newest forecast as of its day, and nothing from after it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pytest
+
+from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, PRICES, SERVING_BUNDLE, Contract
+from btc_assets.lake import Lake
+from btc_assets.partitions import key_of
+from btc_assets.serving import assets as serving
+from btc_assets.serving.publish import live_manifest
+from btc_assets.settings import Settings
+from btc_assets_tests.serving.builders import forecast_frame, outcome_frame, published_frames, write_model
+
+DAY = date(2019, 6, 3)
+LAST = datetime(2019, 6, 4, tzinfo=UTC)
+"""When the last forecast of the day is made: the close of its last hour."""
+
+
+class Folders(dg.ConfigurableResource):
+    """Model folders of a registry, by version."""
+
+    root: str
+
+    def folder(self, version: int) -> Path:
+        """Return the folder of a version."""
+        return Path(self.root) / f"model-{version}"
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """Return an empty lake."""
+    return Lake(root=str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def digest(tmp_path: Path) -> str:
+    """Return the digest of registry version 1."""
+    return write_model(tmp_path / "models" / "model-1")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Publish into the test's own folder and return it."""
+    config = Settings(data_dir=tmp_path, _env_file=None)
+    monkeypatch.setattr(serving, "settings", lambda: config)
+    return tmp_path / "serving"
+
+
+def store(lake: Lake, contract: Contract, frame: pl.DataFrame) -> None:
+    """Store a frame's rows under their days."""
+    for key, part in frame.with_columns(contract.day.alias("_day")).partition_by("_day", as_dict=True).items():
+        lake.write(contract, key[0], part.drop("_day"))
+
+
+def fill(lake: Lake, digest: str, *, last: datetime = LAST) -> None:
+    """Store three days of forecasts, outcomes and prices up to `last`."""
+    forecasts = forecast_frame(digest, made_at=last, hours=72)
+    store(lake, FORECASTS, forecasts)
+    store(lake, FORECAST_OUTCOMES, outcome_frame(forecasts, now=last))
+    store(lake, PRICES, published_frames(digest, made_at=last)["prices"])
+
+
+def materialise(
+    lake: Lake, models: Path, day: date, *, allow_older: bool = False, raise_on_error: bool = True
+) -> dg.ExecuteInProcessResult:
+    """Materialise the bundle of one day."""
+    return dg.materialize(
+        [serving.bundle],
+        partition_key=key_of(day),
+        resources={"io_manager": lake, "lake": lake, "registry": Folders(root=str(models))},
+        run_config={"ops": {"serving__bundle": {"config": {"allow_older": allow_older}}}},
+        raise_on_error=raise_on_error,
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    """Return the values of the materialisation's metadata."""
+    (event,) = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_the_newest_forecast_of_the_day_is_published(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+    fill(lake, digest)
+    result = materialise(lake, tmp_path / "models", DAY)
+    row = lake.read(SERVING_BUNDLE, DAY).to_dicts()[0]
+    live = live_manifest(here)
+    assert live is not None
+    assert row["bundle_id"] == live["bundle_id"] == (here / "current").read_text().strip()
+    assert (row["made_at"], row["model_version"], row["model_digest"]) == (LAST, 1, digest)
+    assert metadata(result)["live"] is True
+    assert "| 24 h | 2019-06-05 00:00 |" in str(metadata(result)["forecast"])
+
+
+def test_nothing_from_after_the_day_is_published(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+    fill(lake, digest, last=LAST + timedelta(days=1))
+    materialise(lake, tmp_path / "models", DAY)
+    database = here / "bundles" / (here / "current").read_text().strip() / "serving.duckdb"
+    with duckdb.connect(str(database), read_only=True) as connection:
+        for table, column in (("forecasts", "open_time"), ("prices", "open_time"), ("forecast_outcomes", "known_at")):
+            newest = connection.sql(f"SELECT epoch_us(max({column})) FROM {table}").fetchall()[0][0]
+            assert newest <= LAST.timestamp() * 1e6
+
+
+def test_materialising_twice_gives_the_same_bundle(lake: Lake, digest: str, tmp_path: Path) -> None:
+    fill(lake, digest)
+    first = metadata(materialise(lake, tmp_path / "models", DAY))
+    again = metadata(materialise(lake, tmp_path / "models", DAY))
+    assert again["what_happened"] == "Already live."
+    assert again["bundle"] == first["bundle"]
+
+
+def test_an_earlier_day_does_not_take_the_place_of_a_later_one(
+    lake: Lake, digest: str, here: Path, tmp_path: Path
+) -> None:
+    fill(lake, digest)
+    materialise(lake, tmp_path / "models", DAY)
+    live = (here / "current").read_text()
+    refused = metadata(materialise(lake, tmp_path / "models", DAY - timedelta(days=1)))
+    assert refused["live"] is False
+    assert (here / "current").read_text() == live
+    assert metadata(materialise(lake, tmp_path / "models", DAY - timedelta(days=1), allow_older=True))["live"] is True
+    assert (here / "current").read_text() != live
+
+
+def test_without_a_champion_forecast_the_step_fails_with_a_sentence(lake: Lake, tmp_path: Path, here: Path) -> None:
+    result = materialise(lake, tmp_path / "models", DAY, raise_on_error=False)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "There is no champion forecast for 2019-06-03" in failure.step_failure_data.user_failure_data.description
+    assert not here.exists()
+
+
+def test_forecasts_of_a_model_the_registry_altered_are_not_published(
+    lake: Lake, digest: str, here: Path, tmp_path: Path
+) -> None:
+    fill(lake, digest)
+    (tmp_path / "models" / "model-1" / "q50_1h.onnx").write_bytes(b"")
+    assert not materialise(lake, tmp_path / "models", DAY, raise_on_error=False).success
+    assert not (here / "current").exists()
+
+
+def test_the_lineage_reaches_back_only() -> None:
+    for spec in serving.bundle.specs:
+        for dependency in spec.deps:
+            mapping = dependency.partition_mapping
+            assert isinstance(mapping, dg.TimeWindowPartitionMapping)
+            assert mapping.start_offset < 0
+            assert mapping.end_offset <= 0

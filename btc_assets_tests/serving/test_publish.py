@@ -1,0 +1,221 @@
+"""A reader of the published folder finds a whole bundle, whenever it looks and wherever a publisher dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from btc_assets.learning.bundle import ModelBundle
+from btc_assets.serving.publish import KEPT, PublishError, live_manifest, prune, publish
+from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.serving.builders import MADE_AT, publish_small, published_frames, write_model
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for models."""
+    return tmp_path_factory.mktemp("models")
+
+
+def bundles(serving_dir: Path) -> set[str]:
+    """Return the names in the bundles folder, hidden ones included."""
+    return {entry.name for entry in (serving_dir / "bundles").iterdir()}
+
+
+def test_a_published_bundle_is_whole(tmp_path: Path, models: Path) -> None:
+    publication = publish_small(tmp_path, models)
+    assert publication.live
+    assert (tmp_path / "current").read_text().strip() == publication.bundle_id
+    folder = tmp_path / "bundles" / publication.bundle_id
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["bundle_id"] == publication.bundle_id
+    assert ModelBundle.load(folder / "model").digest == manifest["model_digest"]
+    with duckdb.connect(str(folder / "serving.duckdb"), read_only=True) as connection:
+        for table, rows in manifest["tables"].items():
+            assert connection.sql(f"SELECT count(*) FROM {table}").fetchall() == [(rows,)]
+        stored = connection.sql("SELECT * FROM forecasts").pl()
+    written = published_frames(manifest["model_digest"], version=7)["forecasts"]
+    zoned = pl.selectors.datetime(time_zone="*").dt.convert_time_zone("UTC")
+    assert stored.with_columns(zoned).equals(written)
+
+
+def test_publishing_the_same_again_changes_nothing(tmp_path: Path, models: Path) -> None:
+    first = publish_small(tmp_path, models)
+    database = tmp_path / "bundles" / first.bundle_id / "serving.duckdb"
+    before = database.stat()
+    second = publish_small(tmp_path, models)
+    assert second.bundle_id == first.bundle_id
+    assert second.sentence == "Already live."
+    assert (database.stat().st_ino, database.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_an_older_forecast_never_replaces_a_newer_one_unless_it_is_meant(tmp_path: Path, models: Path) -> None:
+    newer = publish_small(tmp_path, models, made_at=MADE_AT)
+    older = publish_small(tmp_path, models, made_at=MADE_AT - HOUR)
+    assert not older.live
+    assert "allow_older" in older.sentence
+    assert (tmp_path / "current").read_text().strip() == newer.bundle_id
+    rolled_back = publish_small(tmp_path, models, made_at=MADE_AT - HOUR, allow_older=True)
+    assert rolled_back.live
+    assert (tmp_path / "current").read_text().strip() == rolled_back.bundle_id == older.bundle_id
+
+
+def test_the_bundles_published_last_are_kept_and_the_live_one_always(tmp_path: Path, models: Path) -> None:
+    ids = [publish_small(tmp_path, models, made_at=MADE_AT + n * HOUR).bundle_id for n in range(6)]
+    assert bundles(tmp_path) == set(ids[-KEPT:])
+    back = publish_small(tmp_path, models, made_at=MADE_AT + 3 * HOUR, allow_older=True)
+    assert back.bundle_id == ids[3]
+    prune(tmp_path, kept=1)
+    assert bundles(tmp_path) == {ids[3]}
+    prune(tmp_path, kept=0)
+    assert bundles(tmp_path) == {ids[3]}
+
+
+def test_a_damaged_bundle_of_the_same_id_is_built_again(tmp_path: Path, models: Path) -> None:
+    bundle_id = publish_small(tmp_path, models).bundle_id
+    graph = tmp_path / "bundles" / bundle_id / "model" / "p_up_1h.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    assert publish_small(tmp_path, models).bundle_id == bundle_id
+    ModelBundle.load(graph.parent)
+    assert bundles(tmp_path) == {bundle_id}
+
+
+def test_a_damaged_live_pointer_does_not_stop_publishing(tmp_path: Path, models: Path) -> None:
+    for content in ("", "../../etc", "0123456789abcdef\n"):
+        (tmp_path / "current").write_text(content)
+        assert live_manifest(tmp_path) is None
+    assert publish_small(tmp_path, models).live
+
+
+def test_a_model_that_did_not_make_the_forecasts_is_refused(tmp_path: Path, models: Path) -> None:
+    publish_small(tmp_path, models)
+    before = (tmp_path / "current").read_text()
+    digest = write_model(models / "other", seed=8)
+    facts = {"made_at": MADE_AT.isoformat(), "model_digest": "0" * 64}
+    with pytest.raises(PublishError, match="publish the model that made them"):
+        publish(tmp_path, manifest=facts, model_folder=models / "other", tables={})
+    (models / "other" / "q50_1h.onnx").write_bytes(b"")
+    with pytest.raises(PublishError, match=r"q50_1h\.onnx was altered"):
+        publish(tmp_path, manifest={**facts, "model_digest": digest}, model_folder=models / "other", tables={})
+    assert (tmp_path / "current").read_text() == before
+
+
+@pytest.mark.parametrize("made_at", [None, "yesterday", "2019-06-03T12:00:00"])
+def test_a_time_without_an_offset_is_no_time(tmp_path: Path, models: Path, made_at: str | None) -> None:
+    with pytest.raises(PublishError, match="made_at"):
+        publish(tmp_path, manifest={"made_at": made_at}, model_folder=models, tables={})
+
+
+def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Path) -> None:
+    for seed in (7, 8):
+        write_model(models / f"model-{seed}", seed=seed)
+    faults: list[Exception] = []
+
+    def run(seed: int) -> None:
+        try:
+            for _ in range(5):
+                publish_small(tmp_path, models, seed=seed)
+        except Exception as error:  # noqa: BLE001 - reported below
+            faults.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (7, 8, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    manifest = live_manifest(tmp_path)
+    assert manifest is not None
+    assert ModelBundle.load(tmp_path / "bundles" / manifest["bundle_id"] / "model").digest == manifest["model_digest"]
+    assert len(bundles(tmp_path)) == 2
+
+
+# Publishes forever later hours, each in a child killed at its k-th step that touches the disk.
+KILLER = """
+import hashlib, json, os, shutil, signal, sys, traceback
+from datetime import timedelta
+from pathlib import Path
+import onnxruntime  # once, and not in every child
+from btc_assets.serving import publish as module
+from btc_assets_tests.serving.builders import MADE_AT, publish_small
+
+serving_dir, models = Path(sys.argv[1]), Path(sys.argv[2])
+
+def dies_at(k):
+    steps = 0
+    def wrapped(function):
+        def step(*args, **kwargs):
+            nonlocal steps
+            steps += 1
+            if steps == k:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+        return step
+    os.rename, os.replace, os.utime = wrapped(os.rename), wrapped(os.replace), wrapped(os.utime)
+    os.mkdir, os.fsync = wrapped(os.mkdir), wrapped(os.fsync)
+    Path.write_text = wrapped(Path.write_text)
+    shutil.copytree = wrapped(shutil.copytree)
+    module._write_database = wrapped(module._write_database)
+
+k = 0
+while True:
+    k += 1
+    child = os.fork()
+    if child == 0:
+        try:
+            dies_at(k)
+            publish_small(serving_dir, models, made_at=MADE_AT + timedelta(hours=k))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    folder = serving_dir / "bundles" / (serving_dir / "current").read_text().strip()
+    graphs = json.loads((folder / "model" / "model.json").read_bytes())["graphs"]
+    whole = (folder / "manifest.json").stat().st_size and (folder / "serving.duckdb").stat().st_size and all(
+        hashlib.sha256((folder / "model" / name).read_bytes()).hexdigest() == digest for name, digest in graphs.items()
+    )
+    print(folder.name, os.WIFSIGNALED(status), bool(whole), flush=True)
+    if not os.WIFSIGNALED(status):
+        break
+"""
+
+
+def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(tmp_path: Path, models: Path) -> None:
+    serving = tmp_path / "serving"
+    serving.mkdir()
+    first = publish_small(serving, models).bundle_id
+    (tmp_path / "killer.py").write_text(KILLER)
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", tmp_path / "killer.py", serving, models],
+        env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=True,
+    )
+    assert answer.stderr == ""
+    seen = [line.split() for line in answer.stdout.splitlines()]
+    assert len(seen) > 25, "the publisher was killed at too few steps to prove anything"
+    assert {whole for _, _, whole in seen} == {"True"}
+    assert [killed for _, killed, _ in seen] == ["True"] * (len(seen) - 1) + ["False"]
+    assert seen[0][0] == first, "the pointer moved before anything was built"
+    live = live_manifest(serving)
+    assert live is not None
+    assert live["bundle_id"] == seen[-1][0] != first
+    # The one that lived swept up what the dead left.
+    hidden = [name for name in bundles(serving) if name.startswith(".")]
+    assert hidden == []
+    assert [entry.name for entry in serving.glob(".current-*")] == []
+    for name in bundles(serving):
+        ModelBundle.load(serving / "bundles" / name / "model")
