@@ -229,8 +229,9 @@ class Walk:
             raise_on_error=False,
         )
         if not result.success:
-            faults = [event.event_specific_data.error_display_string for event in result.get_step_failure_events()]
-            raise WalkError(f"{job} of {span} failed (run {result.run_id}): {' '.join(faults) or 'see the run'}")
+            errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+            reasons = [(error.cause or error).message.strip() for error in errors if error is not None]
+            raise WalkError(f"{job} of {span} failed: {' '.join(reasons) or 'see the run'} (run {result.run_id})")
 
     # --- what is already there -----------------------------------------------------------------
     def _content(self, cutoff: date) -> Iterator[str]:

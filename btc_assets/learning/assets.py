@@ -418,7 +418,7 @@ def model_explanation(
 def model_verdict(
     context: dg.AssetExecutionContext,
     registry: ModelRegistry,
-    lake: Lake,
+    lake: dg.ResourceParam[Lake],
     prices: pl.LazyFrame,
     hourly_features: pl.LazyFrame,
     hourly_labels: pl.LazyFrame,

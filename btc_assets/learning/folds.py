@@ -62,7 +62,8 @@ def midnight(day: date) -> datetime:
 
 def matrix(features: pl.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float32]:
     """Return features as (n, f) float32 in the order of `names`, null as NaN."""
-    return features.select(pl.col(list(names)).cast(pl.Float32)).fill_null(float("nan")).to_numpy().astype(np.float32)
+    values = features.select(pl.col(list(names)).cast(pl.Float32)).fill_null(float("nan")).to_numpy()
+    return values.astype(np.float32).reshape(features.height, len(names))
 
 
 def labelled_rows(
