@@ -1,0 +1,151 @@
+"""A small history: bars, features, labels, and two models that stand behind verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+
+import numpy as np
+import polars as pl
+
+from btc_assets.contracts import (
+    HORIZONS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    MODEL_VERDICT,
+    QUANTILE_COLUMNS,
+    TRAINED_MODEL,
+)
+from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.monitoring.forecasting import ModelChoice
+from btc_assets_tests.conftest import random_walk_bars
+
+FIRST = date(2018, 1, 1)
+DAYS = [FIRST + timedelta(days=i) for i in range(12)]
+FEATURE = next(name for name in HOURLY_FEATURES.columns if name not in ("open_time", "available_at"))
+"""The one feature the models here use: any of the catalogue, filled with the last return."""
+
+
+def digest_of(version: int) -> str:
+    """Return a stand-in for the SHA-256 of a model."""
+    return f"{version:064x}"
+
+
+@dataclass
+class LinearModel:
+    """A model whose forecast is plain to compute: P(up) leans against the last return."""
+
+    version: int
+    cutoff: date
+    features: tuple[str, ...] = (FEATURE,)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        self.digest = self.digest or digest_of(self.version)
+
+    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+        """Forecast from the first feature, 0 where it is missing."""
+        x = np.nan_to_num(rows[:, 0])
+        p_up = 1 / (1 + np.exp((10 + self.version) * x))
+        half = np.array([-1.6, -0.7, 0.0, 0.7, 1.6]) * 0.006
+        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h), (len(rows), 1))) for h in HORIZONS}
+
+
+@dataclass
+class Shelf:
+    """Holds models by version and remembers what was asked for."""
+
+    models: dict[int, LinearModel]
+    loaded: list[int] = field(default_factory=list)
+
+    def load(self, version: int) -> LinearModel:
+        """Return a version."""
+        self.loaded.append(version)
+        return self.models[version]
+
+
+def shelf() -> Shelf:
+    """Return models 1 (cutoff on the 4th day) and 2 (cutoff on the 8th)."""
+    return Shelf({1: LinearModel(1, DAYS[3]), 2: LinearModel(2, DAYS[7])})
+
+
+def bars_of_the_history() -> pl.DataFrame:
+    """Return 12 days of bars."""
+    return random_walk_bars(12 * 24, start=datetime.combine(FIRST, time(), tzinfo=UTC))
+
+
+def features_of(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return HOURLY_FEATURES rows of which only the last return is known."""
+    known = bars.select(
+        "open_time",
+        (pl.col("open_time") + timedelta(hours=1)).alias("available_at"),
+        (pl.col("close") / pl.col("close").shift(1)).log().alias(FEATURE),
+    )
+    empty = [pl.lit(None, pl.Float64).alias(name) for name in HOURLY_FEATURES.columns if name not in known.columns]
+    return known.with_columns(empty).select(list(HOURLY_FEATURES.columns))
+
+
+def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return HOURLY_LABELS rows of every horizon known within the history."""
+    last = bars["open_time"].max() + timedelta(hours=1)
+    labels = pl.concat(
+        bars.select(
+            "open_time",
+            pl.lit(h, pl.Int64).alias("horizon_hours"),
+            (pl.col("open_time") + timedelta(hours=h + 1)).alias("known_at"),
+            (pl.col("close").shift(-h) / pl.col("close")).log().alias("log_return"),
+        )
+        for h in HORIZONS
+    )
+    return labels.filter(pl.col("known_at") <= last).sort(HOURLY_LABELS.key)
+
+
+def verdict_rows(cutoff: date, candidate: int, champion: int | None, *, champion_cutoff: date | None) -> pl.DataFrame:
+    """Return MODEL_VERDICT rows of two criteria."""
+    return pl.DataFrame(
+        [
+            {
+                "cutoff": cutoff,
+                "criterion": criterion,
+                "value": None,
+                "bound": None,
+                "passed": True,
+                "reason": "because",
+                "decision": "promoted" if candidate == champion else "kept",
+                "candidate_version": candidate,
+                "candidate_digest": digest_of(candidate),
+                "champion_version": champion,
+                "champion_cutoff": champion_cutoff,
+                "champion_digest": None if champion is None else digest_of(champion),
+            }
+            for criterion in ("calibration", "log_loss")
+        ],
+        schema=dict(MODEL_VERDICT.columns),
+    )
+
+
+def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
+    """Return TRAINED_MODEL rows of every graph."""
+    return pl.DataFrame(
+        [
+            {
+                "cutoff": cutoff,
+                "horizon_hours": h,
+                "output": output,
+                "model_version": version,
+                "model_digest": digest_of(version),
+                "graph_digest": digest_of(version),
+                "rows": 100,
+                "trees": 10,
+                "parity_error": 0.0,
+            }
+            for h in HORIZONS
+            for output in ("p_up", *QUANTILE_COLUMNS)
+        ],
+        schema=dict(TRAINED_MODEL.columns),
+    ).sort(TRAINED_MODEL.key)
+
+
+def choice(version: int, cutoff: date) -> ModelChoice:
+    """Return the choice that names a `LinearModel`."""
+    return ModelChoice(version, cutoff, digest_of(version))
