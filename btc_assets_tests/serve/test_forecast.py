@@ -56,9 +56,7 @@ def test_the_forecast_of_this_hour_is_answered_for_every_horizon(client: httpx.C
         (-timedelta(minutes=1), False, None),
     ],
 )
-def test_a_stale_forecast_says_so(
-    tmp_path: Path, models: Path, age: timedelta, stale: bool, says: str | None
-) -> None:
+def test_a_stale_forecast_says_so(tmp_path: Path, models: Path, age: timedelta, stale: bool, says: str | None) -> None:
     publish_small(tmp_path, models)
     with served_at(MADE_AT + age, tmp_path) as client:
         answer = client.get("/v1/forecast").json()

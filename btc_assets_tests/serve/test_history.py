@@ -34,7 +34,9 @@ def test_a_forecast_has_an_outcome_exactly_when_its_window_has_closed(client: ht
 
 def test_the_range_is_closed_at_its_start_and_open_at_its_end(client: httpx.Client, made_at: datetime) -> None:
     span = {"from": (made_at - timedelta(hours=5)).isoformat(), "to": (made_at - timedelta(hours=3)).isoformat()}
-    found = {datetime.fromisoformat(row["made_at"]) for row in client.get("/v1/forecasts", params=span).json()["forecasts"]}
+    found = {
+        datetime.fromisoformat(row["made_at"]) for row in client.get("/v1/forecasts", params=span).json()["forecasts"]
+    }
     assert found == {made_at - timedelta(hours=5), made_at - timedelta(hours=4)}
 
 

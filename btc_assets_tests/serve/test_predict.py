@@ -31,7 +31,8 @@ def test_a_row_is_forecast_as_the_model_itself_forecasts_it(client: httpx.Client
     rows = np.random.default_rng(5).normal(size=(40, 4))
     rows[3, 1] = np.nan
     named = [
-        {name: None if math.isnan(v) else v for name, v in zip(FEATURE_NAMES, row, strict=True)} for row in rows.tolist()
+        {name: None if math.isnan(v) else v for name, v in zip(FEATURE_NAMES, row, strict=True)}
+        for row in rows.tolist()
     ]
     answer = post(client, named).json()
     assert answer["model"]["digest"] == model.digest
@@ -142,8 +143,7 @@ VALUES = st.one_of(
 @given(row=st.dictionaries(st.sampled_from([*FEATURE_NAMES, "x"]), VALUES), many=st.booleans())
 def test_a_row_is_read_exactly_when_every_feature_is_a_finite_number_or_null(row: dict, many: bool) -> None:
     good = set(row) == set(FEATURE_NAMES) and all(
-        value is None
-        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST)
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST)
         for value in row.values()
     )
     body = json.dumps([row] if many else row).encode()

@@ -12,7 +12,7 @@ import pytest
 
 from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, PRICES, SERVING_BUNDLE, Contract
 from btc_assets.lake import Lake
-from btc_assets.partitions import key_of
+from btc_assets.partitions import DAILY, key_of
 from btc_assets.serving import assets as serving
 from btc_assets.serving.publish import live_manifest
 from btc_assets.settings import Settings
@@ -72,7 +72,8 @@ def materialise(
 ) -> dg.ExecuteInProcessResult:
     """Materialise the bundle of one day."""
     return dg.materialize(
-        [serving.bundle],
+        [serving.bundle, *(dg.AssetSpec(key, partitions_def=DAILY) for key in serving.bundle.dependency_keys)],
+        selection=[serving.bundle],
         partition_key=key_of(day),
         resources={"io_manager": lake, "lake": lake, "registry": Folders(root=str(models))},
         run_config={"ops": {"serving__bundle": {"config": {"allow_older": allow_older}}}},
