@@ -1,12 +1,458 @@
-"""Placeholder until the catalogue lands."""
+"""The declared features: each one named, grouped, in a unit, with its warm-up and its expression, once.
+
+An expression runs over bars in time order (`contracts.PRICES` columns) and looks back only. Windows are
+counted in bars, as TA-Lib counts them; whatever claims a span in hours is null when the span holds a gap.
+A value that is not known is null: never NaN, never a zero that looks like data. The engine blanks the
+first `warmup_hours` of a history, so a value never depends on where the history happens to start.
+"""
+
+from __future__ import annotations
+
+import math
 from dataclasses import dataclass
+from functools import reduce
+
 import polars as pl
+import polars_talib as talib
+
+GROUPS = ("price", "flow", "regime", "time")
+"""Groups of features, in the order the catalogue lists them."""
+
+GAP_SLACK_HOURS = 72
+"""Added to every warm-up: windows are counted in bars, and the longest outage on record lasted 33 hours."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    name: str
-    about: str
-    unit: str
+    """One declared feature.
 
-FEATURES = (Feature("sma_20", "x", "USD"),)
+    Attributes:
+        name: column name.
+        group: one of `GROUPS`.
+        unit: of the value.
+        about: a sentence for a person.
+        warmup_hours: earlier bars, in hours, after which the value no longer depends on where they start.
+        expression: over bars in time order.
+    """
+
+    name: str
+    group: str
+    unit: str
+    about: str
+    warmup_hours: int
+    expression: pl.Expr
+
+
+_open_time, _open, _high, _low, _close, _volume = (
+    pl.col(name) for name in ("open_time", "open", "high", "low", "close", "volume")
+)
+_quote, _trades, _taker = pl.col("quote_volume"), pl.col("trades"), pl.col("taker_buy_volume")
+
+
+def _spans(hours: int) -> pl.Expr:
+    """Whether the bar `hours` rows back opened exactly `hours` hours ago."""
+    return (_open_time - _open_time.shift(hours)) == pl.duration(hours=hours)
+
+
+def _log_return(hours: int) -> pl.Expr:
+    return pl.when(_spans(hours)).then((_close / _close.shift(hours)).log())
+
+
+def _over(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
+    """Divide, null where there is nothing to divide by."""
+    return pl.when(denominator.abs() > _TINY).then(numerator / denominator)
+
+
+_TINY = 1e-12
+_return = _log_return(1)
+
+
+def _volatility(bars: int) -> pl.Expr:
+    return _return.rolling_std(bars, min_samples=_most_of(bars))
+
+
+def _most_of(bars: int) -> int:
+    """Fewest known values in a window: a gap's two null returns must not blank a day."""
+    return max(2, math.ceil(0.75 * bars))
+
+
+def _imbalance(bars: int) -> pl.Expr:
+    """Taker buys less taker sells over taker volume; null unless order flow is known for every bar."""
+    return 2 * _over(_taker.rolling_sum(bars), _volume.rolling_sum(bars)) - 1
+
+
+def _vwap(bars: int) -> pl.Expr:
+    return _over(_quote.rolling_sum(bars), _volume.rolling_sum(bars))
+
+
+def _position(bars: int) -> pl.Expr:
+    low = _low.rolling_min(bars)
+    return _over(_close - low, _high.rolling_max(bars) - low)
+
+
+def _zscore(value: pl.Expr, bars: int) -> pl.Expr:
+    return _over(value - value.rolling_mean(bars), value.rolling_std(bars))
+
+
+def _bollinger(side: int) -> pl.Expr:
+    return _close.rolling_mean(20) + side * 2 * _close.rolling_std(20, ddof=0)
+
+
+def _macd(field: str) -> pl.Expr:
+    return talib.macd(_close, fastperiod=12, slowperiod=26, signalperiod=9).struct.field(field) / _close
+
+
+def _log_positive(value: pl.Expr) -> pl.Expr:
+    return pl.when(value > 0).then(value.log())
+
+
+_trade_size = _over(_volume, _trades.cast(pl.Float64))
+_last_gap = pl.when(_open_time.diff() > pl.duration(hours=1)).then(_open_time).forward_fill()
+_HOURS_WITHOUT_GAP = 168
+_since_gap = (
+    (_open_time - _last_gap).dt.total_hours().cast(pl.Float64).fill_null(_HOURS_WITHOUT_GAP).clip(0, _HOURS_WITHOUT_GAP)
+)
+_hour = _open_time.dt.hour().cast(pl.Float64)
+_weekday = _open_time.dt.weekday().cast(pl.Float64)
+
+WILDER = 420
+"""Hours after which a Wilder average of 14 bars has forgotten its start to 1e-12."""
+SLOW_EMA = 520
+"""The same for an exponential average of 26 bars, smoothed again."""
+
+_PRICE = (
+    *(
+        Feature(f"returns_{h}h", "price", "log fraction", f"log return over the last {h} h", h, _log_return(h))
+        for h in (1, 2, 3, 4, 5, 10, 24, 48, 72, 168)
+    ),
+    *(
+        Feature(f"return_lag_{k}", "price", "log fraction", f"1 h log return, {k} bars ago", k + 1, _return.shift(k))
+        for k in (1, 2, 3, 5, 10)
+    ),
+    Feature("sma_20", "price", "USD", "simple moving average of close, 20 bars", 20, talib.sma(_close, timeperiod=20)),
+    *(
+        Feature(
+            f"sma_{n}_distance",
+            "price",
+            "fraction",
+            f"close over its simple moving average of {n} bars, less 1",
+            n,
+            _close / talib.sma(_close, timeperiod=n) - 1,
+        )
+        for n in (5, 10, 20, 50, 200)
+    ),
+    *(
+        Feature(
+            f"ema_{n}_distance",
+            "price",
+            "fraction",
+            f"close over its exponential moving average of {n} bars, less 1",
+            WILDER,
+            _close / talib.ema(_close, timeperiod=n) - 1,
+        )
+        for n in (5, 10, 20)
+    ),
+    *(
+        Feature(
+            f"close_zscore_{n}",
+            "price",
+            "standard deviations",
+            f"close against its last {n} bars",
+            n,
+            _zscore(_close, n),
+        )
+        for n in (10, 24, 72)
+    ),
+    Feature("rsi", "price", "0-100", "relative strength index, 14 bars", WILDER, talib.rsi(_close, timeperiod=14)),
+    Feature("rsi_6", "price", "0-100", "relative strength index, 6 bars", WILDER, talib.rsi(_close, timeperiod=6)),
+    Feature(
+        "atr", "price", "USD", "average true range, 14 bars", WILDER, talib.atr(_high, _low, _close, timeperiod=14)
+    ),
+    Feature(
+        "atr_relative",
+        "price",
+        "fraction",
+        "average true range, 14 bars, over close",
+        WILDER,
+        talib.atr(_high, _low, _close, timeperiod=14) / _close,
+    ),
+    Feature("macd_line", "price", "fraction", "MACD 12/26 line over close", SLOW_EMA, _macd("macd")),
+    Feature("macd_signal", "price", "fraction", "MACD 9-bar signal over close", SLOW_EMA, _macd("macdsignal")),
+    Feature("macd_histogram", "price", "fraction", "MACD line less signal, over close", SLOW_EMA, _macd("macdhist")),
+    Feature(
+        "bollinger_width",
+        "price",
+        "fraction",
+        "Bollinger band (20 bars, 2 standard deviations), upper less lower over middle",
+        20,
+        (_bollinger(1) - _bollinger(-1)) / _close.rolling_mean(20),
+    ),
+    Feature(
+        "bollinger_position",
+        "price",
+        "fraction",
+        "close within the Bollinger band: 0 at the lower, 1 at the upper",
+        20,
+        _over(_close - _bollinger(-1), _bollinger(1) - _bollinger(-1)),
+    ),
+    Feature("roc_10", "price", "percent", "rate of change over 10 bars", 10, talib.roc(_close, timeperiod=10)),
+    Feature(
+        "momentum_12",
+        "price",
+        "fraction",
+        "change over 12 bars, over close",
+        12,
+        talib.mom(_close, timeperiod=12) / _close,
+    ),
+    Feature(
+        "cci_20",
+        "price",
+        "index",
+        "commodity channel index, 20 bars",
+        20,
+        talib.cci(_high, _low, _close, timeperiod=20),
+    ),
+    Feature(
+        "adx",
+        "price",
+        "0-100",
+        "average directional index, 14 bars",
+        2 * WILDER - 220,
+        talib.adx(_high, _low, _close, timeperiod=14),
+    ),
+    Feature(
+        "range_position_1h", "price", "fraction", "close within the hour's range", 0, _over(_close - _low, _high - _low)
+    ),
+    Feature("range_position_24h", "price", "fraction", "close within the range of 24 bars", 24, _position(24)),
+    Feature("range_position_168h", "price", "fraction", "close within the range of 168 bars", 168, _position(168)),
+    Feature("range_1h", "price", "fraction", "high less low over close", 0, (_high - _low) / _close),
+    Feature(
+        "body_1h", "price", "fraction", "close less open over the hour's range", 0, _over(_close - _open, _high - _low)
+    ),
+    Feature(
+        "drawdown_168h",
+        "price",
+        "fraction",
+        "close below the highest high of 168 bars",
+        168,
+        _close / _high.rolling_max(168) - 1,
+    ),
+    Feature(
+        "drawdown_720h",
+        "price",
+        "fraction",
+        "close below the highest high of 720 bars",
+        720,
+        _close / _high.rolling_max(720) - 1,
+    ),
+)
+
+_FLOW = (
+    Feature(
+        "volume_ratio", "flow", "ratio", "volume over its mean of 24 bars", 24, _over(_volume, _volume.rolling_mean(24))
+    ),
+    Feature(
+        "volume_ratio_168h",
+        "flow",
+        "ratio",
+        "volume over its mean of 168 bars",
+        168,
+        _over(_volume, _volume.rolling_mean(168)),
+    ),
+    Feature(
+        "volume_zscore_24h",
+        "flow",
+        "standard deviations",
+        "log volume against its last 24 bars",
+        24,
+        _zscore(_log_positive(_volume), 24),
+    ),
+    *(
+        Feature(
+            f"taker_imbalance_{n}h",
+            "flow",
+            "-1 to 1",
+            f"taker buys less taker sells over volume, {n} bars",
+            n,
+            _imbalance(n),
+        )
+        for n in (1, 4, 24, 72)
+    ),
+    Feature(
+        "vwap_1h_distance",
+        "flow",
+        "fraction",
+        "close over the hour's volume-weighted price, less 1",
+        0,
+        _over(_close, _vwap(1)) - 1,
+    ),
+    Feature(
+        "vwap_24h_distance",
+        "flow",
+        "fraction",
+        "close over the volume-weighted price of 24 bars, less 1",
+        24,
+        _over(_close, _vwap(24)) - 1,
+    ),
+    Feature(
+        "trade_size_ratio",
+        "flow",
+        "ratio",
+        "mean trade size over its mean of 24 bars",
+        24,
+        _over(_trade_size, _trade_size.rolling_mean(24, min_samples=_most_of(24))),
+    ),
+    Feature(
+        "trades_ratio",
+        "flow",
+        "ratio",
+        "number of trades over its mean of 24 bars",
+        24,
+        _over(_trades.cast(pl.Float64), _trades.cast(pl.Float64).rolling_mean(24)),
+    ),
+    Feature(
+        "signed_volume_24h",
+        "flow",
+        "-1 to 1",
+        "volume of rising hours less volume of falling hours over all, 24 bars",
+        24,
+        _over((_volume * (_close - _open).sign()).rolling_sum(24), _volume.rolling_sum(24)),
+    ),
+    Feature(
+        "return_volume_product",
+        "flow",
+        "log fraction",
+        "1 h log return times volume over its mean of 24 bars: moves made on volume revert less",
+        24,
+        _return * _over(_volume, _volume.rolling_mean(24)),
+    ),
+    Feature(
+        "flow_hours_24h",
+        "flow",
+        "hours",
+        "bars of the last 24 whose order flow is known",
+        24,
+        _taker.is_not_null().cast(pl.Float64).rolling_sum(24),
+    ),
+)
+
+_REGIME = (
+    *(
+        Feature(
+            f"realised_volatility_{n}h",
+            "regime",
+            "log fraction an hour",
+            f"standard deviation of the last {n} one-hour log returns",
+            n + 1,
+            _volatility(n),
+        )
+        for n in (6, 24, 72, 168)
+    ),
+    Feature(
+        "parkinson_volatility_24h",
+        "regime",
+        "log fraction an hour",
+        "Parkinson (1980) range volatility of 24 bars",
+        24,
+        ((_high / _low).log().pow(2).rolling_mean(24) / (4 * math.log(2))).sqrt(),
+    ),
+    Feature(
+        "volatility_ratio",
+        "regime",
+        "ratio",
+        "realised volatility of 24 bars over that of 720",
+        721,
+        _over(_volatility(24), _volatility(720)),
+    ),
+    Feature(
+        "volatility_regime",
+        "regime",
+        "0-1",
+        "rank of the 24-bar realised volatility among its last 720 values: 0 calm, 1 wild",
+        745,
+        (_volatility(24).rolling_rank(720, min_samples=_most_of(720)) - 1) / 719,
+    ),
+    Feature(
+        "trend_regime",
+        "regime",
+        "fraction",
+        "mean close of 50 bars over that of 200, less 1: above 0 an up-trend",
+        200,
+        talib.sma(_close, timeperiod=50) / talib.sma(_close, timeperiod=200) - 1,
+    ),
+    Feature(
+        "trend_strength",
+        "regime",
+        "standard deviations",
+        "log return over 168 h in units of its own volatility",
+        169,
+        _over(_log_return(168), _volatility(168) * math.sqrt(168)),
+    ),
+    Feature(
+        "hours_since_gap",
+        "regime",
+        "hours",
+        f"hours since the bars resumed after a gap, at most {_HOURS_WITHOUT_GAP}",
+        _HOURS_WITHOUT_GAP,
+        _since_gap,
+    ),
+)
+
+_TIME = (
+    Feature("hour_of_day", "time", "hour, UTC", "hour the bar opened in", 0, _hour),
+    Feature("hour_sin", "time", "-1 to 1", "sine of the hour of the day", 0, (_hour * (2 * math.pi / 24)).sin()),
+    Feature("hour_cos", "time", "-1 to 1", "cosine of the hour of the day", 0, (_hour * (2 * math.pi / 24)).cos()),
+    Feature("day_of_week", "time", "1-7", "ISO day of the week the bar opened on", 0, _weekday),
+    Feature(
+        "is_weekend", "time", "0 or 1", "whether that day is a Saturday or Sunday", 0, (_weekday >= 6).cast(pl.Float64)
+    ),
+)
+
+FEATURES: tuple[Feature, ...] = (*_PRICE, *_FLOW, *_REGIME, *_TIME)
+"""Every feature, in the order of the columns of `features/hourly_features`."""
+
+_STREAMLINED = (
+    "sma_20",
+    "rsi",
+    "atr",
+    "returns_1h",
+    "returns_4h",
+    "returns_24h",
+    "volume_ratio",
+    "volatility_regime",
+    "hour_of_day",
+    "realised_volatility_24h",
+)
+_COMPREHENSIVE = (
+    *_STREAMLINED,
+    "returns_2h",
+    "returns_72h",
+    "return_lag_1",
+    "return_lag_2",
+    "sma_20_distance",
+    "ema_10_distance",
+    "close_zscore_24",
+    "rsi_6",
+    "atr_relative",
+    "macd_histogram",
+    "bollinger_position",
+    "range_position_1h",
+    "range_position_24h",
+    "drawdown_168h",
+    "volume_zscore_24h",
+    "taker_imbalance_1h",
+    "taker_imbalance_24h",
+    "vwap_24h_distance",
+    "trend_regime",
+    "day_of_week",
+)
+
+FEATURE_SETS: dict[str, tuple[str, ...]] = {
+    "streamlined": _STREAMLINED,
+    "comprehensive": _COMPREHENSIVE,
+    "extended": tuple(feature.name for feature in FEATURES),
+}
+"""Named sets a model may be trained on. Each holds the volatility that scales return quantiles."""
+
+WARMUP_DAYS = math.ceil((reduce(max, (feature.warmup_hours for feature in FEATURES)) + 2 * GAP_SLACK_HOURS) / 24)
+"""Days of bars before a day that its features need."""

@@ -1,0 +1,55 @@
+"""What happened next: the log return over each horizon, in the partition of the day it became known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import polars as pl
+
+from btc_assets.contracts import HORIZONS, HOURLY_LABELS
+
+
+def compute_labels(
+    bars: pl.DataFrame, first: datetime, last: datetime, horizons: Sequence[int] = HORIZONS
+) -> pl.DataFrame:
+    """Compute the labels that became known in (first, last].
+
+    A label of horizon h at hour t is `ln(close[t+h] / close[t])`. The bar t+h closes at t + h + 1 h, and
+    then the label is known: a forecast made at t + 1 h is about the h hours that follow.
+
+    Args:
+        bars: PRICES rows reaching `max(horizons) + 1` hours before `first`.
+        first: start of the span the labels became known in, not included, UTC.
+        last: its end, included, UTC.
+        horizons: hours ahead.
+
+    Returns:
+        HOURLY_LABELS rows, one for each bar and horizon. `log_return` is null when any hour between the
+        two closes is missing: a move across a gap is nobody's hour.
+    """
+    ordered = bars.lazy().sort("open_time").select("open_time", "close")
+    newest = ordered.select(pl.col("open_time").max()).collect().item()
+    parts = []
+    for horizon in horizons:
+        unbroken = pl.col("open_time").shift(-horizon) - pl.col("open_time") == pl.duration(hours=horizon)
+        parts.append(
+            ordered.select(
+                "open_time",
+                pl.lit(horizon, dtype=pl.Int64).alias("horizon_hours"),
+                (pl.col("open_time") + pl.duration(hours=horizon + 1)).alias("known_at"),
+                pl.when(unbroken).then((pl.col("close").shift(-horizon) / pl.col("close")).log()).alias("log_return"),
+            )
+        )
+    if newest is None:
+        return HOURLY_LABELS.empty()
+    return (
+        pl.concat(parts)
+        .filter(
+            (pl.col("known_at") > first)
+            & (pl.col("known_at") <= last)
+            & (pl.col("known_at") <= newest + pl.duration(hours=1))
+        )
+        .sort(HOURLY_LABELS.key)
+        .collect()
+    )
