@@ -8,10 +8,27 @@ import sys
 
 from btc_assets.settings import PROJECT_ROOT
 
-TRAINING = (
-    "dagster mlflow xgboost sklearn optuna shap scipy statsmodels arch torch transformers evidently pandas polars "
-    "pandera matplotlib onnx onnxmltools pyarrow"
-).split()
+TRAINING = {
+    "dagster",
+    "mlflow",
+    "xgboost",
+    "sklearn",
+    "optuna",
+    "shap",
+    "scipy",
+    "statsmodels",
+    "arch",
+    "torch",
+    "transformers",
+    "evidently",
+    "pandas",
+    "polars",
+    "pandera",
+    "matplotlib",
+    "onnx",
+    "onnxmltools",
+    "pyarrow",
+}
 
 
 def test_no_training_library_is_loaded_by_the_server_even_after_it_has_predicted() -> None:

@@ -147,15 +147,14 @@ def test_a_row_is_read_exactly_when_every_feature_is_a_finite_number_or_null(row
         for value in row.values()
     )
     body = json.dumps([row] if many else row).encode()
-    try:
-        read = RowReader(FEATURE_NAMES).read(body)
-    except BadRows as error:
-        assert not good
-        assert error.fault.error.endswith(".")
-        assert error.fault.field != "body"
-    else:
-        assert good
-        assert read.shape == (1, 4)
-        assert [None if math.isnan(v) else v for v in read[0]] == [
-            None if row[name] is None else float(row[name]) for name in FEATURE_NAMES
-        ]
+    reader = RowReader(FEATURE_NAMES)
+    if not good:
+        with pytest.raises(BadRows, match=r"\.$") as refused:
+            reader.read(body)
+        assert refused.value.fault.field != "body"
+        return
+    read = reader.read(body)
+    assert read.shape == (1, 4)
+    assert [None if math.isnan(v) else v for v in read[0]] == [
+        None if row[name] is None else float(row[name]) for name in FEATURE_NAMES
+    ]

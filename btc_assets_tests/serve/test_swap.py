@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from datetime import timedelta
@@ -54,7 +55,7 @@ def test_twenty_swaps_under_load_fail_no_request_and_mix_no_bundles(tmp_path: Pa
     assert {status for _, status, _, _ in answers} == {200}
     assert len(answers) > 10 * SWAPS
     assert {digests[digest] == version for what, _, digest, version in answers if what != "forecasts"} == {True}
-    changes = sum(a != b for a, b in zip(answers[:-1], answers[1:], strict=True))
+    changes = sum(a != b for a, b in itertools.pairwise(answers))
     assert changes >= SWAPS
     print(f"\n{len(answers)} requests over {SWAPS} swaps, none failed")
 

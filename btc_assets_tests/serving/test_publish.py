@@ -125,7 +125,7 @@ def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Pat
         try:
             for _ in range(5):
                 publish_small(tmp_path, models, seed=seed)
-        except Exception as error:  # noqa: BLE001 - reported below
+        except Exception as error:
             faults.append(error)
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in (7, 8, 7)]

@@ -1,0 +1,316 @@
+"""`/v1/predict` against `mlflow models serve`, both on loopback, one row a request.
+
+    python -m benchmarks.predict [--seconds 4]
+
+The same kind of model on both sides: 50 features, xgboost, 150 trees of depth 4. Ours answers named
+features with all 18 outputs (P(up) and five quantiles for three horizons: 18 graphs), validated,
+calibrated and conformalised. MLflow answers a bare list of numbers with one output (P(up) for one
+horizon), which is in its favour. It runs at its best: the native flavour as pyfunc, `inputs` format,
+`--env-manager local`, one worker, OMP_NUM_THREADS=1. The load comes from one process of raw keep-alive
+connections, the same for both, and shares the machine with the server under test. CPU is what the
+server's whole process tree spent, user and system, from /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+FEATURES = 50
+TREES = 150
+DEPTH = 4
+TRAIN_ROWS = 3_000
+CONNECTIONS = (1, 16, 64)
+WARM_UP_S = 1.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One server under one load.
+
+    Attributes:
+        connections: keep-alive connections, each with one request in flight.
+        requests_per_s: answered with 200.
+        p50_ms: median time of a request.
+        p99_ms: 99th percentile.
+        cpu_ms: CPU of the server's process tree per request.
+    """
+
+    connections: int
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+
+
+# --- the load, in a process of its own ------------------------------------------------------------
+async def _ask(host: str, port: int, request: bytes, until: float, times: list[float]) -> None:
+    reader, writer = await asyncio.open_connection(host, port)
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head[:16]:
+            raise RuntimeError(f"the server answered {head[:200]!r}")
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        )
+        await reader.readexactly(length)
+        times.append(time.perf_counter() - started)
+    writer.close()
+
+
+async def _load(port: int, path: str, body: bytes, connections: int, seconds: float) -> list[float]:
+    request = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: keep-alive\r\n\r\n"
+    ).encode() + body
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    await asyncio.gather(*(_ask("127.0.0.1", port, request, until, times) for _ in range(connections)))
+    return sorted(times)
+
+
+def _loader(port: int, path: str, body: str, connections: int, seconds: float) -> None:
+    import uvloop
+
+    times = uvloop.run(_load(port, path, body.encode(), connections, seconds))
+    middle, late = times[len(times) // 2], times[min(int(len(times) * 0.99), len(times) - 1)]
+    print(json.dumps({"n": len(times), "p50_ms": 1e3 * middle, "p99_ms": 1e3 * late}))
+
+
+def load(port: int, path: str, body: str, connections: int, seconds: float) -> dict[str, float]:
+    """Load a server from another process; return n, p50_ms and p99_ms."""
+    command = [sys.executable, "-m", "benchmarks.predict", "--load", str(port), path, str(connections), str(seconds)]
+    answer = subprocess.run(command, input=body, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    if answer.returncode:
+        raise RuntimeError(f"the load on {path} failed: {answer.stderr[-500:]}")
+    found: dict[str, float] = json.loads(answer.stdout)
+    return found
+
+
+# --- processes ----------------------------------------------------------------------------------
+def _tree(root: int) -> list[int]:
+    """Return a process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """Return user and system CPU of a process tree, in seconds."""
+    ticks = 0
+    for pid in _tree(root):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def running(command: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[int]:
+    """Run a server until the block ends; yield its process id once `health` answers 200."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=sink, stderr=sink)
+    try:
+        give_up = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(health, timeout=2):  # noqa: S310
+                break
+            if process.poll() is not None or time.monotonic() > give_up:
+                raise RuntimeError(f"{command[:4]} did not start: {log.read_text()[-1000:]}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        for pid in reversed(_tree(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# --- the two sides ------------------------------------------------------------------------------
+def prepare(folder: Path) -> list[float]:
+    """Train the model, publish it for our server and save it for MLflow's; return one row."""
+    import mlflow.xgboost
+    import numpy as np
+    import polars as pl
+    import xgboost
+
+    from btc_assets.contracts import FORECASTS, HORIZONS
+    from btc_assets.learning.bundle import QUANTILE_NAMES, QUANTILES, graph_name, write_bundle
+    from btc_assets.learning.export import booster_to_onnx
+    from btc_assets.serving.publish import publish
+
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
+    target = 0.2 * rows[:, 0] + rng.normal(size=TRAIN_ROWS)
+    size = {"n_estimators": TREES, "max_depth": DEPTH, "learning_rate": 0.03, "n_jobs": 2}
+    classifier = xgboost.XGBClassifier(**size).fit(rows, target > 0).get_booster()
+    mlflow.xgboost.save_model(classifier, folder / "mlflow_model", pip_requirements=["xgboost"])
+    outputs = {"p_up": classifier}
+    for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
+        model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
+        outputs[name] = model.fit(rows, target).get_booster()
+    graphs = {name: booster_to_onnx(booster, FEATURES) for name, booster in outputs.items()}
+    names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
+    document = {
+        "cutoff": "2025-01-06",
+        "horizons": list(HORIZONS),
+        "quantiles": list(QUANTILES),
+        "features": [{"name": name, "unit": "fraction", "group": "price", "about": name} for name in names],
+        "feature_set": "extended",
+        "calibration": {str(h): {"slope": 1.0, "intercept": 0.0} for h in HORIZONS},
+        "conformal": {str(h): {"q05": -0.1, "q25": 0.0, "q75": 0.0, "q95": 0.1} for h in HORIZONS},
+        "scale": {"feature": "realised_volatility_24h", "floor": 0.0005, "null": 0.005},
+        "metrics": {},
+        "training": {},
+    }
+    digest = write_bundle(
+        folder / "model", document, {graph_name(o, h): g for o, g in graphs.items() for h in HORIZONS}
+    )
+    made_at = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
+    newest = [
+        {
+            "open_time": made_at - timedelta(hours=1),
+            "horizon_hours": horizon,
+            "role": "champion",
+            "made_at": made_at,
+            "target_time": made_at + timedelta(hours=horizon),
+            "model_version": 1,
+            "model_cutoff": datetime(2025, 1, 6, tzinfo=UTC).date(),
+            "model_digest": digest,
+            "close": 100_000.0,
+            "p_up": 0.5,
+            **{name: 0.01 * i for i, name in enumerate(QUANTILE_NAMES)},
+        }
+        for horizon in HORIZONS
+    ]
+    tables = {
+        "forecasts": pl.DataFrame(newest, schema=FORECASTS.columns),
+        "forecast_outcomes": pl.DataFrame(
+            schema={
+                "open_time": pl.Datetime("us", "UTC"),
+                "horizon_hours": pl.Int64,
+                "role": pl.String,
+                "known_at": pl.Datetime("us", "UTC"),
+                "log_return": pl.Float64,
+                "outcome": pl.String,
+                "net_return_bps": pl.Float64,
+            }
+        ),
+    }
+    facts = {"model_digest": digest, "made_at": made_at.isoformat(), "features": {}}
+    publish(folder / "serving", manifest=facts, model_folder=folder / "model", tables=tables)
+    return [float(value) for value in rng.normal(size=FEATURES).round(6)]
+
+
+def measure(pid: int, port: int, path: str, body: str, seconds: float) -> list[Measurement]:
+    """Measure one server at every number of connections."""
+    found = []
+    load(port, path, body, 4, WARM_UP_S)
+    for connections in CONNECTIONS:
+        before = cpu_seconds(pid)
+        answered = load(port, path, body, connections, seconds)
+        cpu = cpu_seconds(pid) - before
+        found.append(
+            Measurement(
+                connections,
+                answered["n"] / seconds,
+                answered["p50_ms"],
+                answered["p99_ms"],
+                1e3 * cpu / answered["n"],
+            )
+        )
+    return found
+
+
+def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
+    """Measure both servers, one after the other; return the measurements by server."""
+    found: dict[str, list[Measurement]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        row = prepare(folder)
+        one_thread = {"OMP_NUM_THREADS": "1"}
+        names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
+        port = _free_port()
+        ours = {**one_thread, "BTC_DATA_DIR": scratch, "BTC_SERVE_PORT": str(port)}
+        with running(
+            [sys.executable, "-m", "serve"], f"http://127.0.0.1:{port}/ready", ours, folder / "serve.log"
+        ) as pid:
+            found["serve"] = measure(pid, port, "/v1/predict", json.dumps(dict(zip(names, row, strict=True))), seconds)
+        port = _free_port()
+        mlflow = Path(sys.executable).with_name("mlflow")
+        command = [str(mlflow), "models", "serve", "-m", str(folder / "mlflow_model"), "-h", "127.0.0.1"]
+        command += ["-p", str(port), "--env-manager", "local", "-w", "1"]
+        theirs = {**one_thread, "PATH": f"{mlflow.parent}:{os.environ.get('PATH', '')}"}
+        with running(command, f"http://127.0.0.1:{port}/health", theirs, folder / "mlflow.log") as pid:
+            body = json.dumps({"inputs": [row]})
+            found["mlflow models serve"] = measure(pid, port, "/invocations", body, seconds)
+    return found
+
+
+def table(found: dict[str, list[Measurement]]) -> str:
+    """Return the measurements as a Markdown table, the last two columns being ratios to MLflow's."""
+    lines = [
+        "| server | connections | requests/s | p50 ms | p99 ms | CPU ms a request | x requests/s | CPU, 1/x |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    peers = {m.connections: m for m in found["mlflow models serve"]}
+    for server, measurements in found.items():
+        for m in measurements:
+            peer = peers[m.connections]
+            lines.append(
+                f"| {server} | {m.connections} | {m.requests_per_s:,.0f} | {m.p50_ms:.2f} | {m.p99_ms:.2f} "
+                f"| {m.cpu_ms:.2f} | {m.requests_per_s / peer.requests_per_s:.1f} | {peer.cpu_ms / m.cpu_ms:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
+    parser.add_argument("--load", nargs=4, metavar=("PORT", "PATH", "CONNECTIONS", "SECONDS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.load:
+        port, path, connections, seconds = arguments.load
+        _loader(int(port), path, sys.stdin.read(), int(connections), float(seconds))
+        return
+    print(table(run(arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()
