@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROLLING_DAYS = 30
-_SIZE_INCHES, _DPI, _POINTS = (7.0, 3.2), 80, 1500
+_SIZE_INCHES, _DPI, _POINTS, _COLOURS = (7.0, 3.2), 80, 1500, 48
 
 
 def embedded(png: bytes, title: str) -> str:
@@ -102,11 +102,9 @@ def _of(outcomes: pl.DataFrame, role: str, horizon: int) -> pl.DataFrame:
 
 def _figure(title: str, unit: str) -> tuple[Figure, Axes]:
     """Return an empty picture that belongs to no window and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=9)
     axes.set_ylabel(unit, fontsize=8)
@@ -116,6 +114,13 @@ def _figure(title: str, unit: str) -> tuple[Figure, Axes]:
 
 
 def _png(figure: Figure) -> bytes:
+    """Render with few colours: metadata is kept for every materialisation, so a picture must stay small."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

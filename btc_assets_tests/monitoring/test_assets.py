@@ -1,0 +1,232 @@
+"""The monitoring assets and checks, materialised on a lake of their own."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    MODEL_VERDICT,
+    PERFORMANCE_REPORT,
+    PRICES,
+    TRAINED_MODEL,
+    Contract,
+)
+from btc_assets.lake import Lake, by_day
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.monitoring.assets import ASSETS
+from btc_assets.monitoring.checks import CHECKS, day_to_check
+from btc_assets.monitoring.completeness import moved_forecasts
+from btc_assets.partitions import DAILY, key_of
+from btc_assets_tests.monitoring.conftest import (
+    DAYS,
+    FEATURE,
+    LinearModel,
+    bars_of_the_history,
+    features_of,
+    labels_of,
+    shelf,
+    trained_rows,
+    verdict_rows,
+)
+
+UPSTREAM = [
+    dg.AssetSpec(contract.table.split("/"), partitions_def=DAILY)
+    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, MODEL_VERDICT)
+]
+FIRST, LAST = DAYS[2], DAYS[-1]
+
+
+class ShelfRegistry(ModelRegistry):
+    """A registry that holds the models of `shelf`."""
+
+    def load(self, version: int) -> LinearModel:
+        """Return a version."""
+        return shelf().load(version)
+
+
+def materialise(root: Path, first: date, last: date, names: tuple[str, ...]) -> dg.ExecuteInProcessResult:
+    """Materialise assets over a range of days in one run, with their checks."""
+    lake = Lake(root=str(root))
+    keys = dg.AssetSelection.assets(*(["monitoring", name] for name in names))
+    job = dg.define_asset_job("monitor", selection=keys, partitions_def=DAILY)
+    definitions = dg.Definitions(
+        assets=[*UPSTREAM, *ASSETS],
+        asset_checks=CHECKS,
+        jobs=[job],
+        resources={"io_manager": lake, "lake": lake, "registry": ShelfRegistry(tracking_uri="sqlite://")},
+        executor=dg.in_process_executor,
+    )
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
+    return definitions.resolve_job_def("monitor").execute_in_process(
+        tags=tags if first != last else None, partition_key=key_of(first) if first == last else None
+    )
+
+
+def store(root: Path, contract: Contract, frame: pl.DataFrame) -> None:
+    """Put a table into the lake, every day of the history."""
+    lake = Lake(root=str(root))
+    for day, part in by_day(contract, frame, DAYS):
+        lake.write(contract, day, part)
+
+
+def stored(root: Path, contract: Contract) -> pl.DataFrame:
+    """Return a whole table of the lake."""
+    return Lake(root=str(root)).scan(contract).collect().sort(contract.key)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake with everything upstream of monitoring."""
+    folder = tmp_path_factory.mktemp("lake")
+    bars = bars_of_the_history()
+    store(folder, PRICES, bars)
+    store(folder, HOURLY_FEATURES, features_of(bars))
+    store(folder, HOURLY_LABELS, labels_of(bars))
+    verdicts = [
+        verdict_rows(DAYS[3], 1, 1, champion_cutoff=DAYS[3]),
+        verdict_rows(DAYS[7], 2, 1, champion_cutoff=DAYS[3]),
+    ]
+    store(folder, MODEL_VERDICT, pl.concat(verdicts))
+    store(folder, TRAINED_MODEL, pl.concat([trained_rows(DAYS[3], 1), trained_rows(DAYS[7], 2)]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> dg.ExecuteInProcessResult:
+    """Materialise forecasts and outcomes of ten days in one run."""
+    return materialise(root, FIRST, LAST, ("forecasts", "forecast_outcomes"))
+
+
+def test_a_run_over_many_days_stores_what_the_contracts_promise(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    assert run.success
+    assert FORECASTS.faults(stored(root, FORECASTS)) == []
+    assert FORECAST_OUTCOMES.faults(stored(root, FORECAST_OUTCOMES)) == []
+    assert stored(root, FORECASTS)["open_time"].dt.date().n_unique() == 9
+    end = LAST + timedelta(days=1)
+    known = stored(root, FORECASTS).filter(pl.col("target_time") <= pl.lit(end).cast(pl.Datetime("us", "UTC")))
+    assert stored(root, FORECAST_OUTCOMES).height == known.height
+
+
+def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
+    found = {one.check_name: one for one in run.get_asset_check_evaluations()}
+    assert set(found) == {
+        "every_hour_is_forecast",
+        "replay_gives_the_same",
+        "every_known_label_is_judged",
+        "intervals_hold",
+    }
+    assert all(one.passed for one in found.values()), {name: one.description for name, one in found.items()}
+
+
+def test_one_day_alone_gives_the_bytes_of_the_long_run(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    before = [stored(root, contract) for contract in (FORECASTS, FORECAST_OUTCOMES)]
+    assert materialise(root, DAYS[8], DAYS[8], ("forecasts", "forecast_outcomes")).success
+    assert all(
+        stored(root, contract).equals(frame)
+        for contract, frame in zip((FORECASTS, FORECAST_OUTCOMES), before, strict=True)
+    )
+
+
+def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) -> None:
+    result = materialise(root, DAYS[2], DAYS[2], ("forecasts",))
+    metadata = result.asset_materializations_for_node("monitoring__forecasts")[0].metadata
+    assert metadata["days_without_a_champion"].value == 1
+    assert "No model stands" in metadata["newest"].value
+    assert stored(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
+    found = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    assert not found["every_hour_is_forecast"].passed
+    assert found["every_hour_is_forecast"].severity == dg.AssetCheckSeverity.WARN
+    assert "No champion stands" in found["every_hour_is_forecast"].description
+
+
+def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    result = materialise(root, LAST, LAST, ("performance_report",))
+    assert PERFORMANCE_REPORT.faults(stored(root, PERFORMANCE_REPORT)) == []
+    metadata = result.asset_materializations_for_node("monitoring__performance_report")[0].metadata
+    assert "| champion | 1 h | all |" in metadata["summary"].value
+    for picture in ("equity", "reliability"):
+        assert metadata[picture].value.startswith("![")
+        assert "data:image/png;base64," in metadata[picture].value
+        assert len(metadata[picture].value) < 60_000
+
+
+def test_a_report_of_a_range_has_one_for_each_day(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    materialise(root, DAYS[9], LAST, ("performance_report",))
+    together = stored(root, PERFORMANCE_REPORT)
+    assert set(together["day"]) == set(DAYS[9:])
+    materialise(root, DAYS[9], DAYS[9], ("performance_report",))
+    assert stored(root, PERFORMANCE_REPORT).equals(together)
+
+
+def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    lake = Lake(root=str(root))
+    whole = lake.read(FORECASTS, LAST)
+    judged = lake.read(FORECAST_OUTCOMES, LAST)
+    selection = dg.AssetSelection.checks(*CHECKS)
+    try:
+        lake.write(FORECASTS, LAST, whole[1:].with_columns(pl.col("p_up") * 0.999999))
+        lake.write(FORECAST_OUTCOMES, LAST, judged[5:])
+        definitions = dg.Definitions(
+            assets=[*UPSTREAM, *ASSETS],
+            asset_checks=CHECKS,
+            jobs=[dg.define_asset_job("look", selection=selection)],
+            resources={"io_manager": lake, "lake": lake, "registry": ShelfRegistry(tracking_uri="sqlite://")},
+            executor=dg.in_process_executor,
+        )
+        result = definitions.resolve_job_def("look").execute_in_process(raise_on_error=False)
+        found = {one.check_name: one for one in result.get_asset_check_evaluations()}
+        assert not found["every_hour_is_forecast"].passed
+        assert "1 forecasts" in found["every_hour_is_forecast"].description
+        assert not found["replay_gives_the_same"].passed
+        assert not found["every_known_label_is_judged"].passed
+        assert found["every_known_label_is_judged"].metadata["missing"].value == 5
+    finally:
+        lake.write(FORECASTS, LAST, whole)
+        lake.write(FORECAST_OUTCOMES, LAST, judged)
+
+
+def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    day = Lake(root=str(root)).read(FORECASTS, LAST)
+    nudged = day.with_columns(
+        pl.when(pl.int_range(pl.len()) == 3).then(pl.col("q50") + 1e-16).otherwise("q50").alias("q50")
+    )
+    assert moved_forecasts(day, day).is_empty()
+    assert moved_forecasts(day, nudged).rows() == [day.row(3)[:3]]
+
+
+def test_a_check_looks_at_the_newest_day_of_its_run() -> None:
+    assert day_to_check({"dagster/partition": "2018-01-05"}, DAYS) == date(2018, 1, 5)
+    assert day_to_check({"dagster/asset_partition_range_end": "2018-01-06"}, DAYS) == date(2018, 1, 6)
+    assert day_to_check({}, DAYS) == DAYS[-1]
+    assert day_to_check({}, []) is None
+
+
+def test_no_forecast_can_see_a_verdict_after_its_day() -> None:
+    forecasts = ASSETS[0]
+    for table in (TRAINED_MODEL, MODEL_VERDICT):
+        mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
+        assert mapping.end_offset == 0
+        assert mapping.start_offset < 0
+
+
+def test_every_asset_says_what_it_is() -> None:
+    for asset in ASSETS:
+        spec = asset.get_asset_spec()
+        assert len(spec.description or "") > 80
+        assert spec.group_name == "monitoring"
+        assert spec.kinds
+        assert spec.freshness_policy is not None
+        assert spec.code_version == "1"
+
+
+def test_the_feature_of_these_tests_exists() -> None:
+    assert FEATURE in HOURLY_FEATURES.columns

@@ -1,0 +1,208 @@
+"""The report: complete, reproducible, and equal to the metrics it names."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, ROLES
+from btc_assets.learning import evaluation
+from btc_assets.monitoring import plots
+from btc_assets.monitoring.performance import Hours, markdown, performance_report, trade, within
+
+START = datetime(2018, 10, 1, tzinfo=UTC)
+DAYS = 120
+END = START.date() + timedelta(days=DAYS - 1)
+
+
+def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.DataFrame:
+    """Return FORECAST_OUTCOMES of every role and horizon over 120 days, the known ones of a closed history."""
+    rng = np.random.default_rng(seed)
+    hours = DAYS * 24
+    times = pl.datetime_range(START, START + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
+    steps = rng.normal(0, 0.005, hours)
+    log_price = np.concatenate([[0.0], np.cumsum(steps)])
+    parts = []
+    for role in ROLES:
+        for h in HORIZONS:
+            n = hours - h
+            y = log_price[h : h + n] - log_price[:n]
+            p = np.clip(0.5 + skill * 8 * y / np.sqrt(h) + rng.normal(0, 0.05, n), 0.01, 0.99)
+            part = pl.DataFrame(
+                {
+                    "open_time": times[:n],
+                    "horizon_hours": np.full(n, h),
+                    "role": [role] * n,
+                    "known_at": times[:n] + timedelta(hours=h + 1),
+                    "model_version": np.ones(n, dtype=np.int64),
+                    "model_cutoff": [START.date()] * n,
+                    "p_up": p,
+                    **{
+                        name: np.full(n, z * 0.005 * np.sqrt(h))
+                        for name, z in zip(QUANTILE_COLUMNS, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True)
+                    },
+                    "log_return": y,
+                    "outcome": ["correct"] * n,
+                    "signed_return_bps": y * 1e4,
+                    "net_return_bps": y * 1e4,
+                }
+            )
+            parts.append(part if gap is None else part.filter(pl.col("open_time") != times[gap]))
+    return pl.concat(parts).select(list(FORECAST_OUTCOMES.columns)).sort(FORECAST_OUTCOMES.key)
+
+
+OUTCOMES = history()
+REPORT = performance_report(OUTCOMES, day=END, fee_bps=5, seed=7)
+
+
+def value(metric: str, *, role: str = "champion", horizon: int = 1, period: str = "all", report: pl.DataFrame = REPORT):
+    """Return one row of a report."""
+    return report.filter(
+        (pl.col("metric") == metric)
+        & (pl.col("role") == role)
+        & (pl.col("horizon_hours") == horizon)
+        & (pl.col("period") == period)
+    ).row(0, named=True)
+
+
+def test_the_report_fulfils_its_contract_for_every_role_horizon_and_period() -> None:
+    assert FORECAST_OUTCOMES.faults(OUTCOMES) == []
+    assert PERFORMANCE_REPORT.faults(REPORT) == []
+    groups = REPORT.group_by("role", "horizon_hours", "period").len()
+    assert groups.height == len(ROLES) * len(HORIZONS) * 4
+    assert groups["len"].n_unique() == 1
+    assert set(REPORT["period"]) == {"all", "2018", "2019", "last_90_days"}
+
+
+def test_the_same_outcomes_give_the_same_report() -> None:
+    assert performance_report(OUTCOMES, day=END, fee_bps=5, seed=7).equals(REPORT)
+
+
+def test_a_period_holds_its_own_hours() -> None:
+    years = [value("accuracy", period=period)["n"] for period in ("2018", "2019")]
+    assert sum(years) == value("accuracy")["n"] == DAYS * 24 - 1
+    assert value("accuracy", period="last_90_days")["n"] == 90 * 24
+
+
+def test_metrics_are_those_of_the_evaluation() -> None:
+    rows = OUTCOMES.filter((pl.col("role") == "newest") & (pl.col("horizon_hours") == 4))
+    p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
+    for metric, wanted in {
+        "accuracy": evaluation.accuracy(p, r),
+        "auc": evaluation.auc(p, r),
+        "log_loss": evaluation.log_loss(p, r),
+        "brier": evaluation.brier(p, r),
+        "coverage_90": evaluation.coverage(r, rows["q05"].to_numpy(), rows["q95"].to_numpy()),
+        "accuracy_top_10": evaluation.accuracy_at_confidence(p, r, 0.1).value,
+    }.items():
+        assert value(metric, role="newest", horizon=4)["value"] == wanted
+
+
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_before_costs_the_strategy_earns_the_mean_signed_window_return(horizon: int) -> None:
+    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == horizon))
+    signed = np.sign(rows["p_up"].to_numpy() - 0.5) * rows["log_return"].to_numpy()
+    found = value("model_total_return_0bps_lag0", horizon=horizon)
+    assert found["value"] == pytest.approx(signed.sum() / horizon)
+
+
+def test_buy_and_hold_earns_the_move_of_the_price() -> None:
+    hourly = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1))["log_return"].sum()
+    assert value("buy_and_hold_total_return_0bps_lag0")["value"] == pytest.approx(hourly)
+
+
+def test_costs_and_delay_cost() -> None:
+    totals = [value(f"model_total_return_{fee}bps_lag0")["value"] for fee in (0, 2, 5, 10)]
+    assert totals == sorted(totals, reverse=True)
+    assert value("model_total_return_0bps_lag1")["value"] < totals[0]
+
+
+def test_skill_is_significant_and_noise_is_not() -> None:
+    noise = performance_report(history(skill=0), day=END, fee_bps=5, seed=7)
+    tests = ("pesaran_timmermann_p", "diebold_mariano_p_base_rate", "spa_p_log_loss_base_rate")
+    for test in tests:
+        assert value(test)["value"] < 0.01
+    assert value("pesaran_timmermann_p", report=noise)["value"] > 0.01
+    assert value("spa_p_log_loss_base_rate", report=noise)["value"] > 0.01
+    assert value("mcs_p_log_loss_model")["value"] == 1
+    assert value("auc", report=noise)["lower"] < 0.5 < value("auc", report=noise)["upper"]
+
+
+def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
+    day = END - timedelta(days=30)
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    early = OUTCOMES.filter(pl.col("known_at") <= end)
+    assert performance_report(OUTCOMES, day=day, fee_bps=5, seed=7).equals(
+        performance_report(early, day=day, fee_bps=5, seed=7)
+    )
+
+
+def test_a_missing_hour_neither_crashes_nor_shifts_the_hours_after_it() -> None:
+    holed = history(gap=1000)
+    rows = holed.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1))
+    trading = trade(rows, Hours.of(holed), horizon=1)
+    whole = trade(
+        OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1)), Hours.of(OUTCOMES), horizon=1
+    )
+    assert trading.model[0].gross[1000] == 0
+    assert np.array_equal(np.delete(trading.model[0].gross, 1000), np.delete(whole.model[0].gross, 1000))
+    assert PERFORMANCE_REPORT.faults(performance_report(holed, day=END, fee_bps=5, seed=7)) == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
+    few = OUTCOMES.sort("horizon_hours", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
+    report = performance_report(few, day=END, fee_bps=5, seed=7)
+    assert PERFORMANCE_REPORT.faults(report) == []
+    assert not report.select(pl.col("value", "lower", "upper").is_nan().any()).row(0)[0]
+    assert markdown(report)
+
+
+def test_a_constant_forecast_has_no_skill_and_does_not_crash() -> None:
+    flat = OUTCOMES.with_columns(pl.lit(0.5).alias("p_up"))
+    report = performance_report(flat, day=END, fee_bps=5, seed=7)
+    assert value("rank_ic", report=report)["value"] is None
+    assert value("auc", report=report)["value"] == 0.5
+    assert value("model_sharpe_5bps_lag0", report=report)["value"] is None
+
+
+def test_a_window_ends_with_its_day() -> None:
+    kept = OUTCOMES.filter(within(date(2018, 10, 10), 2))["known_at"]
+    assert kept.min() == datetime(2018, 10, 9, 1, tzinfo=UTC)
+    assert kept.max() == datetime(2018, 10, 11, tzinfo=UTC)
+
+
+def test_the_summary_shows_each_group_with_n_and_interval() -> None:
+    lines = markdown(REPORT).splitlines()
+    assert len(lines) == 2 + len(ROLES) * len(HORIZONS) * 4
+    assert "| champion | 1 h | all | 2,879 |" in "\n".join(lines)
+    assert " to " in lines[2]
+    assert markdown(REPORT.clear()) == "No forecast has a known outcome yet."
+
+
+# --- pictures ------------------------------------------------------------------------------------
+PICTURES = {
+    "equity": lambda frame: plots.equity(frame, role="champion", horizon=1, fee_bps=5),
+    "reliability": lambda frame: plots.reliability(frame, role="champion", horizon=1),
+    "rolling_accuracy": lambda frame: plots.rolling_accuracy(frame, role="champion", horizon=1),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_a_small_png_and_the_same_each_time(name: str) -> None:
+    from matplotlib.image import imread
+
+    png = PICTURES[name](OUTCOMES)
+    assert png is not None
+    assert imread(io.BytesIO(png)).shape[:2] == (256, 560)
+    assert len(plots.embedded(png, name)) < 60_000
+    assert PICTURES[name](OUTCOMES) == png
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_without_outcomes_there_is_no_picture(name: str) -> None:
+    assert PICTURES[name](OUTCOMES.clear()) is None
