@@ -1,0 +1,99 @@
+"""Features and labels of each hour."""
+
+from datetime import UTC, datetime, time, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import HORIZONS, HOURLY_FEATURES, HOURLY_LABELS, dagster_type
+from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
+from btc_assets.features.engine import features_between
+from btc_assets.features.labels import compute_labels
+from btc_assets.lake import stored
+from btc_assets.partitions import DAILY, day_of, days_before
+
+GROUP = "features"
+CODE_VERSION = "1"
+LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
+"""Days of bars before a day that the labels known in it reach back to."""
+_BACKFILL = dg.BackfillPolicy.single_run()
+_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
+_LIMITS = {"dagster/max_runtime": "3600"}
+
+
+def _prices_back(days: int) -> dg.AssetIn:
+    return dg.AssetIn(key=["market", "prices"], partition_mapping=days_before(days, and_today=True))
+
+
+def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
+    """Return the start of the run's first day and the end of its last, UTC."""
+    first, last = (day_of(key) for key in (context.partition_keys[0], context.partition_keys[-1]))
+    return (
+        datetime.combine(first, time(), tzinfo=UTC),
+        datetime.combine(last + timedelta(days=1), time(), tzinfo=UTC),
+    )
+
+
+@dg.asset(
+    key=["features", "hourly_features"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(HOURLY_FEATURES),
+    ins={"prices": _prices_back(WARMUP_DAYS)},
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
+    """Every declared feature of each closed hour, from bars up to and including that hour.
+
+    A row is available one hour after its open_time. Earlier bars are read only to warm indicators up, so one
+    day costs the same whatever the length of history. A value that is not known is null.
+    """
+    frame = features_between(prices.sort("open_time").collect(), *_span(context))
+    unknown = {
+        feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)
+        for feature in FEATURES
+        if frame[feature.name].null_count()
+    }
+    return stored(
+        context,
+        HOURLY_FEATURES,
+        frame,
+        {
+            "features": {group: sum(feature.group == group for feature in FEATURES) for group in GROUPS},
+            "share_unknown": unknown,
+        },
+    )
+
+
+@dg.asset(
+    key=["features", "hourly_labels"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(HOURLY_LABELS),
+    ins={"prices": _prices_back(LABEL_DAYS)},
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
+)
+def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
+    """What the price did over the next 1, 4 and 24 hours, in the partition of the day that became known.
+
+    Filing a label under the day its window closed keeps the lineage honest: a partition needs no later price,
+    and a model of a cutoff reads earlier partitions only. Returns across a gap are null.
+    """
+    frame = compute_labels(prices.sort("open_time").collect(), *_span(context))
+    return stored(
+        context,
+        HOURLY_LABELS,
+        frame,
+        {"unknown_across_gaps": frame["log_return"].null_count(), "mean_log_return": frame["log_return"].mean()},
+    )
+
+
+ASSETS = [hourly_features, hourly_labels]
