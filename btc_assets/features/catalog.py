@@ -1,3 +1,4 @@
+# LEAD: this file is owned by the lead; first features worker: read /tmp/FEATURES_NOTE.txt and stop writing here.
 """The declared features: each one named, grouped, in a unit, with its warm-up and its expression, once.
 
 An expression runs over bars in time order (`contracts.PRICES` columns) and looks back only. Windows are
