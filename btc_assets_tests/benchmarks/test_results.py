@@ -1,0 +1,95 @@
+"""The document of results: complete, the same each time, and careful with what a person wrote."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from benchmarks import results
+from btc_assets.contracts import FORECAST_OUTCOMES, MODEL_EXPLANATION, MODEL_VERDICT
+from btc_assets.lake import Lake, by_day
+from btc_assets.settings import Settings
+from btc_assets_tests.monitoring.test_performance import OUTCOMES
+
+CONFIG = Settings()
+EXPLANATION = pl.DataFrame(
+    {
+        "cutoff": [date(2018, 10, 1)] * 3,
+        "horizon_hours": [1, 1, 4],
+        "feature": ["trend", "noise", "trend"],
+        "mean_abs_shap": [0.03, 0.01, 0.02],
+        "rank": [1, 2, 1],
+    },
+    schema=dict(MODEL_EXPLANATION.columns),
+)
+RECENT = OUTCOMES.filter(pl.col("open_time").dt.date() >= date(2018, 12, 20))
+GENERATED = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), CONFIG)
+
+
+def test_every_part_is_there() -> None:
+    for title in ("What was run", "Beside the reference", "calendar year", "size of move", "Probabilities", "Trading"):
+        assert title in GENERATED
+    assert "| champion | 1 h | 2019 |" in GENERATED
+    assert "| 1 | trend 75.0% | trend 100.0% | - |" in GENERATED
+    assert "nan" not in GENERATED.lower().split()
+
+
+def test_tables_have_as_many_cells_as_headings() -> None:
+    width = 0
+    for line in GENERATED.splitlines():
+        if line.startswith("|---"):
+            width = line.count("|")
+        elif line.startswith("|") and width:
+            assert line.count("|") == width, line
+        else:
+            width = 0
+
+
+def test_the_reference_is_compared_on_its_own_hours_only() -> None:
+    assert "hold none of its hours" in GENERATED
+    shift = date(2023, 1, 1) - date(2018, 12, 20)
+    moved = RECENT.with_columns(pl.col("open_time", "known_at") + shift, pl.col("model_cutoff") + shift)
+    text = results.results(moved, MODEL_EXPLANATION.empty(), MODEL_VERDICT.empty(), CONFIG)
+    inside = moved.filter(
+        (pl.col("open_time").dt.date() >= date(2023, 1, 2))
+        & (pl.col("role") == "champion")
+        & (pl.col("horizon_hours") == 1)
+    )
+    assert f"| n | 22,605 | {inside.height:,} | {inside.height:,} |" in text
+    assert "| accuracy | 54.7% | " in text
+
+
+def test_what_a_person_wrote_around_the_generated_part_stays() -> None:
+    once = results.written("# Results\n\nBefore.\n", "old")
+    again = results.written(once + "\nAfter.\n", "new")
+    assert "Before." in again
+    assert "After." in again
+    assert "new" in again
+    assert "old" not in again
+    assert results.written(again, "new") == again
+
+
+def test_the_command_writes_the_same_document_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Settings(data_dir=tmp_path)
+    monkeypatch.setattr(results, "settings", lambda: config)
+    out = tmp_path / "results.md"
+    assert results.main(["--out", str(out)]) == 1
+    assert "run the walk_forward job first" in capsys.readouterr().err
+    lake = Lake(root=config.lake_root)
+    last = RECENT["known_at"].max().date()
+    week = RECENT.filter(pl.col("open_time").dt.date() >= last - timedelta(days=9))
+    days = [last - timedelta(days=back) for back in range(12)]
+    for day, part in by_day(FORECAST_OUTCOMES, week, days):
+        lake.write(FORECAST_OUTCOMES, day, part)
+    asked = ["--out", str(out), "--first", str(last - timedelta(days=8))]
+    texts = []
+    for _ in range(2):
+        assert results.main(asked) == 0
+        texts.append(out.read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("# Results")
