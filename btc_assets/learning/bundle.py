@@ -83,7 +83,7 @@ def schema_hash(features: tuple[str, ...] | list[str]) -> str:
     return hashlib.sha256("\n".join(features).encode()).hexdigest()
 
 
-def calibrated(p_raw: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+def calibrated(p_raw: np.ndarray, slope: float | np.ndarray, intercept: float | np.ndarray) -> np.ndarray:
     """Apply a logistic calibration (Platt, 1999) in log-odds: sigmoid(slope * logit(p) + intercept)."""
     return 1 / (1 + np.exp(-np.clip(slope * log_odds(p_raw) + intercept, -500, 500)))
 
@@ -175,19 +175,19 @@ class ModelBundle:
         self.cutoff = date.fromisoformat(document["cutoff"])
         self.horizons: tuple[int, ...] = tuple(document["horizons"])
         self.features: tuple[str, ...] = tuple(feature["name"] for feature in document["features"])
-        self._sessions = {name: _Graph(name, session) for name, session in sessions.items()}
+        self._graphs = [
+            [_Graph(name, sessions[name]) for name in (graph_name(output, horizon) for output in OUTPUTS)]
+            for horizon in self.horizons
+        ]
         scale = document["scale"]
         self._scale_column = self.features.index(scale["feature"])
         self._scale_floor = float(scale["floor"])
         self._scale_unknown = float(scale["null"])
-        self._offsets = {
-            horizon: np.array([document["conformal"][str(horizon)].get(name, 0.0) for name in QUANTILE_NAMES])
-            for horizon in self.horizons
-        }
-        self._calibration = {
-            horizon: (float(fit["slope"]), float(fit["intercept"]))
-            for horizon, fit in ((h, document["calibration"][str(h)]) for h in self.horizons)
-        }
+        self._root_time = np.sqrt(np.array(self.horizons, dtype=np.float64))
+        keys = [str(horizon) for horizon in self.horizons]
+        self._offsets = np.array([[document["conformal"][key].get(q, 0.0) for q in QUANTILE_NAMES] for key in keys])
+        self._slopes = np.array([float(document["calibration"][key]["slope"]) for key in keys])
+        self._intercepts = np.array([float(document["calibration"][key]["intercept"]) for key in keys])
 
     @classmethod
     def load(cls, folder: Path) -> ModelBundle:
@@ -232,35 +232,48 @@ class ModelBundle:
         if not len(rows):
             return {h: HorizonForecast(np.empty(0), np.empty((0, len(QUANTILES)))) for h in self.horizons}
         inputs = rows.astype(np.float32)
-        volatility = rows[:, self._scale_column]
-        forecasts = {}
-        for horizon in self.horizons:
-            raw = self._sessions[graph_name("p_up", horizon)](inputs)
-            scaled = np.column_stack([self._sessions[graph_name(name, horizon)](inputs) for name in QUANTILE_NAMES])
-            scale = row_scale(volatility, horizon, floor=self._scale_floor, unknown=self._scale_unknown)
-            quantiles = np.sort((scaled + self._offsets[horizon]) * scale[:, None], axis=1)
-            slope, intercept = self._calibration[horizon]
-            forecasts[horizon] = HorizonForecast(calibrated(raw, slope, intercept), quantiles)
-        return forecasts
+        raw = np.empty((len(rows), len(self.horizons), len(OUTPUTS)))
+        for i, graphs in enumerate(self._graphs):
+            for j, graph in enumerate(graphs):
+                raw[:, i, j] = graph.column(inputs)
+        if not np.isfinite(raw).all():
+            i, j = np.argwhere(~np.isfinite(raw))[0][1:]
+            raise BundleError(f"{self._graphs[i][j].name} yields a value that is not a number")
+        hourly = row_scale(rows[:, self._scale_column], 1, floor=self._scale_floor, unknown=self._scale_unknown)
+        scale = hourly[:, None, None] * self._root_time[:, None]
+        quantiles = np.sort((raw[:, :, 1:] + self._offsets) * scale, axis=2)
+        p_up = calibrated(raw[:, :, 0], self._slopes, self._intercepts)
+        return {
+            horizon: HorizonForecast(p_up[:, i], quantiles[:, i])  # a view each: no row is copied
+            for i, horizon in enumerate(self.horizons)
+        }
 
 
 class _Graph:
     """One ONNX session as a function from rows to one number a row."""
 
     def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
-        self._name = name
+        self.name = name
         self._session = session
         self._input = session.get_inputs()[0].name
         outputs = [output.name for output in session.get_outputs()]
         # A converted classifier yields (label, probabilities); a regressor one output.
-        self._output = "probabilities" if "probabilities" in outputs else outputs[-1]
+        self._outputs = ["probabilities" if "probabilities" in outputs else outputs[-1]]
+
+    def column(self, inputs: np.ndarray) -> np.ndarray:
+        """Return shape (n,), as the graph yields it; of two columns the second is class 1."""
+        values: np.ndarray = self._session.run(self._outputs, {self._input: inputs})[0]
+        return values.reshape(len(inputs), -1)[:, -1]
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return shape (n,), float64; of two columns the second is class 1."""
-        values = self._session.run([self._output], {self._input: inputs})[0]
-        column = values.reshape(len(inputs), -1)[:, -1].astype(np.float64)
+        """Return shape (n,), float64.
+
+        Raises:
+            BundleError: a value is not a finite number.
+        """
+        column = self.column(inputs).astype(np.float64)
         if not np.isfinite(column).all():
-            raise BundleError(f"{self._name} yields a value that is not a number")
+            raise BundleError(f"{self.name} yields a value that is not a number")
         return column
 
 
