@@ -59,7 +59,7 @@ class Hours:
 
     @classmethod
     def of(cls, outcomes: pl.DataFrame) -> Hours:
-        """Gather the 1 h returns of any role."""
+        """Gather the 1 h returns of any role; no hours where there are none."""
         hourly = (
             outcomes.filter(pl.col("horizon_hours") == 1)
             .select("open_time", "log_return")
@@ -68,10 +68,12 @@ class Hours:
         )
         if hourly.is_empty():
             return cls(datetime.min.replace(tzinfo=UTC), np.empty(0))
-        start = hourly["open_time"][0]
-        index = _hours_since(hourly["open_time"], start)
-        returns = np.full(int(index[-1]) + 1, np.nan)
-        returns[index] = hourly["log_return"].to_numpy()
+        # The grid spans every horizon: where a 1 h return is not known, a longer one may be.
+        start, end = outcomes["open_time"].min(), outcomes["open_time"].max()
+        assert isinstance(start, datetime)
+        assert isinstance(end, datetime)
+        returns = np.full((end - start) // HOUR + 1, np.nan)
+        returns[_hours_since(hourly["open_time"], start)] = hourly["log_return"].to_numpy()
         return cls(start, returns)
 
 
@@ -106,8 +108,6 @@ def trade(rows: pl.DataFrame, hours: Hours, *, horizon: int) -> Trading | None:
         return None
     at = _hours_since(rows["open_time"], hours.start)
     first, last = int(at[0]), int(at[-1]) + horizon - 1
-    if first < 0 or int(at[-1]) >= len(hours.returns):
-        return None
     returns = np.full(last - first + 1, np.nan)
     known = hours.returns[first : last + 1]
     returns[: len(known)] = known

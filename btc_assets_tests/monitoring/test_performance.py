@@ -153,6 +153,16 @@ def test_a_missing_hour_neither_crashes_nor_shifts_the_hours_after_it() -> None:
     assert PERFORMANCE_REPORT.faults(performance_report(holed, day=END, fee_bps=5, seed=7)) == []
 
 
+def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> None:
+    cut = OUTCOMES["open_time"].min() + timedelta(days=10)
+    kept = OUTCOMES.filter((pl.col("horizon_hours") != 1) | (pl.col("open_time") > cut))
+    rows = kept.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 4))
+    trading = trade(rows, Hours.of(kept), horizon=4)
+    assert trading.start == OUTCOMES["open_time"].min()
+    assert not trading.model[0].gross[: 10 * 24 + 1].any()
+    assert trading.model[0].gross[10 * 24 + 1 :].any()
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
     few = OUTCOMES.sort("horizon_hours", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
