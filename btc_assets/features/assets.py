@@ -1,6 +1,4 @@
-"""The feature and label assets: the pure functions of this domain on the daily grid."""
-
-from __future__ import annotations
+"""Features and labels of each hour."""
 
 from datetime import UTC, datetime, time, timedelta
 
@@ -8,91 +6,94 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.contracts import HORIZONS, HOURLY_FEATURES, HOURLY_LABELS, dagster_type
-from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
 from btc_assets.lake import stored
 from btc_assets.partitions import DAILY, day_of, days_before
-from btc_assets.settings import settings
 
-LABEL_DAYS = 2
-"""Days of prices before a day that its labels look back on: 1 h + 24 h, rounded up."""
-_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
+GROUP = "features"
+CODE_VERSION = "1"
+LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
+"""Days of bars before a day that the labels known in it reach back to."""
+_BACKFILL = dg.BackfillPolicy.single_run()
+_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
+_LIMITS = {"dagster/max_runtime": "3600"}
+
+
+def _prices_back(days: int) -> dg.AssetIn:
+    return dg.AssetIn(key=["market", "prices"], partition_mapping=days_before(days, and_today=True))
+
+
+def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
+    """Return the start of the run's first day and the end of its last, UTC."""
+    first, last = (day_of(key) for key in (context.partition_keys[0], context.partition_keys[-1]))
+    return (
+        datetime.combine(first, time(), tzinfo=UTC),
+        datetime.combine(last + timedelta(days=1), time(), tzinfo=UTC),
+    )
 
 
 @dg.asset(
     key=["features", "hourly_features"],
-    ins={"prices": dg.AssetIn(key=["market", "prices"], partition_mapping=days_before(WARMUP_DAYS, and_today=True))},
     partitions_def=DAILY,
     dagster_type=dagster_type(HOURLY_FEATURES),
-    group_name="features",
-    kinds={"polars", "parquet"},
-    freshness_policy=_FRESH,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    code_version="1",
-    op_tags={"dagster/max_runtime": 1800},
+    ins={"prices": _prices_back(WARMUP_DAYS)},
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
 )
 def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """Every declared feature of every closed hour: price, order flow, regime and time.
+    """Every declared feature of each closed hour, from bars up to and including that hour.
 
-    One row a bar, usable from available_at = open_time + 1 h. A day is computed from its own bars and the
-    33 days before it, which settles every indicator to 1e-9; history and the newest hour run through the
-    same expressions. Unknown is null, and `flow_hours_24h` and `missing_hours_24h` count what is known.
+    A row is available one hour after its open_time. Earlier bars are read only to warm indicators up, so one
+    day costs the same whatever the length of history. A value that is not known is null.
     """
-    days = [day_of(key) for key in context.partition_keys]
-    frame = features_between(prices.collect(), min(days), max(days))
+    frame = features_between(prices.sort("open_time").collect(), *_span(context))
+    unknown = {
+        feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)
+        for feature in FEATURES
+        if frame[feature.name].null_count()
+    }
     return stored(
         context,
         HOURLY_FEATURES,
         frame,
         {
-            "features": len(FEATURES),
-            "feature_sets": {name: len(members) for name, members in FEATURE_SETS.items()},
-            "warmup_days": WARMUP_DAYS,
-            "null_share": {
-                name: round(share, 4)
-                for name, share in frame.select(pl.col(f.name).is_null().mean() for f in FEATURES)
-                .row(0, named=True)
-                .items()
-                if share
-            },
+            "features": {group: sum(feature.group == group for feature in FEATURES) for group in GROUPS},
+            "share_unknown": unknown,
         },
     )
 
 
 @dg.asset(
     key=["features", "hourly_labels"],
-    ins={"prices": dg.AssetIn(key=["market", "prices"], partition_mapping=days_before(LABEL_DAYS, and_today=True))},
     partitions_def=DAILY,
     dagster_type=dagster_type(HOURLY_LABELS),
-    group_name="features",
-    kinds={"polars", "parquet"},
-    freshness_policy=_FRESH,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    code_version="1",
-    op_tags={"dagster/max_runtime": 1800},
+    ins={"prices": _prices_back(LABEL_DAYS)},
+    group_name=GROUP,
+    kinds={"polars"},
+    freshness_policy=_FRESHNESS,
+    backfill_policy=_BACKFILL,
+    code_version=CODE_VERSION,
+    op_tags=_LIMITS,
 )
 def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """What followed each hour: the log return over 1, 4 and 24 h, stored on the day it became known.
+    """What the price did over the next 1, 4 and 24 hours, in the partition of the day that became known.
 
-    A label of open_time t and horizon h is known at t + 1 h + h, and belongs to the day that ends at or
-    after that moment; so a partition rests on the past alone. The return is null when any bar of (t, t+h]
-    is missing.
+    Filing a label under the day its window closed keeps the lineage honest: a partition needs no later price,
+    and a model of a cutoff reads earlier partitions only. Returns across a gap are null.
     """
-    days = [day_of(key) for key in context.partition_keys]
-    end = datetime.combine(max(days) + timedelta(days=1), time(), UTC)
-    frame = compute_labels(prices.collect(), min(days), max(days), HORIZONS, until=min(end, settings().now()))
-    known = frame.group_by("horizon_hours").agg(pl.col("log_return").count(), pl.len()).sort("horizon_hours")
+    frame = compute_labels(prices.sort("open_time").collect(), *_span(context))
     return stored(
         context,
         HOURLY_LABELS,
         frame,
-        {
-            "labelled": {f"{row['horizon_hours']}h": row["log_return"] for row in known.to_dicts()},
-            "unlabelled": {f"{row['horizon_hours']}h": row["len"] - row["log_return"] for row in known.to_dicts()},
-        },
+        {"unknown_across_gaps": frame["log_return"].null_count(), "mean_log_return": frame["log_return"].mean()},
     )
 
 
 ASSETS = [hourly_features, hourly_labels]
-"""Assets of this domain."""

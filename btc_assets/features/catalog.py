@@ -1,4 +1,3 @@
-# LEAD: this file is owned by the lead; first features worker: read /tmp/FEATURES_NOTE.txt and stop writing here.
 """The declared features: each one named, grouped, in a unit, with its warm-up and its expression, once.
 
 An expression runs over bars in time order (`contracts.PRICES` columns) and looks back only. Windows are
@@ -422,7 +421,6 @@ _STREAMLINED = (
     "volume_ratio",
     "volatility_regime",
     "hour_of_day",
-    "realised_volatility_24h",
 )
 _COMPREHENSIVE = (
     *_STREAMLINED,
@@ -434,6 +432,7 @@ _COMPREHENSIVE = (
     "ema_10_distance",
     "close_zscore_24",
     "rsi_6",
+    "realised_volatility_24h",
     "atr_relative",
     "macd_histogram",
     "bollinger_position",
@@ -453,7 +452,7 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "comprehensive": _COMPREHENSIVE,
     "extended": tuple(feature.name for feature in FEATURES),
 }
-"""Named sets a model may be trained on. Each holds the volatility that scales return quantiles."""
+"""Named sets a model may be trained on."""
 
 WARMUP_DAYS = math.ceil((reduce(max, (feature.warmup_hours for feature in FEATURES)) + 2 * GAP_SLACK_HOURS) / 24)
 """Days of bars before a day that its features need."""

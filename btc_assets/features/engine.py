@@ -1,4 +1,3 @@
-# LEAD: this file is owned by the lead; first features worker: read /tmp/FEATURES_NOTE.txt and stop writing here.
 """One engine for all of history and for the newest hour: the same declarations, the same numbers."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# LEAD: this file is owned by the lead; first features worker: read /tmp/FEATURES_NOTE.txt and stop writing here.
 """What happened next: the log return over each horizon, in the partition of the day it became known."""
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ def _same_cutoff(table: str) -> dg.AssetIn:
 
 
 def _names() -> tuple[str, ...]:
-    return FEATURE_SETS[settings().feature_set]
+    """Return the features models learn from: the chosen set, and the one that scales returns."""
+    chosen = FEATURE_SETS[settings().feature_set]
+    return chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
 
 
 def _rows(features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]) -> dict[int, folds.Rows]:

@@ -78,6 +78,7 @@ class ModelRegistry(dg.ConfigurableResource):
                 {"mlflow": mlflow_tracking},
                 instance=context.instance,
                 dagster_run=context.run,
+                log_manager=context.log,
                 resource_config={
                     "mlflow": {
                         "config": {

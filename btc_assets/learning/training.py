@@ -19,7 +19,7 @@ from btc_assets.learning.bundle import graph_name, row_scale
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
-from btc_assets.learning.families.protocol import Vector
+from btc_assets.learning.families.protocol import Forecaster, Vector
 from btc_assets.learning.folds import Rows, split
 
 
@@ -39,6 +39,22 @@ def up(rows: Rows) -> Vector:
 def scales(rows: Rows, horizon: int) -> Vector:
     """Return the scale of each row, (n,), fraction."""
     return row_scale(rows.column(SCALE_FEATURE), horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
+
+
+def recency_weights(rows: Rows, half_life_days: float) -> Vector:
+    """Return the weight of each row, (n,): 1 for the newest, halved every `half_life_days`.
+
+    The edge of hourly features changes over the years, so what happened lately counts for more.
+    """
+    age_hours = (rows.open_time.max() - rows.open_time).dt.total_hours().to_numpy()
+    return np.power(0.5, age_hours / (24 * half_life_days))
+
+
+def fit(model: Forecaster, rows: Rows, horizon: int, half_life_days: float) -> Forecaster:
+    """Fit P(up) and the quantiles of one horizon on labelled rows."""
+    weights = recency_weights(rows, half_life_days)
+    model.fit_direction(rows.inputs, up(rows), weights)
+    return model.fit_quantiles(rows.inputs, rows.log_return / scales(rows, horizon), weights)
 
 
 def forecast_folds(
@@ -66,8 +82,7 @@ def forecast_folds(
         horizon = fold["horizon_hours"]
         train, test = split(rows[horizon], fold)
         model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
-        model.fit_direction(train.inputs, up(train))
-        model.fit_quantiles(train.inputs, train.log_return / scales(train, horizon))
+        fit(model, train, horizon, parameters[horizon].half_life_days)
         quantiles = np.sort(model.quantiles(test.inputs), axis=1) * scales(test, horizon)[:, None]
         frames.append(
             pl.DataFrame(
@@ -188,7 +203,7 @@ def fit_model(
     for horizon in HORIZONS:
         own = rows[horizon]
         model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
-        model.fit_direction(own.inputs, up(own)).fit_quantiles(own.inputs, own.log_return / scales(own, horizon))
+        fit(model, own, horizon, parameters[horizon].half_life_days)
         check = parity_rows(own.inputs, seed)
         for output, fitted in model.outputs().items():
             name = graph_name(output, horizon)

@@ -17,7 +17,7 @@ from btc_assets.learning.evaluation import log_losses
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.training import up
+from btc_assets.learning.training import recency_weights, up
 
 if TYPE_CHECKING:
     import optuna
@@ -79,7 +79,8 @@ def tune(
         parameters = _suggest(trial, incumbent)
         seen: list[Vector] = []
         for step, (train, test) in enumerate(folds):
-            model = GradientBoosting(parameters, seed=seed, threads=threads).fit_direction(train.inputs, up(train))
+            model = GradientBoosting(parameters, seed=seed, threads=threads)
+            model.fit_direction(train.inputs, up(train), recency_weights(train, parameters.half_life_days))
             seen.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
             trial.report(float(np.concatenate(seen).mean()), step)
             if trial.should_prune():

@@ -18,7 +18,9 @@ from btc_assets_tests.learning.conftest import CUTOFF
 
 @pytest.fixture(scope="module")
 def model(rows: dict[int, Rows]) -> GradientBoosting:
-    return GradientBoosting(BoostingParameters(rounds=30), seed=1, threads=1).fit_direction(rows[1].inputs, up(rows[1]))
+    return GradientBoosting(BoostingParameters(rounds=30), seed=1, threads=1).fit_direction(
+        rows[1].inputs, up(rows[1]), np.ones(len(rows[1]))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,9 @@ FAMILIES: dict[str, Callable[[], Forecaster]] = {
 def fitted(request: pytest.FixtureRequest, rows: dict[int, Rows]) -> Forecaster:
     model = FAMILIES[request.param]()
     own = rows[1]
-    return model.fit_direction(own.inputs, up(own)).fit_quantiles(own.inputs, own.log_return / scales(own, 1))
+    return model.fit_direction(own.inputs, up(own), np.ones(len(own))).fit_quantiles(
+        own.inputs, own.log_return / scales(own, 1), np.ones(len(own))
+    )
 
 
 def test_it_finds_a_signal_that_is_there(fitted: Forecaster, rows: dict[int, Rows]) -> None:
@@ -65,7 +67,10 @@ def test_a_graph_of_another_booster_does_not_pass_the_parity_gate(fitted: Foreca
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_rows_and_seed_give_the_same_graphs(family: str, rows: dict[int, Rows]) -> None:
-    graphs = [FAMILIES[family]().fit_direction(rows[1].inputs, up(rows[1])).outputs()["p_up"].onnx() for _ in range(2)]
+    graphs = [
+        FAMILIES[family]().fit_direction(rows[1].inputs, up(rows[1]), np.ones(len(rows[1]))).outputs()["p_up"].onnx()
+        for _ in range(2)
+    ]
     assert graphs[0] == graphs[1]
 
 

@@ -13,7 +13,14 @@ from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS
 from btc_assets.learning.bundle import ModelBundle, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, make_folds, midnight
-from btc_assets.learning.training import FittedModel, fit_model, forecast_folds, learn, out_of_sample_metrics
+from btc_assets.learning.training import (
+    FittedModel,
+    fit_model,
+    forecast_folds,
+    learn,
+    out_of_sample_metrics,
+    recency_weights,
+)
 from btc_assets_tests.learning.conftest import CUTOFF, NAMES
 
 QUICK = BoostingParameters(rounds=25, quantile_rounds=20)
@@ -109,3 +116,10 @@ def test_metrics_name_what_was_measured(forecasts: pl.DataFrame) -> None:
     assert found["n"] == forecasts.filter(pl.col("horizon_hours") == 1).height
     assert found["auc"] > 0.6
     assert 0.8 < found["coverage_90"] < 0.98
+
+
+def test_an_hour_counts_half_after_its_half_life(rows: dict[int, Rows]) -> None:
+    weights = recency_weights(rows[1], half_life_days=10)
+    assert weights[-1] == 1
+    assert weights[-1 - 240] == pytest.approx(0.5)
+    assert (np.diff(weights) > 0).all()

@@ -37,19 +37,21 @@ class BoostingParameters:
         quantile_rounds: trees of a quantile.
         quantile_depth: depth of a tree of a quantile.
         quantile_eta: shrinkage of a quantile.
+        half_life_days: age at which an hour counts half as much as the newest one.
     """
 
     rounds: int = 150
-    max_depth: int = 4
-    eta: float = 0.03
-    subsample: float = 0.7
-    colsample_bytree: float = 0.5
-    min_child_weight: float = 20.0
-    reg_lambda: float = 5.0
+    max_depth: int = 6
+    eta: float = 0.02
+    subsample: float = 0.5
+    colsample_bytree: float = 0.3
+    min_child_weight: float = 50.0
+    reg_lambda: float = 10.0
     max_bin: int = 64
     quantile_rounds: int = 60
     quantile_depth: int = 3
     quantile_eta: float = 0.08
+    half_life_days: float = 365.0
 
     def to_json(self) -> str:
         """Return the parameters as a JSON object with sorted keys."""
@@ -106,12 +108,13 @@ class GradientBoosting:
         self.threads = threads
         self._outputs: dict[str, BoostedOutput] = {}
 
-    def fit_direction(self, inputs: Inputs, up: Vector) -> Self:
+    def fit_direction(self, inputs: Inputs, up: Vector, weights: Vector) -> Self:
         """Fit P(up) by logistic loss."""
         p = self.parameters
         self._outputs["p_up"] = self._fit(
             inputs,
             up,
+            weights,
             {
                 "objective": "binary:logistic",
                 "base_score": 0.5,
@@ -123,13 +126,14 @@ class GradientBoosting:
         )
         return self
 
-    def fit_quantiles(self, inputs: Inputs, scaled: Vector) -> Self:
+    def fit_quantiles(self, inputs: Inputs, scaled: Vector, weights: Vector) -> Self:
         """Fit each quantile by pinball loss."""
         p = self.parameters
         for name, level in zip(QUANTILE_COLUMNS, QUANTILES, strict=True):
             self._outputs[name] = self._fit(
                 inputs,
                 scaled,
+                weights,
                 {
                     "objective": "reg:quantileerror",
                     "quantile_alpha": level,
@@ -141,11 +145,13 @@ class GradientBoosting:
             )
         return self
 
-    def _fit(self, inputs: Inputs, target: Vector, objective: Mapping[str, object], rounds: int) -> BoostedOutput:
+    def _fit(
+        self, inputs: Inputs, target: Vector, weights: Vector, objective: Mapping[str, object], rounds: int
+    ) -> BoostedOutput:
         import xgboost
 
         p = self.parameters
-        data = xgboost.QuantileDMatrix(inputs, label=target, max_bin=p.max_bin, nthread=self.threads)
+        data = xgboost.QuantileDMatrix(inputs, label=target, weight=weights, max_bin=p.max_bin, nthread=self.threads)
         booster = xgboost.train(
             {
                 "tree_method": "hist",

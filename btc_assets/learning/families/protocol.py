@@ -16,15 +16,15 @@ class Forecaster(Protocol):
     """One model of one horizon: P(up) and the quantiles of the scaled return.
 
     Targets are *scaled* returns (log return divided by the volatility of the row), so that one set of
-    quantiles holds in calm and in wild markets; see `learning.scale`.
+    quantiles holds in calm and in wild markets; see `learning.bundle.row_scale`.
     """
 
-    def fit_direction(self, inputs: Inputs, up: Vector) -> Self:
-        """Fit P(up) on inputs (n, f) and `up` (n,), 1.0 where the return was positive."""
+    def fit_direction(self, inputs: Inputs, up: Vector, weights: Vector) -> Self:
+        """Fit P(up) on inputs (n, f), `up` (n,), 1.0 where the return was positive, and row weights (n,)."""
         ...
 
-    def fit_quantiles(self, inputs: Inputs, scaled: Vector) -> Self:
-        """Fit the quantiles on inputs (n, f) and scaled returns (n,)."""
+    def fit_quantiles(self, inputs: Inputs, scaled: Vector, weights: Vector) -> Self:
+        """Fit the quantiles on inputs (n, f), scaled returns (n,) and row weights (n,)."""
         ...
 
     def p_up(self, inputs: Inputs) -> Vector:
