@@ -250,7 +250,7 @@ def _save_all_outputs(folder: Path, boosters: list[xgboost.Booster]) -> None:
     """Save a pyfunc of many boosters; it answers a row with one number a booster."""
     import mlflow.pyfunc
 
-    class AllOutputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    class AllOutputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
         def load_context(self, context: Any) -> None:
             import xgboost
 
