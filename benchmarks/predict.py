@@ -345,6 +345,7 @@ def main() -> None:
         port, path, connections, seconds = arguments.load
         _loader(int(port), path, sys.stdin.read(), int(connections), float(seconds))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with us
     print(table(run(arguments.seconds)))
 
 
