@@ -3,6 +3,7 @@
 from datetime import date
 
 import dagster as dg
+import polars as pl
 
 from btc_assets.contracts import PERFORMANCE_REPORT
 from btc_assets.partitions import previous_monday
@@ -36,7 +37,9 @@ def walk_forward(start: date | None, end: date | None, *, every_days: int, resum
     }
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def("walk_forward").execute_in_process(
-            instance=instance, run_config={"ops": {"walk": {"config": config}}}, raise_on_error=False
+            instance=instance,
+            run_config={"ops": {"walk": {"config": config}}, "loggers": {"console": {"config": {}}}},
+            raise_on_error=False,
         )
     if not result.success:
         return 1
@@ -44,8 +47,14 @@ def walk_forward(start: date | None, end: date | None, *, every_days: int, resum
     reported = max(lake.days(PERFORMANCE_REPORT) if end is None else [end])
     report = lake.read(PERFORMANCE_REPORT, reported)
     if report is not None:
-        print(f"\nForecasts known by the end of {reported}:\n\n{markdown(report)}\n", flush=True)
+        print(f"\nForecasts known by the end of {reported}:\n\n{markdown(_whole_and_by_year(report))}\n", flush=True)
     return 0
+
+
+def _whole_and_by_year(report: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows about the whole period, and about each calendar year if there are several."""
+    years = report.filter(pl.col("period").str.contains(r"^\d{4}$"))["period"].unique()
+    return report.filter(pl.col("period").is_in(["all", *(years if len(years) > 1 else [])]))
 
 
 def train(config: Settings, cutoff: date | None) -> int:
