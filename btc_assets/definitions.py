@@ -17,6 +17,7 @@ from btc_assets.automation.schedules import SCHEDULES  # noqa: E402
 from btc_assets.automation.sensors import SENSORS  # noqa: E402
 from btc_assets.lake import Lake  # noqa: E402
 from btc_assets.learning.registry import ModelRegistry  # noqa: E402
+from btc_assets.market.resources import Market  # noqa: E402
 from btc_assets.settings import settings  # noqa: E402
 
 
@@ -45,6 +46,7 @@ defs = dg.Definitions(
         "lake": _LAKE,
         "io_manager": _LAKE,
         "duckdb": DuckDBResource(database=":memory:"),
+        "market": Market.from_settings(settings()),
         "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts)),
     },
     executor=dg.in_process_executor,

@@ -1,0 +1,116 @@
+"""`market/prices`: hourly bars, one partition a UTC day."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import PRICES, dagster_type
+from btc_assets.lake import Lake, stored
+from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
+from btc_assets.market.resources import Market
+from btc_assets.market.sources.protocol import SourceMalformedError
+from btc_assets.partitions import DAILY, day_of
+
+_ROWS_SHOWN = 50
+
+
+@dg.asset(
+    key=["market", "prices"],
+    partitions_def=DAILY,
+    dagster_type=dagster_type(PRICES),
+    group_name="market",
+    kinds={"polars", "parquet"},
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(hours=2), warn_window=timedelta(hours=1, minutes=15)
+    ),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version="1",
+    op_tags={"dagster/max_runtime": "3600"},
+)
+def prices(
+    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
+) -> dg.Output[pl.DataFrame]:
+    """Closed hourly Bitcoin bars of the chosen source (`BTC_MARKET_SOURCE`), with the venue on each row.
+
+    Prices are USD (or the venue's dollar coin), volumes BTC; quote volume, trades and taker buy volumes where the
+    venue tells them, null where not. Today's partition holds the hours closed so far and is refreshed hourly.
+    A missing hour stays missing; an hour the source restates replaces the stored one and is listed in the metadata;
+    an hour the source no longer gives stays stored. A source that fails, or gives something that is no history of
+    hourly bars, fails the run with a sentence and leaves every stored partition as it was.
+    """
+    days = sorted(day_of(key) for key in context.partition_keys)
+    first, last = closed_hours(days, market.now())
+    old = lake.scan(PRICES, days[0], days[-1]).collect()
+    if first == last:  # none of these days has a closed hour yet
+        return stored(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
+    fetched = clean(market.source.fetch(first, last, market.now()))
+    fresh = fetched.frame.filter(PRICES.day.is_in(days))
+    if fresh.is_empty() and old.is_empty():
+        raise SourceMalformedError(
+            f"{market.source.venue} has no bar at all from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and "
+            f"none is stored; expected {(last - first) // timedelta(hours=1)}. Choose days its history covers, or "
+            f"another BTC_MARKET_SOURCE."
+        )
+    if shift := zone_shift(old, fresh):
+        raise SourceMalformedError(
+            f"{market.source.venue} gave bars that equal the stored ones {abs(shift)} hours "
+            f"{'earlier' if shift > 0 else 'later'}: they are stamped in another time zone than UTC (KST is 9 hours "
+            f"ahead). Convert them to UTC; nothing was stored."
+        )
+    merged = merge(old, fresh, market.source.venues)
+    return stored(
+        context,
+        PRICES,
+        merged.frame,
+        {
+            **_summary(merged, first, last),
+            "duplicates_dropped": fetched.duplicates,
+            "conflicting_hours": fetched.conflicts,
+        },
+    )
+
+
+def closed_hours(days: Sequence[date], now: datetime) -> tuple[datetime, datetime]:
+    """Return the span [first, last) of the hours of `days` that are closed at `now`, UTC; empty when none is."""
+    first = datetime.combine(days[0], time(), tzinfo=UTC)
+    end = datetime.combine(days[-1] + timedelta(days=1), time(), tzinfo=UTC)
+    return first, max(first, min(end, now.replace(minute=0, second=0, microsecond=0)))
+
+
+def _summary(merged: Merged, first: datetime, last: datetime) -> dict[str, object]:
+    frame = merged.frame
+    gaps = find_gaps(frame, first, last)
+    by_venue = frame.group_by("venue").len().sort("venue")
+    return {
+        "venues": dict(by_venue.iter_rows()),
+        "bars": frame.height,
+        "added_hours": merged.added,
+        "kept_hours": merged.kept,
+        "restated_hours": len(merged.restated),
+        "restated": dg.MetadataValue.md(_listed([f"{at:%Y-%m-%d %H:%M}" for at in merged.restated])),
+        "missing_hours": int(gaps.get_column("hours").sum()),
+        "gaps": dg.MetadataValue.md(gap_table(gaps)),
+        "last_close": float(frame.get_column("close")[-1]),
+    }
+
+
+def gap_table(gaps: pl.DataFrame) -> str:
+    """Return gaps (see `find_gaps`) as a Markdown table, the newest first."""
+    if gaps.is_empty():
+        return "No hour is missing."
+    rows = [
+        f"| {start:%Y-%m-%d %H:%M} | {end:%Y-%m-%d %H:%M} | {hours} |"
+        for start, end, hours in gaps.sort("first_missing", descending=True).head(_ROWS_SHOWN).iter_rows()
+    ]
+    more = [f"\n… and {gaps.height - _ROWS_SHOWN} more."] if gaps.height > _ROWS_SHOWN else []
+    return "\n".join(["| first missing | last missing | hours |", "|---|---|---|", *rows, *more])
+
+
+def _listed(items: Sequence[str]) -> str:
+    shown = "\n".join(f"- {item}" for item in items[-_ROWS_SHOWN:])
+    return shown or "None."
+
+
+ASSETS = [prices]

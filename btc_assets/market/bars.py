@@ -1,0 +1,207 @@
+"""Hourly bars as pure functions: laws, duplicates, gaps, restatements. A gap is reported and never filled.
+
+Frames hold the columns of the PRICES contract: open_time (start of the hour, UTC), prices in USD, volumes in BTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from btc_assets.contracts import PRICES
+
+_HOUR = timedelta(hours=1)
+_PRICES = ("open", "high", "low", "close")
+_NUMBERS = (*_PRICES, "volume")
+_FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
+_VALUES = (*_NUMBERS, *_FLOW)
+_FULL_HOUR = timedelta(seconds=3599)
+"""A bar whose close_time is at least this far from its open_time saw the whole hour."""
+_FARTHEST_ZONE_HOURS = 14
+_ENOUGH_TO_ACCUSE = 6
+"""Bars two histories must share before one is said to be stamped in another time zone."""
+
+
+class BarsError(ValueError):
+    """Bars break a law of hourly bars."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Bars in order, one an hour.
+
+    Attributes:
+        frame: the bars.
+        duplicates: rows dropped because their hour had another row.
+        conflicts: hours whose rows differed.
+    """
+
+    frame: pl.DataFrame
+    duplicates: int
+    conflicts: int
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What is stored joined with what was fetched.
+
+    Attributes:
+        frame: one bar an hour, in order.
+        added: hours that were not stored.
+        kept: stored hours that the fetch did not bring, or brought from a less preferred venue.
+        restated: open times whose stored values changed.
+    """
+
+    frame: pl.DataFrame
+    added: int
+    kept: int
+    restated: list[datetime]
+
+
+def first_fault(frame: pl.DataFrame) -> str | None:
+    """Return the first broken law as "expected <a>, got <b> at <open_time>", or None.
+
+    The laws: open_time on the hour; prices finite and above zero; volumes and counts finite and not negative;
+    low <= open, close <= high.
+    """
+    time = pl.col("open_time")
+    laws = [
+        ("a bar that opens on the hour", time.is_null() | (time != time.dt.truncate("1h")), None),
+        *((f"{n} to be a finite number", pl.col(n).is_null() | ~pl.col(n).is_finite(), n) for n in _NUMBERS),
+        *((f"{n} above zero", pl.col(n) <= 0, n) for n in _PRICES),
+        ("volume not below zero", pl.col("volume") < 0, "volume"),
+        *((f"{n} to be absent, or finite and not below zero", _broken_flow(n), n) for n in _FLOW),
+        ("high to be the highest price of the bar", pl.col("high") < pl.max_horizontal(*_PRICES), "high"),
+        ("low to be the lowest price of the bar", pl.col("low") > pl.min_horizontal(*_PRICES), "low"),
+    ]
+    # One pass tells whether all is well, which it is nearly always; only then is the culprit looked for.
+    if not frame.lazy().select(pl.any_horizontal(law.any() for _, law, _ in laws)).collect().item():
+        return None
+    for expected, broken, column in laws:
+        found = frame.filter(broken)
+        if found.height:
+            row = found.row(0, named=True)
+            return f"expected {expected}, got {'one' if column is None else row[column]} at {row['open_time']}"
+    return None
+
+
+def _broken_flow(name: str) -> pl.Expr:
+    value = pl.col(name).cast(pl.Float64)
+    return (~value.is_finite() | (value < 0)).fill_null(value=False)
+
+
+def clean(frame: pl.DataFrame) -> Cleaned:
+    """Order bars and keep one an hour: the complete one, then the one with more trades, then with more volume.
+
+    Args:
+        frame: PRICES columns in any order of rows, an hour once or more; `close_time` (UTC) may come along and
+            tells a complete bar from one that was cut short.
+
+    Returns:
+        The bars, the number of rows dropped and of hours whose rows conflicted. The result does not depend on
+        the order of the rows.
+
+    Raises:
+        BarsError: a bar breaks a law, see `first_fault`.
+    """
+    if fault := first_fault(frame):
+        raise BarsError(f"Bars cannot be used: {fault}.")
+    if "close_time" in frame.columns:
+        complete = (pl.col("close_time") - pl.col("open_time") >= _FULL_HOUR).fill_null(value=True)
+    else:
+        complete = pl.lit(value=True)
+    bars = frame.with_columns(complete.alias("complete")).select(*PRICES.columns, "complete")
+    rank = ["open_time", "complete", "trades", "volume"]
+    ordered = bars.sort([*rank, *(name for name in PRICES.columns if name not in rank)]).drop("complete")
+    kept = ordered.unique("open_time", keep="last", maintain_order=True)
+    if kept.height == ordered.height:
+        return Cleaned(frame=kept, duplicates=0, conflicts=0)
+    differing = ordered.unique().filter(pl.col("open_time").is_duplicated())
+    return Cleaned(
+        frame=kept, duplicates=ordered.height - kept.height, conflicts=differing.get_column("open_time").n_unique()
+    )
+
+
+def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
+    """Return the hours without a bar in [`first`, `last`), joined into gaps.
+
+    Returns:
+        first_missing, last_missing (open times, UTC) and hours (Int64), one row a gap, in order.
+    """
+    hours = pl.datetime_range(first, last, "1h", closed="left", time_unit="us", eager=True).alias("open_time")
+    expected = pl.DataFrame({"open_time": hours.cast(PRICES.columns["open_time"])})
+    missing = expected.join(frame.select("open_time"), on="open_time", how="anti").sort("open_time")
+    begins = (pl.col("open_time").diff() != _HOUR).fill_null(value=True)
+    return (
+        missing.with_columns(begins.cum_sum().alias("gap"))
+        .group_by("gap", maintain_order=True)
+        .agg(
+            pl.col("open_time").first().alias("first_missing"),
+            pl.col("open_time").last().alias("last_missing"),
+            pl.len().cast(pl.Int64).alias("hours"),
+        )
+        .drop("gap")
+    )
+
+
+def restated(old: pl.DataFrame, new: pl.DataFrame) -> list[datetime]:
+    """Return the open times both frames have with different values, in order; a changed venue counts."""
+    both = old.join(new, on="open_time", how="inner", suffix="_new")
+    changed = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_new")) for c in (*_VALUES, "venue"))
+    return both.filter(changed).sort("open_time")["open_time"].to_list()
+
+
+def merge(stored: pl.DataFrame, fresh: pl.DataFrame, venues: tuple[str, ...] = ()) -> Merged:
+    """Join fetched bars onto stored ones: a shorter answer loses nothing, a restated bar updates.
+
+    Args:
+        stored: PRICES rows, one an hour.
+        fresh: PRICES rows, one an hour.
+        venues: the source's venues, the preferred first. A stored bar of a venue listed here is replaced only by
+            one of the same or a more preferred venue, so that a failover does not undo what is better; a bar of
+            any other venue is always replaced.
+
+    Returns:
+        The joined bars, in order, and what changed.
+    """
+    ranks = {venue: place for place, venue in enumerate(venues)}
+    rank = pl.col("venue").replace_strict(ranks, default=len(venues), return_dtype=pl.Int64)
+    stored_ranks = stored.select("open_time", rank.alias("stored_rank"))
+    worse = (
+        fresh.with_columns(rank.alias("rank"))
+        .join(stored_ranks, on="open_time")
+        .filter(pl.col("rank") > pl.col("stored_rank"))
+    )
+    taken = fresh.join(worse, on="open_time", how="anti")
+    kept = stored.join(taken, on="open_time", how="anti")
+    return Merged(
+        frame=pl.concat([kept, taken]).sort("open_time"),
+        added=taken.join(stored, on="open_time", how="anti").height,
+        kept=kept.height,
+        restated=restated(stored, taken),
+    )
+
+
+def zone_shift(stored: pl.DataFrame, fresh: pl.DataFrame) -> int:
+    """Return by how many hours `fresh` is stamped later than `stored`; 0 when they agree or cannot be compared.
+
+    Bars that differ from the stored ones at their own hour, and equal them at another, are a history stamped in
+    another time zone: no market repeats an hour to the cent.
+    """
+
+    def agreeing(hours: int) -> tuple[int, int]:
+        moved = fresh.select(pl.col("open_time") - timedelta(hours=hours), *(pl.col(p).alias(f"{p}_") for p in _PRICES))
+        both = stored.join(moved, on="open_time")
+        return both.filter(pl.all_horizontal(pl.col(p) == pl.col(f"{p}_") for p in _PRICES)).height, both.height
+
+    same, shared = agreeing(0)
+    if shared == 0 or same > shared // 10:
+        return 0
+    for size in range(1, _FARTHEST_ZONE_HOURS + 1):
+        for hours in (size, -size):
+            same, shared = agreeing(hours)
+            if same >= _ENOUGH_TO_ACCUSE and same > shared * 9 // 10:
+                return hours
+    return 0

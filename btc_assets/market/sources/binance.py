@@ -1,0 +1,174 @@
+"""Binance spot: REST klines, and the public zip archive for spans longer than a month."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+
+import polars as pl
+
+from btc_assets.contracts import PRICES
+from btc_assets.market.sources.answer import (
+    REMEDY,
+    bars_of,
+    closed_between,
+    expect_some,
+    in_order,
+    lawful,
+    rows_of,
+    wall_clock,
+)
+from btc_assets.market.sources.files import read_table
+from btc_assets.market.sources.protocol import HOUR, SourceMalformedError, SourceRefusedError, SourceUnavailableError
+from btc_assets.market.sources.transport import Transport
+
+PAGE = 1000
+"""Most klines of one REST answer."""
+ARCHIVE_FROM = timedelta(days=31)
+"""Spans longer than this are read from the archive as far as it goes."""
+_FIELDS = {
+    "open_time": 0,
+    "open": 1,
+    "high": 2,
+    "low": 3,
+    "close": 4,
+    "volume": 5,
+    "quote_volume": 7,
+    "trades": 8,
+    "taker_buy_volume": 9,
+    "taker_buy_quote_volume": 10,
+}
+_UNZIPPED_LIMIT = 64 * 1024 * 1024
+_LOG = logging.getLogger(__name__)
+
+
+class BinanceSource:
+    """Hourly klines of one symbol, with order flow."""
+
+    venue = "binance"
+    venues: tuple[str, ...] = ("binance",)
+
+    def __init__(
+        self, api: Transport, archive: Transport, symbol: str, clock: Callable[[], datetime] = wall_clock
+    ) -> None:
+        self._api = api
+        self._archive = archive
+        self._symbol = symbol
+        self._clock = clock
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        """Return the closed bars of the span; see `MarketSource.fetch`."""
+        last = min(last, now)
+        parts = [bars_of(self.venue, {"open_time": []})]
+        reached = first
+        if last - first > ARCHIVE_FROM:
+            archived, reached = self._archived(first, last)
+            parts += archived
+        parts += self._pages(reached, last)
+        bars = closed_between(pl.concat(parts), first, last, now)
+        return expect_some(self.venue, bars, first, last, now)
+
+    # --- REST ----------------------------------------------------------------------------------
+    def _pages(self, first: datetime, last: datetime) -> list[pl.DataFrame]:
+        """Ask page after page; a page that is not full is the last."""
+        pages: list[pl.DataFrame] = []
+        while first < last:
+            answer = self._api.json(
+                "/api/v3/klines",
+                {
+                    "symbol": self._symbol,
+                    "interval": "1h",
+                    "startTime": _milliseconds(first),
+                    "endTime": _milliseconds(last) - 1,
+                    "limit": PAGE,
+                },
+            )
+            page = bars_of(self.venue, rows_of(self.venue, answer, _FIELDS, micros=1_000, width=11))
+            page = in_order(self.venue, lawful(self.venue, page, self._clock()))
+            if page.is_empty():
+                break
+            pages.append(page)
+            newest = page["open_time"][-1]
+            if page.height < PAGE:
+                break
+            if newest < first:
+                raise SourceMalformedError(
+                    f"binance was asked for bars from {first:%Y-%m-%d %H:%M} UTC on and answered only older ones, up "
+                    f"to {newest:%Y-%m-%d %H:%M}. {REMEDY}"
+                )
+            first = newest + HOUR
+        return pages
+
+    # --- the archive ---------------------------------------------------------------------------
+    def _archived(self, first: datetime, last: datetime) -> tuple[list[pl.DataFrame], datetime]:
+        """Read whole months, then whole days, as far as they are published.
+
+        A month without a file at the beginning is one before the symbol was listed. An archive that is out of
+        reach is no fault: the REST API has the same bars.
+
+        Returns:
+            The bars, and the hour from which the REST API must be asked.
+        """
+        parts: list[pl.DataFrame] = []
+        reached = first
+        try:
+            month = first.date().replace(day=1)
+            while (following := _next_month(month)) <= last.date():
+                part = self._file("monthly", f"{month:%Y-%m}")
+                if part is not None:
+                    parts.append(part)
+                    reached = _midnight(following)
+                elif parts:
+                    break
+                month = following
+            while parts and reached.date() < last.date():
+                part = self._file("daily", f"{reached:%Y-%m-%d}")
+                if part is None:
+                    break
+                parts.append(part)
+                reached = _midnight(reached.date() + timedelta(days=1))
+        except (SourceUnavailableError, SourceRefusedError) as error:
+            _LOG.warning("The archive of binance is out of reach (%s); the REST API is asked from %s.", error, reached)
+        return parts, reached
+
+    def _file(self, period: str, stamp: str) -> pl.DataFrame | None:
+        """Return the bars of one archive file, verified, or None where there is none."""
+        name = f"{self._symbol}-1h-{stamp}.zip"
+        path = f"/data/spot/{period}/klines/{self._symbol}/1h/{name}"
+        content = self._archive.content_if_found(path)
+        if content is None:
+            return None
+        checksum = self._archive.content_if_found(f"{path}.CHECKSUM")
+        if checksum is not None:
+            expected = (checksum.decode("ascii", "replace").split() or [""])[0].lower()
+            found = hashlib.sha256(content).hexdigest()
+            if expected != found:
+                raise SourceMalformedError(
+                    f"binance archive {name}: expected sha256 {expected}, got {found}; the download is damaged. Try "
+                    f"again; if it stays so, an intermediary changes it (BTC_BINANCE_ARCHIVE_URL)."
+                )
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+                if size > _UNZIPPED_LIMIT:
+                    raise SourceMalformedError(f"binance archive {name}: unpacks to {size} bytes, far more than hours.")
+        except zipfile.BadZipFile as error:
+            raise SourceMalformedError(f"binance archive {name} is not a zip file ({error}). {REMEDY}") from error
+        bars = lawful(f"binance archive {name}", read_table(name, content), self._clock())
+        return in_order(self.venue, bars.select(list(PRICES.columns)).with_columns(pl.lit(self.venue).alias("venue")))
+
+
+def _milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
+
+
+def _next_month(month: date) -> date:
+    return (month + timedelta(days=31)).replace(day=1)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), tzinfo=UTC)

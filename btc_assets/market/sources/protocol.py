@@ -1,0 +1,55 @@
+"""What every market source promises, and the errors it may raise."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import polars as pl
+
+HOUR = timedelta(hours=1)
+
+
+class MarketSource(Protocol):
+    """Where hourly bars come from.
+
+    Attributes:
+        venue: name of the source, for messages and metadata.
+        venues: the venues its rows may come from, the preferred first.
+    """
+
+    venue: str
+    venues: tuple[str, ...]
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        """Return the closed bars with `first` <= open_time < `last`.
+
+        Args:
+            first: first open time wanted, UTC.
+            last: end of the span, UTC, exclusive.
+            now: the moment asked at, UTC; a bar is closed when open_time + 1 h <= now.
+
+        Returns:
+            The columns of the PRICES contract; a file source may add `close_time` and may hold an hour twice, which
+            `bars.clean` decides. Hours without a bar are absent.
+
+        Raises:
+            SourceError: there is no answer, or none that can be trusted.
+        """
+        ...
+
+
+class SourceError(RuntimeError):
+    """A market source gave no bars that can be stored; what is stored stays as it is."""
+
+
+class SourceUnavailableError(SourceError):
+    """The venue is down, too slow or asks for patience; trying later is the remedy."""
+
+
+class SourceRefusedError(SourceError):
+    """The venue understood and will not answer; a person must change something."""
+
+
+class SourceMalformedError(SourceError):
+    """An answer or a file holds something that is not a history of hourly bars."""
