@@ -1,0 +1,157 @@
+"""Checks on `market/prices`, of the days a run made or else of the newest day stored."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.contracts import PRICES
+from btc_assets.lake import Lake
+from btc_assets.market.assets import closed_hours, gap_table, prices
+from btc_assets.market.bars import find_gaps, first_fault
+from btc_assets.market.resources import Market
+from btc_assets.partitions import day_of
+
+OLDEST_CLOSE = timedelta(hours=2)
+"""How long ago the newest bar may have closed."""
+WIDEST_STEP = 0.01
+"""Largest |log return| between a partition's first open and the close one hour of bars before it, fraction."""
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_SINGLE = "dagster/partition"
+_HOUR = timedelta(hours=1)
+_MOMENT = timedelta(microseconds=1)
+
+
+def days_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> list[date]:
+    """Return every day a run made, else the newest day stored, else none."""
+    if all(tag in run_tags for tag in _RANGE):
+        first, last = (day_of(run_tags[tag]) for tag in _RANGE)
+        return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    if _SINGLE in run_tags:
+        return [day_of(run_tags[_SINGLE])]
+    return list(days_stored[-1:])
+
+
+def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
+    return days_to_check(context.run.tags, lake.days(PRICES))
+
+
+def _bars(lake: Lake, days: Sequence[date], *, before: int = 0) -> pl.DataFrame:
+    """Return the stored bars of the days, and of so many days before them, in one scan."""
+    return lake.scan(PRICES, days[0] - timedelta(days=before), days[-1]).collect()
+
+
+def _nothing() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description="No partition of market/prices is stored yet."
+    )
+
+
+@dg.asset_check(asset=prices, name="hours_present", blocking=True)
+def hours_present(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
+) -> dg.AssetCheckResult:
+    """Every closed hour has a bar.
+
+    An error when a day after the first stored bar has none, or when the newest closed hour is missing; a warning for
+    other gaps, which stay gaps.
+    """
+    days = _days(context, lake)
+    if not days:
+        return _nothing()
+    now = market.now()
+    first, last = closed_hours(days, now)
+    frame = _bars(lake, days)
+    gaps = find_gaps(frame, first, last)
+    missing = int(gaps.get_column("hours").sum())
+    expected = (last - first) // _HOUR
+    empty = _days_without_a_bar(frame, days, last)
+    newest = last - _HOUR
+    stale = expected > 0 and newest + 2 * _HOUR > now and newest not in frame.get_column("open_time")
+    said = f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
+    if empty:
+        said += f"; {len(empty)} days have no bar at all, the first {empty[0]}"
+    if stale:
+        said += f"; the newest closed hour, {newest:%Y-%m-%d %H:%M}, is one of them: materialise the day again"
+    severe = bool(empty) or stale
+    return dg.AssetCheckResult(
+        passed=missing == 0,
+        severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
+        description=f"{said}.",
+        metadata={"missing_hours": missing, "gaps": dg.MetadataValue.md(gap_table(gaps))},
+    )
+
+
+def _days_without_a_bar(frame: pl.DataFrame, days: Sequence[date], last: datetime) -> list[date]:
+    """Return the days that have closed hours and no bar, those before the first bar left out."""
+    have = set(frame.select(PRICES.day.unique()).to_series())
+    # A history that begins later than the grid is a choice of BTC_HISTORY_START, not an outage.
+    begin = min(have, default=days[0])
+    return [day for day in days if begin <= day and day not in have and day <= (last - _MOMENT).date()]
+
+
+@dg.asset_check(asset=prices, name="ohlc_laws", blocking=True)
+def ohlc_laws(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Every stored bar opens on the hour, once; prices are above zero, low is lowest and high is highest."""
+    days = _days(context, lake)
+    if not days:
+        return _nothing()
+    frame = _bars(lake, days)
+    fault = first_fault(frame)
+    if fault is None and frame.get_column("open_time").is_duplicated().any():
+        twice = frame.filter(pl.col("open_time").is_duplicated())["open_time"][0]
+        fault = f"expected one bar an hour, got two at {twice}"
+    return dg.AssetCheckResult(
+        passed=fault is None,
+        description=f"{frame.height} bars keep the laws." if fault is None else f"A stored bar breaks a law: {fault}.",
+        metadata={"bars": frame.height},
+    )
+
+
+@dg.asset_check(asset=prices, name="newest_bar_age", blocking=True)
+def newest_bar_age(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
+) -> dg.AssetCheckResult:
+    """The newest bar closed less than two hours ago; judged only when a run made the newest day."""
+    days = _days(context, lake)
+    if not days:
+        return _nothing()
+    now = market.now()
+    if days[-1] < (now - _HOUR).date():
+        return dg.AssetCheckResult(passed=True, description=f"{days[-1]} is not the newest day; its age says nothing.")
+    newest = _bars(lake, days[-1:], before=3).get_column("open_time").max()
+    if not isinstance(newest, datetime):
+        return dg.AssetCheckResult(passed=False, description=f"No bar is stored of the four days to {days[-1]}.")
+    age = now - newest - _HOUR
+    return dg.AssetCheckResult(
+        passed=age <= OLDEST_CLOSE,
+        description=f"The newest bar opened at {newest:%Y-%m-%d %H:%M} UTC and closed {age / _HOUR:.1f} h ago; at most "
+        f"{OLDEST_CLOSE / _HOUR:.0f} h are expected.",
+        metadata={"age_hours": age / _HOUR},
+    )
+
+
+@dg.asset_check(asset=prices, name="continuity")
+def continuity(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Each day opens where the hour before it closed, within 1 %; a day after a gap is not judged."""
+    days = _days(context, lake)
+    if not days:
+        return _nothing()
+    frame = _bars(lake, days, before=1).sort("open_time")
+    steps = (
+        frame.with_columns(pl.col("close").shift(1).alias("close_before"), pl.col("open_time").diff().alias("apart"))
+        .filter((pl.col("apart") == _HOUR) & (pl.col("open_time").dt.hour() == 0) & (PRICES.day >= pl.lit(days[0])))
+        .with_columns((pl.col("open") / pl.col("close_before")).log().alias("step"))
+    )
+    wide = steps.filter(pl.col("step").abs() > WIDEST_STEP)
+    return dg.AssetCheckResult(
+        passed=wide.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{wide.height} of {steps.height} days open more than {WIDEST_STEP:.0%} away from the close before"
+        + (f", the first on {wide['open_time'][0]:%Y-%m-%d} by {wide['step'][0]:+.1%}." if wide.height else "."),
+        metadata={"days": steps.height, "wide": wide.height},
+    )
+
+
+CHECKS = [hours_present, ohlc_laws, newest_bar_age, continuity]
