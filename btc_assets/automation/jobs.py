@@ -9,7 +9,6 @@ from __future__ import annotations
 import dagster as dg
 
 from btc_assets.automation.walk_forward import walk_forward
-from btc_assets.partitions import DAILY
 
 PRICES = dg.AssetKey(["market", "prices"])
 FEATURES = dg.AssetKey(["features", "hourly_features"])
@@ -29,7 +28,6 @@ def _bounded(minutes: int) -> dict[str, str]:
 refresh_prices = dg.define_asset_job(
     "refresh_prices",
     selection=dg.AssetSelection.assets(PRICES),
-    partitions_def=DAILY,
     description="Fetch the bars of a day or a range of days.",
     tags=_bounded(60),
 )
@@ -37,7 +35,6 @@ refresh_prices = dg.define_asset_job(
 build_features = dg.define_asset_job(
     "build_features",
     selection=dg.AssetSelection.assets(FEATURES, LABELS),
-    partitions_def=DAILY,
     description="Features and labels of a day or a range of days, from the bars that are stored.",
     tags=_bounded(60),
 )
@@ -45,7 +42,6 @@ build_features = dg.define_asset_job(
 forecast_days = dg.define_asset_job(
     "forecast_days",
     selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES, REPORT),
-    partitions_def=DAILY,
     description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
     tags=_bounded(60),
 )
@@ -53,7 +49,6 @@ forecast_days = dg.define_asset_job(
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
     selection=dg.AssetSelection.groups("learning"),
-    partitions_def=DAILY,
     description="Train, explain and judge the model of one cutoff day.",
     tags=_bounded(120),
 )
@@ -61,7 +56,6 @@ train_cutoff = dg.define_asset_job(
 publish_bundle = dg.define_asset_job(
     "publish_bundle",
     selection=dg.AssetSelection.assets(BUNDLE),
-    partitions_def=DAILY,
     description="Publish the newest forecast of a day to the server.",
     tags=_bounded(10),
 )

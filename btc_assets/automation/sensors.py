@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Self
 
 import dagster as dg
@@ -22,7 +22,7 @@ from btc_assets.automation.jobs import (
 )
 from btc_assets.automation.spans import Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
-from btc_assets.partitions import day_of, key_of
+from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.settings import settings
 
 BATCH = 2_000
@@ -85,8 +85,10 @@ def new_content(
             run = instance.get_run_by_id(record.run_id)
             walks[record.run_id] = run is not None and WALK_TAG in run.tags
         materialisation = record.asset_materialization
-        if record.partition_key is None or materialisation is None or (skip_walks and walks[record.run_id]):
+        if materialisation is None or (skip_walks and walks[record.run_id]):
             continue
+        if record.partition_key is None or not DAILY.has_partition_key(record.partition_key):
+            continue  # recorded by a deployment with another history
         digest = materialisation.metadata.get("partition_digest")
         content[record.partition_key] = str(digest.value) if digest else f"event {record.storage_id}"
     fresh = {key: digest for key, digest in content.items() if position.seen.get(key) != digest}
@@ -119,7 +121,7 @@ def forecast_from_new_prices(context: dg.SensorEvaluationContext) -> dg.SensorRe
         context.update_cursor(moved)
         return dg.SkipReason("no new bars")
     has_model = context.instance.get_latest_materialization_event(VERDICT) is not None
-    today = datetime.now(tz=UTC).date()
+    today = settings().now().date()
     requests = []
     for span in spans(day_of(key) for key in changed):
         content = "|".join(changed[key_of(day)] for day in span.days)

@@ -1,0 +1,153 @@
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btc_assets.automation import schedules
+from btc_assets.automation.schedules import days_to_refresh, hourly_refresh, weekly_training
+from btc_assets.contracts import HOURLY_FEATURES, PRICES
+from btc_assets.lake import Lake, by_day
+from btc_assets.settings import Settings
+from btc_assets_tests.conftest import random_walk_bars
+
+MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schedules of a deployment whose history grows."""
+    chosen = Settings(market_source="binance", history_start=date(2024, 1, 1))
+    monkeypatch.setattr(schedules, "settings", lambda: chosen)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(root=str(tmp_path))
+
+
+def store_prices(lake: Lake, start: datetime, hours: int) -> None:
+    bars = random_walk_bars(hours, start=start)
+    days = [start.date() + timedelta(days=i) for i in range(hours // 24 + 2)]
+    for day, part in by_day(PRICES, bars, days):
+        if part.height:
+            lake.write(PRICES, day, part)
+
+
+def store_features(lake: Lake, start: datetime, hours: int) -> None:
+    times = [start + timedelta(hours=i) for i in range(hours)]
+    frame = pl.DataFrame({"open_time": times}, schema={"open_time": HOURLY_FEATURES.columns["open_time"]})
+    lake.write(HOURLY_FEATURES, start.date(), frame)
+
+
+def refresh(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    context = dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake})
+    return hourly_refresh(context)
+
+
+def train(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    context = dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake})
+    return weekly_training(context)
+
+
+def test_at_midday_only_today_is_refreshed(lake: Lake) -> None:
+    store_prices(lake, MONDAY - timedelta(days=1), 24 + 11)
+    request = refresh(lake, MONDAY.replace(hour=12, minute=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-03-04"
+    assert request.run_key == "2024-03-04T12:05:00+00:00|2024-03-04"
+
+
+def test_just_after_midnight_only_yesterday_is_closed(lake: Lake) -> None:
+    store_prices(lake, MONDAY - timedelta(days=1), 23)
+    request = refresh(lake, MONDAY.replace(minute=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-03-03"
+
+
+def test_in_the_first_hours_yesterday_is_fetched_again_beside_today(lake: Lake) -> None:
+    store_prices(lake, MONDAY - timedelta(days=1), 24)
+    request = refresh(lake, MONDAY.replace(hour=2, minute=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["dagster/asset_partition_range_start"] == "2024-03-03"
+    assert request.tags["dagster/asset_partition_range_end"] == "2024-03-04"
+
+
+def test_a_yesterday_without_its_last_hour_is_fetched_again_at_any_hour(lake: Lake) -> None:
+    store_prices(lake, MONDAY - timedelta(days=1), 20)
+    request = refresh(lake, MONDAY.replace(hour=15, minute=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["dagster/asset_partition_range_start"] == "2024-03-03"
+
+
+def test_days_the_machine_was_off_are_made_up_for_in_one_run(lake: Lake) -> None:
+    store_prices(lake, MONDAY - timedelta(days=9), 30)
+    request = refresh(lake, MONDAY.replace(hour=15, minute=5))
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["dagster/asset_partition_range_start"] == "2024-02-25"
+    assert request.tags["dagster/asset_partition_range_end"] == "2024-03-04"
+
+
+def test_a_tick_that_runs_twice_asks_for_one_run(lake: Lake) -> None:
+    now = MONDAY.replace(hour=12, minute=5)
+    first, second = refresh(lake, now), refresh(lake, now)
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(second, dg.RunRequest)
+    assert first.run_key == second.run_key
+
+
+def test_a_closed_history_is_not_refreshed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "settings", lambda: Settings(market_source="sample"))
+    skipped = refresh(lake, MONDAY.replace(hour=12, minute=5))
+    assert isinstance(skipped, dg.SkipReason)
+    assert "closed" in (skipped.skip_message or "")
+
+
+@given(st.datetimes(datetime(2024, 1, 2), datetime(2026, 1, 1)), st.integers(0, 40), st.booleans())
+def test_a_refresh_never_asks_for_the_future_or_for_days_before_the_grid(
+    now: datetime, days_off: int, anything_stored: bool
+) -> None:
+    now = now.replace(tzinfo=UTC)
+    newest = now - timedelta(days=days_off)
+    span = days_to_refresh(now, [newest.date()] if anything_stored else [], newest if anything_stored else None)
+    if span is not None:
+        assert date(2024, 1, 1) <= span.first <= span.last <= now.date()
+
+
+def test_monday_trains_its_own_cutoff_once_sunday_is_complete(lake: Lake) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 24)
+    request = train(lake, MONDAY.replace(minute=20))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-03-04"
+    assert request.run_key == "weekly|2024-03-04"
+
+
+def test_training_waits_for_an_incomplete_sunday_and_says_so(lake: Lake) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 22)
+    skipped = train(lake, MONDAY.replace(minute=20))
+    assert isinstance(skipped, dg.SkipReason)
+    assert skipped.skip_message == "2024-03-03 is incomplete: its newest hour is 21:00"
+
+
+def test_after_six_hours_training_takes_a_sunday_the_exchange_did_not_finish(lake: Lake) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 22)
+    assert isinstance(train(lake, MONDAY.replace(hour=6, minute=20)), dg.RunRequest)
+
+
+def test_without_features_there_is_nothing_to_train_on(lake: Lake) -> None:
+    assert isinstance(train(lake, MONDAY.replace(hour=6, minute=20)), dg.SkipReason)
+
+
+def test_later_ticks_of_a_monday_ask_for_the_same_run(lake: Lake) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 24)
+    keys = {train(lake, MONDAY.replace(hour=hour, minute=20)).run_key for hour in (0, 1, 7)}  # type: ignore[union-attr]
+    assert keys == {"weekly|2024-03-04"}
+
+
+def test_the_refresh_comes_at_minute_five_and_the_training_on_mondays() -> None:
+    assert hourly_refresh.cron_schedule == "5 * * * *"
+    assert str(weekly_training.cron_schedule).endswith("* * 1")
+    assert {hourly_refresh.execution_timezone, weekly_training.execution_timezone} == {"UTC"}
