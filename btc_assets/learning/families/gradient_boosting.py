@@ -48,9 +48,9 @@ class BoostingParameters:
     min_child_weight: float = 50.0
     reg_lambda: float = 10.0
     max_bin: int = 64
-    quantile_rounds: int = 60
+    quantile_rounds: int = 40
     quantile_depth: int = 3
-    quantile_eta: float = 0.08
+    quantile_eta: float = 0.1
     half_life_days: float = 365.0
 
     def to_json(self) -> str:
@@ -107,6 +107,7 @@ class GradientBoosting:
         self.seed = seed
         self.threads = threads
         self._outputs: dict[str, BoostedOutput] = {}
+        self._binned: tuple[Inputs, Vector, xgboost.QuantileDMatrix] | None = None
 
     def fit_direction(self, inputs: Inputs, up: Vector, weights: Vector) -> Self:
         """Fit P(up) by logistic loss."""
@@ -151,7 +152,8 @@ class GradientBoosting:
         import xgboost
 
         p = self.parameters
-        data = xgboost.QuantileDMatrix(inputs, label=target, weight=weights, max_bin=p.max_bin, nthread=self.threads)
+        data = self._matrix(inputs, weights)
+        data.set_label(target)
         booster = xgboost.train(
             {
                 "tree_method": "hist",
@@ -168,6 +170,17 @@ class GradientBoosting:
             rounds,
         )
         return BoostedOutput(booster, inputs.shape[1])
+
+    def _matrix(self, inputs: Inputs, weights: Vector) -> xgboost.QuantileDMatrix:
+        """Return the binned rows; outputs fitted on the same rows share them, since binning costs as much as a fit."""
+        import xgboost
+
+        if self._binned is None or self._binned[0] is not inputs or self._binned[1] is not weights:
+            data = xgboost.QuantileDMatrix(
+                inputs, weight=weights, max_bin=self.parameters.max_bin, nthread=self.threads
+            )
+            self._binned = (inputs, weights, data)
+        return self._binned[2]
 
     def p_up(self, inputs: Inputs) -> Vector:
         """Return the probability of a rise, (n,)."""
