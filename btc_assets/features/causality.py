@@ -2,16 +2,18 @@
 
 Accuracy cannot stand in for these laws: an engine that is one hour too early looks a tenth of a point better,
 no more. Each law is a pure function over a callable, so that the same law judges the project's own engine,
-a forecast, and the planted bugs that show the law can see (`mutation_score`).
+a forecast, and the planted bugs that show the law can see (law 7, `mutants.mutation_score`).
 
 Run on the current lake with `python -m btc_assets.features.causality`.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -310,3 +312,364 @@ def feature_failures(bars: pl.DataFrame, engine: Engine = compute_features) -> l
         warm_up(engine, ordered),
     )
     return list(dict.fromkeys(result.law for result in results if not result.passed))
+
+
+# --- law 5: of anything fitted -----------------------------------------------------------------
+
+Fit = Callable[[pl.DataFrame, datetime], bytes]
+"""Rows in time order and a boundary to the fingerprint of everything that was fitted for use from the boundary on."""
+
+
+def fitted_state(fit: Fit, rows: pl.DataFrame, boundary: datetime, purge: timedelta) -> LawResult:
+    """Law 5: what is fitted for use from `boundary` on does not move when later rows do, and does when earlier rows do.
+
+    The second half keeps the first from being empty: a fit that looks at nothing is no fit.
+
+    Args:
+        fit: under test; deterministic.
+        rows: a frame with `open_time`, in time order.
+        boundary: start of the test, or the cutoff, UTC.
+        purge: a row may be learnt from when `open_time` + purge <= boundary.
+    """
+    last = boundary - purge
+    fitted = fit(rows, boundary)
+    moved = [name for name, poisoned in poisons(rows, last).items() if name != "unknown"
+             if fit(poisoned, boundary) != fitted]  # fmt: skip
+    if moved:
+        return LawResult(FITTED_STATE, False, f"moves when the rows after {last:%Y-%m-%d %H:%M} are {moved[0]}")
+    numbers = [name for name in _values(rows) if rows.schema[name].is_float()]
+    earlier = rows.with_columns(
+        pl.when(pl.col("open_time") <= last).then(pl.col(name).reverse()).otherwise(pl.col(name)).alias(name)
+        for name in numbers
+    )
+    if fit(earlier, boundary) == fitted:
+        return LawResult(FITTED_STATE, False, "does not move when the rows it may learn from do: it fits nothing")
+    return LawResult(FITTED_STATE, True, f"learns from rows up to {last:%Y-%m-%d %H:%M} only")
+
+
+# --- law 6: of labels and folds ----------------------------------------------------------------
+
+LabelEngine = Callable[[pl.DataFrame, datetime, datetime], pl.DataFrame]
+"""Bars, and the span (first, last] in which the labels became known, to HOURLY_LABELS rows."""
+
+
+def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> LawResult:
+    """Law 6: a label of horizon h at t is made of the bars from t to t + h only, and known at t + 1 h + h.
+
+    Args:
+        labels: under test.
+        bars: PRICES rows in time order.
+        days: newest days whose partition is made again from its own bars alone.
+    """
+    first, end = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+    whole = labels(bars, first, end)
+    known = pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1)
+    early = whole.filter(pl.col("known_at") != known)
+    if not early.is_empty():
+        return LawResult(
+            LABELS, False, f"{early.height} labels claim to be known before, or after, their window closed"
+        )
+    worst = _Difference()
+    for cut in cuts(bars):
+        closed = cut + _HOUR
+        found = _difference(whole.filter(pl.col("known_at") <= closed), labels(_until(bars, cut), first, closed))
+        later = _difference(_since(whole, cut), _since(labels(_since(bars, cut), first, end), cut))
+        worst = max(worst, found, later, key=lambda d: d.size)
+    midnight = end.replace(hour=0)
+    reach = timedelta(hours=int(whole["horizon_hours"].max() or 0) + 1)  # type: ignore[arg-type]
+    for back in range(1, days + 1):
+        span = midnight - timedelta(days=back), midnight - timedelta(days=back - 1)
+        own = bars.filter((pl.col("open_time") >= span[0] - reach) & (pl.col("open_time") < span[1]))
+        expected = whole.filter((pl.col("known_at") > span[0]) & (pl.col("known_at") <= span[1]))
+        worst = max(worst, _difference(expected, labels(own, *span)), key=lambda d: d.size)
+    return _result(LABELS, worst, f"{whole.height} labels, {days} days made alone")
+
+
+def purge_law(folds: pl.DataFrame) -> LawResult:
+    """Law 6, of folds: every label trained on is known when the fold's test starts.
+
+    Args:
+        folds: CV_FOLDS rows.
+    """
+    known = pl.col("train_end") + pl.duration(hours=pl.col("horizon_hours") + 1)
+    broken = folds.filter((known > pl.col("test_start")) | (pl.col("purge_hours") < pl.col("horizon_hours")))
+    detail = f"{folds.height} folds" if broken.is_empty() else f"{broken.height} of {folds.height} folds know too much"
+    return LawResult(PURGE, broken.is_empty(), detail)
+
+
+# --- law 8: placebo ----------------------------------------------------------------------------
+
+Matrix = npt.NDArray[np.float64]
+FitPredict = Callable[[Matrix, Matrix, Matrix], Matrix]
+"""Inputs (n, f) and 0/1 targets (n,) to train on, inputs (m, f) to forecast, to scores (m,)."""
+
+PLACEBO_Z = 3.29
+"""Half-width of the placebo's interval in standard errors: a fair learner fails it once in a thousand times."""
+
+
+def placebo(fit_predict: FitPredict, inputs: Matrix, up: Matrix, *, train_share: float = 0.6) -> LawResult:
+    """Law 8: where nothing can be known, the AUC is 0.5 within its interval.
+
+    Standard error under no skill: sqrt((m + k + 1) / (12 m k)) (Mann & Whitney, 1947).
+
+    Args:
+        fit_predict: the learner.
+        inputs: (n, f) in time order; NaN where not known.
+        up: (n,) 0/1 targets that no input can know: of a random walk, or permuted.
+        train_share: share of rows, the oldest, to train on.
+    """
+    split = int(len(up) * train_share)
+    happened = up[split + 1 :] > 0.5
+    ups, downs = int(happened.sum()), int((~happened).sum())
+    if not ups or not downs:
+        return LawResult(PLACEBO, False, "the test rows hold one outcome only: more rows are needed")
+    scores = pl.Series(fit_predict(inputs[:split], up[:split], inputs[split + 1 :]))
+    ranks = scores.rank("average").to_numpy()
+    area = (ranks[happened].sum() - ups * (ups + 1) / 2) / (ups * downs)
+    width = PLACEBO_Z * float(np.sqrt((ups + downs + 1) / (12 * ups * downs)))
+    return LawResult(
+        PLACEBO,
+        abs(area - 0.5) <= width,
+        f"AUC {area:.4f} on {ups + downs} hours, expected 0.5 ± {width:.4f}",
+        abs(area - 0.5),
+    )
+
+
+def random_walk(hours: int, *, seed: int) -> pl.DataFrame:
+    """Return made-up bars of a driftless random walk, as a PRICES frame: nothing in them tells the next hour.
+
+    Args:
+        hours: how many.
+        seed: of the walk.
+    """
+    rng = np.random.default_rng(seed)
+    close = 10_000 * np.exp(np.cumsum(rng.normal(0, 0.006, hours)))
+    opened = np.concatenate([[10_000.0], close[:-1]])
+    wick = 1 + np.abs(rng.normal(0, 0.002, (2, hours)))
+    volume = rng.lognormal(6, 0.6, hours)
+    bought = volume * rng.beta(20, 20, hours)
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    return pl.DataFrame(
+        {
+            "open_time": pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
+            "open": opened,
+            "high": np.maximum(opened, close) * wick[0],
+            "low": np.minimum(opened, close) / wick[1],
+            "close": close,
+            "volume": volume,
+            "quote_volume": volume * (opened + close) / 2,
+            "trades": rng.poisson(20_000, hours),
+            "taker_buy_volume": bought,
+            "taker_buy_quote_volume": bought * (opened + close) / 2,
+            "venue": ["random walk"] * hours,
+        }
+    )
+
+
+# --- the command -------------------------------------------------------------------------------
+
+REPORT_DAYS = 60
+"""Newest days of the lake that the command judges."""
+_PLACEBO_HOURS = 10_000
+_TRIAL_FOLD = {"n_folds": 2, "test_days": 4}
+_TRIAL_ROUNDS = 20
+_HORIZON = 24
+"""Horizon of the trial fit, hours: the longest, whose purge is the widest."""
+
+
+def _trial_fit(names: Sequence[str]) -> Fit:
+    """Fit the project's learner as a cutoff does: folds, boosters, calibration and intervals, to their bytes."""
+
+    def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
+        from btc_assets.learning import folds, training
+        from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+
+        own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
+        learnt = own.between(own.open_time[0], folds.last_train_open_time(boundary, _HORIZON))
+        laid = folds.make_folds({_HORIZON: learnt}, cutoff=boundary.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD)
+        parameters = BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
+        forecasts = training.forecast_folds({_HORIZON: learnt}, laid, {_HORIZON: parameters}, seed=0, threads=1)
+        lesson = training.learn(forecasts, learnt, _HORIZON)
+        model = GradientBoosting(parameters, seed=0, threads=1).fit_direction(
+            learnt.inputs, training.up(learnt), training.recency_weights(learnt, parameters.half_life_days)
+        )
+        return b"".join(
+            [
+                forecasts.select("p_up", "q05", "q95").to_numpy().tobytes(),
+                repr(lesson).encode(),
+                model.outputs()["p_up"].native(),
+            ]
+        )
+
+    return fit
+
+
+def _trial_rows(bars: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Return features and log_return of the trial's horizon, one row a labelled hour, features float64."""
+    from btc_assets.features.labels import compute_labels
+
+    first, last = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+    labels = compute_labels(bars, first, last, horizons=(_HORIZON,)).drop_nulls()
+    features = compute_features(bars).select("open_time", *names)
+    return features.join(labels.select("open_time", "log_return"), on="open_time", how="inner", maintain_order="left")
+
+
+def _rows_of_a_cutoff(names: Sequence[str]) -> Fit:
+    """Make the labelled rows of a cutoff from bars, as learning does, to their bytes."""
+
+    def rows_at(bars: pl.DataFrame, boundary: datetime) -> bytes:
+        from btc_assets.features.labels import compute_labels
+        from btc_assets.learning.folds import labelled_rows
+
+        span = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+        rows = labelled_rows(
+            compute_features(bars),
+            compute_labels(bars, *span),
+            cutoff=boundary.date(),
+            horizon=_HORIZON,
+            window_days=REPORT_DAYS,
+            names=names,
+        )
+        return rows.open_time.to_numpy().tobytes() + rows.inputs.tobytes() + rows.log_return.tobytes()
+
+    return rows_at
+
+
+def _trial_forecasts(bars: pl.DataFrame, names: Sequence[str]) -> Engine:
+    """Return the forecasts that a model, fitted once on these bars, makes from any bars."""
+    from btc_assets.learning import folds, training
+    from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+
+    rows = _trial_rows(bars, names)
+    own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
+    model = GradientBoosting(BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4), seed=0, threads=1)
+    training.fit(model, own, _HORIZON, 365.0)
+
+    def engine(some: pl.DataFrame) -> pl.DataFrame:
+        features = compute_features(some)
+        inputs = folds.matrix(features, names)
+        quantiles = model.quantiles(inputs)
+        return features.select(
+            "open_time",
+            "available_at",
+            pl.Series("p_up", model.p_up(inputs)),
+            *(pl.Series(f"quantile_{i}", quantiles[:, i]) for i in range(quantiles.shape[1])),
+        )
+
+    return engine
+
+
+def _boosting(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
+    """Fit and forecast with the project's learner as it is by default."""
+    from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+
+    model = GradientBoosting(BoostingParameters(rounds=30), seed=0, threads=2)
+    model.fit_direction(train.astype(np.float32), up, np.ones(len(up)))
+    return model.p_up(test.astype(np.float32))
+
+
+def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
+    """Return every law with what it is put to, in the order of the report."""
+    from btc_assets.features.catalog import FEATURE_SETS
+    from btc_assets.features.labels import compute_labels
+    from btc_assets.learning import folds
+
+    names = FEATURE_SETS["comprehensive"]
+    rough = stressed(bars)
+    rows = _trial_rows(bars, names)
+    cutoff = bars["open_time"][-1].replace(hour=0)
+    some = cuts(bars, random=1)[-3:]
+
+    def walk() -> LawResult:
+        made = random_walk(_PLACEBO_HOURS, seed=8)
+        inputs = compute_features(made).select(FEATURE_SETS["extended"]).fill_null(float("nan")).to_numpy()
+        up = (np.diff(made["close"].to_numpy()) > 0).astype(np.float64)
+        return placebo(_boosting, inputs[:-1], up)
+
+    def permuted() -> LawResult:
+        inputs = rows.select(names).fill_null(float("nan")).to_numpy()
+        up = np.random.default_rng(9).permutation((rows["log_return"] > 0).cast(pl.Float64).to_numpy())
+        return placebo(_boosting, inputs, up)
+
+    def folds_of_a_cutoff() -> LawResult:
+        own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
+        return purge_law(
+            folds.make_folds({_HORIZON: own}, cutoff=cutoff.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD)
+        )
+
+    return [
+        ("features", lambda: prefix_invariance(compute_features, bars)),
+        ("features, roughened bars", lambda: prefix_invariance(compute_features, rough)),
+        ("features", lambda: future_poisoning(compute_features, bars)),
+        ("forecasts", lambda: future_poisoning(_trial_forecasts(bars, names), bars, some)),
+        ("features", lambda: availability(compute_features, bars)),
+        ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(names), bars, cutoff, _HOUR)),
+        ("features", lambda: warm_up(compute_features, bars, days=7, starts=3)),
+        ("boosters, calibration, intervals", lambda: fitted_state(_trial_fit(names), rows, cutoff, 25 * _HOUR)),
+        ("labels", lambda: labels_law(compute_labels, bars)),
+        ("labels, roughened bars", lambda: labels_law(compute_labels, rough)),
+        ("folds", folds_of_a_cutoff),
+        ("learner, random walk", walk),
+        ("learner, permuted labels", permuted),
+    ]
+
+
+def report(bars: pl.DataFrame) -> tuple[str, bool]:
+    """Put the project before every law on these bars, and the laws before the planted bugs on made-up bars.
+
+    Args:
+        bars: PRICES rows in time order, more than `WARMUP_DAYS` days of them.
+
+    Returns:
+        A table for a person, and whether everything is as it should be.
+    """
+    from btc_assets.features.mutants import mutation_score
+
+    lines = [f"{'law':<18} {'of':<34} {'':<6} {'seconds':>7}  found"]
+    green = True
+    for subject, law in _trials(bars):
+        begin = time.perf_counter()
+        result = law()
+        took = time.perf_counter() - begin
+        green &= result.passed
+        lines.append(
+            f"{result.law:<18} {subject:<34} {'holds' if result.passed else 'BROKEN':<6} {took:7.1f}  {result.detail}"
+        )
+    caught = mutation_score()
+    planted = [one for one in caught if one.planted]
+    found = sum(bool(one.caught_by) for one in planted)
+    lines += ["", f"mutation score {found} of {len(planted)}", f"{'planted bug or clean control':<34} broke"]
+    for one in caught:
+        said = ", ".join(one.caught_by) or "nothing"
+        lines.append(
+            f"{one.name:<34} {said}{'' if one.planted else '  (control)'}{'' if one.as_it_should else '  <- WRONG'}"
+        )
+    return "\n".join(lines), green and all(one.as_it_should for one in caught)
+
+
+def main() -> int:
+    """Report on the newest days of the current lake: 0 when every law holds, 1 when one is broken, 2 without bars."""
+    from btc_assets.contracts import PRICES
+    from btc_assets.lake import Lake
+    from btc_assets.settings import settings
+
+    lake = Lake(root=settings().lake_root)
+    days = lake.days(PRICES)[-REPORT_DAYS:]
+    if len(days) < REPORT_DAYS:
+        print(
+            f"The lake at {lake.root} holds {len(days)} days of {PRICES.table}; the causality suite needs "
+            f"{REPORT_DAYS}. Materialise them first, for example with `make demo`."
+        )
+        return 2
+    bars = lake.scan_days(PRICES, days).sort("open_time").collect()
+    print(
+        f"{bars.height:,} bars, {bars['open_time'][0]:%Y-%m-%d %H:%M} to {bars['open_time'][-1]:%Y-%m-%d %H:%M} UTC\n"
+    )
+    table, green = report(bars)
+    print(table)
+    print("\nEvery law holds and every planted bug was caught." if green else "\nA law is broken.")
+    return 0 if green else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
