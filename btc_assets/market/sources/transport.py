@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _BODY_LIMIT = 64 * 1024 * 1024
 _BUSY = (418, 429)
+_DRIP = 5
+"""Timeouts a whole answer may take; httpx bounds each read alone."""
 
 
 class _RetryError(SourceUnavailableError):
@@ -50,7 +53,10 @@ class Transport:
     """GETs of one venue, one at a time."""
 
     def __init__(self, base_url: str, limits: Limits) -> None:
-        self._base = base_url.rstrip("/")
+        # Credentials of a proxy or a gateway go into a header, never into a message or a log.
+        parts = urlsplit(base_url.rstrip("/"))
+        self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        self._base = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         self._limits = limits
         self._lock = threading.Lock()
         self._next = 0.0
@@ -62,6 +68,7 @@ class Transport:
         return httpx.Client(
             timeout=self._limits.timeout_s,
             follow_redirects=False,
+            auth=self._auth,
             headers={"Accept": "*/*", "User-Agent": "btc_assets"},
         )
 
@@ -124,8 +131,11 @@ class Transport:
                 if status != 200:
                     self._raise_for(url, status, answer.headers.get("Retry-After"))
                 body = bytearray()
+                deadline = time.monotonic() + _DRIP * self._limits.timeout_s
                 for chunk in answer.iter_bytes():
                     body += chunk
+                    if time.monotonic() > deadline:
+                        raise _RetryError(f"{url}: the answer drips in, not done after {_DRIP} x BTC_HTTP_TIMEOUT_S")
                     if len(body) > self._limits.body_bytes:
                         raise SourceMalformedError(f"{url}: the answer is larger than {self._limits.body_bytes} bytes")
                 return bytes(body)
