@@ -13,6 +13,7 @@ from btc_assets.automation.jobs import JOBS  # noqa: E402 - the filters come bef
 from btc_assets.automation.schedules import SCHEDULES  # noqa: E402
 from btc_assets.automation.sensors import SENSORS  # noqa: E402
 from btc_assets.features import assets as features  # noqa: E402
+from btc_assets.features import checks as features_checks  # noqa: E402
 from btc_assets.lake import Lake  # noqa: E402
 from btc_assets.learning import assets as learning  # noqa: E402
 from btc_assets.learning.registry import ModelRegistry  # noqa: E402
@@ -28,7 +29,7 @@ _LAKE = Lake(root=settings().lake_root)
 
 defs = dg.Definitions(
     assets=[*market.ASSETS, *features.ASSETS, *learning.ASSETS, *monitoring.ASSETS, *serving.ASSETS],
-    asset_checks=[*market_checks.CHECKS, *monitoring_checks.CHECKS],
+    asset_checks=[*market_checks.CHECKS, *features_checks.CHECKS, *monitoring_checks.CHECKS],
     jobs=JOBS,
     schedules=SCHEDULES,
     sensors=SENSORS,

@@ -113,6 +113,12 @@ def _until(frame: pl.DataFrame, last: datetime) -> pl.DataFrame:
     return frame.filter(pl.col("open_time") <= last)
 
 
+def moved(expected: pl.DataFrame, found: pl.DataFrame) -> str:
+    """Return a sentence on the largest difference beyond `TOLERANCE` between two frames, empty where there is none."""
+    worst = _difference(expected, found)
+    return "" if worst.tolerable else worst.sentence()
+
+
 # --- where to cut ------------------------------------------------------------------------------
 
 
@@ -407,32 +413,36 @@ PLACEBO_Z = 3.29
 """Half-width of the placebo's interval in standard errors: a fair learner fails it once in a thousand times."""
 
 
-def placebo(fit_predict: FitPredict, inputs: Matrix, up: Matrix, *, train_share: float = 0.6) -> LawResult:
+def placebo(
+    fit_predict: FitPredict, inputs: Matrix, up: Matrix, *, train_share: float = 0.6, base: float = 0.5
+) -> LawResult:
     """Law 8: where nothing can be known, the AUC is 0.5 within its interval.
 
-    Standard error under no skill: sqrt((m + k + 1) / (12 m k)) (Mann & Whitney, 1947).
+    Scores are ranked among the scores of the training rows. Ranked among themselves, the slow features of
+    a random walk would seem to know its turns, because such a rank looks at the whole test span at once (the
+    bias of Stambaugh, 1999). Ranked against the past, (rank - 1/2)(up - base) is a martingale difference, and
+    0.5 + 4 mean((rank - 1/2)(up - base)) has mean 0.5 and a known variance.
 
     Args:
         fit_predict: the learner.
         inputs: (n, f) in time order; NaN where not known.
         up: (n,) 0/1 targets that no input can know: of a random walk, or permuted.
         train_share: share of rows, the oldest, to train on.
+        base: probability of 1.
     """
     split = int(len(up) * train_share)
-    happened = up[split + 1 :] > 0.5
-    ups, downs = int(happened.sum()), int((~happened).sum())
-    if not ups or not downs:
-        return LawResult(PLACEBO, False, "the test rows hold one outcome only: more rows are needed")
-    scores = pl.Series(fit_predict(inputs[:split], up[:split], inputs[split + 1 :]))
-    ranks = scores.rank("average").to_numpy()
-    area = (ranks[happened].sum() - ups * (ups + 1) / 2) / (ups * downs)
-    width = PLACEBO_Z * float(np.sqrt((ups + downs + 1) / (12 * ups * downs)))
-    return LawResult(
-        PLACEBO,
-        abs(area - 0.5) <= width,
-        f"AUC {area:.4f} on {ups + downs} hours, expected 0.5 ± {width:.4f}",
-        abs(area - 0.5),
-    )
+    train, test, happened = inputs[:split], inputs[split + 1 :], up[split + 1 :]
+    scores = fit_predict(train, up[:split], np.concatenate([train, test]))
+    reference, judged = np.sort(scores[:split]), scores[split:]
+    below = np.searchsorted(reference, judged, "left") + np.searchsorted(reference, judged, "right")
+    rank = below / (2 * split) - 0.5
+    n = len(test)
+    if not np.abs(rank).sum() > 0:
+        return LawResult(PLACEBO, False, f"the learner says the same of all {n} hours, so nothing is shown")
+    area = 0.5 + 4 * float(rank @ (happened - base)) / n
+    width = PLACEBO_Z * 4 * float(np.sqrt(base * (1 - base) * (rank @ rank))) / n
+    detail = f"AUC {area:.4f} on {n:,} hours, expected 0.5 ± {width:.4f}"
+    return LawResult(PLACEBO, abs(area - 0.5) <= width, detail, abs(area - 0.5))
 
 
 def random_walk(hours: int, *, seed: int) -> pl.DataFrame:
@@ -589,7 +599,7 @@ def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
     def permuted() -> LawResult:
         inputs = rows.select(names).fill_null(float("nan")).to_numpy()
         up = np.random.default_rng(9).permutation((rows["log_return"] > 0).cast(pl.Float64).to_numpy())
-        return placebo(_boosting, inputs, up)
+        return placebo(_boosting, inputs, up, base=float(up.mean()))
 
     def folds_of_a_cutoff() -> LawResult:
         own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))

@@ -1,0 +1,157 @@
+"""The asset checks of the feature tables, on a lake of their own."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
+from btc_assets.features.assets import ASSETS
+from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
+from btc_assets.features.checks import CHECKS, day_to_check, features_that_move, unknown_shares, with_made_up_future
+from btc_assets.features.engine import compute_features
+from btc_assets.lake import Lake, by_day
+from btc_assets.partitions import DAILY, key_of
+from btc_assets_tests.conftest import random_walk_bars
+
+START = datetime(2018, 1, 1, tzinfo=UTC)
+DAYS = [START.date() + timedelta(days=n) for n in range(WARMUP_DAYS + 4)]
+LAST = DAYS[-1]
+Evaluations = dict[str, dg.AssetCheckEvaluation]
+
+
+def job_of(lake: Lake, selection: dg.AssetSelection) -> dg.JobDefinition:
+    """Return a job of the feature assets and checks on a lake."""
+    definitions = dg.Definitions(
+        assets=[dg.AssetSpec(["market", "prices"], partitions_def=DAILY), *ASSETS],
+        asset_checks=CHECKS,
+        jobs=[dg.define_asset_job("some", selection=selection)],
+        resources={"io_manager": lake, "lake": lake},
+        executor=dg.in_process_executor,
+    )
+    return definitions.resolve_job_def("some")
+
+
+def run(lake: Lake, first: date, last: date) -> Evaluations:
+    """Materialise features and labels of a range of days with their checks."""
+    job = job_of(lake, dg.AssetSelection.groups("features"))
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
+    return {one.check_name: one for one in job.execute_in_process(tags=tags).get_asset_check_evaluations()}
+
+
+def check_alone(lake: Lake, name: str) -> dg.AssetCheckEvaluation:
+    """Run one check on what the lake holds."""
+    check = next(one for one in CHECKS if one.check_key.name == name)
+    (evaluation,) = job_of(lake, dg.AssetSelection.checks(check)).execute_in_process().get_asset_check_evaluations()
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Return a lake of prices without order flow, as Bitfinex has them."""
+    made = Lake(root=str(tmp_path_factory.mktemp("lake")))
+    bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
+    for day, part in by_day(PRICES, bars, DAYS):
+        made.write(PRICES, day, part)
+    return made
+
+
+@pytest.fixture(scope="module")
+def evaluations(lake: Lake) -> Evaluations:
+    """Return the evaluations of a run over the newest days."""
+    return run(lake, DAYS[-3], LAST)
+
+
+def test_every_check_passes_on_an_honest_run(evaluations: Evaluations) -> None:
+    assert {name: one.passed for name, one in evaluations.items()} == {
+        "causality": True,
+        "values_known": True,
+        "labels_from_their_own_bars": True,
+    }
+
+
+def test_a_row_made_with_a_later_bar_is_found(lake: Lake, evaluations: Evaluations, tmp_path: Path) -> None:
+    """The same table with one feature one hour ahead of itself."""
+    assert evaluations["causality"].passed
+    stored = lake.read(HOURLY_FEATURES, LAST)
+    assert stored is not None
+    other = Lake(root=str(tmp_path))
+    for day in DAYS:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    other.write(HOURLY_FEATURES, LAST, stored.with_columns(pl.col("returns_1h").shift(-1)))
+    broken = check_alone(other, "causality")
+    assert not broken.passed
+    assert broken.description is not None
+    assert "returns_1h" in broken.description
+
+
+def test_bars_that_came_in_after_the_features_are_no_fault() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars, stored.head(9), LAST) == []
+
+
+def test_a_row_whose_bar_is_gone_is_found() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars.filter(pl.col("open_time") != stored["open_time"][4]), stored, LAST) != []
+
+
+def test_a_label_that_differs_from_its_bars_is_found(lake: Lake, evaluations: Evaluations, tmp_path: Path) -> None:
+    assert evaluations["labels_from_their_own_bars"].passed
+    other = Lake(root=str(tmp_path))
+    for day in DAYS[-4:]:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    labels = lake.read(HOURLY_LABELS, LAST)
+    assert labels is not None
+    other.write(HOURLY_LABELS, LAST, labels.with_columns(pl.col("log_return") * 1.001))
+    assert not check_alone(other, "labels_from_their_own_bars").passed
+
+
+def test_a_day_mostly_unknown_is_a_warning_that_names_the_worst(tmp_path: Path) -> None:
+    other = Lake(root=str(tmp_path))
+    first = compute_features(random_walk_bars(24, start=START))
+    other.write(HOURLY_FEATURES, DAYS[0], first)
+    evaluation = check_alone(other, "values_known")
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+
+
+def test_unknown_order_flow_alone_is_not_counted() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
+    newest = compute_features(bars).tail(24)
+    assert unknown_shares(newest) == {}
+    assert any(newest[feature.name].null_count() for feature in FEATURES if feature.group == "flow")
+
+
+@pytest.mark.parametrize("name", [check.check_key.name for check in CHECKS])
+def test_an_empty_lake_is_said_and_is_no_error(name: str, tmp_path: Path) -> None:
+    evaluation = check_alone(Lake(root=str(tmp_path)), name)
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+    assert "stored yet" in str(evaluation.description)
+
+
+def test_the_made_up_future_leaves_the_past_alone_and_is_absurd() -> None:
+    bars = random_walk_bars(24 * 5, start=START)
+    end = START + timedelta(days=4)
+    made = with_made_up_future(bars, end)
+    assert made.filter(pl.col("open_time") < end).equals(bars.head(96))
+    assert made.filter(pl.col("open_time") >= end)["close"].min() > 1e8  # type: ignore[operator]
+    assert made["open_time"].is_sorted()
+
+
+def test_the_newest_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
+    stored = [date(2018, 1, 1), date(2018, 1, 3)]
+    assert day_to_check({"dagster/partition": "2018-01-02"}, stored) == date(2018, 1, 2)
+    assert day_to_check({"dagster/asset_partition_range_end": "2018-01-05"}, stored) == date(2018, 1, 5)
+    assert day_to_check({}, stored) == date(2018, 1, 3)
+    assert day_to_check({}, []) is None
