@@ -157,6 +157,7 @@ def tuned_parameters(
             study = tune(
                 [folds.split(rows[horizon], fold) for fold in own.iter_rows(named=True)],
                 incumbent,
+                horizon=horizon,
                 study_name=f"{cutoff}/{horizon}h",
                 study_url=config.study_url,
                 trials=config.tune_trials,

@@ -33,7 +33,7 @@ class Calibration:
         return {"slope": self.slope, "intercept": self.intercept}
 
 
-def fit_calibration(p_up: Vector, up: Vector) -> Calibration:
+def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibration:
     """Fit Platt scaling with a prior at "as it is".
 
     An hourly edge is small against its noise, so a free slope fitted on a few thousand hours would be
@@ -44,6 +44,7 @@ def fit_calibration(p_up: Vector, up: Vector) -> Calibration:
     Args:
         p_up: out-of-fold probabilities, (n,).
         up: 1.0 where the return was positive, (n,).
+        horizon: hours each outcome spans; overlapping outcomes count as 1 / horizon of a row each.
     """
     from scipy.optimize import minimize
 
@@ -56,11 +57,11 @@ def fit_calibration(p_up: Vector, up: Vector) -> Calibration:
         residual = 1 / (1 + np.exp(-score)) - up
         gradient = np.array(
             [
-                residual @ logit + (slope - 1) / SLOPE_SPREAD**2,
-                residual.sum() + intercept / INTERCEPT_SPREAD**2,
+                residual @ logit / horizon + (slope - 1) / SLOPE_SPREAD**2,
+                residual.sum() / horizon + intercept / INTERCEPT_SPREAD**2,
             ]
         )
-        return float(np.logaddexp(0, score).sum() - up @ score + prior), gradient
+        return float((np.logaddexp(0, score).sum() - up @ score) / horizon + prior), gradient
 
     slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     return Calibration(float(slope), float(intercept))

@@ -220,7 +220,7 @@ class ModelRegistry(dg.ConfigurableResource):
 class MlflowRun:
     """An open MLflow run."""
 
-    def __init__(self, run_id: str, mlflow: Any, registry: ModelRegistry) -> None:  # noqa: ANN401 - MLflow's own module
+    def __init__(self, run_id: str, mlflow: Any, registry: ModelRegistry) -> None:
         """Wrap the run dagster-mlflow opened."""
         self.run_id = run_id
         self.mlflow = mlflow

@@ -22,7 +22,6 @@ from btc_assets.learning.families.gradient_boosting import BoostingParameters, G
 from btc_assets.learning.families.protocol import Forecaster, Vector
 from btc_assets.learning.folds import Rows, split
 
-
 SCALE_FEATURE = "realised_volatility_24h"
 """Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
 SCALE_FLOOR = 0.0005
@@ -41,18 +40,22 @@ def scales(rows: Rows, horizon: int) -> Vector:
     return row_scale(rows.column(SCALE_FEATURE), horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
 
 
-def recency_weights(rows: Rows, half_life_days: float) -> Vector:
-    """Return the weight of each row, (n,): 1 for the newest, halved every `half_life_days`.
+def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
+    """Return the weight of each row, (n,): its uniqueness, halved every `half_life_days` back from the newest.
 
+    The labels of neighbouring hours share all but one of their `horizon` hours, so each counts as
+    1 / horizon of an independent outcome: without that, trees of 24 h find structure in one long move.
     The edge of hourly features changes over the years, so what happened lately counts for more.
+
+    Source: M. Lopez de Prado (2018), Advances in financial machine learning, chapter 4 (uniqueness).
     """
     age_hours = (rows.open_time.max() - rows.open_time).dt.total_hours().to_numpy()
-    return np.power(0.5, age_hours / (24 * half_life_days))
+    return np.power(0.5, age_hours / (24 * half_life_days)) / horizon
 
 
 def fit(model: Forecaster, rows: Rows, horizon: int, half_life_days: float) -> Forecaster:
     """Fit P(up) and the quantiles of one horizon on labelled rows."""
-    weights = recency_weights(rows, half_life_days)
+    weights = row_weights(rows, horizon, half_life_days)
     model.fit_direction(rows.inputs, up(rows), weights)
     return model.fit_quantiles(rows.inputs, rows.log_return / scales(rows, horizon), weights)
 
@@ -143,7 +146,7 @@ def learn(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> Lesson:
     scale = scales(rows, horizon)[at]
     returns = own["log_return"].to_numpy()
     return Lesson(
-        calibration=fit_calibration(own["p_up"].to_numpy(), (returns > 0).astype(np.float64)),
+        calibration=fit_calibration(own["p_up"].to_numpy(), (returns > 0).astype(np.float64), horizon=horizon),
         offsets=conformal_offsets(returns / scale, own.select(QUANTILE_COLUMNS).to_numpy() / scale[:, None]),
     )
 

@@ -17,7 +17,7 @@ from btc_assets.learning.evaluation import log_losses
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.training import recency_weights, up
+from btc_assets.learning.training import row_weights, up
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +51,7 @@ def tune(
     folds: Sequence[tuple[Rows, Rows]],
     incumbent: BoostingParameters,
     *,
+    horizon: int,
     study_name: str,
     study_url: str,
     trials: int,
@@ -62,6 +63,7 @@ def tune(
     Args:
         folds: (train, test) rows, the oldest first.
         incumbent: the parameters to beat, also the first trial.
+        horizon: hours ahead.
         study_name: name of the study.
         study_url: SQLAlchemy URL of the storage.
         trials: trials to run, the incumbent's included.
@@ -80,7 +82,7 @@ def tune(
         seen: list[Vector] = []
         for step, (train, test) in enumerate(folds):
             model = GradientBoosting(parameters, seed=seed, threads=threads)
-            model.fit_direction(train.inputs, up(train), recency_weights(train, parameters.half_life_days))
+            model.fit_direction(train.inputs, up(train), row_weights(train, horizon, parameters.half_life_days))
             seen.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
             trial.report(float(np.concatenate(seen).mean()), step)
             if trial.should_prune():
@@ -101,7 +103,8 @@ def tune(
     study.optimize(objective, n_trials=trials, catch=())
     best = min(losses, key=lambda number: float(losses[number].mean()))
     gain = losses[0] - losses[best]
-    replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(len(gain))
+    independent = len(gain) / horizon
+    replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(independent)
     chosen = best if replaced else 0
     values = study.trials[chosen].params
     return Tuning(

@@ -19,7 +19,7 @@ from btc_assets.learning.training import (
     forecast_folds,
     learn,
     out_of_sample_metrics,
-    recency_weights,
+    row_weights,
 )
 from btc_assets_tests.learning.conftest import CUTOFF, NAMES
 
@@ -119,7 +119,12 @@ def test_metrics_name_what_was_measured(forecasts: pl.DataFrame) -> None:
 
 
 def test_an_hour_counts_half_after_its_half_life(rows: dict[int, Rows]) -> None:
-    weights = recency_weights(rows[1], half_life_days=10)
+    weights = row_weights(rows[1], 1, half_life_days=10)
     assert weights[-1] == 1
     assert weights[-1 - 240] == pytest.approx(0.5)
     assert (np.diff(weights) > 0).all()
+
+
+def test_overlapping_labels_add_up_to_one_outcome(rows: dict[int, Rows]) -> None:
+    weights = row_weights(rows[24], 24, half_life_days=1e9)
+    assert weights[:24].sum() == pytest.approx(1)

@@ -20,6 +20,7 @@ def study(rows: Rows, where: Path, incumbent: BoostingParameters, trials: int = 
     return tune(
         [split(rows, fold) for fold in layout.iter_rows(named=True)],
         incumbent,
+        horizon=1,
         study_name="2018-06-04/1h",
         study_url=f"sqlite:///{where}/optuna/studies.db",
         trials=trials,
