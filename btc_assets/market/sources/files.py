@@ -213,9 +213,13 @@ def _numbers(column: pl.Series, name: str, called: str, *, needed: bool) -> pl.S
     if unread.any():
         row = unread.arg_max() or 0
         raise SourceMalformedError(
-            f"{name}: expected a number in column {called!r}, got {column[row]!r} in row {row + 1}. {_REMEDY}"
+            f"{name}: expected a number in column {called!r}, got {_shown(column[row])} in row {row + 1}. {_REMEDY}"
         )
     return read
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _times(column: pl.Series, name: str, called: str) -> pl.Series:
@@ -238,7 +242,7 @@ def _times(column: pl.Series, name: str, called: str) -> pl.Series:
         row = times.is_null().arg_max() or 0
         raise SourceMalformedError(
             f"{name}: expected a time in column {called!r} (an epoch in s, ms, µs or ns, or YYYY-MM-DD HH:MM:SS in "
-            f"UTC), got {column[row]!r} in row {row + 1}. {_REMEDY}"
+            f"UTC), got {_shown(column[row])} in row {row + 1}. {_REMEDY}"
         )
     return times
 

@@ -1,0 +1,189 @@
+"""`market/prices` materialised on a lake of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.contracts import PRICES
+from btc_assets.lake import Lake
+from btc_assets.market.assets import closed_hours, prices
+from btc_assets.market.resources import Market
+from btc_assets.market.sources.answer import closed_between
+from btc_assets.market.sources.auto import AutoSource
+from btc_assets.market.sources.choose import source_of
+from btc_assets.market.sources.protocol import SourceMalformedError
+from btc_assets.settings import Settings
+from btc_assets_tests.market.conftest import DAY, bars, hours
+
+HOUR = timedelta(hours=1)
+LATER = DAY + timedelta(days=30)
+KEY = "2018-05-05"
+RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+class Told:
+    """A source that tells the bars it was given, and remembers what it was asked."""
+
+    venue = "binance"
+    venues: tuple[str, ...] = ("binance",)
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+        self.asked: list[tuple[datetime, datetime]] = []
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        self.asked.append((first, last))
+        return closed_between(self.frame, first, last, now)
+
+
+def materialise(
+    lake: Lake, source: Told, now: datetime = LATER, *, key: str = KEY, to: str | None = None
+) -> dict[str, Any]:
+    """Materialise one day, or the days up to `to`, and return the metadata of the first."""
+    tags = {} if to is None else dict(zip(RANGE, (key, to), strict=True))
+    result = dg.materialize(
+        [prices],
+        resources={"lake": lake, "io_manager": lake, "market": Market(source, lambda: now)},
+        partition_key=key if to is None else None,
+        tags=tags,
+    )
+    assert result.success
+    event = result.asset_materializations_for_node("market__prices")[0]
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def stored(lake: Lake, day: date = date(2018, 5, 5)) -> pl.DataFrame:
+    frame = lake.read(PRICES, day)
+    assert frame is not None
+    return frame
+
+
+def test_a_run_over_many_days_asks_once_and_stores_each_day(lake: Lake) -> None:
+    source = Told(bars(hours(DAY, 72)))
+    told = materialise(lake, source, to="2018-05-07")
+    assert source.asked == [(DAY, DAY + timedelta(days=3))]
+    assert lake.days(PRICES) == [date(2018, 5, day) for day in (5, 6, 7)]
+    assert stored(lake, date(2018, 5, 6))["open_time"].to_list() == hours(DAY + timedelta(days=1), 24)
+    assert (told["bars"], told["added_hours"], told["missing_hours"]) == (72, 72, 0)
+    assert told["venues"] == {"binance": 72}
+
+
+def test_an_open_day_holds_its_closed_hours_and_misses_none(lake: Lake) -> None:
+    source = Told(bars(hours(DAY, 24)))
+    told = materialise(lake, source, DAY + 7 * HOUR + timedelta(minutes=5))
+    assert stored(lake)["open_time"].to_list() == hours(DAY, 7)
+    assert told["missing_hours"] == 0
+    told = materialise(lake, source, DAY + 8 * HOUR)
+    assert told["added_hours"] == 1
+    assert told["restated_hours"] == 0
+
+
+def test_a_day_without_a_closed_hour_asks_nobody(lake: Lake) -> None:
+    source = Told(bars([]))
+    materialise(lake, source, DAY + timedelta(minutes=5))
+    assert source.asked == []
+    assert stored(lake).is_empty()
+
+
+def test_a_gap_is_reported_and_stays_a_gap(lake: Lake) -> None:
+    times = hours(DAY, 24)
+    told = materialise(lake, Told(bars(times[:3] + times[6:])))
+    assert stored(lake).height == 21
+    assert told["missing_hours"] == 3
+    assert "| 2018-05-05 03:00 | 2018-05-05 05:00 | 3 |" in told["gaps"]
+
+
+def test_a_whole_day_missing_inside_a_range_is_an_empty_partition(lake: Lake) -> None:
+    told = materialise(lake, Told(bars(hours(DAY, 24) + hours(DAY + timedelta(days=2), 24))), to="2018-05-07")
+    assert stored(lake, date(2018, 5, 6)).is_empty()
+    assert told["missing_hours"] == 24
+
+
+def test_a_single_day_without_a_bar_is_an_error(lake: Lake) -> None:
+    with pytest.raises(SourceMalformedError, match=r"binance has no bar at all from 2018-05-05 00:00 .* expected 24"):
+        materialise(lake, Told(bars([])))
+    assert lake.days(PRICES) == []
+
+
+def test_a_shorter_answer_loses_nothing(lake: Lake) -> None:
+    materialise(lake, Told(bars(hours(DAY, 24))))
+    before = lake.fingerprint(PRICES, date(2018, 5, 5))
+    told = materialise(lake, Told(bars(hours(DAY, 5))))
+    assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
+    assert (told["kept_hours"], told["restated_hours"]) == (19, 0)
+    materialise(lake, Told(bars([])))
+    assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
+
+
+def test_restated_history_updates_its_partition_and_says_so(lake: Lake) -> None:
+    materialise(lake, Told(bars(hours(DAY, 24), trades=7)))
+    told = materialise(lake, Told(bars(hours(DAY, 24), trades=[7] * 10 + [8] + [7] * 13)))
+    assert told["restated_hours"] == 1
+    assert "2018-05-05 10:00" in told["restated"]
+    assert stored(lake)["trades"].to_list()[9:12] == [7, 8, 7]
+
+
+def test_the_same_bars_again_are_the_same_data_version(lake: Lake) -> None:
+    first = materialise(lake, Told(bars(hours(DAY, 24))))
+    again = materialise(lake, Told(bars(hours(DAY, 24)[::-1])))
+    assert again["partition_digest"] == first["partition_digest"]
+
+
+def test_conflicting_rows_are_settled_and_counted(lake: Lake) -> None:
+    frame = pl.concat([bars(hours(DAY, 24), trades=5), bars(hours(DAY, 2), trades=6)])
+    told = materialise(lake, Told(frame))
+    assert (told["duplicates_dropped"], told["conflicting_hours"]) == (2, 2)
+    assert stored(lake)["trades"].to_list() == [6, 6] + [5] * 22
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (DAY, 0),
+        (DAY - HOUR, 0),
+        (DAY + timedelta(minutes=59), 0),
+        (DAY + HOUR, 1),
+        (DAY + timedelta(hours=23, minutes=59), 23),
+        (DAY + timedelta(days=1), 24),
+        (DAY + timedelta(days=9), 24),
+    ],
+)
+def test_an_hour_is_expected_once_it_is_closed(now: datetime, expected: int) -> None:
+    first, last = closed_hours([DAY.date()], now)
+    assert (last - first) // HOUR == expected
+
+
+def test_the_asset_shows_what_a_person_needs() -> None:
+    spec = prices.specs_by_key[dg.AssetKey(["market", "prices"])]
+    assert spec.group_name == "market"
+    assert spec.freshness_policy is not None
+    assert "missing hour stays missing" in (spec.description or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "venues"),
+    [
+        ("sample", ("bitfinex",)),
+        ("files", ("files",)),
+        ("binance", ("binance",)),
+        ("coinbase", ("coinbase",)),
+        ("kraken", ("kraken",)),
+        ("auto", ("binance", "coinbase", "kraken")),
+    ],
+)
+def test_the_settings_choose_the_source(name: Any, venues: Sequence[str]) -> None:
+    config = Settings(market_source=name, market_files="x.csv")
+    source = source_of(config)
+    assert source.venues == venues
+    assert isinstance(source, AutoSource) == (name == "auto")
+
+
+def test_choosing_a_source_asks_nothing_of_the_network() -> None:
+    market = Market.from_settings(Settings(market_source="auto", binance_url="http://127.0.0.1:9"))
+    assert market.source.venue == "auto"
