@@ -31,6 +31,13 @@ def booster_to_onnx(booster: xgboost.Booster, features: int) -> bytes:
     graph = convert_xgboost(
         booster, name="booster", initial_types=[("inputs", FloatTensorType([None, features]))], target_opset=15
     )
+    for node in graph.graph.node:
+        if node.op_type == "TreeEnsembleClassifier":
+            # P(up) starts from even odds, a raw score of 0; where the first tree is a bare zero leaf the
+            # converter writes the probability 0.5 there instead.
+            for attribute in node.attribute:
+                if attribute.name == "base_values":
+                    attribute.floats[:] = [0.0] * len(attribute.floats)
     graph.doc_string = ""
     return graph.SerializeToString(deterministic=True)
 

@@ -66,6 +66,14 @@ def test_a_graph_of_another_booster_does_not_pass_the_parity_gate(fitted: Foreca
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_learnt_nothing_still_leaves_as_onnx(family: str, rows: dict[int, Rows]) -> None:
+    few = slice(0, 40)
+    model = FAMILIES[family]().fit_direction(rows[1].inputs[few], up(rows[1])[few], np.full(40, 0.01))
+    output = model.outputs()["p_up"]
+    assert parity_error(output, output.onnx(), rows[1].inputs) <= PARITY_TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_rows_and_seed_give_the_same_graphs(family: str, rows: dict[int, Rows]) -> None:
     graphs = [
         FAMILIES[family]().fit_direction(rows[1].inputs, up(rows[1]), np.ones(len(rows[1]))).outputs()["p_up"].onnx()
