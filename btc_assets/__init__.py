@@ -1,4 +1,4 @@
-"""Hourly Bitcoin forecasts as one Dagster asset graph."""
+"""btc_assets: the Bitcoin market as Dagster assets, and an hourly forecast anyone can replay."""
 
 import os
 
