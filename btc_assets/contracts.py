@@ -8,6 +8,7 @@ returns are natural-log fractions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import dagster as dg
 import pandera.polars as pa
@@ -42,9 +43,9 @@ class Contract:
     key: tuple[str, ...]
 
     @property
-    def columns(self) -> dict[str, pl.DataType]:
+    def columns(self) -> pl.Schema:
         """Column names and polars types, in order."""
-        return {name: column.dtype.type for name, column in self.schema.columns.items()}
+        return pl.Schema({name: column.dtype.type for name, column in self.schema.columns.items()})
 
     def empty(self) -> pl.DataFrame:
         """Return a frame with no rows and the contract's columns."""
@@ -56,8 +57,8 @@ class Contract:
         try:
             self.schema.validate(frame, lazy=True)
         except SchemaErrors as errors:
-            for case in errors.failure_cases.to_dicts():
-                found.append((str(case["column"]), f"{case['check']}: {case['failure_case']}"))
+            cases = errors.failure_cases.to_dicts()
+            found.extend((str(case["column"]), f"{case['check']}: {case['failure_case']}") for case in cases)
         if found:
             return found
         if frame.select(pl.struct(self.key).is_duplicated().any()).item():
@@ -67,9 +68,7 @@ class Contract:
         return found
 
 
-def _column(
-    dtype: object, *checks: pa.Check, nullable: bool = False, about: str
-) -> pa.Column:
+def _column(dtype: type[pl.DataType] | pl.DataType, *checks: pa.Check, nullable: bool = False, about: str) -> pa.Column:
     return pa.Column(dtype, checks=list(checks), nullable=nullable, description=about)
 
 
@@ -77,7 +76,9 @@ def _price(about: str) -> pa.Column:
     return _column(pl.Float64, pa.Check.gt(0), _FINITE, about=about)
 
 
-_FINITE = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key).is_finite() | pl.col(data.key).is_null()), name="finite")
+_FINITE = pa.Check(
+    lambda data: data.lazyframe.select(pl.col(data.key).is_finite() | pl.col(data.key).is_null()), name="finite"
+)
 _ON_THE_HOUR = pa.Check(
     lambda data: data.lazyframe.select(pl.col(data.key) == pl.col(data.key).dt.truncate("1h")), name="on the hour"
 )
@@ -96,12 +97,12 @@ def _schema(columns: dict[str, pa.Column], *laws: pa.Check) -> pa.DataFrameSchem
 _OPEN_TIME = _column(UTC_TIME, _ON_THE_HOUR, about="start of the hour, UTC")
 _HORIZON = _column(pl.Int64, pa.Check.isin(HORIZONS), about="hours ahead")
 _CUTOFF = _column(pl.Date, about="cutoff day: only what was available at its 00:00 UTC was used")
-_DIGEST = _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json")
+_DIGEST = _column(
+    pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json"
+)
 _QUANTILE_LAW = _law(
     "quantiles do not cross",
-    pl.all_horizontal(
-        pl.col(low) <= pl.col(high) for low, high in zip(QUANTILE_COLUMNS, QUANTILE_COLUMNS[1:], strict=False)
-    ),
+    pl.all_horizontal(pl.col(low) <= pl.col(high) for low, high in pairwise(QUANTILE_COLUMNS)),
 )
 _QUANTILES = {
     name: _column(pl.Float64, _FINITE, about=f"{q:.0%} quantile of the log return, fraction")
@@ -130,7 +131,8 @@ PRICES = Contract(
         },
         _law(
             "low <= open, close <= high",
-            (pl.col("low") <= pl.min_horizontal("open", "close")) & (pl.col("high") >= pl.max_horizontal("open", "close")),
+            (pl.col("low") <= pl.min_horizontal("open", "close"))
+            & (pl.col("high") >= pl.max_horizontal("open", "close")),
         ),
     ),
     day=pl.col("open_time").dt.date(),
@@ -160,7 +162,9 @@ HOURLY_LABELS = Contract(
         {
             "open_time": _OPEN_TIME,
             "horizon_hours": _HORIZON,
-            "known_at": _column(UTC_TIME, _ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"),
+            "known_at": _column(
+                UTC_TIME, _ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"
+            ),
             "log_return": _column(
                 pl.Float64, _FINITE, nullable=True, about="ln(close[t+h] / close[t]), fraction; null across gaps"
             ),
@@ -204,7 +208,9 @@ TUNED_PARAMETERS = Contract(
             "horizon_hours": _HORIZON,
             "source": _column(pl.String, pa.Check.isin(["default", "tuned", "reused"]), about="how they came about"),
             "tuned_cutoff": _column(pl.Date, about="the cutoff whose study chose them"),
-            "log_loss": _column(pl.Float64, _FINITE, nullable=True, about="mean over folds, nats; null when not measured"),
+            "log_loss": _column(
+                pl.Float64, _FINITE, nullable=True, about="mean over folds, nats; null when not measured"
+            ),
             "incumbent_log_loss": _column(
                 pl.Float64, _FINITE, nullable=True, about="of the parameters they had to beat, nats"
             ),
@@ -244,7 +250,9 @@ TRAINED_MODEL = Contract(
             "output": _column(pl.String, pa.Check.isin(["p_up", *QUANTILE_COLUMNS]), about="what the graph yields"),
             "model_version": _column(pl.Int64, pa.Check.ge(1), about="version in the MLflow registry"),
             "model_digest": _DIGEST,
-            "graph_digest": _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"),
+            "graph_digest": _column(
+                pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
+            ),
             "rows": _column(pl.Int64, pa.Check.ge(1), about="labelled rows trained on"),
             "trees": _column(pl.Int64, pa.Check.ge(1), about="trees in the graph"),
             "parity_error": _column(pl.Float64, pa.Check.ge(0), about="largest |ONNX - library| on the parity rows"),
@@ -279,7 +287,9 @@ MODEL_VERDICT = Contract(
             "bound": _column(pl.Float64, nullable=True, about="what was asked"),
             "passed": _column(pl.Boolean, about="whether it holds"),
             "reason": _column(pl.String, about="a sentence for a person"),
-            "decision": _column(pl.String, pa.Check.isin(["promoted", "kept", "refused"]), about="of the whole verdict"),
+            "decision": _column(
+                pl.String, pa.Check.isin(["promoted", "kept", "refused"]), about="of the whole verdict"
+            ),
             "candidate_version": _column(pl.Int64, about="registry version of the candidate"),
             "candidate_digest": _DIGEST,
             "champion_version": _column(
@@ -334,7 +344,9 @@ FORECAST_OUTCOMES = Contract(
                 pl.String, pa.Check.isin(["correct", "incorrect", "too_small_to_call"]), about="of the direction"
             ),
             "signed_return_bps": _column(pl.Float64, _FINITE, about="return in the direction forecast, basis points"),
-            "net_return_bps": _column(pl.Float64, _FINITE, about="the same after one round trip of costs, basis points"),
+            "net_return_bps": _column(
+                pl.Float64, _FINITE, about="the same after one round trip of costs, basis points"
+            ),
         },
         _QUANTILE_LAW,
     ),
@@ -366,7 +378,9 @@ SERVING_BUNDLE = Contract(
     schema=_schema(
         {
             "day": _column(pl.Date, about="day whose newest forecast was published"),
-            "bundle_id": _column(pl.String, pa.Check.str_matches(r"^[0-9a-f]{16}$"), about="name of the published folder"),
+            "bundle_id": _column(
+                pl.String, pa.Check.str_matches(r"^[0-9a-f]{16}$"), about="name of the published folder"
+            ),
             "model_version": _column(pl.Int64, about="registry version served"),
             "model_cutoff": _CUTOFF,
             "model_digest": _DIGEST,
@@ -385,7 +399,9 @@ def dagster_type(contract: Contract) -> dg.DagsterType:
 
     def check(_context: dg.TypeCheckContext, frame: object) -> dg.TypeCheck:
         if not isinstance(frame, pl.DataFrame):
-            return dg.TypeCheck(success=False, description=f"{contract.table} must be a polars DataFrame, got {type(frame)}")
+            return dg.TypeCheck(
+                success=False, description=f"{contract.table} must be a polars DataFrame, got {type(frame)}"
+            )
         faults = contract.faults(frame)
         if not faults:
             return dg.TypeCheck(success=True)

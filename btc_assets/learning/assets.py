@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -139,11 +140,11 @@ def tuned_parameters(
     previous = earlier.collect().sort("cutoff")
     layout = cv_folds.collect()
     rows: dict[int, folds.Rows] = {}
-    records = []
+    records: list[dict[str, Any]] = []
     for horizon in HORIZONS:
         newest = previous.filter(pl.col("horizon_hours") == horizon).tail(1).to_dicts()
         incumbent = BoostingParameters.from_json(newest[0]["parameters"]) if newest else BoostingParameters()
-        record = {"cutoff": cutoff, "horizon_hours": horizon, "log_loss": None, "incumbent_log_loss": None}
+        record: dict[str, Any] = {"cutoff": cutoff, "horizon_hours": horizon, "log_loss": None, "incumbent_log_loss": None}
         record |= {"trials": 0, "pruned": 0, "parameters": incumbent.to_json()}
         fresh = newest and cutoff - newest[0]["tuned_cutoff"] < timedelta(days=config.tune_every_days)
         if config.tune_trials == 0 or fresh:
@@ -176,7 +177,7 @@ def tuned_parameters(
         records.append(record)
     frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns)
     with registry.run(context, _versions(cv_folds=layout, earlier=previous)) as run:
-        for row in records:
+        for row in frame.iter_rows(named=True):
             horizon = row["horizon_hours"]
             run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
             run.metrics({f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
@@ -452,7 +453,7 @@ def model_verdict(
     decision, criteria = gate.judge(
         evidence,
         champion,
-        parity_error=trained["parity_error"].max(),
+        parity_error=float(trained["parity_error"].to_numpy().max()),
         causality_failures=feature_failures(prices.collect()),
         margin_nats=config.gate_margin_nats,
     )

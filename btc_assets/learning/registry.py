@@ -187,8 +187,8 @@ class ModelRegistry(dg.ConfigurableResource):
         from mlflow.exceptions import MlflowException
 
         try:
-            run_id = self.client.get_model_version(MODEL_NAME, str(version)).run_id
-            uri = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
+            known = self.client.get_model_version(MODEL_NAME, str(version))
+            uri = f"{self.client.get_run(str(known.run_id)).info.artifact_uri}/{folder}"
             return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
         except (MlflowException, OSError) as error:
             raise RegistryError(
