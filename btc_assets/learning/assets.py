@@ -144,8 +144,15 @@ def tuned_parameters(
     for horizon in HORIZONS:
         newest = previous.filter(pl.col("horizon_hours") == horizon).tail(1).to_dicts()
         incumbent = BoostingParameters.from_json(newest[0]["parameters"]) if newest else BoostingParameters()
-        record: dict[str, Any] = {"cutoff": cutoff, "horizon_hours": horizon, "log_loss": None, "incumbent_log_loss": None}
-        record |= {"trials": 0, "pruned": 0, "parameters": incumbent.to_json()}
+        record: dict[str, Any] = {
+            "cutoff": cutoff,
+            "horizon_hours": horizon,
+            "log_loss": None,
+            "incumbent_log_loss": None,
+            "trials": 0,
+            "pruned": 0,
+            "parameters": incumbent.to_json(),
+        }
         fresh = newest and cutoff - newest[0]["tuned_cutoff"] < timedelta(days=config.tune_every_days)
         if config.tune_trials == 0 or fresh:
             record |= {
@@ -441,8 +448,8 @@ def model_verdict(
 
     config, cutoff = settings(), day_of(context.partition_key)
     trained = trained_model.collect()
-    candidate = gate.Standing(trained["model_version"][0], cutoff, trained["model_digest"][0])
-    before = gate.champion_before(earlier.collect(), cutoff)
+    candidate = gate.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
+    before = gate.champion_as_of(earlier.collect(), cutoff - timedelta(days=1), window_days=config.window_days)
     rows = _rows(hourly_features, hourly_labels, cutoff, _names())[gate.PRIMARY]
     evidence = gate.candidate_evidence(fold_forecasts.collect(), rows)
     champion = None
@@ -479,7 +486,7 @@ def model_verdict(
 
 
 def point_aliases(
-    registry: ModelRegistry, decision: str, candidate: gate.Standing, before: gate.Standing | None
+    registry: ModelRegistry, decision: str, candidate: gate.ModelChoice, before: gate.ModelChoice | None
 ) -> None:
     """Point the registry's aliases where the newest verdict says."""
     if decision == "promoted":

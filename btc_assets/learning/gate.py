@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,8 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Who is champion: a registry version, its cutoff and its digest."""
+class ModelChoice:
+    """A registered model: its registry version, cutoff and digest."""
 
     version: int
     cutoff: date
@@ -213,26 +213,30 @@ def _coverage(evidence: Evidence) -> float | None:
     return float(((low <= evidence.log_return) & (evidence.log_return <= high)).mean())
 
 
-def champion_before(verdicts: pl.DataFrame, cutoff: date) -> Standing | None:
-    """Return who was champion just before a cutoff, from the history of verdicts, or None."""
-    return _newest(verdicts.filter(pl.col("cutoff") < cutoff))
+def champion_as_of(verdicts: pl.DataFrame, day: date, *, window_days: int) -> ModelChoice | None:
+    """Return the champion on a day: the one the newest verdict with cutoff <= day names.
 
+    The history of verdicts only grows, so a replay of a past day sees the champion of that day.
 
-def champion_as_of(verdicts: pl.DataFrame, day: date) -> Standing | None:
-    """Return who is champion on a day, its own verdict included, from the history of verdicts, or None."""
-    return _newest(verdicts.filter(pl.col("cutoff") <= day))
+    Args:
+        verdicts: MODEL_VERDICT rows.
+        day: the day in question.
+        window_days: verdicts older than this many days are not asked, as the assets' mappings have it.
 
-
-def _newest(verdicts: pl.DataFrame) -> Standing | None:
-    named = verdicts.filter(pl.col("champion_version").is_not_null()).sort("cutoff")
+    Returns:
+        The choice, or None when no verdict names a champion yet.
+    """
+    named = verdicts.filter(
+        pl.col("cutoff").is_between(day - timedelta(days=window_days), day) & pl.col("champion_version").is_not_null()
+    ).sort("cutoff")
     if named.is_empty():
         return None
     row = named.row(-1, named=True)
-    return Standing(row["champion_version"], row["champion_cutoff"], row["champion_digest"])
+    return ModelChoice(row["champion_version"], row["champion_cutoff"], row["champion_digest"])
 
 
 def verdict_rows(
-    decision: str, criteria: Sequence[Criterion], *, cutoff: date, candidate: Standing, before: Standing | None
+    decision: str, criteria: Sequence[Criterion], *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None
 ) -> pl.DataFrame:
     """Return MODEL_VERDICT rows, one a criterion; `champion_*` is who stands after this verdict."""
     after = candidate if decision == "promoted" else before

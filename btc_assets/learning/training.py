@@ -49,8 +49,8 @@ def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
 
     Source: M. Lopez de Prado (2018), Advances in financial machine learning, chapter 4 (uniqueness).
     """
-    age = pl.Series([rows.open_time.max()]).new_from_index(0, len(rows)) - rows.open_time
-    age_hours = age.dt.total_hours().to_numpy()
+    seconds = rows.open_time.dt.epoch("s").to_numpy()
+    age_hours = (seconds.max() - seconds) / 3600
     return np.power(0.5, age_hours / (24 * half_life_days)) / horizon
 
 

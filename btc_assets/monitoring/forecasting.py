@@ -8,7 +8,6 @@ who stands today and is never asked, so a replay gives the same forecasts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -17,21 +16,13 @@ import polars as pl
 
 from btc_assets.contracts import FORECASTS, ROLES
 from btc_assets.learning.bundle import QUANTILE_NAMES, HorizonForecast
+from btc_assets.learning.gate import ModelChoice, champion_as_of
 
 CHAMPION, NEWEST = ROLES
 
 
 class ForecastError(RuntimeError):
     """A model cannot forecast as its verdict says it should."""
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The model that forecasts a day: its registry version, cutoff and digest."""
-
-    version: int
-    cutoff: date
-    digest: str
 
 
 class Predictor(Protocol):
@@ -54,21 +45,6 @@ class Models(Protocol):
         ...
 
 
-def champion_as_of(verdicts: pl.DataFrame, day: date, *, window_days: int) -> ModelChoice | None:
-    """Return the champion on a day: the one the newest verdict with cutoff <= day names.
-
-    Args:
-        verdicts: MODEL_VERDICT rows.
-        day: the day to be forecast.
-        window_days: verdicts older than this many days are not asked, as the asset's mapping has it.
-
-    Returns:
-        The choice, or None when no verdict names a champion yet.
-    """
-    named = _standing(verdicts, day, window_days).filter(pl.col("champion_version").is_not_null())
-    return _newest_choice(named, "champion_version", "champion_cutoff", "champion_digest")
-
-
 def newest_as_of(trained: pl.DataFrame, day: date, *, window_days: int) -> ModelChoice | None:
     """Return the model of the newest cutoff <= day, judged or not.
 
@@ -77,7 +53,11 @@ def newest_as_of(trained: pl.DataFrame, day: date, *, window_days: int) -> Model
         day: the day to be forecast.
         window_days: models older than this many days are not asked.
     """
-    return _newest_choice(_standing(trained, day, window_days), "model_version", "cutoff", "model_digest")
+    standing = trained.filter(pl.col("cutoff").is_between(day - timedelta(days=window_days), day)).sort("cutoff")
+    if standing.is_empty():
+        return None
+    row = standing.row(-1, named=True)
+    return ModelChoice(row["model_version"], row["cutoff"], row["model_digest"])
 
 
 def choose_models(
@@ -173,14 +153,3 @@ def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> 
         )
         for horizon, forecast in model.predict(rows).items()
     )
-
-
-def _standing(history: pl.DataFrame, day: date, window_days: int) -> pl.DataFrame:
-    return history.filter(pl.col("cutoff").is_between(day - timedelta(days=window_days), day))
-
-
-def _newest_choice(rows: pl.DataFrame, version: str, cutoff: str, digest: str) -> ModelChoice | None:
-    if rows.is_empty():
-        return None
-    row = rows.sort("cutoff").row(-1, named=True)
-    return ModelChoice(row[version], row[cutoff], row[digest])

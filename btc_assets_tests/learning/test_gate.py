@@ -13,10 +13,9 @@ from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.gate import (
     Evidence,
-    Standing,
+    ModelChoice,
     candidate_evidence,
     champion_as_of,
-    champion_before,
     judge,
     verdict_rows,
 )
@@ -24,8 +23,8 @@ from btc_assets.learning.training import forecast_folds
 from btc_assets_tests.learning.conftest import CUTOFF
 
 HOURS = 24 * 28
-CANDIDATE = Standing(2, date(2018, 6, 11), "c" * 64)
-CHAMPION = Standing(1, date(2018, 6, 4), "a" * 64)
+CANDIDATE = ModelChoice(2, date(2018, 6, 11), "c" * 64)
+CHAMPION = ModelChoice(1, date(2018, 6, 4), "a" * 64)
 
 
 def evidence(
@@ -94,7 +93,7 @@ def test_a_candidate_that_is_not_valid_is_refused(
     assert decide(candidate, champion, **changed) == "refused"
 
 
-def verdict(cutoff: date, decision: str, candidate: Standing, before: Standing | None) -> pl.DataFrame:
+def verdict(cutoff: date, decision: str, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:
     _, criteria = judge(evidence(0.4), None, parity_error=0, causality_failures=[], margin_nats=0)
     return verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
 
@@ -118,10 +117,10 @@ def test_a_replay_of_a_past_day_sees_the_champion_of_that_day() -> None:
             verdict(CANDIDATE.cutoff, "promoted", CANDIDATE, CHAMPION),
         ]
     )
-    assert champion_as_of(history, date(2018, 6, 3)) is None
-    assert champion_as_of(history, date(2018, 6, 10)) == CHAMPION
-    assert champion_as_of(history, CANDIDATE.cutoff) == CANDIDATE
-    assert champion_before(history, CANDIDATE.cutoff) == CHAMPION
+    assert champion_as_of(history, date(2018, 6, 3), window_days=30) is None
+    assert champion_as_of(history, date(2018, 6, 10), window_days=30) == CHAMPION
+    assert champion_as_of(history, CANDIDATE.cutoff, window_days=30) == CANDIDATE
+    assert champion_as_of(history, date(2018, 8, 1), window_days=30) is None
 
 
 def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
