@@ -17,10 +17,11 @@ from btc_assets.contracts import (
     Contract,
 )
 from btc_assets.lake import Lake
+from btc_assets.learning.gate import ModelChoice
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring.assets import forecast_outcomes, forecasts
 from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
-from btc_assets.monitoring.forecasting import CHAMPION, ModelChoice, choose_models, forecast_hours
+from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
 from btc_assets.partitions import day_of
 from btc_assets.settings import settings
 

@@ -8,7 +8,7 @@ from datetime import date
 import polars as pl
 
 from btc_assets.contracts import FORECASTS, HORIZONS
-from btc_assets.monitoring.forecasting import ModelChoice
+from btc_assets.learning.gate import ModelChoice
 
 _KEY = list(FORECASTS.key)
 

@@ -17,7 +17,7 @@ from btc_assets.contracts import (
     TRAINED_MODEL,
 )
 from btc_assets.learning.bundle import HorizonForecast
-from btc_assets.monitoring.forecasting import ModelChoice
+from btc_assets.learning.gate import ModelChoice
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 1, 1)

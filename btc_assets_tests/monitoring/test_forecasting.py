@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 
 from btc_assets.contracts import FORECASTS, HORIZONS, ROLES
+from btc_assets.learning.gate import champion_as_of
 from btc_assets.monitoring.forecasting import (
     CHAMPION,
     NEWEST,
     ForecastError,
-    champion_as_of,
     choose_models,
     forecast_hours,
     newest_as_of,
