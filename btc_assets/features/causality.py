@@ -152,7 +152,9 @@ def cuts(bars: pl.DataFrame, *, random: int = 4, seed: int = 11) -> list[datetim
 
 
 def stressed(bars: pl.DataFrame, *, seed: int = 5) -> pl.DataFrame:
-    """Return the bars with holes, an hour without trades and stretches of unknown order flow, all in the newest days.
+    """Return the bars with holes, one at the end of a day, an hour without trades and stretches of unknown order flow.
+
+    All lie in the newer half, most in the newest three days.
 
     Args:
         bars: PRICES rows in time order.
@@ -162,6 +164,7 @@ def stressed(bars: pl.DataFrame, *, seed: int = 5) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     row = pl.int_range(pl.len())
     dropped = rng.choice(np.arange(n // 2, n - 1), size=max(1, n // 200), replace=False).tolist()
+    dropped += (bars["open_time"].dt.hour() == 23).arg_true().to_list()[-2:-1]
     unknown = row.is_between(n - 60, n - 50) | (row == n - 30)
     flow = pl.col("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
     return (
@@ -584,7 +587,7 @@ def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
     from btc_assets.features.labels import compute_labels
     from btc_assets.learning import folds
 
-    names = FEATURE_SETS["comprehensive"]
+    names = FEATURE_SETS["extended"]
     rough = stressed(bars)
     rows = _trial_rows(bars, names)
     cutoff = bars["open_time"][-1].replace(hour=0)

@@ -25,31 +25,27 @@ def compute_labels(
         horizons: hours ahead.
 
     Returns:
-        HOURLY_LABELS rows, one for each bar and horizon. `log_return` is null when any hour between the
-        two closes is missing: a move across a gap is nobody's hour.
+        HOURLY_LABELS rows, one for each bar and horizon whose last hour has a bar. `log_return` is null when
+        any hour between the two closes is missing: a move across a gap is nobody's hour.
     """
     ordered = bars.lazy().sort("open_time").select("open_time", "close")
-    newest = ordered.select(pl.col("open_time").max()).collect().item()
     parts = []
     for horizon in horizons:
+        end = pl.col("open_time") + pl.duration(hours=horizon)
         unbroken = pl.col("open_time").shift(-horizon) - pl.col("open_time") == pl.duration(hours=horizon)
         parts.append(
-            ordered.select(
+            ordered.with_columns(ends=end.is_in(pl.col("open_time").implode())).select(
                 "open_time",
                 pl.lit(horizon, dtype=pl.Int64).alias("horizon_hours"),
                 (pl.col("open_time") + pl.duration(hours=horizon + 1)).alias("known_at"),
                 pl.when(unbroken).then((pl.col("close").shift(-horizon) / pl.col("close")).log()).alias("log_return"),
+                "ends",
             )
         )
-    if newest is None:
-        return HOURLY_LABELS.empty()
     return (
         pl.concat(parts)
-        .filter(
-            (pl.col("known_at") > first)
-            & (pl.col("known_at") <= last)
-            & (pl.col("known_at") <= newest + pl.duration(hours=1))
-        )
+        .filter(pl.col("ends") & (pl.col("known_at") > first) & (pl.col("known_at") <= last))
+        .drop("ends")
         .sort(HOURLY_LABELS.key)
         .collect()
     )

@@ -1,0 +1,65 @@
+"""What is declared: named, explained, grouped, and in the contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from btc_assets.contracts import HOURLY_FEATURES
+from btc_assets.features.catalog import FEATURE_SETS, FEATURES, GAP_SLACK_HOURS, GROUPS, WARMUP_DAYS, Feature
+from btc_assets.learning.training import SCALE_FEATURE
+
+NAMES = [feature.name for feature in FEATURES]
+STREAMLINED = (
+    "sma_20",
+    "rsi",
+    "atr",
+    "returns_1h",
+    "returns_4h",
+    "returns_24h",
+    "volume_ratio",
+    "volatility_regime",
+    "hour_of_day",
+)
+
+
+def test_names_are_unique_and_bars_alone_give_at_least_45() -> None:
+    assert len(set(NAMES)) == len(NAMES) >= 45
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
+def test_a_feature_says_what_it_is(feature: Feature) -> None:
+    assert feature.group in GROUPS
+    assert feature.unit
+    assert len(feature.about) > 8
+    assert feature.name == feature.name.lower()
+    assert 0 <= feature.warmup_hours <= WARMUP_DAYS * 24 - GAP_SLACK_HOURS - 24
+
+
+def test_every_group_is_used() -> None:
+    assert {feature.group for feature in FEATURES} == set(GROUPS)
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_a_set_names_declared_features_once(name: str) -> None:
+    members = FEATURE_SETS[name]
+    assert len(set(members)) == len(members)
+    assert set(members) <= set(NAMES)
+
+
+def test_the_scale_of_quantiles_is_declared() -> None:
+    assert SCALE_FEATURE in NAMES
+
+
+def test_sets_grow_from_streamlined_to_extended() -> None:
+    streamlined, comprehensive, extended = (
+        set(FEATURE_SETS[name]) for name in ("streamlined", "comprehensive", "extended")
+    )
+    assert set(STREAMLINED) <= streamlined < comprehensive < extended
+    assert len(comprehensive) >= 30
+    assert len(extended) >= 45
+
+
+def test_the_contract_holds_each_feature_with_its_unit() -> None:
+    assert list(HOURLY_FEATURES.columns) == ["open_time", "available_at", *NAMES]
+    for feature in FEATURES:
+        assert f"[{feature.unit}]" in str(HOURLY_FEATURES.schema.columns[feature.name].description)

@@ -1,0 +1,106 @@
+"""What happened next: by hand, across gaps, and in the day it became known."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btc_assets.contracts import HORIZONS, HOURLY_LABELS
+from btc_assets.features.causality import poisons, stressed
+from btc_assets.features.labels import compute_labels
+from btc_assets_tests.conftest import random_walk_bars
+
+START = datetime(2018, 1, 1, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def every_label(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return all labels the bars know."""
+    return compute_labels(bars, bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR)
+
+
+def test_a_label_is_the_log_return_to_the_close_a_horizon_later() -> None:
+    bars = random_walk_bars(100, start=START)
+    labels = every_label(bars)
+    assert HOURLY_LABELS.faults(labels) == []
+    close = bars["close"].to_list()
+    for horizon in HORIZONS:
+        own = labels.filter(pl.col("horizon_hours") == horizon)
+        assert own.height == 100 - horizon
+        for row, (t, value) in enumerate(own.select("open_time", "log_return").iter_rows()):
+            assert t == START + row * HOUR
+            assert value == pytest.approx(math.log(close[row + horizon] / close[row]), rel=1e-12)
+
+
+def test_a_label_is_known_when_the_bar_that_ends_it_has_closed() -> None:
+    labels = every_label(random_walk_bars(60, start=START))
+    late = labels["known_at"] - labels["open_time"]
+    assert late.dt.total_hours().equals((labels["horizon_hours"] + 1).rename("known_at"))
+    assert labels["known_at"].max() == START + 60 * HOUR
+
+
+def test_a_move_across_a_gap_is_nobodys_hour() -> None:
+    """Hours 30 to 32 are missing."""
+    bars = random_walk_bars(80, start=START).filter(
+        ~pl.col("open_time").is_between(START + 30 * HOUR, START + 32 * HOUR)
+    )
+    labels = every_label(bars)
+    for horizon in HORIZONS:
+        own = labels.filter(pl.col("horizon_hours") == horizon)
+        unknown = {int((t - START) / HOUR) for t in own.filter(pl.col("log_return").is_null())["open_time"]}
+        assert unknown == {t for t in range(30) if t + horizon > 32}
+        assert not own["open_time"].is_in([START + t * HOUR for t in range(30) if 30 <= t + horizon <= 32]).any()
+
+
+def test_a_window_is_open_before_and_closed_after() -> None:
+    bars = random_walk_bars(24 * 5, start=START)
+    day = compute_labels(bars, START + 2 * DAY, START + 3 * DAY)
+    assert day["known_at"].min() == START + 2 * DAY + HOUR
+    assert day["known_at"].max() == START + 3 * DAY
+    assert day.group_by("horizon_hours").len()["len"].to_list() == [24] * len(HORIZONS)
+    assert day.select(HOURLY_LABELS.day.unique()).to_series().to_list() == [(START + 2 * DAY).date()]
+
+
+def test_the_last_hours_of_a_history_have_no_label_yet() -> None:
+    bars = random_walk_bars(48, start=START)
+    labels = compute_labels(bars, START, START + 10 * DAY)
+    assert labels["known_at"].max() == START + 2 * DAY
+    assert labels["log_return"].null_count() == 0
+
+
+def test_no_bars_give_no_labels() -> None:
+    empty = compute_labels(random_walk_bars(3).head(0), START, START + DAY)
+    assert empty.is_empty()
+    assert empty.schema == HOURLY_LABELS.empty().schema
+
+
+def test_bars_in_any_order_give_the_same_labels() -> None:
+    bars = random_walk_bars(72, start=START)
+    assert every_label(bars).equals(compute_labels(bars.reverse(), START - HOUR, START + 3 * DAY))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1_000), gaps=st.sets(st.integers(1, 143), max_size=30))
+def test_the_days_together_are_the_whole_each_from_its_own_bars(seed: int, gaps: set[int]) -> None:
+    bars = random_walk_bars(144, seed=seed, start=START).filter(~pl.int_range(pl.len()).is_in(sorted(gaps)))
+    whole = compute_labels(bars, START, START + 6 * DAY)
+    days = [
+        compute_labels(bars.filter(pl.col("open_time").is_between(start - 2 * DAY, start + DAY, closed="left")), *span)
+        for start, span in ((START + n * DAY, (START + n * DAY, START + (n + 1) * DAY)) for n in range(6))
+    ]
+    assert pl.concat(days).sort(HOURLY_LABELS.key).equals(whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1_000), row=st.integers(30, 160))
+def test_what_is_known_does_not_move_when_later_bars_do(seed: int, row: int) -> None:
+    bars = stressed(random_walk_bars(200, seed=seed, start=START))
+    cut = bars["open_time"][min(row, bars.height - 2)]
+    known = every_label(bars).filter(pl.col("known_at") <= cut + HOUR)
+    for poisoned in poisons(bars, cut).values():
+        assert every_label(poisoned).filter(pl.col("known_at") <= cut + HOUR).equals(known)
