@@ -1,5 +1,6 @@
 """The walk-forward and a single training from the command line, through the same job the UI launches."""
 
+import sys
 from datetime import date
 
 import dagster as dg
@@ -42,6 +43,9 @@ def walk_forward(start: date | None, end: date | None, *, every_days: int, resum
             raise_on_error=False,
         )
     if not result.success:
+        for event in result.get_step_failure_events():
+            error = event.step_failure_data.error
+            print(error.message.strip() if error else "The walk-forward failed.", file=sys.stderr, flush=True)
         return 1
     lake = Lake(root=settings().lake_root)
     reported = max(lake.days(PERFORMANCE_REPORT) if end is None else [end])

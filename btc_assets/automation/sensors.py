@@ -61,16 +61,17 @@ class Position:
         return json.dumps({"after": self.after, "seen": self.seen}, sort_keys=True)
 
 
-def new_content(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position, *, skip_walks: bool
-) -> tuple[int, dict[str, str]]:
+def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position) -> tuple[int, dict[str, str]]:
     """Read every materialisation of an asset since a position, none skipped.
+
+    What a run made counts once the run has succeeded, its blocking checks included: events of an unfinished run are
+    left for a later tick, those of a failed run are passed over. So are those of a walk-forward, which carries its
+    own bars on.
 
     Args:
         instance: whose event log is read.
         asset: the asset.
         position: where to start.
-        skip_walks: leave out what a walk-forward made; it carries its own bars on.
 
     Returns:
         The storage id read up to, and the newest content digest of each partition whose content is new.
@@ -78,21 +79,23 @@ def new_content(
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, after_storage_id=position.after), limit=BATCH, ascending=True
     ).records
-    walks: dict[str, bool] = {}
+    runs: dict[str, dg.DagsterRun | None] = {}
     content: dict[str, str] = {}
+    after = position.after
     for record in records:
-        if record.run_id not in walks:
-            run = instance.get_run_by_id(record.run_id)
-            walks[record.run_id] = run is not None and WALK_TAG in run.tags
-        materialisation = record.asset_materialization
-        if materialisation is None or (skip_walks and walks[record.run_id]):
+        if record.run_id not in runs:
+            runs[record.run_id] = instance.get_run_by_id(record.run_id)
+        run, materialisation = runs[record.run_id], record.asset_materialization
+        if run is not None and not run.is_finished:
+            break
+        after = record.storage_id
+        if run is not None and (not run.is_success or WALK_TAG in run.tags):
             continue
         if record.partition_key is None or not DAILY.has_partition_key(record.partition_key):
             continue  # recorded by a deployment with another history
-        digest = materialisation.metadata.get("partition_digest")
+        digest = materialisation.metadata.get("partition_digest") if materialisation else None
         content[record.partition_key] = str(digest.value) if digest else f"event {record.storage_id}"
-    fresh = {key: digest for key, digest in content.items() if position.seen.get(key) != digest}
-    return (records[-1].storage_id if records else position.after), fresh
+    return after, {key: digest for key, digest in content.items() if position.seen.get(key) != digest}
 
 
 def carried_assets(span: Span, *, today: date, has_model: bool) -> list[dg.AssetKey]:
@@ -115,7 +118,7 @@ def carried_assets(span: Span, *, today: date, has_model: bool) -> list[dg.Asset
 def forecast_from_new_prices(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Ask for the days whose bars have changed: neighbouring days in one run, unchanged days not at all."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, PRICES, position, skip_walks=True)
+    after, changed = new_content(context.instance, PRICES, position)
     moved = str(position.moved(after, changed))
     if not changed:
         context.update_cursor(moved)
@@ -146,7 +149,7 @@ def forecast_from_new_prices(context: dg.SensorEvaluationContext) -> dg.SensorRe
 def publish_new_forecasts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Ask for the bundle of the newest day with new forecasts; an older day never replaces a newer one."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, FORECASTS, position, skip_walks=True)
+    after, changed = new_content(context.instance, FORECASTS, position)
     newest = max([*position.seen, *changed], default=None)
     moved = str(position.moved(after, changed))
     if newest is None or newest not in changed:

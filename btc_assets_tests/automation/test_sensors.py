@@ -88,11 +88,52 @@ def test_a_long_backfill_becomes_one_run_not_thousands(instance: dg.DagsterInsta
     assert requests[0].tags["dagster/asset_partition_range_end"] == "2019-02-04"
 
 
-def test_what_a_walk_forward_fetched_is_left_to_it(instance: dg.DagsterInstance) -> None:
+def prices_asset(*, sound: bool) -> list[dg.AssetsDefinition | dg.AssetChecksDefinition]:
     @dg.asset(key=PRICES, partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
     def prices() -> None: ...
 
-    dg.materialize([prices], instance=instance, partition_key="2018-05-01", tags={WALK_TAG: "some walk"})
+    @dg.asset_check(asset=prices, blocking=True)
+    def law() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=sound)
+
+    return [prices, law]
+
+
+def materialise(instance: dg.DagsterInstance, *, sound: bool = True, tags: dict[str, str] | None = None) -> None:
+    dg.materialize(
+        prices_asset(sound=sound), instance=instance, partition_key="2018-05-01", tags=tags, raise_on_error=False
+    )
+
+
+def test_bars_of_a_run_that_succeeded_are_carried(instance: dg.DagsterInstance) -> None:
+    materialise(instance)
+    assert len(tick(forecast_from_new_prices, instance)[0]) == 1
+
+
+def test_bars_that_fail_a_blocking_check_are_not_carried(instance: dg.DagsterInstance) -> None:
+    materialise(instance, sound=False)
+    requests, cursor = tick(forecast_from_new_prices, instance)
+    assert requests == []
+    materialise(instance)
+    assert len(tick(forecast_from_new_prices, instance, cursor)[0]) == 1
+
+
+def test_bars_of_an_unfinished_run_wait_for_its_end(instance: dg.DagsterInstance) -> None:
+    seen: list[tuple[Sequence[dg.RunRequest], str | None]] = []
+    prices, _ = prices_asset(sound=True)
+
+    @dg.asset(deps=[PRICES], partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
+    def while_it_runs() -> None:
+        seen.append(tick(forecast_from_new_prices, instance))
+
+    dg.materialize([prices, while_it_runs], instance=instance, partition_key="2018-05-01")
+    ((requests, cursor),) = seen
+    assert (requests, Position.parse(cursor).after) == ([], 0)
+    assert len(tick(forecast_from_new_prices, instance, cursor)[0]) == 1
+
+
+def test_what_a_walk_forward_fetched_is_left_to_it(instance: dg.DagsterInstance) -> None:
+    materialise(instance, tags={WALK_TAG: "some walk"})
     assert tick(forecast_from_new_prices, instance)[0] == []
 
 

@@ -1,0 +1,142 @@
+"""Once for real: `dagster dev`, the forecast server and a local exchange, and nobody at the keyboard."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from btc_assets.processes import free_port, wait_for_port
+from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.market.conftest import Answer, Exchange
+
+LOOPBACK = "127.0.0.1"
+HOUR = timedelta(hours=1)
+HISTORY_DAYS = 75
+
+
+class Venue:
+    """Binance's klines on a local socket, with bars up to an hour of the test's choosing."""
+
+    def __init__(self, newest: datetime) -> None:
+        self.newest = newest
+        start = (newest - timedelta(days=HISTORY_DAYS)).replace(hour=0)
+        self.bars = random_walk_bars(int((newest + 48 * HOUR - start) / HOUR), start=start)
+        self.exchange = Exchange()
+        self.exchange.respond = self.answer
+
+    def answer(self, path: str, query: dict[str, str]) -> Answer:
+        if path != "/api/v3/klines":
+            return Answer(status=404)  # no archive
+        opens = pl.col("open_time").dt.epoch("ms")
+        told = self.bars.filter(
+            (pl.col("open_time") <= self.newest) & (opens >= int(query["startTime"])) & (opens <= int(query["endTime"]))
+        )
+        return Answer([_kline(bar) for bar in told.head(int(query["limit"])).iter_rows(named=True)])
+
+
+def _kline(bar: dict[str, object]) -> list[object]:
+    opened = bar["open_time"]
+    assert isinstance(opened, datetime)
+    at = int(opened.timestamp() * 1000)
+    prices = [str(bar[name]) for name in ("open", "high", "low", "close", "volume")]
+    flow = [str(bar["quote_volume"]), bar["trades"], str(bar["taker_buy_volume"]), str(bar["taker_buy_quote_volume"])]
+    return [at, *prices, at + 3_599_999, *flow, "0"]
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.5)
+    return False
+
+
+@pytest.mark.live
+@pytest.mark.timeout(420)
+def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_path: Path) -> None:
+    this_hour = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
+    today = this_hour.replace(hour=0)
+    told = today if this_hour > today else today - timedelta(days=1)  # the exchange tells whole days, up to this
+    venue = Venue(newest=told - HOUR)
+    home = tmp_path / "home"
+    home.mkdir()
+    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
+    (home / "dagster.yaml").write_text(config)
+    port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
+        "DAGSTER_HOME": str(home),
+        "BTC_DATA_DIR": str(tmp_path / "data"),
+        "BTC_MARKET_SOURCE": "binance",
+        "BTC_BINANCE_URL": venue.exchange.url,
+        "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
+        "BTC_HTTP_REQUESTS_PER_SECOND": "50",
+        "BTC_HISTORY_START": str((this_hour - timedelta(days=HISTORY_DAYS - 2)).date()),
+        "BTC_TRAIN_DAYS": "60",
+        "BTC_CV_FOLDS": "2",
+        "BTC_CV_TEST_DAYS": "7",
+        "BTC_TUNE_TRIALS": "0",
+        "BTC_FEATURE_SET": "streamlined",
+        "BTC_REFRESH_CRON": "* * * * *",
+        "BTC_SERVE_PORT": str(port),
+    }
+    last = (told - HOUR).date()
+    walk = ["walk-forward", "--from", str(last - timedelta(days=1)), "--to", str(last)]
+    trained = subprocess.run(
+        [sys.executable, "-m", "btc_assets", *walk],
+        env=environment,
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    dagster = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", "workspace.yaml", "-p", str(ui)]
+    dev_log = tmp_path / "dagster_dev.log"
+    with (
+        _process([sys.executable, "-m", "serve"], environment, tmp_path / "serve.log") as server,
+        _process(dagster, environment, dev_log),
+    ):
+        wait_for_port(server, LOOPBACK, port, seconds=30)
+
+        def made_at() -> datetime:
+            answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=10)
+            return datetime.fromisoformat(answer.raise_for_status().json()["made_at"])
+
+        assert made_at() == told
+        venue.newest += timedelta(days=2)  # what has closed since is told; from here on nobody does anything
+        assert _until(lambda: made_at() >= this_hour, seconds=200), dev_log.read_text()[-4000:]
+    venue.exchange.close()
