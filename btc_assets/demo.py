@@ -38,9 +38,7 @@ def demo(config: Settings) -> int:
         return status
     with _step("start the forecast server and ask it"):
         print(_forecast_over_http(config), flush=True)
-    print(
-        f"==> the sample ends on {end}, so the forecast says that it is stale. Next: make up", flush=True
-    )
+    print(f"==> the sample ends on {end}, so the forecast says that it is stale. Next: make up", flush=True)
     return 0
 
 

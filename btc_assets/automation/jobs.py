@@ -6,6 +6,8 @@ of a cutoff one cutoff a run.
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
 from btc_assets.automation.walk_forward import walk_forward
@@ -60,4 +62,11 @@ publish_bundle = dg.define_asset_job(
     tags=_bounded(10),
 )
 
-JOBS = [refresh_prices, build_features, forecast_days, train_cutoff, publish_bundle, walk_forward]
+JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+    refresh_prices,
+    build_features,
+    forecast_days,
+    train_cutoff,
+    publish_bundle,
+    walk_forward,
+]

@@ -294,7 +294,7 @@ class _Sentences(logging.Formatter):
         return f"{self.formatTime(record, '%H:%M:%S')} {meta.get('orig_message') or record.getMessage()}"
 
 
-@dg.logger(description="What a walk-forward says, one sentence a line.")
+@dg.logger(config_schema={}, description="What a walk-forward says, one sentence a line.")
 def sentences(_context: dg.InitLoggerContext) -> logging.Logger:
     """Return a console logger that prints sentences."""
     console = logging.Logger("walk_forward", logging.INFO)  # noqa: LOG001 - not shared with anyone
