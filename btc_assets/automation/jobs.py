@@ -62,7 +62,7 @@ publish_bundle = dg.define_asset_job(
     tags=_bounded(10),
 )
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+JOBS: list[Any] = [
     refresh_prices,
     build_features,
     forecast_days,
