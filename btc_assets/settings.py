@@ -129,7 +129,10 @@ class Settings(BaseSettings):
     # --- judgement ---------------------------------------------------------------------------
     fee_bps: float = Field(default=5.0, ge=0, le=100, description="One-way trading cost of outcomes, basis points.")
     too_small_to_call: float = Field(
-        default=0.001, ge=0, le=0.1, description="|log return| below which an outcome is too small to call, fraction."
+        default=0.001,
+        ge=0,
+        le=0.1,
+        description="Absolute log return below which an outcome is too small to call, fraction.",
     )
     report_days: int = Field(
         default=1095, ge=7, le=3650, description="Days of outcomes the performance report looks back on."
