@@ -3,7 +3,6 @@
 import warnings
 
 import dagster as dg
-from dagster_duckdb import DuckDBResource
 
 # Backfill policies, data versions and per-partition metadata are stable in use here, and named beta by Dagster.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -25,6 +24,15 @@ from btc_assets.monitoring import checks as monitoring_checks  # noqa: E402
 from btc_assets.serving import assets as serving  # noqa: E402
 from btc_assets.settings import settings  # noqa: E402
 
+
+@dg.resource(description="DuckDB in memory, for SQL over the Parquet files of the lake.")
+def duckdb(_context: dg.InitResourceContext) -> object:
+    """Return a DuckDBResource, imported by the run that asks for it."""
+    from dagster_duckdb import DuckDBResource
+
+    return DuckDBResource(database=":memory:")
+
+
 _LAKE = Lake(root=settings().lake_root)
 
 defs = dg.Definitions(
@@ -36,7 +44,7 @@ defs = dg.Definitions(
     resources={
         "lake": _LAKE,
         "io_manager": _LAKE,
-        "duckdb": DuckDBResource(database=":memory:"),
+        "duckdb": duckdb,
         "market": Market.from_settings(settings()),
         "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts)),
     },

@@ -27,7 +27,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from btc_assets.lake import digest
@@ -194,6 +193,8 @@ def _build(
 
 
 def _write_database(path: Path, tables: Mapping[str, pl.DataFrame]) -> None:
+    import duckdb
+
     with contextlib.closing(duckdb.connect(str(path))) as connection:
         for name, frame in tables.items():
             connection.register("incoming", frame.to_arrow())
@@ -227,6 +228,8 @@ def _only_publisher(serving_dir: Path) -> Iterator[None]:
 
 
 def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    import duckdb
+
     try:
         json.loads((folder / MANIFEST).read_bytes())
         _verify_model(folder / MODEL, manifest)
