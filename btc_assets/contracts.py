@@ -1,4 +1,4 @@
-"""The contract of every table: a pandera schema, the rule that gives a row its day, and a Dagster type.
+"""The contract of every table: a schema that pandera checks, the rule that gives a row its day, and a Dagster type.
 
 A frame that breaks its contract is never stored: Dagster checks the type before the IO manager writes.
 Times are UTC with microseconds; prices are USD (or the venue's dollar coin), volumes are BTC,
@@ -7,17 +7,21 @@ returns are natural-log fractions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandera.polars as pa
 import polars as pl
-from pandera.errors import SchemaErrors
 
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.bundle import QUANTILE_NAMES as QUANTILE_COLUMNS
 from btc_assets.learning.bundle import QUANTILES
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
 
 UTC_TIME = pl.Datetime("us", "UTC")
 HORIZONS = (1, 4, 24)
@@ -26,26 +30,78 @@ ROLES = ("champion", "newest")
 """Whose forecast a row is: the gated champion's, or the newest cutoff's own model."""
 
 
+class Column:
+    """One column of a table.
+
+    Attributes:
+        dtype: polars type.
+        checks: how to make the pandera checks of its values.
+        nullable: whether a value may be unknown.
+        description: what it holds, with its unit.
+    """
+
+    def __init__(
+        self,
+        dtype: type[pl.DataType] | pl.DataType,
+        *checks: Callable[[], pa.Check],
+        nullable: bool = False,
+        about: str,
+    ) -> None:
+        self.dtype, self.checks, self.nullable, self.description = dtype, checks, nullable, about
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """Columns in order and the laws between them; a frame with other columns breaks it.
+
+    The pandera schema is made when a frame is first held against it: pandera brings pandas, half a second that
+    loading the graph can do without.
+    """
+
+    columns: dict[str, Column]
+    laws: tuple[Callable[[], pa.Check], ...] = ()
+
+    @cached_property
+    def pandera(self) -> pa.DataFrameSchema:
+        """The schema as pandera validates it."""
+        import pandera.polars as pa
+
+        return pa.DataFrameSchema(
+            {
+                name: pa.Column(
+                    column.dtype,
+                    checks=[make() for make in column.checks],
+                    nullable=column.nullable,
+                    description=column.description,
+                )
+                for name, column in self.columns.items()
+            },
+            checks=[make() for make in self.laws],
+            strict=True,
+            ordered=True,
+        )
+
+
 @dataclass(frozen=True)
 class Contract:
     """What one table promises.
 
     Attributes:
         table: asset key as a path, for example `market/prices`; also the folder in the lake.
-        schema: pandera schema; strict, so an unknown column is a fault.
+        schema: its columns and laws; strict, so an unknown column is a fault.
         day: expression that gives each row the UTC day (pl.Date) of the partition it belongs to.
         key: columns that name a row; sorted by and unique on.
     """
 
     table: str
-    schema: pa.DataFrameSchema
+    schema: Schema
     day: pl.Expr
     key: tuple[str, ...]
 
     @property
     def columns(self) -> pl.Schema:
         """Column names and polars types, in order."""
-        return pl.Schema({name: column.dtype.type for name, column in self.schema.columns.items()})
+        return pl.Schema({name: column.dtype for name, column in self.schema.columns.items()})
 
     def empty(self) -> pl.DataFrame:
         """Return a frame with no rows and the contract's columns."""
@@ -53,9 +109,11 @@ class Contract:
 
     def faults(self, frame: pl.DataFrame) -> list[tuple[str, str]]:
         """Return every broken promise as (column, sentence); an empty list is a pass."""
+        from pandera.errors import SchemaErrors
+
         found: list[tuple[str, str]] = []
         try:
-            self.schema.validate(frame, lazy=True)
+            self.schema.pandera.validate(frame, lazy=True)
         except SchemaErrors as errors:
             cases = errors.failure_cases.to_dicts()
             found.extend((str(case["column"]), f"{case['check']}: {case['failure_case']}") for case in cases)
@@ -68,44 +126,58 @@ class Contract:
         return found
 
 
-def _column(dtype: type[pl.DataType] | pl.DataType, *checks: pa.Check, nullable: bool = False, about: str) -> pa.Column:
-    return pa.Column(dtype, checks=list(checks), nullable=nullable, description=about)
+def _check(name: str, *arguments: object, **options: object) -> Callable[[], pa.Check]:
+    """Return how to make one of pandera's own checks."""
+
+    def make() -> pa.Check:
+        import pandera.polars as pa
+
+        return getattr(pa.Check, name)(*arguments, **options)
+
+    return make
 
 
-def _price(about: str) -> pa.Column:
-    return _column(pl.Float64, pa.Check.gt(0), _FINITE, about=about)
+def _own_check(name: str, holds: Callable[[str], pl.Expr]) -> Callable[[], pa.Check]:
+    """Return how to make a check of a column by an expression; it is given the column's name."""
+
+    def make() -> pa.Check:
+        import pandera.polars as pa
+
+        return pa.Check(lambda data: data.lazyframe.select(holds(data.key)), name=name)
+
+    return make
 
 
-_FINITE = pa.Check(
-    lambda data: data.lazyframe.select(pl.col(data.key).is_finite() | pl.col(data.key).is_null()), name="finite"
-)
-_ON_THE_HOUR = pa.Check(
-    lambda data: data.lazyframe.select(pl.col(data.key) == pl.col(data.key).dt.truncate("1h")), name="on the hour"
-)
-_PROBABILITY = (pa.Check.ge(0), pa.Check.le(1))
+def _law(name: str, expression: pl.Expr) -> Callable[[], pa.Check]:
+    return _own_check(name, lambda _: expression)
+
+
+def _price(about: str) -> Column:
+    return Column(pl.Float64, _check("gt", 0), _FINITE, about=about)
+
+
+_FINITE = _own_check("finite", lambda column: pl.col(column).is_finite() | pl.col(column).is_null())
+_ON_THE_HOUR = _own_check("on the hour", lambda column: pl.col(column) == pl.col(column).dt.truncate("1h"))
+_PROBABILITY = (_check("ge", 0), _check("le", 1))
 _DAY_IT_IS_KNOWN = (pl.col("known_at") - pl.duration(microseconds=1)).dt.date()
 
 
-def _law(name: str, expression: pl.Expr) -> pa.Check:
-    return pa.Check(lambda data: data.lazyframe.select(expression), name=name)
+def _schema(columns: dict[str, Column], *laws: Callable[[], pa.Check]) -> Schema:
+    return Schema(columns, laws)
 
 
-def _schema(columns: dict[str, pa.Column], *laws: pa.Check) -> pa.DataFrameSchema:
-    return pa.DataFrameSchema(columns, checks=list(laws), strict=True, ordered=True)
-
-
-_OPEN_TIME = _column(UTC_TIME, _ON_THE_HOUR, about="start of the hour, UTC")
-_HORIZON = _column(pl.Int64, pa.Check.isin(HORIZONS), about="hours ahead")
-_CUTOFF = _column(pl.Date, about="cutoff day: only what was available at its 00:00 UTC was used")
-_DIGEST = _column(
-    pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json"
+_OPEN_TIME = Column(UTC_TIME, _ON_THE_HOUR, about="start of the hour, UTC")
+_HORIZON = Column(pl.Int64, _check("isin", HORIZONS), about="hours ahead")
+_CUTOFF = Column(pl.Date, about="cutoff day: only what was available at its 00:00 UTC was used")
+_DIGEST = Column(
+    pl.String, _check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json"
 )
 _QUANTILE_LAW = _law(
     "quantiles do not cross",
     pl.all_horizontal(pl.col(low) <= pl.col(high) for low, high in pairwise(QUANTILE_COLUMNS)),
 )
 _QUANTILES = {
-    name: _column(pl.Float64, _FINITE, about=f"{q:.0%} quantile of the log return, fraction")
+    name: Column(pl.Float64, _FINITE, about=f"{q:.0%} quantile of the log return, fraction")
     for name, q in zip(QUANTILE_COLUMNS, QUANTILES, strict=True)
 }
 
@@ -118,16 +190,16 @@ PRICES = Contract(
             "high": _price("highest trade, USD"),
             "low": _price("lowest trade, USD"),
             "close": _price("last trade, USD"),
-            "volume": _column(pl.Float64, pa.Check.ge(0), _FINITE, about="traded, BTC"),
-            "quote_volume": _column(pl.Float64, pa.Check.ge(0), nullable=True, about="traded, USD; null where unknown"),
-            "trades": _column(pl.Int64, pa.Check.ge(0), nullable=True, about="number of trades; null where unknown"),
-            "taker_buy_volume": _column(
-                pl.Float64, pa.Check.ge(0), nullable=True, about="bought by takers, BTC; null where unknown"
+            "volume": Column(pl.Float64, _check("ge", 0), _FINITE, about="traded, BTC"),
+            "quote_volume": Column(pl.Float64, _check("ge", 0), nullable=True, about="traded, USD; null where unknown"),
+            "trades": Column(pl.Int64, _check("ge", 0), nullable=True, about="number of trades; null where unknown"),
+            "taker_buy_volume": Column(
+                pl.Float64, _check("ge", 0), nullable=True, about="bought by takers, BTC; null where unknown"
             ),
-            "taker_buy_quote_volume": _column(
-                pl.Float64, pa.Check.ge(0), nullable=True, about="bought by takers, USD; null where unknown"
+            "taker_buy_quote_volume": Column(
+                pl.Float64, _check("ge", 0), nullable=True, about="bought by takers, USD; null where unknown"
             ),
-            "venue": _column(pl.String, pa.Check.str_length(min_value=1), about="where the bar was traded"),
+            "venue": Column(pl.String, _check("str_length", min_value=1), about="where the bar was traded"),
         },
         _law(
             "low <= open, close <= high",
@@ -144,9 +216,9 @@ HOURLY_FEATURES = Contract(
     schema=_schema(
         {
             "open_time": _OPEN_TIME,
-            "available_at": _column(UTC_TIME, _ON_THE_HOUR, about="when the row could first be used: open_time + 1 h"),
+            "available_at": Column(UTC_TIME, _ON_THE_HOUR, about="when the row could first be used: open_time + 1 h"),
             **{
-                feature.name: _column(pl.Float64, _FINITE, nullable=True, about=f"{feature.about} [{feature.unit}]")
+                feature.name: Column(pl.Float64, _FINITE, nullable=True, about=f"{feature.about} [{feature.unit}]")
                 for feature in FEATURES
             },
         },
@@ -162,10 +234,10 @@ HOURLY_LABELS = Contract(
         {
             "open_time": _OPEN_TIME,
             "horizon_hours": _HORIZON,
-            "known_at": _column(
+            "known_at": Column(
                 UTC_TIME, _ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"
             ),
-            "log_return": _column(
+            "log_return": Column(
                 pl.Float64, _FINITE, nullable=True, about="ln(close[t+h] / close[t]), fraction; null across gaps"
             ),
         },
@@ -184,14 +256,14 @@ CV_FOLDS = Contract(
         {
             "cutoff": _CUTOFF,
             "horizon_hours": _HORIZON,
-            "fold": _column(pl.Int64, pa.Check.ge(0), about="0 is the oldest"),
-            "train_start": _column(UTC_TIME, about="first open_time trained on"),
-            "train_end": _column(UTC_TIME, about="last open_time trained on; its label is known by test_start"),
-            "test_start": _column(UTC_TIME, about="first open_time tested on"),
-            "test_end": _column(UTC_TIME, about="last open_time tested on"),
-            "purge_hours": _column(pl.Int64, pa.Check.ge(1), about="hours between the two, at least the horizon"),
-            "n_train": _column(pl.Int64, pa.Check.ge(1), about="labelled rows trained on"),
-            "n_test": _column(pl.Int64, pa.Check.ge(1), about="labelled rows tested on"),
+            "fold": Column(pl.Int64, _check("ge", 0), about="0 is the oldest"),
+            "train_start": Column(UTC_TIME, about="first open_time trained on"),
+            "train_end": Column(UTC_TIME, about="last open_time trained on; its label is known by test_start"),
+            "test_start": Column(UTC_TIME, about="first open_time tested on"),
+            "test_end": Column(UTC_TIME, about="last open_time tested on"),
+            "purge_hours": Column(pl.Int64, _check("ge", 1), about="hours between the two, at least the horizon"),
+            "n_train": Column(pl.Int64, _check("ge", 1), about="labelled rows trained on"),
+            "n_test": Column(pl.Int64, _check("ge", 1), about="labelled rows tested on"),
         },
         _law("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
         _law("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
@@ -206,17 +278,17 @@ TUNED_PARAMETERS = Contract(
         {
             "cutoff": _CUTOFF,
             "horizon_hours": _HORIZON,
-            "source": _column(pl.String, pa.Check.isin(["default", "tuned", "reused"]), about="how they came about"),
-            "tuned_cutoff": _column(pl.Date, about="the cutoff whose study chose them"),
-            "log_loss": _column(
+            "source": Column(pl.String, _check("isin", ["default", "tuned", "reused"]), about="how they came about"),
+            "tuned_cutoff": Column(pl.Date, about="the cutoff whose study chose them"),
+            "log_loss": Column(
                 pl.Float64, _FINITE, nullable=True, about="mean over folds, nats; null when not measured"
             ),
-            "incumbent_log_loss": _column(
+            "incumbent_log_loss": Column(
                 pl.Float64, _FINITE, nullable=True, about="of the parameters they had to beat, nats"
             ),
-            "trials": _column(pl.Int64, pa.Check.ge(0), about="trials completed"),
-            "pruned": _column(pl.Int64, pa.Check.ge(0), about="trials stopped early"),
-            "parameters": _column(pl.String, about="JSON object, keys sorted"),
+            "trials": Column(pl.Int64, _check("ge", 0), about="trials completed"),
+            "pruned": Column(pl.Int64, _check("ge", 0), about="trials stopped early"),
+            "parameters": Column(pl.String, about="JSON object, keys sorted"),
         },
     ),
     day=pl.col("cutoff"),
@@ -229,10 +301,10 @@ FOLD_FORECASTS = Contract(
         {
             "cutoff": _CUTOFF,
             "horizon_hours": _HORIZON,
-            "fold": _column(pl.Int64, pa.Check.ge(0), about="fold the row was tested in"),
+            "fold": Column(pl.Int64, _check("ge", 0), about="fold the row was tested in"),
             "open_time": _OPEN_TIME,
-            "log_return": _column(pl.Float64, _FINITE, about="what happened, fraction"),
-            "p_up": _column(pl.Float64, *_PROBABILITY, about="probability of a rise, before calibration"),
+            "log_return": Column(pl.Float64, _FINITE, about="what happened, fraction"),
+            "p_up": Column(pl.Float64, *_PROBABILITY, about="probability of a rise, before calibration"),
             **_QUANTILES,
         },
         _QUANTILE_LAW,
@@ -247,15 +319,15 @@ TRAINED_MODEL = Contract(
         {
             "cutoff": _CUTOFF,
             "horizon_hours": _HORIZON,
-            "output": _column(pl.String, pa.Check.isin(["p_up", *QUANTILE_COLUMNS]), about="what the graph yields"),
-            "model_version": _column(pl.Int64, pa.Check.ge(1), about="version in the MLflow registry"),
+            "output": Column(pl.String, _check("isin", ["p_up", *QUANTILE_COLUMNS]), about="what the graph yields"),
+            "model_version": Column(pl.Int64, _check("ge", 1), about="version in the MLflow registry"),
             "model_digest": _DIGEST,
-            "graph_digest": _column(
-                pl.String, pa.Check.str_matches(r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
+            "graph_digest": Column(
+                pl.String, _check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
             ),
-            "rows": _column(pl.Int64, pa.Check.ge(1), about="labelled rows trained on"),
-            "trees": _column(pl.Int64, pa.Check.ge(1), about="trees in the graph"),
-            "parity_error": _column(pl.Float64, pa.Check.ge(0), about="largest |ONNX - library| on the parity rows"),
+            "rows": Column(pl.Int64, _check("ge", 1), about="labelled rows trained on"),
+            "trees": Column(pl.Int64, _check("ge", 1), about="trees in the graph"),
+            "parity_error": Column(pl.Float64, _check("ge", 0), about="largest |ONNX - library| on the parity rows"),
         },
     ),
     day=pl.col("cutoff"),
@@ -268,9 +340,9 @@ MODEL_EXPLANATION = Contract(
         {
             "cutoff": _CUTOFF,
             "horizon_hours": _HORIZON,
-            "feature": _column(pl.String, about="feature name"),
-            "mean_abs_shap": _column(pl.Float64, pa.Check.ge(0), about="mean |SHAP value| of P(up), log-odds"),
-            "rank": _column(pl.Int64, pa.Check.ge(1), about="1 is the most important"),
+            "feature": Column(pl.String, about="feature name"),
+            "mean_abs_shap": Column(pl.Float64, _check("ge", 0), about="mean |SHAP value| of P(up), log-odds"),
+            "rank": Column(pl.Int64, _check("ge", 1), about="1 is the most important"),
         },
     ),
     day=pl.col("cutoff"),
@@ -282,21 +354,21 @@ MODEL_VERDICT = Contract(
     schema=_schema(
         {
             "cutoff": _CUTOFF,
-            "criterion": _column(pl.String, about="what was asked of the candidate"),
-            "value": _column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
-            "bound": _column(pl.Float64, nullable=True, about="what was asked"),
-            "passed": _column(pl.Boolean, about="whether it holds"),
-            "reason": _column(pl.String, about="a sentence for a person"),
-            "decision": _column(
-                pl.String, pa.Check.isin(["promoted", "kept", "refused"]), about="of the whole verdict"
+            "criterion": Column(pl.String, about="what was asked of the candidate"),
+            "value": Column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
+            "bound": Column(pl.Float64, nullable=True, about="what was asked"),
+            "passed": Column(pl.Boolean, about="whether it holds"),
+            "reason": Column(pl.String, about="a sentence for a person"),
+            "decision": Column(
+                pl.String, _check("isin", ["promoted", "kept", "refused"]), about="of the whole verdict"
             ),
-            "candidate_version": _column(pl.Int64, about="registry version of the candidate"),
+            "candidate_version": Column(pl.Int64, about="registry version of the candidate"),
             "candidate_digest": _DIGEST,
-            "champion_version": _column(
+            "champion_version": Column(
                 pl.Int64, nullable=True, about="registry version of the champion after this verdict; null: none yet"
             ),
-            "champion_cutoff": _column(pl.Date, nullable=True, about="its cutoff"),
-            "champion_digest": _column(pl.String, nullable=True, about="its digest"),
+            "champion_cutoff": Column(pl.Date, nullable=True, about="its cutoff"),
+            "champion_digest": Column(pl.String, nullable=True, about="its digest"),
         },
     ),
     day=pl.col("cutoff"),
@@ -309,14 +381,14 @@ FORECASTS = Contract(
         {
             "open_time": _OPEN_TIME,
             "horizon_hours": _HORIZON,
-            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecast it is"),
-            "made_at": _column(UTC_TIME, about="open_time + 1 h"),
-            "target_time": _column(UTC_TIME, about="end of the window forecast: made_at + horizon"),
-            "model_version": _column(pl.Int64, about="registry version"),
+            "role": Column(pl.String, _check("isin", ROLES), about="whose forecast it is"),
+            "made_at": Column(UTC_TIME, about="open_time + 1 h"),
+            "target_time": Column(UTC_TIME, about="end of the window forecast: made_at + horizon"),
+            "model_version": Column(pl.Int64, about="registry version"),
             "model_cutoff": _CUTOFF,
             "model_digest": _DIGEST,
             "close": _price("last close the forecast starts from, USD"),
-            "p_up": _column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
+            "p_up": Column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
             **_QUANTILES,
         },
         _QUANTILE_LAW,
@@ -333,20 +405,18 @@ FORECAST_OUTCOMES = Contract(
         {
             "open_time": _OPEN_TIME,
             "horizon_hours": _HORIZON,
-            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecast it was"),
-            "known_at": _column(UTC_TIME, about="when the outcome was known"),
-            "model_version": _column(pl.Int64, about="registry version"),
+            "role": Column(pl.String, _check("isin", ROLES), about="whose forecast it was"),
+            "known_at": Column(UTC_TIME, about="when the outcome was known"),
+            "model_version": Column(pl.Int64, about="registry version"),
             "model_cutoff": _CUTOFF,
-            "p_up": _column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
+            "p_up": Column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
             **_QUANTILES,
-            "log_return": _column(pl.Float64, _FINITE, about="what happened, fraction"),
-            "outcome": _column(
-                pl.String, pa.Check.isin(["correct", "incorrect", "too_small_to_call"]), about="of the direction"
+            "log_return": Column(pl.Float64, _FINITE, about="what happened, fraction"),
+            "outcome": Column(
+                pl.String, _check("isin", ["correct", "incorrect", "too_small_to_call"]), about="of the direction"
             ),
-            "signed_return_bps": _column(pl.Float64, _FINITE, about="return in the direction forecast, basis points"),
-            "net_return_bps": _column(
-                pl.Float64, _FINITE, about="the same after one round trip of costs, basis points"
-            ),
+            "signed_return_bps": Column(pl.Float64, _FINITE, about="return in the direction forecast, basis points"),
+            "net_return_bps": Column(pl.Float64, _FINITE, about="the same after one round trip of costs, basis points"),
         },
         _QUANTILE_LAW,
     ),
@@ -358,15 +428,15 @@ PERFORMANCE_REPORT = Contract(
     table="monitoring/performance_report",
     schema=_schema(
         {
-            "day": _column(pl.Date, about="last day reported on"),
-            "role": _column(pl.String, pa.Check.isin(ROLES), about="whose forecasts"),
+            "day": Column(pl.Date, about="last day reported on"),
+            "role": Column(pl.String, _check("isin", ROLES), about="whose forecasts"),
             "horizon_hours": _HORIZON,
-            "period": _column(pl.String, about="'all', a calendar year, or 'last_90_days'"),
-            "metric": _column(pl.String, about="name of the metric"),
-            "value": _column(pl.Float64, nullable=True, about="its value; null when it cannot be computed"),
-            "lower": _column(pl.Float64, nullable=True, about="lower end of the 95 % interval"),
-            "upper": _column(pl.Float64, nullable=True, about="upper end of the 95 % interval"),
-            "n": _column(pl.Int64, pa.Check.ge(0), about="hours it rests on"),
+            "period": Column(pl.String, about="'all', a calendar year, or 'last_90_days'"),
+            "metric": Column(pl.String, about="name of the metric"),
+            "value": Column(pl.Float64, nullable=True, about="its value; null when it cannot be computed"),
+            "lower": Column(pl.Float64, nullable=True, about="lower end of the 95 % interval"),
+            "upper": Column(pl.Float64, nullable=True, about="upper end of the 95 % interval"),
+            "n": Column(pl.Int64, _check("ge", 0), about="hours it rests on"),
         },
     ),
     day=pl.col("day"),
@@ -377,16 +447,16 @@ SERVING_BUNDLE = Contract(
     table="serving/bundle",
     schema=_schema(
         {
-            "day": _column(pl.Date, about="day whose newest forecast was published"),
-            "bundle_id": _column(
-                pl.String, pa.Check.str_matches(r"^[0-9a-f]{16}$"), about="name of the published folder"
+            "day": Column(pl.Date, about="day whose newest forecast was published"),
+            "bundle_id": Column(
+                pl.String, _check("str_matches", r"^[0-9a-f]{16}$"), about="name of the published folder"
             ),
-            "model_version": _column(pl.Int64, about="registry version served"),
+            "model_version": Column(pl.Int64, about="registry version served"),
             "model_cutoff": _CUTOFF,
             "model_digest": _DIGEST,
-            "made_at": _column(UTC_TIME, about="when the newest forecast was made"),
-            "forecasts": _column(pl.Int64, pa.Check.ge(1), about="forecast rows in serving.duckdb"),
-            "outcomes": _column(pl.Int64, pa.Check.ge(0), about="outcome rows in serving.duckdb"),
+            "made_at": Column(UTC_TIME, about="when the newest forecast was made"),
+            "forecasts": Column(pl.Int64, _check("ge", 1), about="forecast rows in serving.duckdb"),
+            "outcomes": Column(pl.Int64, _check("ge", 0), about="outcome rows in serving.duckdb"),
         },
     ),
     day=pl.col("day"),

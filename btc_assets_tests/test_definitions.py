@@ -34,7 +34,7 @@ EXPECTED = {
 }
 HEAVY = (
     *("torch", "transformers", "shap", "evidently", "mlflow", "xgboost", "sklearn", "optuna"),
-    *("scipy", "statsmodels", "arch", "matplotlib", "onnxruntime", "onnx", "litestar"),
+    *("scipy", "statsmodels", "arch", "matplotlib", "onnxruntime", "onnx", "litestar", "pandas", "pandera", "duckdb"),
 )
 
 
