@@ -1,4 +1,4 @@
-"""The command line: `python -m btc_assets demo | walk-forward | train | up`."""
+"""The command line: `python -m btc_assets demo | walk-forward | train | sql | up`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     walk.add_argument("--again", action="store_true", help="make everything again, also what is already there")
     train = commands.add_parser("train", help="train and judge one cutoff, forecast its day and publish")
     train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (the newest Monday)")
+    sql = commands.add_parser("sql", help="ask the lake: every table is a view, such as monitoring.forecasts")
+    sql.add_argument("query", help="one SELECT in DuckDB's SQL")
     return top
 
 
@@ -45,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from btc_assets.demo import demo
 
         return demo(config)
-    from btc_assets.automation.command import train, walk_forward
+    from btc_assets.automation.command import ask, train, walk_forward
 
+    if chosen.command == "sql":
+        return ask(config, chosen.query)
     if chosen.command == "train":
         return train(config, chosen.cutoff)
     return walk_forward(chosen.start, chosen.end, every_days=chosen.every_days, resume=not chosen.again)

@@ -24,15 +24,6 @@ from btc_assets.monitoring import checks as monitoring_checks  # noqa: E402
 from btc_assets.serving import assets as serving  # noqa: E402
 from btc_assets.settings import settings  # noqa: E402
 
-
-@dg.resource(description="DuckDB in memory, for SQL over the Parquet files of the lake.")
-def duckdb(_context: dg.InitResourceContext) -> object:
-    """Return a DuckDBResource, imported by the run that asks for it."""
-    from dagster_duckdb import DuckDBResource
-
-    return DuckDBResource(database=":memory:")
-
-
 _LAKE = Lake(root=settings().lake_root)
 
 defs = dg.Definitions(
@@ -44,7 +35,6 @@ defs = dg.Definitions(
     resources={
         "lake": _LAKE,
         "io_manager": _LAKE,
-        "duckdb": duckdb,
         "market": Market.from_settings(settings()),
         "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts)),
     },

@@ -74,3 +74,27 @@ def train(config: Settings, cutoff: date | None) -> int:
     today = config.now().date()
     end = today if config.history_end is None else min(today, date.fromordinal(config.history_end.toordinal() - 1))
     return walk_forward(cutoff or previous_monday(end), end, every_days=WHOLE_YEAR, resume=True)
+
+
+def ask(config: Settings, query: str) -> int:
+    """Answer a question in SQL about what is stored, and return the exit status."""
+    import duckdb
+    from dagster_duckdb import DuckDBResource
+
+    from btc_assets.lake import Lake
+    from btc_assets.sql import add_lake_views
+
+    with DuckDBResource(database=":memory:").get_connection() as connection:
+        views = add_lake_views(connection, Lake(root=config.lake_root))
+        try:
+            answer = connection.sql(query)
+        except duckdb.Error as error:
+            print(
+                f"{error}\nThe views are: {', '.join(views) or 'none yet; materialise something first'}",
+                file=sys.stderr,
+            )
+            return 2
+        if answer is not None:
+            with pl.Config(tbl_rows=100, tbl_cols=30, tbl_width_chars=200):
+                print(answer.pl())
+    return 0

@@ -1,0 +1,39 @@
+"""SQL over the lake: every stored table as a DuckDB view, for reports and for questions nobody foresaw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from btc_assets.contracts import CONTRACTS
+from btc_assets.lake import PART, Lake
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def add_lake_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> list[str]:
+    """Add a view for each stored table, named as its asset: `market.prices`, `monitoring.forecasts`, ...
+
+    The views read the Parquet files as they are when a query runs; nothing is copied or locked.
+
+    Args:
+        connection: where to add them; UTC becomes its time zone.
+        lake: whose tables they show.
+
+    Returns:
+        The names of the views.
+    """
+    connection.execute("SET TimeZone = 'UTC'")
+    names = []
+    for contract in CONTRACTS.values():
+        if not lake.days(contract):
+            continue
+        domain, table = contract.table.split("/")
+        files = f"{lake.root}/{contract.table}/day=*/{PART}".replace("'", "''")
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {domain}")
+        connection.execute(
+            f"CREATE OR REPLACE VIEW {domain}.{table} AS "  # noqa: S608 - names are contracts', the path is quoted
+            f"SELECT * FROM read_parquet('{files}', hive_partitioning = false)"
+        )
+        names.append(f"{domain}.{table}")
+    return names
