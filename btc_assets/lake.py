@@ -34,10 +34,22 @@ class LakeError(RuntimeError):
 
 
 def digest(frame: pl.DataFrame) -> str:
-    """Return the SHA-256 of a frame's schema and values; equal frames give equal digests."""
+    """Return the SHA-256 of a frame's columns and values; equal frames give equal digests.
+
+    Arrow leaves the bytes under a null undefined, so nulls are hashed as a mask beside filled values.
+    """
+    known = frame.select(
+        *(
+            pl.col(name).to_physical().fill_null("" if dtype == pl.String else False if dtype == pl.Boolean else 0)
+            for name, dtype in frame.schema.items()
+        ),
+        *(pl.col(name).is_null().alias(f"{name} is null") for name in frame.columns),
+    )
     buffer = io.BytesIO()
-    frame.rechunk().write_ipc(buffer, compression="uncompressed")
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    known.rechunk().write_ipc(buffer, compression="uncompressed")
+    whole = hashlib.sha256(repr(frame.schema).encode())
+    whole.update(buffer.getvalue())
+    return whole.hexdigest()
 
 
 def by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date]) -> Iterator[tuple[date, pl.DataFrame]]:

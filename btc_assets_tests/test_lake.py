@@ -211,3 +211,15 @@ def test_an_object_store_url_serves_as_the_root() -> None:
 def test_times_come_back_in_utc(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day())
     assert lake.scan(PRICES).select(pl.col("open_time").min()).collect().item() == datetime(2018, 1, 1, tzinfo=UTC)
+
+
+def test_equal_frames_have_equal_digests_whatever_lies_under_their_nulls() -> None:
+    plain = pl.DataFrame({"x": [1.0, None], "s": ["a", None], "t": [datetime(2024, 1, 1, tzinfo=UTC), None]})
+    masked = pl.DataFrame({"x": [1.0, 7.0], "s": ["a", "b"], "t": [datetime(2024, 1, 1, tzinfo=UTC)] * 2}).select(
+        pl.when(pl.col("x") < 2).then(pl.all())
+    )
+    assert plain.equals(masked)
+    assert digest(plain) == digest(masked)
+    assert digest(plain) != digest(plain.fill_null(0).with_columns(s=pl.lit("a")))
+    assert digest(plain) != digest(plain.rename({"x": "y"}))
+    assert digest(pl.DataFrame({"x": [None, 0.0]})) != digest(pl.DataFrame({"x": [0.0, None]}))

@@ -27,7 +27,7 @@ from btc_assets.lake import Lake, digest, stored
 from btc_assets.learning import folds, gate, training
 from btc_assets.learning.bundle import graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
-from btc_assets.learning.registry import CHALLENGER, CHAMPION, MODEL_FOLDER, NATIVE_FOLDER, PREVIOUS, ModelRegistry
+from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.settings import settings
 
@@ -139,6 +139,7 @@ def tuned_parameters(
     config, cutoff = settings(), day_of(context.partition_key)
     previous = earlier.collect().sort("cutoff")
     layout = cv_folds.collect()
+    wide, known = hourly_features.collect(), hourly_labels.collect()
     rows: dict[int, folds.Rows] = {}
     records: list[dict[str, Any]] = []
     for horizon in HORIZONS:
@@ -160,7 +161,7 @@ def tuned_parameters(
                 "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
             }
         else:
-            rows = rows or _rows(hourly_features, hourly_labels, cutoff, _names())
+            rows = rows or _rows(wide.lazy(), known.lazy(), cutoff, _names())
             own = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
             study = tune(
                 [folds.split(rows[horizon], fold) for fold in own.iter_rows(named=True)],
@@ -183,7 +184,8 @@ def tuned_parameters(
             }
         records.append(record)
     frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns)
-    with registry.run(context, _versions(cv_folds=layout, earlier=previous)) as run:
+    versions = _versions(hourly_features=wide, hourly_labels=known, cv_folds=layout, earlier=previous)
+    with registry.run(context, versions) as run:
         for row in frame.iter_rows(named=True):
             horizon = row["horizon_hours"]
             run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
@@ -273,7 +275,8 @@ def trained_model(
     """
     config, cutoff = settings(), day_of(context.partition_key)
     names = _names()
-    forecasts, parameters = fold_forecasts.collect(), _parameters(tuned_parameters.collect())
+    forecasts, tuned = fold_forecasts.collect(), tuned_parameters.collect()
+    parameters = _parameters(tuned)
     declared = {feature.name: feature for feature in FEATURES}
     metrics = {
         horizon: training.out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == horizon))
@@ -281,7 +284,7 @@ def trained_model(
     }
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows = _rows(wide.lazy(), known.lazy(), cutoff, names)
-    versions = _versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts)
+    versions = _versions(hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, fold_forecasts=forecasts)
     with registry.run(context, versions) as run:
         model = training.fit_model(
             rows,
@@ -379,14 +382,17 @@ def model_explanation(
     from btc_assets.learning.explain import explain
 
     cutoff, names = day_of(context.partition_key), _names()
-    version = trained_model.select("model_version").collect().item(0, 0)
-    rows = _rows(hourly_features, hourly_labels, cutoff, names)
+    trained = trained_model.collect()
+    version = trained["model_version"][0]
+    wide, known = hourly_features.collect(), hourly_labels.collect()
+    rows = _rows(wide.lazy(), known.lazy(), cutoff, names)
     natives = registry.native(version)
     found = {h: explain(natives / f"p_up_{h}h.ubj", rows[h].inputs, names) for h in HORIZONS}
     frame = pl.concat([found[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
     primary = HORIZONS[0]
     picture = found[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
-    with registry.run(context, {"model_version": str(version)}) as run:
+    versions = _versions(hourly_features=wide, hourly_labels=known, trained_model=trained)
+    with registry.run(context, {"model_version": str(version), **versions}) as run:
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / f"beeswarm_{primary}h.png").write_bytes(picture)
             frame.write_csv(Path(scratch) / "importance.csv")
@@ -450,13 +456,14 @@ def model_verdict(
     trained = trained_model.collect()
     candidate = gate.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
     before = gate.champion_as_of(earlier.collect(), cutoff - timedelta(days=1), window_days=config.window_days)
-    rows = _rows(hourly_features, hourly_labels, cutoff, _names())[gate.PRIMARY]
-    evidence = gate.candidate_evidence(fold_forecasts.collect(), rows)
+    wide, known, forecasts = hourly_features.collect(), hourly_labels.collect(), fold_forecasts.collect()
+    rows = _rows(wide.lazy(), known.lazy(), cutoff, _names())[gate.PRIMARY]
+    evidence = gate.candidate_evidence(forecasts, rows)
     champion = None
     if before is not None:
         bundle = registry.load(before.version)
-        wide = hourly_features.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
-        champion = gate.champion_evidence(bundle, folds.matrix(wide.collect(), bundle.features), evidence)
+        judged = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
+        champion = gate.champion_evidence(bundle, folds.matrix(judged, bundle.features), evidence)
     decision, criteria = gate.judge(
         evidence,
         champion,
@@ -466,12 +473,14 @@ def model_verdict(
     )
     frame = gate.verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
     summary = _markdown(frame.select("criterion", "value", "bound", "passed", "reason"))
-    with registry.run(context, {"decision": decision, "model_version": str(candidate.version)}) as run:
+    versions = _versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts, trained_model=trained)
+    tags = {"decision": decision, "model_version": str(candidate.version)}
+    with registry.run(context, tags | versions) as run:
         run.metrics({criterion.name: criterion.value for criterion in criteria if criterion.value is not None})
         run.table("verdict.md", f"# {decision}\n\n{summary}\n")
         link = run.link()
-    if max(lake.days(MODEL_VERDICT), default=cutoff) <= cutoff:
-        point_aliases(registry, decision, candidate, before)
+    history = lake.scan(MODEL_VERDICT).filter(pl.col("cutoff") != cutoff).collect()
+    registry.stand(gate.standing(pl.concat([history, frame])))
     return stored(
         context,
         MODEL_VERDICT,
@@ -483,19 +492,6 @@ def model_verdict(
             "mlflow_run": link,
         },
     )
-
-
-def point_aliases(
-    registry: ModelRegistry, decision: str, candidate: gate.ModelChoice, before: gate.ModelChoice | None
-) -> None:
-    """Point the registry's aliases where the newest verdict says."""
-    if decision == "promoted":
-        registry.set_alias(CHAMPION, candidate.version)
-        registry.clear_alias(CHALLENGER)
-        if before is not None and before.version != candidate.version:
-            registry.set_alias(PREVIOUS, before.version)
-    elif before is None or before.version != candidate.version:
-        registry.set_alias(CHALLENGER, candidate.version)
 
 
 def _versions(**frames: pl.DataFrame) -> dict[str, str]:

@@ -19,7 +19,7 @@ from btc_assets.contracts import HORIZONS, MODEL_VERDICT, QUANTILE_COLUMNS
 from btc_assets.learning.bundle import MEDIAN, ModelBundle
 from btc_assets.learning.evaluation import log_losses
 from btc_assets.learning.export import PARITY_TOLERANCE
-from btc_assets.learning.folds import Rows, midnight
+from btc_assets.learning.folds import Rows, last_train_open_time, midnight
 from btc_assets.learning.training import learn, scales
 
 PRIMARY = HORIZONS[0]
@@ -88,8 +88,9 @@ def candidate_evidence(forecasts: pl.DataFrame, rows: Rows) -> Evidence:
     """
     own = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
     newest = own["fold"].max()
-    lesson = learn(own.filter(pl.col("fold") != newest), rows, PRIMARY)
     judged = own.filter(pl.col("fold") == newest)
+    known = last_train_open_time(judged["open_time"][0], PRIMARY)
+    lesson = learn(own.filter(pl.col("open_time") <= known), rows, PRIMARY)
     scale = scales(rows, PRIMARY)[rows.open_time.search_sorted(judged["open_time"]).to_numpy()]
     offsets = np.array([lesson.offsets.get(name, 0.0) for name in QUANTILE_COLUMNS])
     quantiles = judged.select(QUANTILE_COLUMNS).to_numpy() + offsets * scale[:, None]
@@ -233,6 +234,35 @@ def champion_as_of(verdicts: pl.DataFrame, day: date, *, window_days: int) -> Mo
         return None
     row = named.row(-1, named=True)
     return ModelChoice(row["champion_version"], row["champion_cutoff"], row["champion_digest"])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the registry's aliases belong: registry versions, None where nobody stands."""
+
+    champion: int | None
+    previous: int | None
+    challenger: int | None
+
+
+def standing(verdicts: pl.DataFrame) -> Standing:
+    """Return who stands after the newest of these verdicts.
+
+    The champion is the one it names, the previous one the last other champion before; the challenger is a
+    candidate that is valid but was not shown to be better. A refused candidate stands nowhere.
+
+    Args:
+        verdicts: MODEL_VERDICT rows of the whole history.
+    """
+    by_cutoff = verdicts.unique("cutoff", keep="any").sort("cutoff")
+    if by_cutoff.is_empty():
+        return Standing(None, None, None)
+    newest = by_cutoff.row(-1, named=True)
+    champion = newest["champion_version"]
+    others = by_cutoff["champion_version"].drop_nulls().to_list()
+    previous = next((version for version in reversed(others) if version != champion), None)
+    kept = newest["decision"] == "kept" and newest["candidate_version"] != champion
+    return Standing(champion, previous, newest["candidate_version"] if kept else None)
 
 
 def verdict_rows(

@@ -6,8 +6,10 @@ back is verified against its digest before anyone forecasts with it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from btc_assets.learning.bundle import ModelBundle
+from btc_assets.learning.gate import Standing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +35,17 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 class RegistryError(RuntimeError):
     """The registry does not hold what was asked for."""
+
+
+@cache
+def source_digest() -> str:
+    """Return the SHA-256 of the package's own source files, which names the code a run was made with."""
+    package = Path(__file__).parent.parent
+    whole = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        whole.update(f"{path.relative_to(package)}\n".encode())
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 class ModelRegistry(dg.ConfigurableResource):
@@ -68,6 +82,7 @@ class ModelRegistry(dg.ConfigurableResource):
                 "partition": context.partition_key,
                 "dagster_run_id": context.run.run_id,
                 "code_version": str(context.assets_def.code_versions_by_key.get(context.asset_key)),
+                "source_digest": source_digest(),
                 **tags,
             },
         )
@@ -206,6 +221,18 @@ class ModelRegistry(dg.ConfigurableResource):
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
+
+    def stand(self, standing: Standing) -> None:
+        """Point every alias where the verdicts say; the verdicts are the record, aliases only show it."""
+        for name, version in (
+            (CHAMPION, standing.champion),
+            (PREVIOUS, standing.previous),
+            (CHALLENGER, standing.challenger),
+        ):
+            if version is None:
+                self.clear_alias(name)
+            else:
+                self.set_alias(name, version)
 
     def set_alias(self, name: str, version: int) -> None:
         """Point an alias at a version."""

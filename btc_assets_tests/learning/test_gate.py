@@ -14,9 +14,11 @@ from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.gate import (
     Evidence,
     ModelChoice,
+    Standing,
     candidate_evidence,
     champion_as_of,
     judge,
+    standing,
     verdict_rows,
 )
 from btc_assets.learning.training import forecast_folds
@@ -135,3 +137,31 @@ def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only
     other = candidate_evidence(spoilt, rows[1])
     assert other.p_up.tobytes() == clean.p_up.tobytes()
     assert other.quantiles.tobytes() == clean.quantiles.tobytes()
+
+
+def test_aliases_follow_the_newest_verdict_and_nothing_else() -> None:
+    later = ModelChoice(3, date(2018, 6, 18), "d" * 64)
+    first = verdict(CHAMPION.cutoff, "promoted", CHAMPION, None)
+    second = verdict(CANDIDATE.cutoff, "promoted", CANDIDATE, CHAMPION)
+    kept = verdict(later.cutoff, "kept", later, CANDIDATE)
+    refused = verdict(later.cutoff, "refused", later, CANDIDATE)
+    assert standing(MODEL_VERDICT.empty()) == Standing(None, None, None)
+    assert standing(first) == Standing(1, None, None)
+    assert standing(pl.concat([second, first])) == Standing(2, 1, None)
+    assert standing(pl.concat([kept, first, second])) == Standing(2, 1, 3)
+    assert standing(pl.concat([first, second, refused])) == Standing(2, 1, None)
+
+
+def test_the_older_folds_teach_only_what_was_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
+    layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
+    quick = {1: BoostingParameters(rounds=20, quantile_rounds=15)}
+    forecasts = forecast_folds({1: rows[1]}, layout, quick, seed=1, threads=1)
+    began = layout["test_start"][-1]
+    spoilt = forecasts.with_columns(
+        log_return=pl.when((pl.col("open_time") < began) & (pl.col("open_time") > began - timedelta(hours=2)))
+        .then(-pl.col("log_return"))
+        .otherwise("log_return")
+    )
+    assert not spoilt.equals(forecasts)
+    clean, other = candidate_evidence(forecasts, rows[1]), candidate_evidence(spoilt, rows[1])
+    assert clean.p_up.tobytes() == other.p_up.tobytes()

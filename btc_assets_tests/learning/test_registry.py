@@ -8,7 +8,16 @@ import pytest
 
 from btc_assets.learning.bundle import BundleError, write_bundle
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.registry import CHAMPION, MODEL_FOLDER, MODEL_NAME, ModelRegistry, RegistryError
+from btc_assets.learning.gate import Standing
+from btc_assets.learning.registry import (
+    CHALLENGER,
+    CHAMPION,
+    MODEL_FOLDER,
+    MODEL_NAME,
+    PREVIOUS,
+    ModelRegistry,
+    RegistryError,
+)
 from btc_assets_tests.learning.test_training import fit, forecasts_of
 
 DAY = dg.StaticPartitionsDefinition(["2018-06-04"])
@@ -70,6 +79,7 @@ def test_a_run_says_where_it_came_from_and_is_closed(registry: ModelRegistry, fo
     assert run.data.tags["partition"] == "2018-06-04"
     assert run.data.tags["code_version"] == "1"
     assert run.data.tags["data_version.rows"] == "abc"
+    assert len(run.data.tags["source_digest"]) == 64
     assert run.data.params == {"rounds": "25"}
     assert run.data.metrics == {"1h.auc": 0.6}
 
@@ -111,6 +121,14 @@ def test_an_unknown_version_is_a_sentence(registry: ModelRegistry, folder: Path)
     materialise(registry, folder)
     with pytest.raises(RegistryError, match=f"version 999 of {MODEL_NAME}"):
         registry.load(999)
+
+
+def test_aliases_show_who_stands(registry: ModelRegistry, folder: Path) -> None:
+    version = int(str(metadata(materialise(registry, folder))["version"]))
+    registry.stand(Standing(version, None, version))
+    assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, None, version]
+    registry.stand(Standing(version, version, None))
+    assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, version, None]
 
 
 def test_aliases_move_and_clear(registry: ModelRegistry, folder: Path) -> None:
