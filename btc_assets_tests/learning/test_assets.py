@@ -1,0 +1,195 @@
+"""A cutoff from bars to verdict, on a lake and an MLflow store of its own."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.contracts import (
+    CV_FOLDS,
+    FOLD_FORECASTS,
+    HORIZONS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    MODEL_EXPLANATION,
+    MODEL_VERDICT,
+    PRICES,
+    TRAINED_MODEL,
+    TUNED_PARAMETERS,
+    Contract,
+)
+from btc_assets.features import assets as features
+from btc_assets.features.engine import compute_features
+from btc_assets.features.labels import compute_labels
+from btc_assets.lake import Lake, by_day
+from btc_assets.learning import assets as learning
+from btc_assets.learning.registry import CHAMPION, EXPERIMENT, PREVIOUS, ModelRegistry
+from btc_assets.market import assets as market
+from btc_assets.market.resources import Market
+from btc_assets.partitions import key_of
+from btc_assets.settings import settings
+from btc_assets_tests.conftest import random_walk_bars
+
+FIRST = date(2018, 1, 1)
+CUTOFF = date(2018, 5, 28)
+NEXT = date(2018, 6, 4)
+DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
+
+
+def midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time(), tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Point the settings at a folder of its own, with quick tuning."""
+    root = tmp_path_factory.mktemp("deployment")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BTC_DATA_DIR", str(root))
+        patch.setenv("BTC_TUNE_TRIALS", "2")
+        patch.setenv("BTC_TRAIN_THREADS", "1")
+        settings.cache_clear()
+        yield root
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def lake(place: Path) -> Lake:
+    """Return a lake of five months of synthetic bars, their features and labels."""
+    lake = Lake(root=settings().lake_root)
+    bars = random_walk_bars(24 * len(DAYS))
+    labels = compute_labels(bars, midnight(FIRST), midnight(NEXT))
+    for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(bars)), (HOURLY_LABELS, labels)):
+        for day, part in by_day(contract, frame.filter(contract.day.is_in(DAYS)), DAYS):
+            lake.write(contract, day, part)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def registry(place: Path) -> ModelRegistry:
+    return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
+
+
+def train(lake: Lake, registry: ModelRegistry, cutoff: date, **changed: object) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*market.ASSETS, *features.ASSETS, *learning.ASSETS],
+        selection=dg.AssetSelection.groups("learning"),
+        partition_key=key_of(cutoff),
+        resources={
+            "lake": lake,
+            "io_manager": lake,
+            "registry": registry,
+            "market": Market.from_settings(settings()),
+            **changed,
+        },
+        raise_on_error=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(lake: Lake, registry: ModelRegistry) -> dg.ExecuteInProcessResult:
+    result = train(lake, registry, CUTOFF)
+    assert result.success
+    return result
+
+
+def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
+    frame = lake.read(contract, day)
+    assert frame is not None
+    return frame
+
+
+@pytest.mark.usefixtures("first")
+def test_every_table_of_a_cutoff_keeps_its_contract(lake: Lake) -> None:
+    for contract in (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT):
+        frame = table(lake, contract)
+        assert contract.faults(frame) == []
+        assert frame.height > 0
+
+
+@pytest.mark.usefixtures("first")
+def test_the_first_valid_model_is_champion_in_the_verdict_and_in_the_registry(
+    lake: Lake, registry: ModelRegistry
+) -> None:
+    verdict = table(lake, MODEL_VERDICT)
+    assert verdict["passed"].all()
+    assert set(verdict["decision"]) == {"promoted"}
+    version = verdict["champion_version"][0]
+    bundle = registry.load(version)
+    assert bundle.digest == table(lake, TRAINED_MODEL)["model_digest"][0] == verdict["champion_digest"][0]
+    assert bundle.horizons == HORIZONS
+
+
+def test_every_mlflow_run_is_closed_and_says_where_it_came_from(
+    first: dg.ExecuteInProcessResult, registry: ModelRegistry
+) -> None:
+    experiment = registry.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = registry.client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{first.run_id}'")
+    assert {run.data.tags["asset"] for run in runs} == {
+        "learning/tuned_parameters",
+        "learning/trained_model",
+        "learning/model_explanation",
+        "learning/model_verdict",
+    }
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["partition"] == key_of(CUTOFF)
+        assert len(run.data.tags["data_version.hourly_features"]) == 64
+    trained = next(run for run in runs if run.data.tags["asset"] == "learning/trained_model")
+    assert {"1h.rounds", "feature_set", "seed"} <= set(trained.data.params)
+    assert {"1h.auc", "24h.coverage_90", "fold.4h.log_loss"} <= set(trained.data.metrics)
+    files = {item.path for item in registry.client.list_artifacts(trained.info.run_id, "model")}
+    assert {"model/model.json", "model/p_up_1h.onnx", "model/q95_24h.onnx"} <= files
+
+
+def test_training_the_same_cutoff_again_gives_the_same_model_and_version(
+    first: dg.ExecuteInProcessResult, lake: Lake, registry: ModelRegistry
+) -> None:
+    before = table(lake, TRAINED_MODEL)
+    assert train(lake, registry, CUTOFF).success
+    assert table(lake, TRAINED_MODEL).equals(before)
+
+
+@pytest.mark.usefixtures("first")
+def test_bars_after_the_cutoff_change_nothing_in_its_model(lake: Lake, registry: ModelRegistry, tmp_path: Path) -> None:
+    poisoned = Lake(root=str(tmp_path / "lake"))
+    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
+        for day in DAYS:
+            frame = table(lake, contract, day)
+            if day >= CUTOFF:
+                numbers = [name for name, kind in frame.schema.items() if kind == pl.Float64]
+                frame = frame.with_columns(pl.col(numbers) * 1e6)
+            poisoned.write(contract, day, frame)
+    assert train(poisoned, registry, CUTOFF).success
+    assert table(poisoned, TRAINED_MODEL).equals(table(lake, TRAINED_MODEL))
+
+
+@pytest.mark.usefixtures("first")
+def test_the_next_cutoff_reuses_parameters_and_is_held_against_the_champion(
+    lake: Lake, registry: ModelRegistry
+) -> None:
+    assert train(lake, registry, NEXT).success
+    assert set(table(lake, TUNED_PARAMETERS, NEXT)["source"]) == {"reused"}
+    verdict = table(lake, MODEL_VERDICT, NEXT)
+    assert "log_loss_gain" in verdict["criterion"].to_list()
+    stands = verdict["champion_version"][0]
+    assert registry.alias(CHAMPION) == stands
+    candidate, champion = verdict["candidate_version"][0], table(lake, MODEL_VERDICT)["champion_version"][0]
+    assert stands == (candidate if verdict["decision"][0] == "promoted" else champion)
+    assert registry.alias(PREVIOUS) == (champion if stands == candidate else None)
+
+
+def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake: Lake, registry: ModelRegistry) -> None:
+    early = FIRST + timedelta(days=20)
+    result = train(lake, registry, early)
+    assert not result.success
+    (failure, *_) = result.get_step_failure_events()
+    error = failure.step_failure_data.error
+    assert error is not None
+    assert error.cause is not None
+    assert "Materialise prices, features and labels" in error.cause.message
+    assert lake.read(TRAINED_MODEL, early) is None
