@@ -67,6 +67,8 @@ class BinanceSource:
         reached = first
         if last - first > ARCHIVE_FROM:
             archived, reached = self._archived(first, last)
+            if archived and (began := archived[0]["open_time"][0]) > first:
+                parts += self._pages(first, began)  # months the archive lacks; before the listing there is nothing
             parts += archived
         parts += self._pages(reached, last)
         bars = closed_between(pl.concat(parts), first, last, now)
@@ -107,8 +109,8 @@ class BinanceSource:
     def _archived(self, first: datetime, last: datetime) -> tuple[list[pl.DataFrame], datetime]:
         """Read whole months, then whole days, as far as they are published.
 
-        A month without a file at the beginning is one before the symbol was listed. An archive that is out of
-        reach is no fault: the REST API has the same bars.
+        Months without a file at the beginning are left to the REST API, like everything when the archive is out
+        of reach: it has the same bars.
 
         Returns:
             The bars, and the hour from which the REST API must be asked.

@@ -125,6 +125,13 @@ def test_a_long_span_is_read_from_the_archive_and_its_end_from_the_api(exchange:
     ]
 
 
+def test_a_first_month_the_archive_lacks_is_asked_of_the_api(exchange: Exchange) -> None:
+    times = hours(START, 24 * 62)
+    Archive(exchange, times, ["2025-01"], [])
+    frame = binance(exchange).fetch(START, START + len(times) * HOUR, NOW)
+    assert frame["open_time"].to_list() == times
+
+
 def test_the_archive_and_the_api_tell_the_same_bars(exchange: Exchange) -> None:
     times = hours(START, 24 * 62)
     exchange.respond = klines_from(times)
