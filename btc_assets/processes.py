@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-GRACE_S = 15.0
-"""Seconds a process has to end after it was asked to, before it is killed."""
+GRACE_S = 6.0
+"""Seconds a process has to end after it was interrupted, and again after it was told to terminate."""
 
 
 class ProcessError(RuntimeError):
@@ -44,12 +44,19 @@ def running(
         stop(process)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process; end its whole session when it has gone, or when its grace has passed."""
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, as Ctrl-C would; return at once."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process; end its whole session when it has gone, or when its patience has run out."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if process.poll() is None:
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

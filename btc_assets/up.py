@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from btc_assets.processes import ProcessError, running, wait_for_port
+from btc_assets.processes import ProcessError, interrupt, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT, Settings
 
 LOOPBACK = "127.0.0.1"
@@ -47,11 +47,11 @@ def up(chosen: Settings) -> int:
     """
     stopping = threading.Event()
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def leave(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+        signal.signal(number, leave)
     if chosen.tracking_uri.startswith("sqlite:///"):
         Path(chosen.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     failed = False
@@ -74,5 +74,7 @@ def up(chosen: Settings) -> int:
             print(f"==> {error}; stopping the others", file=sys.stderr, flush=True)
             failed = True
         print("==> stopping", flush=True)
+        for process, _ in parts.values():
+            interrupt(process)  # all at once; leaving the block waits for each
     print("==> stopped", flush=True)
     return int(failed)

@@ -1,12 +1,10 @@
 """Once for real: `dagster dev`, the forecast server and a local exchange, and nobody at the keyboard."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import httpx
 import polars as pl
 import pytest
 
-from btc_assets.processes import free_port, wait_for_port
+from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.market.conftest import Answer, Exchange
@@ -51,29 +49,6 @@ def _kline(bar: dict[str, object]) -> list[object]:
     prices = [str(bar[name]) for name in ("open", "high", "low", "close", "volume")]
     flow = [str(bar["quote_volume"]), bar["trades"], str(bar["taker_buy_volume"]), str(bar["taker_buy_quote_volume"])]
     return [at, *prices, at + 3_599_999, *flow, "0"]
-
-
-@contextlib.contextmanager
-def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _until(holds: Callable[[], bool], seconds: float) -> bool:
@@ -124,11 +99,20 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         timeout=180,
     )
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    dagster = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", "workspace.yaml", "-p", str(ui)]
+    dagster = [
+        str(Path(sys.executable).parent / "dagster"),
+        "dev",
+        "-w",
+        str(PROJECT_ROOT / "workspace.yaml"),
+        "-p",
+        str(ui),
+    ]
     dev_log = tmp_path / "dagster_dev.log"
     with (
-        _process([sys.executable, "-m", "serve"], environment, tmp_path / "serve.log") as server,
-        _process(dagster, environment, dev_log),
+        (tmp_path / "serve.log").open("wb") as serve_output,
+        dev_log.open("wb") as dev_output,
+        running([sys.executable, "-m", "serve"], environment=environment, log=serve_output.fileno()) as server,
+        running(dagster, environment=environment, log=dev_output.fileno()),
     ):
         wait_for_port(server, LOOPBACK, port, seconds=30)
 
