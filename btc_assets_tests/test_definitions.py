@@ -75,7 +75,8 @@ def test_prices_and_forecasts_are_checked_and_blocked_on() -> None:
 
 
 def test_runs_bound_their_time() -> None:
-    names = {"refresh_prices", "build_features", "forecast_days", "train_cutoff", "publish_bundle", "walk_forward"}
+    names = {"refresh_prices", "build_features", "forecast_days", "report_performance"}
+    names |= {"train_cutoff", "publish_bundle", "walk_forward"}
     jobs = {name: defs.resolve_job_def(name) for name in names}
     assert all(int(job.run_tags["dagster/max_runtime"]) > 0 for job in jobs.values())
 
@@ -86,7 +87,11 @@ def test_steps_run_in_one_process() -> None:
 
 def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
     assert {schedule.name for schedule in defs.schedules or ()} == {"hourly_refresh", "weekly_training"}
-    assert {sensor.name for sensor in defs.sensors or ()} == {"forecast_from_new_prices", "publish_new_forecasts"}
+    assert {sensor.name for sensor in defs.sensors or ()} == {
+        "forecast_from_new_prices",
+        "publish_new_forecasts",
+        "report_on_closed_days",
+    }
 
 
 def test_loading_the_definitions_imports_nothing_heavy() -> None:

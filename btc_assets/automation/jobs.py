@@ -22,50 +22,68 @@ VERDICT = dg.AssetKey(["learning", "model_verdict"])
 BUNDLE = dg.AssetKey(["serving", "bundle"])
 
 
-def _bounded(minutes: int) -> dict[str, str]:
-    """Return the tag that ends a run which hangs."""
-    return {"dagster/max_runtime": str(60 * minutes)}
+ONE_AT_A_TIME = "btc/one_at_a_time"
+"""Tag of runs that must not overlap: `dagster.yaml` lets one run a value of it through, the next one waits."""
+
+
+def _tags(alone: str, *, minutes: int) -> dict[str, str]:
+    """Return the tags that end a run which hangs, and keep apart runs that write the same tables.
+
+    Args:
+        alone: what the run writes; bars, say, are read, merged and written back, so of two runs at once one
+            would lose what the other stored.
+        minutes: longest the run may take.
+    """
+    return {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: alone}
 
 
 refresh_prices = dg.define_asset_job(
     "refresh_prices",
     selection=dg.AssetSelection.assets(PRICES),
     description="Fetch the bars of a day or a range of days.",
-    tags=_bounded(60),
+    tags=_tags("prices", minutes=60),
 )
 
 build_features = dg.define_asset_job(
     "build_features",
     selection=dg.AssetSelection.assets(FEATURES, LABELS),
     description="Features and labels of a day or a range of days, from the bars that are stored.",
-    tags=_bounded(60),
+    tags=_tags("forecasts", minutes=60),
 )
 
 forecast_days = dg.define_asset_job(
     "forecast_days",
-    selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES, REPORT),
+    selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES),
     description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
-    tags=_bounded(60),
+    tags=_tags("forecasts", minutes=60),
+)
+
+report_performance = dg.define_asset_job(
+    "report_performance",
+    selection=dg.AssetSelection.assets(REPORT),
+    description="Report on the forecasts known by the end of a day; apart from them, so that it cannot stop them.",
+    tags=_tags("report", minutes=60),
 )
 
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
     selection=dg.AssetSelection.groups("learning"),
     description="Train, explain and judge the model of one cutoff day.",
-    tags=_bounded(120),
+    tags=_tags("models", minutes=120),
 )
 
 publish_bundle = dg.define_asset_job(
     "publish_bundle",
     selection=dg.AssetSelection.assets(BUNDLE),
     description="Publish the newest forecast of a day to the server.",
-    tags=_bounded(10),
+    tags=_tags("bundle", minutes=10),
 )
 
 JOBS: list[Any] = [
     refresh_prices,
     build_features,
     forecast_days,
+    report_performance,
     train_cutoff,
     publish_bundle,
     walk_forward,

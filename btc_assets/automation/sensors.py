@@ -1,10 +1,13 @@
-"""The sensors: new bars become forecasts, new forecasts are published."""
+"""The sensors: new bars become forecasts, new forecasts are published, closed days are reported on.
+
+What a run was asked for counts as done; a run that fails is asked for again, a few minutes apart and a few times.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Self
 
 import dagster as dg
@@ -15,14 +18,20 @@ from btc_assets.automation.jobs import (
     LABELS,
     OUTCOMES,
     PRICES,
-    REPORT,
-    VERDICT,
     forecast_days,
     publish_bundle,
+    report_performance,
 )
-from btc_assets.automation.spans import Span, spans
+from btc_assets.automation.spans import DAY, RANGE_END_TAG, RANGE_START_TAG, Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
+from btc_assets.contracts import FORECASTS as FORECASTS_TABLE
+from btc_assets.contracts import MODEL_VERDICT
+from btc_assets.contracts import PRICES as PRICES_TABLE
+from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.lake import Lake
+from btc_assets.learning.gate import champion_as_of
 from btc_assets.partitions import DAILY, day_of, key_of
+from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
 
 BATCH = 2_000
@@ -30,7 +39,18 @@ BATCH = 2_000
 REMEMBERED_DAYS = 14
 """Newest days whose content is remembered, so that an unchanged one is not carried on again."""
 REPORTED_DAYS = 7
-"""A longer range is history being filled in: the report waits for the next day that closes."""
+"""Newest closed days that are reported on; what lies further back is history being filled in."""
+PARTITION_TAG = "dagster/partition"
+RUN_KEY_TAG = "dagster/run_key"
+SENSOR_TAG = "dagster/sensor_name"
+ATTEMPT_TAG = "btc/attempt"
+"""Tag of a run that was asked for again: which attempt it is."""
+ATTEMPTS = 3
+"""How often a run is asked for, the first time included."""
+RETRY_AFTER = timedelta(minutes=5)
+"""How long after its end a failed run is asked for again."""
+RETRY_WITHIN = timedelta(hours=12)
+"""Older failures are left to a person."""
 
 RUNNING_WHEN_LIVE = dg.DefaultSensorStatus.RUNNING if settings().history_end is None else dg.DefaultSensorStatus.STOPPED
 
@@ -98,14 +118,68 @@ def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Posi
     return after, {key: digest for key, digest in content.items() if position.seen.get(key) != digest}
 
 
-def carried_assets(span: Span, *, today: date, has_model: bool) -> list[dg.AssetKey]:
-    """Return what new bars of a span bring: forecasts once there is a model, the report when a day has closed."""
-    carried = [FEATURES, LABELS]
-    if has_model:
-        carried += [FORECASTS, OUTCOMES]
-        if span.first < today and len(span.days) <= REPORTED_DAYS:
-            carried.append(REPORT)
-    return carried
+def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> list[dg.RunRequest]:
+    """Return the requests of a sensor whose runs have failed and deserve another attempt.
+
+    The run storage is the memory: of the runs a sensor started for the same days the newest counts, so a request
+    that was overtaken is not repeated, and a cancelled one is a person's decision.
+
+    Args:
+        instance: whose runs are read.
+        sensor: name of the sensor.
+        now: UTC.
+    """
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={SENSOR_TAG: sensor}, created_after=now - RETRY_WITHIN), limit=BATCH
+    )
+    requests, met = [], set()
+    for record in records:  # newest first
+        run = record.dagster_run
+        days = tuple(run.tags.get(tag) for tag in (PARTITION_TAG, RANGE_START_TAG, RANGE_END_TAG))
+        if days in met:
+            continue
+        met.add(days)
+        attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+        if run.status != dg.DagsterRunStatus.FAILURE or attempt >= ATTEMPTS:
+            continue
+        if record.end_time is None or now.timestamp() - record.end_time < RETRY_AFTER.total_seconds():
+            continue
+        asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
+        kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}
+        requests.append(
+            dg.RunRequest(
+                run_key=f"{asked}|attempt {attempt + 1}",
+                partition_key=run.tags.get(PARTITION_TAG),
+                asset_selection=sorted(run.asset_selection) if run.asset_selection else None,
+                tags={**kept, ATTEMPT_TAG: str(attempt + 1)},
+            )
+        )
+    return requests
+
+
+def days_touched(changed: Iterable[date], stored: Sequence[date]) -> list[date]:
+    """Return the days whose features, labels or forecasts follow from bars that have changed.
+
+    Each changed day, and the stored days after it as far as the features look back (labels look back less): nothing
+    more than today for an ordinary hour, the following weeks for a past day that was restated or filled in.
+    """
+    days = set(changed)
+    reached = {day + n * DAY for day in days for n in range(1, WARMUP_DAYS + 1)}
+    return sorted(days | (reached & set(stored)))
+
+
+def has_champion(lake: Lake, day: date) -> bool:
+    """Say whether a stored verdict names a champion on a day."""
+    window = settings().window_days
+    verdicts = lake.scan(MODEL_VERDICT, day - timedelta(days=window), day).collect()
+    return champion_as_of(verdicts, day, window_days=window) is not None
+
+
+def _request(span: Span, run_key: str, assets: Sequence[dg.AssetKey] | None = None) -> dg.RunRequest:
+    """Return the request of one run over a span."""
+    if span.first == span.last:
+        return dg.RunRequest(run_key=run_key, asset_selection=assets, partition_key=str(span))
+    return dg.RunRequest(run_key=run_key, asset_selection=assets, tags=span.tags)
 
 
 @dg.sensor(
@@ -113,29 +187,25 @@ def carried_assets(span: Span, *, today: date, has_model: bool) -> list[dg.Asset
     job=forecast_days,
     minimum_interval_seconds=15,
     default_status=RUNNING_WHEN_LIVE,
-    description="Carry new bars on to features, labels, forecasts and outcomes of the same days.",
+    description="Carry new bars on to features, labels, forecasts and outcomes of the days they touch.",
 )
-def forecast_from_new_prices(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def forecast_from_new_prices(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.SensorResult | dg.SkipReason:
     """Ask for the days whose bars have changed: neighbouring days in one run, unchanged days not at all."""
     position = Position.parse(context.cursor)
     after, changed = new_content(context.instance, PRICES, position)
     moved = str(position.moved(after, changed))
-    if not changed:
+    requests = asked_again(context.instance, "forecast_from_new_prices", datetime.now(tz=UTC))
+    touched = days_touched(map(day_of, changed), lake.days(PRICES_TABLE)) if changed else []
+    for span in spans(touched):
+        content = "|".join(changed.get(key_of(day), "") for day in span.days)
+        content = content if span.first == span.last else hashlib.sha256(content.encode()).hexdigest()
+        assets = [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, span.last) else [])]
+        requests.append(_request(span, f"{span}|{content}|{after}", assets))
+    if not requests:
         context.update_cursor(moved)
         return dg.SkipReason("no new bars")
-    has_model = context.instance.get_latest_materialization_event(VERDICT) is not None
-    today = settings().now().date()
-    requests = []
-    for span in spans(day_of(key) for key in changed):
-        content = "|".join(changed[key_of(day)] for day in span.days)
-        content = content if span.first == span.last else hashlib.sha256(content.encode()).hexdigest()
-        requests.append(
-            dg.RunRequest(
-                run_key=f"{span}|{content}|{after}",
-                asset_selection=carried_assets(span, today=today, has_model=has_model),
-                **({"partition_key": str(span)} if span.first == span.last else {"tags": span.tags}),
-            )
-        )
     return dg.SensorResult(run_requests=requests, cursor=moved)
 
 
@@ -146,17 +216,50 @@ def forecast_from_new_prices(context: dg.SensorEvaluationContext) -> dg.SensorRe
     default_status=RUNNING_WHEN_LIVE,
     description="Publish the newest forecast to the server whenever it has changed.",
 )
-def publish_new_forecasts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def publish_new_forecasts(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.SensorResult | dg.SkipReason:
     """Ask for the bundle of the newest day with new forecasts; an older day never replaces a newer one."""
     position = Position.parse(context.cursor)
     after, changed = new_content(context.instance, FORECASTS, position)
     newest = max([*position.seen, *changed], default=None)
     moved = str(position.moved(after, changed))
-    if newest is None or newest not in changed:
+    requests = asked_again(context.instance, "publish_new_forecasts", datetime.now(tz=UTC))
+    said = "no new forecasts of the newest day"
+    if newest is not None and newest in changed:
+        day = day_of(newest)
+        if newest_champion(lake.scan(FORECASTS_TABLE, day - DAY, day).collect()).is_empty():
+            said = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
+        else:
+            requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{after}"))
+    if not requests:
         context.update_cursor(moved)
-        return dg.SkipReason("no new forecasts of the newest day")
-    request = dg.RunRequest(run_key=f"{newest}|{changed[newest]}|{after}", partition_key=newest)
-    return dg.SensorResult(run_requests=[request], cursor=moved)
+        return dg.SkipReason(said)
+    return dg.SensorResult(run_requests=requests, cursor=moved)
 
 
-SENSORS = [forecast_from_new_prices, publish_new_forecasts]
+@dg.sensor(
+    name="report_on_closed_days",
+    job=report_performance,
+    minimum_interval_seconds=60,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Report on the forecasts of a day once the day has closed.",
+)
+def report_on_closed_days(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the reports of the newest closed days whose outcomes have changed, in a run of their own."""
+    position = Position.parse(context.cursor)
+    after, changed = new_content(context.instance, OUTCOMES, position)
+    moved = str(position.moved(after, changed))
+    requests = asked_again(context.instance, "report_on_closed_days", datetime.now(tz=UTC))
+    today = settings().now().date()
+    closed = sorted(day for day in map(day_of, changed) if day < today)
+    for span in spans(closed[-REPORTED_DAYS:]):
+        content = "|".join(changed[key_of(day)] for day in span.days)
+        requests.append(_request(span, f"{span}|{hashlib.sha256(content.encode()).hexdigest()}|{after}"))
+    if not requests:
+        context.update_cursor(moved)
+        return dg.SkipReason("no closed day has new outcomes")
+    return dg.SensorResult(run_requests=requests, cursor=moved)
+
+
+SENSORS = [forecast_from_new_prices, publish_new_forecasts, report_on_closed_days]

@@ -170,7 +170,7 @@ class Walk:
                 f"forecasts {leg.days} {'made' if made else 'already made'} ({time.monotonic() - mark:.1f} s)"
             )
         started = time.monotonic()
-        self._materialise("forecast_days", Span(last_day, last_day), ["monitoring/performance_report"])
+        self._materialise("report_performance", Span(last_day, last_day), ["monitoring/performance_report"])
         self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
         self.say(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
         self.say(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")

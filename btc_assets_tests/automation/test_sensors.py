@@ -1,21 +1,68 @@
 import json
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 
+from btc_assets import contracts
 from btc_assets.automation import sensors
-from btc_assets.automation.jobs import FEATURES, FORECASTS, LABELS, OUTCOMES, PRICES, REPORT, VERDICT
-from btc_assets.automation.sensors import Position, carried_assets, forecast_from_new_prices, publish_new_forecasts
+from btc_assets.automation.jobs import FEATURES, FORECASTS, JOBS, LABELS, ONE_AT_A_TIME, OUTCOMES, PRICES
+from btc_assets.automation.sensors import (
+    ATTEMPT_TAG,
+    ATTEMPTS,
+    RETRY_AFTER,
+    Position,
+    asked_again,
+    days_touched,
+    forecast_from_new_prices,
+    publish_new_forecasts,
+    report_on_closed_days,
+)
 from btc_assets.automation.spans import Span
 from btc_assets.automation.walk_forward import WALK_TAG
 from btc_assets.definitions import defs
+from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.lake import Lake
+from btc_assets.settings import PROJECT_ROOT
 
 
 @pytest.fixture
 def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.ephemeral()
+
+
+@pytest.fixture(autouse=True)
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """The lake every tick of a test reads; empty until the test writes."""
+    chosen = Lake(root=str(tmp_path / "lake"))
+    monkeypatch.setitem(RESOURCES, "lake", chosen)
+    return chosen
+
+
+RESOURCES: dict[str, object] = {}
+
+
+def crown(lake: Lake, cutoff: date, *, champion: int | None) -> None:
+    """Store a verdict after which this version is the champion, or nobody."""
+    row = {"cutoff": cutoff, "champion_version": champion, "champion_cutoff": champion and cutoff}
+    row |= {"champion_digest": champion and "a"}
+    schema = contracts.MODEL_VERDICT.columns
+    lake.write(
+        contracts.MODEL_VERDICT,
+        cutoff,
+        pl.DataFrame([dict.fromkeys(schema) | row], schema=schema),
+    )
+
+
+def forecast(lake: Lake, day: date, role: str) -> None:
+    """Store one forecast of a role."""
+    schema = contracts.FORECASTS.columns
+    row = {"role": role, "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
+    lake.write(contracts.FORECASTS, day, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
 
 
 def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[str, str]) -> None:
@@ -28,7 +75,7 @@ def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[str,
 def tick(
     sensor: dg.SensorDefinition, instance: dg.DagsterInstance, cursor: str | None = None
 ) -> tuple[Sequence[dg.RunRequest], str | None]:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs)
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, resources=RESOURCES)
     result = sensor.evaluate_tick(context)
     return result.run_requests or [], result.cursor
 
@@ -150,34 +197,168 @@ def test_before_the_first_model_only_features_and_labels_are_made(instance: dg.D
     assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS}
 
 
-def test_with_a_model_forecasts_and_outcomes_follow(instance: dg.DagsterInstance) -> None:
-    tell(instance, VERDICT, {"2018-04-30": "v"})
+def test_a_verdict_that_crowns_nobody_brings_no_forecasts(instance: dg.DagsterInstance, lake: Lake) -> None:
+    crown(lake, date(2018, 4, 30), champion=None)
     tell(instance, PRICES, {"2018-05-01": "a"})
     requests, _ = tick(forecast_from_new_prices, instance)
-    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS, FORECASTS, OUTCOMES, REPORT}
+    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS}
 
 
-def test_the_report_is_made_when_a_day_closes_and_not_for_a_filled_in_history() -> None:
-    today = date(2024, 3, 4)
-    yesterday = Span(date(2024, 3, 3), date(2024, 3, 3))
-    history = Span(date(2023, 1, 1), date(2024, 3, 3))
-    assert REPORT in carried_assets(yesterday, today=today, has_model=True)
-    assert REPORT not in carried_assets(Span(today, today), today=today, has_model=True)
-    assert REPORT not in carried_assets(history, today=today, has_model=True)
+def test_with_a_champion_forecasts_and_outcomes_follow(instance: dg.DagsterInstance, lake: Lake) -> None:
+    crown(lake, date(2018, 4, 30), champion=1)
+    tell(instance, PRICES, {"2018-05-01": "a"})
+    requests, _ = tick(forecast_from_new_prices, instance)
+    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS, FORECASTS, OUTCOMES}
 
 
-def test_the_newest_forecast_is_published_once(instance: dg.DagsterInstance) -> None:
+def test_an_ordinary_hour_touches_its_own_day_only() -> None:
+    today = date(2018, 5, 9)
+    assert days_touched([today], [today - timedelta(days=i) for i in range(60)]) == [today]
+
+
+def test_a_restated_past_day_touches_what_looks_back_on_it(instance: dg.DagsterInstance, lake: Lake) -> None:
+    stored = [date(2018, 5, 1) + timedelta(days=i) for i in range(WARMUP_DAYS + 5)]
+    for day in stored:
+        lake.write(contracts.PRICES, day, contracts.PRICES.empty())
+    tell(instance, PRICES, {"2018-05-02": "restated"})
+    (request,), _ = tick(forecast_from_new_prices, instance)
+    assert request.tags["dagster/asset_partition_range_start"] == "2018-05-02"
+    assert request.tags["dagster/asset_partition_range_end"] == str(date(2018, 5, 2) + timedelta(days=WARMUP_DAYS))
+
+
+# --- reports -----------------------------------------------------------------------------------------
+def test_a_closed_day_is_reported_on_in_a_run_of_its_own(instance: dg.DagsterInstance) -> None:
+    tell(instance, OUTCOMES, {"2018-05-01": "a"})
+    requests, cursor = tick(report_on_closed_days, instance)
+    assert [request.partition_key for request in requests] == ["2018-05-01"]
+    assert tick(report_on_closed_days, instance, cursor)[0] == []
+    assert report_on_closed_days.job_name == "report_performance"
+
+
+def test_a_filled_in_history_is_reported_on_for_its_newest_days(instance: dg.DagsterInstance) -> None:
+    tell(instance, OUTCOMES, {str(date(2018, 1, 1) + timedelta(days=i)): str(i) for i in range(100)})
+    (request,), _ = tick(report_on_closed_days, instance)
+    assert request.tags["dagster/asset_partition_range_start"] == "2018-04-04"
+    assert request.tags["dagster/asset_partition_range_end"] == "2018-04-10"
+
+
+def test_an_open_day_is_not_reported_on(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Now:
+        def now(self) -> datetime:
+            return datetime(2018, 5, 1, 12, tzinfo=UTC)
+
+    monkeypatch.setattr(sensors, "settings", Now)
+    tell(instance, OUTCOMES, {"2018-05-01": "a"})
+    assert tick(report_on_closed_days, instance)[0] == []
+
+
+# --- publication -------------------------------------------------------------------------------------
+def test_the_newest_forecast_is_published_once(instance: dg.DagsterInstance, lake: Lake) -> None:
+    forecast(lake, date(2018, 5, 2), "champion")
     tell(instance, FORECASTS, {"2018-05-01": "a", "2018-05-02": "b"})
     requests, cursor = tick(publish_new_forecasts, instance)
     assert [request.partition_key for request in requests] == ["2018-05-02"]
     assert tick(publish_new_forecasts, instance, cursor)[0] == []
 
 
-def test_an_older_day_is_not_published_over_a_newer_one(instance: dg.DagsterInstance) -> None:
+def test_without_a_champion_forecast_nothing_is_published(instance: dg.DagsterInstance, lake: Lake) -> None:
+    forecast(lake, date(2018, 5, 2), "challenger")
+    tell(instance, FORECASTS, {"2018-05-02": "b"})
+    assert tick(publish_new_forecasts, instance)[0] == []
+
+
+def test_an_older_day_is_not_published_over_a_newer_one(instance: dg.DagsterInstance, lake: Lake) -> None:
+    forecast(lake, date(2018, 5, 1), "champion")
     tell(instance, FORECASTS, {"2018-05-02": "b"})
     _, cursor = tick(publish_new_forecasts, instance)
     tell(instance, FORECASTS, {"2018-05-01": "a"})
     assert tick(publish_new_forecasts, instance, cursor)[0] == []
+
+
+# --- another attempt ---------------------------------------------------------------------------------
+NAME = "forecast_from_new_prices"
+
+
+def carry(instance: dg.DagsterInstance, request: dg.RunRequest, *, sound: bool) -> None:
+    """Run what a sensor asked for, as the daemon would tag it, to success or failure."""
+    grid = dg.StaticPartitionsDefinition(["2018-05-01", "2018-05-02", "2018-05-03"])
+
+    @dg.asset(key=FEATURES, partitions_def=grid, backfill_policy=dg.BackfillPolicy.single_run())
+    def features() -> None:
+        if not sound:
+            raise ValueError("the disk is full")
+
+    tags = {**request.tags, "dagster/sensor_name": NAME, "dagster/run_key": str(request.run_key)}
+    dg.materialize([features], instance=instance, partition_key=request.partition_key, tags=tags, raise_on_error=False)
+
+
+def in_a_while() -> datetime:
+    return datetime.now(tz=UTC) + RETRY_AFTER + timedelta(seconds=1)
+
+
+def test_a_failed_run_is_asked_for_again_until_the_attempts_are_used_up(instance: dg.DagsterInstance) -> None:
+    tell(instance, PRICES, {"2018-05-01": "a"})
+    (request,), _ = tick(forecast_from_new_prices, instance)
+    asked = [request.run_key]
+    while True:
+        carry(instance, request, sound=False)
+        again = asked_again(instance, NAME, in_a_while())
+        if not again:
+            break
+        (request,) = again
+        assert request.partition_key == "2018-05-01"
+        asked.append(request.run_key)
+    assert len(set(asked)) == len(asked) == ATTEMPTS
+
+
+def test_an_attempt_that_succeeds_is_the_last(instance: dg.DagsterInstance) -> None:
+    first = dg.RunRequest(run_key="k", partition_key="2018-05-01")
+    carry(instance, first, sound=False)
+    (second,) = asked_again(instance, NAME, in_a_while())
+    assert (second.run_key, second.tags[ATTEMPT_TAG]) == ("k|attempt 2", "2")
+    carry(instance, second, sound=True)
+    assert asked_again(instance, NAME, in_a_while()) == []
+
+
+def test_a_failed_run_is_left_alone_for_a_few_minutes_and_after_half_a_day(instance: dg.DagsterInstance) -> None:
+    carry(instance, dg.RunRequest(run_key="k", partition_key="2018-05-01"), sound=False)
+    assert asked_again(instance, NAME, datetime.now(tz=UTC)) == []
+    assert asked_again(instance, NAME, in_a_while() + sensors.RETRY_WITHIN) == []
+    assert asked_again(instance, "publish_new_forecasts", in_a_while()) == []
+
+
+def test_every_sensor_asks_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "RETRY_AFTER", timedelta(0))
+    for sensor in sensors.SENSORS:
+        monkeypatch.setattr("btc_assets_tests.automation.test_sensors.NAME", sensor.name)
+        carry(instance, dg.RunRequest(run_key="k", partition_key="2018-05-01"), sound=False)
+        requests, _ = tick(sensor, instance)
+        assert [request.run_key for request in requests] == ["k|attempt 2"]
+
+
+def test_a_range_is_asked_for_again_as_a_range(instance: dg.DagsterInstance) -> None:
+    span = Span(date(2018, 5, 1), date(2018, 5, 3))
+    carry(instance, dg.RunRequest(run_key="k", tags=span.tags), sound=False)
+    (again,) = asked_again(instance, NAME, in_a_while())
+    assert again.partition_key is None
+    assert again.tags == {**span.tags, ATTEMPT_TAG: "2"}
+
+
+# --- runs that write the same tables -----------------------------------------------------------------
+def test_runs_that_write_the_same_tables_wait_for_each_other(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
+    (home / "dagster.yaml").write_text(config)
+    with dg.DagsterInstance.from_config(str(home)) as told:
+        assert isinstance(told.run_coordinator, QueuedRunCoordinator)
+        queue = told.get_concurrency_config().run_queue_config
+        assert queue is not None
+        limits = [dict(limit) for limit in queue.tag_concurrency_limits]
+    assert limits == [{"key": ONE_AT_A_TIME, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}]
+    alone = {job.name: job.tags[ONE_AT_A_TIME] for job in JOBS if job.name != "walk_forward"}
+    assert alone.pop("build_features") == alone["forecast_days"]
+    assert len(set(alone.values())) == len(alone) == 5
 
 
 def test_a_position_remembers_the_newest_days_only() -> None:
