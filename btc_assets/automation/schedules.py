@@ -7,7 +7,7 @@ import polars as pl
 
 from btc_assets.automation.jobs import refresh_prices, train_cutoff
 from btc_assets.automation.spans import DAY, Span
-from btc_assets.contracts import HOURLY_FEATURES, PRICES
+from btc_assets.contracts import HOURLY_FEATURES, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake
 from btc_assets.partitions import key_of
 from btc_assets.settings import settings
@@ -16,6 +16,13 @@ CLOSING_HOURS = 3
 """How long after midnight yesterday's bars are fetched again whether or not they look complete."""
 PATIENCE_HOURS = 6
 """How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 RUNNING_WHEN_LIVE = (
     dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
@@ -95,19 +102,29 @@ def hourly_refresh(
 def weekly_training(
     context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Ask for this Monday's cutoff once; the ticks after the first are there for a Sunday that arrives late."""
+    """Ask for this Monday's cutoff until it is judged.
+
+    The ticks after the first are there for a Sunday that arrives late and for a training that failed; while one
+    runs no other is started.
+    """
     now = context.scheduled_execution_time.astimezone(UTC)
     cutoff = now.date()
     end = settings().history_end
     if end is not None and cutoff > end:
         return dg.SkipReason(f"the history is closed: its last cutoff is {key_of(end)}")
+    verdict = lake.read(MODEL_VERDICT, cutoff)
+    if verdict is not None and not verdict.is_empty():
+        return dg.SkipReason(f"the model of {key_of(cutoff)} is trained and judged")
+    running = dg.RunsFilter(job_name=train_cutoff.name, tags={"dagster/partition": key_of(cutoff)}, statuses=UNFINISHED)
+    if runs := context.instance.get_runs(running, limit=1):
+        return dg.SkipReason(f"the model of {key_of(cutoff)} is being trained (run {runs[0].run_id})")
     sunday = lake.read(HOURLY_FEATURES, cutoff - DAY)
     if sunday is None or sunday.is_empty():
         return dg.SkipReason(f"no features of {key_of(cutoff - DAY)} are stored yet")
     newest = sunday.select(pl.col("open_time").max()).item()
     if newest.hour < 23 and now.hour < PATIENCE_HOURS:
         return dg.SkipReason(f"{key_of(cutoff - DAY)} is incomplete: its newest hour is {newest:%H:%M}")
-    return dg.RunRequest(run_key=f"weekly|{key_of(cutoff)}", partition_key=key_of(cutoff))
+    return dg.RunRequest(run_key=f"weekly|{now.isoformat()}", partition_key=key_of(cutoff))
 
 
 SCHEDULES = [hourly_refresh, weekly_training]

@@ -4,12 +4,13 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.test_utils import create_run_for_test
 from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.automation import schedules
 from btc_assets.automation.schedules import days_to_refresh, hourly_refresh, weekly_training
-from btc_assets.contracts import HOURLY_FEATURES, PRICES
+from btc_assets.contracts import HOURLY_FEATURES, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake, by_day
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -48,9 +49,18 @@ def refresh(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
     return hourly_refresh(context)
 
 
-def train(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
-    context = dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake})
+def train(lake: Lake, now: datetime, instance: dg.DagsterInstance | None = None) -> dg.RunRequest | dg.SkipReason:
+    """Evaluate a tick of the training; without an instance, on one where nothing ever ran."""
+    if instance is None:
+        with dg.instance_for_test() as fresh:
+            return train(lake, now, fresh)
+    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=now, resources={"lake": lake})
     return weekly_training(context)
+
+
+def training(instance: dg.DagsterInstance, cutoff: str, status: dg.DagsterRunStatus) -> None:
+    """Record a training of a cutoff with this status."""
+    create_run_for_test(instance, job_name="train_cutoff", tags={"dagster/partition": cutoff}, status=status)
 
 
 def test_at_midday_only_today_is_refreshed(lake: Lake) -> None:
@@ -122,7 +132,7 @@ def test_monday_trains_its_own_cutoff_once_sunday_is_complete(lake: Lake) -> Non
     request = train(lake, MONDAY.replace(minute=20))
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2024-03-04"
-    assert request.run_key == "weekly|2024-03-04"
+    assert request.run_key == "weekly|2024-03-04T00:20:00+00:00"
 
 
 def test_training_waits_for_an_incomplete_sunday_and_says_so(lake: Lake) -> None:
@@ -141,10 +151,36 @@ def test_without_features_there_is_nothing_to_train_on(lake: Lake) -> None:
     assert isinstance(train(lake, MONDAY.replace(hour=6, minute=20)), dg.SkipReason)
 
 
-def test_later_ticks_of_a_monday_ask_for_the_same_run(lake: Lake) -> None:
+def test_a_training_that_failed_is_tried_again_by_a_later_tick(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
-    keys = {train(lake, MONDAY.replace(hour=hour, minute=20)).run_key for hour in (0, 1, 7)}  # type: ignore[union-attr]
-    assert keys == {"weekly|2024-03-04"}
+    with dg.instance_for_test() as instance:
+        training(instance, "2024-03-04", dg.DagsterRunStatus.FAILURE)
+        requests = [train(lake, MONDAY.replace(hour=hour, minute=20), instance) for hour in (1, 1, 2)]
+    keys = [request.run_key for request in requests if isinstance(request, dg.RunRequest)]
+    assert len(keys) == 3
+    assert keys[0] == keys[1] != keys[2]  # the same tick twice asks for one run
+
+
+def test_a_cutoff_that_is_judged_is_not_trained_again(lake: Lake) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 24)
+    schema = MODEL_VERDICT.columns
+    verdict = pl.DataFrame([dict.fromkeys(schema) | {"cutoff": MONDAY.date()}], schema=schema)
+    lake.write(MODEL_VERDICT, MONDAY.date(), verdict)
+    skipped = train(lake, MONDAY.replace(hour=1, minute=20))
+    assert isinstance(skipped, dg.SkipReason)
+    assert skipped.skip_message == "the model of 2024-03-04 is trained and judged"
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+def test_while_a_cutoff_is_being_trained_no_second_training_starts(lake: Lake, status: dg.DagsterRunStatus) -> None:
+    store_features(lake, MONDAY - timedelta(days=1), 24)
+    with dg.instance_for_test() as instance:
+        training(instance, "2024-02-26", status)
+        assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20), instance), dg.RunRequest)
+        training(instance, "2024-03-04", status)
+        skipped = train(lake, MONDAY.replace(hour=2, minute=20), instance)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "is being trained" in (skipped.skip_message or "")
 
 
 def test_the_refresh_comes_at_minute_five_and_the_training_on_mondays() -> None:
