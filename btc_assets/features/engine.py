@@ -21,10 +21,9 @@ def compute_features(bars: pl.DataFrame, features: Sequence[Feature] = FEATURES)
         HOURLY_FEATURES rows, (n, 2 + f): open_time, available_at and one Float64 column a feature. A
         feature is null for the first `warmup_hours` (and the slack for gaps) after the first bar.
     """
-    return (
-        bars.lazy()
-        .select("open_time", pl.col("open_time").dt.offset_by("1h").alias("available_at"), *map(_column, features))
-        .collect()
+    # Eager on purpose: planning so many expressions costs a quarter more than it saves.
+    return bars.select(
+        "open_time", pl.col("open_time").dt.offset_by("1h").alias("available_at"), *map(_column, features)
     )
 
 
