@@ -49,7 +49,9 @@ TRADING_NOTE = (
 SIGNIFICANCE_NOTE = (
     "p-values; n in brackets (hours, days or months). Returns after {fee} bp one-way. A model is in the 90 % "
     "confidence set when its p is above 0.1. The deflated Sharpe ratio is the probability that the Sharpe ratio is "
-    "above what luck gives the best of the strategies tried. A negative Cohen's d is a lower log-loss of the model."
+    "above what luck gives the best of the {tried} strategies looked at, all at the same cost: the signs of each "
+    "role's forecasts at each horizon and lag, the same one counted once. A negative Cohen's d is a lower log-loss of "
+    "the model."
 )
 
 Rows = Mapping[str, Mapping[str, float | None]]
@@ -224,12 +226,14 @@ def _significance(report: pl.DataFrame, fee_bps: float) -> str:
         ("in the confidence set, return", f"mcs_p_return_{fee_bps:g}bps_model", "{:.2g}"),
         ("months, paired t", "monthly_log_loss_p_base_rate", "{:.2g}"),
         ("Cohen's d", "monthly_log_loss_cohens_d", "{:.2f}"),
-        ("deflated Sharpe", f"deflated_sharpe_{fee_bps:g}bps", "{:.2f}"),
+        *((f"deflated Sharpe, {fee:g} bp", f"deflated_sharpe_{fee:g}bps", "{:.2f}") for fee in sorted({0.0, fee_bps})),
     )
+    metric = (pl.col("metric") == f"strategies_tried_{fee_bps:g}bps") & (pl.col("period") == ALL)
+    tried = report.filter(metric)["value"].to_list()
     lines = [
         "## Significance",
         "",
-        SIGNIFICANCE_NOTE.format(fee=f"{fee_bps:g}"),
+        SIGNIFICANCE_NOTE.format(fee=f"{fee_bps:g}", tried=f"{tried[0]:.0f}" if tried else "no"),
         "",
         "| role | horizon | " + " | ".join(title for title, _, _ in columns) + " |",
         "|---|---|" + "---|" * len(columns),

@@ -162,18 +162,6 @@ def coverage(log_return: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike)
     return interval_coverage(log_return, low, high).value
 
 
-def pinball_loss(log_return: npt.ArrayLike, quantile: npt.ArrayLike, level: float) -> float | None:
-    """Return the mean pinball loss of one quantile (Koenker & Bassett, 1978), in the unit of the returns.
-
-    Args:
-        log_return: outcomes, (n,).
-        quantile: forecast quantile, (n,).
-        level: its level, within (0, 1).
-    """
-    r, q = _rows(log_return, quantile)
-    return _value(np.mean(np.maximum(level * (r - q), (level - 1) * (r - q)))) if len(r) else None
-
-
 # --- points with their intervals -----------------------------------------------------------------
 def directional_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
     """Return the share of rows whose direction was called right; p_up of exactly 0.5 calls "not up"."""
@@ -249,10 +237,17 @@ def interval_width(low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1)
     return mean(upper - lower, horizon=horizon)
 
 
-def quantile_loss(log_return: npt.ArrayLike, quantile: npt.ArrayLike, level: float, *, horizon: int = 1) -> Estimate:
-    """Return the mean pinball loss of one quantile, see `pinball_loss`."""
-    r, q = _rows(log_return, quantile)
-    return mean(np.maximum(level * (r - q), (level - 1) * (r - q)), horizon=horizon)
+def quantile_loss(log_return: npt.ArrayLike, quantiles: Mapping[float, npt.ArrayLike], *, horizon: int = 1) -> Estimate:
+    """Return the pinball loss (Koenker & Bassett, 1978) averaged over rows and quantiles, in the unit of the returns.
+
+    Args:
+        log_return: outcomes, (n,).
+        quantiles: forecast quantiles by level within (0, 1), (n,) each.
+        horizon: hours ahead.
+    """
+    r, *forecast = _rows(log_return, *quantiles.values())
+    losses = [np.maximum(level * (r - q), (level - 1) * (r - q)) for level, q in zip(quantiles, forecast, strict=True)]
+    return mean(np.mean(losses, axis=0), horizon=horizon)
 
 
 def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = 1) -> Estimate:

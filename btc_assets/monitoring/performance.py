@@ -13,8 +13,13 @@ grid of 1 h outcomes, from the period's first forecast to the end of its last wi
 
 SPA and the model confidence set compare losses averaged over UTC days, on blocks of five days on average;
 there are thousands of hours and most of their dependence is within the day. Each period is judged by itself:
-its causal base rate and persistence are learnt from its own first hour. The deflated Sharpe ratio counts the
-model's strategies at every cost and lag reported here as the trials.
+its causal base rate and persistence are learnt from its own first hour.
+
+`deflated_sharpe_<fee>bps` is of the model's strategy at lag 0. Its trials are the strategies looked at in the same
+period at that same cost: trading the sign of the forecasts of every role, at every horizon and lag, those that are
+the same hour by hour counted once and those that never trade left out (`strategies_tried_<fee>bps`). A longer horizon
+trades less and so pays less; before costs nothing but the strategies differs, and after costs the benchmark is the
+higher for it. Trials resemble each other, which makes the count, and the benchmark, if anything too high.
 """
 
 from __future__ import annotations
@@ -140,13 +145,19 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
     end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
     known = outcomes.filter(pl.col("known_at") <= end).sort("open_time")
     hours = Hours.of(known)
+    parts = {
+        (role, horizon, period): part
+        for role in ROLES
+        for horizon in HORIZONS
+        for period, part in periods(known.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)), end)
+    }
+    traded = {key: trade(part, hours, horizon=key[1]) for key, part in parts.items()}
     rows = []
-    for role in ROLES:
-        for horizon in HORIZONS:
-            own = known.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon))
-            for period, part in periods(own, end):
-                for metric, found in judge(part, hours, horizon=horizon, fee_bps=fee_bps, seed=seed):
-                    rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
+    for (role, horizon, period), part in parts.items():
+        looked_at = [one for (_, _, when), one in traded.items() if when == period and one is not None]
+        own = traded[role, horizon, period]
+        for metric, found in judge(part, own, looked_at, horizon=horizon, fee_bps=fee_bps, seed=seed):
+            rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
     frame = pl.DataFrame(rows, schema=dict(PERFORMANCE_REPORT.columns), orient="row")
     return frame.sort(PERFORMANCE_REPORT.key)
 
@@ -169,21 +180,30 @@ def periods(rows: pl.DataFrame, end: datetime) -> Iterator[tuple[str, pl.DataFra
         yield LAST_90_DAYS, recent
 
 
-def judge(rows: pl.DataFrame, hours: Hours, *, horizon: int, fee_bps: float, seed: int) -> list[Found]:
+def judge(
+    rows: pl.DataFrame,
+    trading: Trading | None,
+    looked_at: Sequence[Trading],
+    *,
+    horizon: int,
+    fee_bps: float,
+    seed: int,
+) -> list[Found]:
     """Return every metric of one role's outcomes of one horizon, by name.
 
     Args:
         rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
-        hours: the hourly returns around them.
+        trading: what trading them gave, see `trade`; None leaves out what rests on it.
+        looked_at: the same of every role and horizon in the same period, this one included.
         horizon: hours ahead.
         fee_bps: one-way cost of the deployment, basis points.
         seed: of the bootstraps.
     """
-    trading = trade(rows, hours, horizon=horizon)
     return [
         *_forecast_metrics(rows, horizon, seed),
         *(_strategy_metrics(trading, fee_bps) if trading else ()),
         *(_significance(rows, trading, horizon, fee_bps, seed) if trading else ()),
+        *(_deflated(trading, looked_at, fee_bps) if trading else ()),
     ]
 
 
@@ -205,13 +225,8 @@ def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[F
         ends = rows[low].to_numpy(), rows[high].to_numpy()
         yield f"coverage_{name}", evaluation.interval_coverage(r, *ends, horizon=horizon)
         yield f"width_{name}", evaluation.interval_width(*ends, horizon=horizon)
-    losses = [
-        np.maximum(level * (r - q), (level - 1) * (r - q))
-        for level, q in (
-            (level, rows[name].to_numpy()) for level, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True)
-        )
-    ]
-    yield "pinball_loss", evaluation.mean(np.mean(losses, axis=0), horizon=horizon)
+    levels = dict(zip(QUANTILES, (rows[name].to_numpy() for name in QUANTILE_COLUMNS), strict=True))
+    yield "pinball_loss", evaluation.quantile_loss(r, levels, horizon=horizon)
     for top in evaluation.CONFIDENCE_SHARES:
         yield f"accuracy_top_{top:.0%}".rstrip("%"), evaluation.accuracy_at_confidence(p, r, top, horizon=horizon)
     by_move = evaluation.accuracy_by_move(p, r, horizon=horizon)
@@ -270,10 +285,25 @@ def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: f
     folds = evaluation.paired_folds(monthly["model"], monthly["base_rate"])
     yield "monthly_log_loss_p_base_rate", _p(folds)
     yield "monthly_log_loss_cohens_d", Estimate(folds.effect, None, None, folds.n)
-    tried = [one.at(charge).net for one in trading.model.values() for charge in sorted({*FEES_BPS, fee_bps})]
-    ratios = [float(net.mean() / net.std()) if net.std() > 1e-15 else 0.0 for net in tried]
-    probability = evaluation.deflated_sharpe(fee.net, ratios)
-    yield f"deflated_sharpe_{fee_bps:g}bps", Estimate(probability, None, None, len(fee.net))
+
+
+def trial_sharpes(looked_at: Sequence[Trading], fee_bps: float) -> list[float]:
+    """Return the Sharpe ratio an hour, not annualised, of each distinct strategy of the model at one cost.
+
+    Args:
+        looked_at: what was traded, a role and horizon each; every lag is a strategy.
+        fee_bps: one-way cost, basis points.
+    """
+    distinct = {one.at(fee_bps).net.tobytes(): one.at(fee_bps).net for made in looked_at for one in made.model.values()}
+    return [float(net.mean() / net.std(ddof=1)) for net in distinct.values() if len(net) > 1 and net.std() > 1e-15]
+
+
+def _deflated(trading: Trading, looked_at: Sequence[Trading], fee_bps: float) -> Iterator[Found]:
+    for fee in sorted({0.0, fee_bps}):
+        net = trading.model[0].at(fee).net
+        trials = trial_sharpes(looked_at, fee)
+        yield f"strategies_tried_{fee:g}bps", Estimate(float(len(trials)), None, None, len(net))
+        yield f"deflated_sharpe_{fee:g}bps", Estimate(evaluation.deflated_sharpe(net, trials), None, None, len(net))
 
 
 def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: int) -> Iterator[Found]:

@@ -34,6 +34,8 @@ def test_every_part_is_there() -> None:
         assert title in GENERATED
     assert "| champion | 1 h | 2019 |" in GENERATED
     assert "| 1 | trend 75.0% | trend 100.0% | - |" in GENERATED
+    assert "best of the 12 strategies looked at" in GENERATED
+    assert "deflated Sharpe, 0 bp | deflated Sharpe, 5 bp" in GENERATED
     assert "nan" not in GENERATED.lower().split()
 
 

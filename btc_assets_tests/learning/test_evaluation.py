@@ -46,7 +46,9 @@ def test_points_equal_scikit_learn() -> None:
     assert ev.brier(p, r) == pytest.approx(sk.brier_score_loss(up, p))
     base = sk.log_loss(up, np.full(len(up), up.mean()))
     assert ev.log_loss_skill(p, r) == pytest.approx(1 - sk.log_loss(up, p) / base)
-    assert ev.pinball_loss(r, p / 100, 0.25) == pytest.approx(sk.mean_pinball_loss(r, p / 100, alpha=0.25))
+    both = [sk.mean_pinball_loss(r, p / 100, alpha=0.25), sk.mean_pinball_loss(r, p / 50, alpha=0.75)]
+    assert ev.quantile_loss(r, {0.25: p / 100}).value == pytest.approx(both[0])
+    assert ev.quantile_loss(r, {0.25: p / 100, 0.75: p / 50}).value == pytest.approx(np.mean(both))
 
 
 def test_rank_ic_is_spearmans_correlation() -> None:
@@ -142,7 +144,7 @@ METRICS: list[Callable[[np.ndarray, np.ndarray], ev.Estimate]] = [
     ev.rank_ic,
     lambda p, r: ev.accuracy_at_confidence(p, r, 0.1),
     lambda p, r: ev.calibration_error_estimate(p, r, seed=SEED),
-    lambda p, r: ev.quantile_loss(r, p, 0.5),
+    lambda p, r: ev.quantile_loss(r, {0.5: p}),
     lambda p, r: ev.interval_coverage(r, -p, p),
     lambda p, r: ev.interval_width(r - p, r + p),
 ]
@@ -194,7 +196,7 @@ def test_a_perfect_quantile_forecast_covers_what_it_says() -> None:
 def test_no_constant_beats_the_true_quantile() -> None:
     r = np.random.default_rng(SEED).normal(0, 0.005, 20_000)
     true = stats.norm.ppf(0.05) * 0.005
-    losses = [ev.pinball_loss(r, np.full(len(r), true * factor), 0.05) for factor in (0.7, 1.0, 1.3)]
+    losses = [ev.quantile_loss(r, {0.05: np.full(len(r), true * factor)}).value for factor in (0.7, 1.0, 1.3)]
     assert losses[1] == min(losses)
 
 

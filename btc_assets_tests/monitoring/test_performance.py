@@ -9,10 +9,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, ROLES
+from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, ROLES
 from btc_assets.learning import evaluation
 from btc_assets.monitoring import plots
-from btc_assets.monitoring.performance import Hours, markdown, performance_report, trade, within
+from btc_assets.monitoring.performance import (
+    LAGS,
+    Hours,
+    Trading,
+    _deflated,
+    markdown,
+    performance_report,
+    trade,
+    trial_sharpes,
+    within,
+)
 
 START = datetime(2018, 10, 1, tzinfo=UTC)
 DAYS = 120
@@ -130,6 +140,86 @@ def test_skill_is_significant_and_noise_is_not() -> None:
     assert value("spa_p_log_loss_base_rate", report=noise)["value"] > 0.01
     assert value("mcs_p_log_loss_model")["value"] == 1
     assert value("auc", report=noise)["lower"] < 0.5 < value("auc", report=noise)["upper"]
+
+
+# --- the deflated Sharpe ratio -------------------------------------------------------------------
+def edges(*, good: int, strategies: int, seed: int) -> list[Trading]:
+    """Return the tradings of noise signals over 5,000 hours, the first `good` of them with an edge."""
+    rng = np.random.default_rng(seed)
+    hourly = rng.normal(0, 0.005, 5_000)
+    made = []
+    for i in range(strategies):
+        p = rng.uniform(0, 1, len(hourly)) + (30 * hourly if i < good else 0)
+        signal = evaluation.sign_signal(p)
+        lags = {lag: evaluation.strategy(signal, hourly, lag=lag) for lag in LAGS}
+        made.append(Trading(START, lags, lags, lags[0], signal))
+    return made
+
+
+def deflated(chosen: Trading, looked_at: list[Trading], fee_bps: float = 0) -> float:
+    """Return the deflated Sharpe ratio of one of several."""
+    found = dict(_deflated(chosen, looked_at, fee_bps))[f"deflated_sharpe_{fee_bps:g}bps"].value
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("fee_bps", [0, 5])
+def test_a_good_strategy_among_noise_has_a_high_deflated_sharpe(fee_bps: float) -> None:
+    for seed in range(10):
+        looked_at = edges(good=1, strategies=6, seed=seed)
+        assert deflated(looked_at[0], looked_at, fee_bps) > 0.95
+
+
+def test_the_luckiest_of_many_noise_strategies_has_a_low_deflated_sharpe() -> None:
+    undeflated, found = [], []
+    for seed in range(20):
+        looked_at = edges(good=0, strategies=40, seed=seed)
+        best = max(looked_at, key=lambda one: one.model[0].net.mean() / one.model[0].net.std())
+        undeflated.append(evaluation.deflated_sharpe(best.model[0].net, [0.0]))
+        found.append(deflated(best, looked_at))
+    assert np.median(undeflated) > 0.95  # alone, most would look skilled
+    assert np.median(found) < 0.7
+    assert sum(one > 0.95 for one in found) <= 2
+
+
+def test_skill_survives_the_deflation_in_the_report_and_noise_does_not() -> None:
+    noise = performance_report(history(skill=0), day=END, fee_bps=5, seed=7)
+    assert value("deflated_sharpe_0bps")["value"] > 0.99
+    assert value("deflated_sharpe_0bps", report=noise)["value"] < 0.9
+
+
+def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() -> None:
+    hours = Hours.of(OUTCOMES)
+    looked_at = []
+    for role in ROLES:
+        for h in HORIZONS:
+            rows = OUTCOMES.filter((pl.col("role") == role) & (pl.col("horizon_hours") == h)).sort("open_time")
+            looked_at.append(trade(rows, hours, horizon=h))
+    assert value("strategies_tried_5bps")["value"] == len(ROLES) * len(HORIZONS) * len(LAGS)
+    trials = trial_sharpes(looked_at, 5)
+    assert len(set(trials)) == len(ROLES) * len(HORIZONS) * len(LAGS)
+    wanted = evaluation.deflated_sharpe(looked_at[0].model[0].at(5).net, trials)
+    assert value("deflated_sharpe_5bps")["value"] == wanted
+
+
+def test_the_same_strategy_under_two_roles_is_one_trial_and_an_idle_one_none() -> None:
+    same = OUTCOMES.filter(pl.col("role") == "champion")
+    both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in ROLES]).sort(FORECAST_OUTCOMES.key)
+    report = performance_report(both, day=END, fee_bps=5, seed=7)
+    assert value("strategies_tried_5bps", report=report)["value"] == len(HORIZONS) * len(LAGS)
+    idle = performance_report(both.with_columns(pl.lit(0.5).alias("p_up")), day=END, fee_bps=5, seed=7)
+    assert value("strategies_tried_5bps", report=idle)["value"] == 0
+    assert value("deflated_sharpe_5bps", report=idle)["value"] is None
+
+
+def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
+    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 4))
+    r = rows["log_return"].to_numpy()
+    one_by_one = [
+        evaluation.quantile_loss(r, {level: rows[name].to_numpy()}).value
+        for level, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True)
+    ]
+    assert value("pinball_loss", horizon=4)["value"] == pytest.approx(np.mean(one_by_one))
 
 
 def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
