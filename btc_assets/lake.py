@@ -9,10 +9,12 @@ that anyone reads.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -27,6 +29,8 @@ from btc_assets.partitions import day_of, key_of
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
+LONGEST_WRITE_S = 600.0
+"""A temporary file this old has no writer any more; a write takes milliseconds."""
 
 
 class LakeError(RuntimeError):
@@ -83,11 +87,11 @@ class Lake(dg.ConfigurableIOManager):
 
     # --- reading -------------------------------------------------------------------------------
     def days(self, contract: Contract) -> list[date]:
-        """Return the days stored of a table, in order."""
+        """Return the days stored of a table, in order; a folder whose writer died before its file is no day."""
         folder = UPath(self.root) / contract.table
         if not folder.exists():
             return []
-        found = (_DAY_FOLDER.match(entry.name) for entry in folder.iterdir())
+        found = (_DAY_FOLDER.match(part.parent.name) for part in folder.glob(f"day=*/{PART}"))
         return sorted(date.fromisoformat(match.group(1)) for match in found if match)
 
     def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
@@ -126,17 +130,20 @@ class Lake(dg.ConfigurableIOManager):
     def write(self, contract: Contract, day: date, frame: pl.DataFrame) -> None:
         """Store one partition, whole or not at all."""
         target = self._path(contract, day)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        frame.write_parquet(content, compression="zstd")
         if target.protocol not in ("", "file"):
-            with target.open("wb") as sink:  # an object store shows an object only once it is complete
-                frame.write_parquet(sink, compression="zstd")
+            # An object store shows an object once it is complete; closing a stream halfway would complete it.
+            target.write_bytes(content.getvalue())
             return
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{PART}.{uuid.uuid4().hex}"
         try:
-            frame.write_parquet(str(temporary), compression="zstd")
+            temporary.write_bytes(content.getvalue())
             os.replace(str(temporary), str(target))
         finally:
             temporary.unlink(missing_ok=True)
+        _sweep(target.parent)
 
     def _path(self, contract: Contract, day: date) -> UPath:
         return UPath(self.root) / contract.table / f"day={key_of(day)}" / PART
@@ -153,6 +160,14 @@ class Lake(dg.ConfigurableIOManager):
         contract = contract_of(context.asset_key)
         days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         return self.scan_days(contract, days)
+
+
+def _sweep(folder: UPath) -> None:
+    """Remove what writers that were killed left in a partition's folder."""
+    for leftover in folder.glob(f".{PART}.*"):
+        with contextlib.suppress(FileNotFoundError):  # swept by another writer meanwhile
+            if time.time() - leftover.stat().st_mtime > LONGEST_WRITE_S:
+                leftover.unlink(missing_ok=True)
 
 
 def contract_of(key: dg.AssetKey) -> Contract:

@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.contracts import PRICES, dagster_type
-from btc_assets.lake import PART, Lake, LakeError, by_day, contract_of, digest, stored
+from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, digest, stored
 from btc_assets.partitions import daily_grid
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -108,8 +109,22 @@ Lake(root={lake.root!r}).write(PRICES, day_of("2018-01-01"), random_walk_bars(24
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait(timeout=20)
     assert lake.scan(PRICES).collect().equals(one_day(1))
+    folder = Path(lake.root) / "market/prices/day=2018-01-01"
+    (leftover,) = folder.glob(f".{PART}.*")
     lake.write(PRICES, DAY, one_day(3))
     assert lake.scan(PRICES).collect().equals(one_day(3))
+    assert leftover.exists()  # young enough to be the file of a writer at work
+    os.utime(leftover, (time.time() - LONGEST_WRITE_S - 1,) * 2)
+    lake.write(PRICES, DAY, one_day(3))
+    assert [path.name for path in folder.iterdir()] == [PART]
+
+
+def test_a_folder_without_its_file_is_no_day(lake: Lake) -> None:
+    lake.write(PRICES, DAY, one_day())
+    folder = Path(lake.root) / "market/prices/day=2018-01-02"
+    folder.mkdir()
+    (folder / f".{PART}.abc").write_bytes(b"half")
+    assert lake.days(PRICES) == [DAY]
 
 
 def test_readers_beside_a_writer_see_whole_partitions_only(lake: Lake) -> None:
@@ -206,6 +221,20 @@ def test_an_object_store_url_serves_as_the_root() -> None:
     lake.write(PRICES, DAY, one_day())
     assert lake.days(PRICES) == [DAY]
     assert lake.scan(PRICES).collect().equals(one_day())
+
+
+def test_an_object_that_cannot_be_serialised_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(root="memory://serialised")
+    lake.write(PRICES, DAY, one_day(1))
+
+    def half(frame: pl.DataFrame, sink: io.BytesIO, **_: object) -> None:
+        sink.write(b"PAR1")
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="disk is full"):
+        broken.setattr(pl.DataFrame, "write_parquet", half)
+        lake.write(PRICES, DAY, one_day(2))
+    assert lake.scan(PRICES).collect().equals(one_day(1))
 
 
 def test_times_come_back_in_utc(lake: Lake) -> None:

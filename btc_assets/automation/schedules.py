@@ -16,13 +16,9 @@ CLOSING_HOURS = 3
 """How long after midnight yesterday's bars are fetched again whether or not they look complete."""
 PATIENCE_HOURS = 6
 """How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
+"""Statuses of a run that is queued, starting or at work."""
 
 RUNNING_WHEN_LIVE = (
     dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
