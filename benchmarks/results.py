@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, MODEL_EXPLANATION, MODEL_VERDICT, ROLES
 from btc_assets.lake import Lake, digest
 from btc_assets.monitoring.performance import (
@@ -122,7 +123,7 @@ def _ends(outcomes: pl.DataFrame) -> tuple[datetime, datetime]:
 
 
 def _beside_the_reference(outcomes: pl.DataFrame, config: Settings, last: date) -> str:
-    first, end = (datetime.combine(day, time(), tzinfo=UTC) for day in (REFERENCE_FIRST, REFERENCE_LAST))
+    first, end = (midnight(day) for day in (REFERENCE_FIRST, REFERENCE_LAST))
     inside = pl.col("open_time").is_between(first, end + timedelta(hours=23))
     same = outcomes.filter(inside & (pl.col("horizon_hours") == 1))
     title = "## Beside the reference\n\n"

@@ -7,6 +7,7 @@ offset -1 is how the lineage itself says "before".
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -59,3 +60,29 @@ def key_of(day: date) -> str:
 def previous_monday(day: date) -> date:
     """Return the newest Monday at or before `day`."""
     return day - timedelta(days=day.weekday())
+
+
+def days_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> list[date]:
+    """Return every day a run made, else the newest day stored, else none.
+
+    Args:
+        run_tags: tags of the run a check is part of.
+        days_stored: days the lake holds of the table checked.
+    """
+    last = run_tags.get("dagster/asset_partition_range_end") or run_tags.get("dagster/partition")
+    if last is None:
+        return [max(days_stored)] if days_stored else []
+    first = day_of(run_tags.get("dagster/asset_partition_range_start") or last)
+    return [first + timedelta(days=n) for n in range((day_of(last) - first).days + 1)]
+
+
+def day_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> date | None:
+    """Return the newest of `days_to_check`, None where there is none."""
+    return max(days_to_check(run_tags, days_stored), default=None)
+
+
+def nothing_stored(table: str) -> dg.AssetCheckResult:
+    """Return what a check says of a table that has no partition yet: a warning, which blocks nothing."""
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"No partition of {table} is stored yet."
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btc_assets.partitions import daily_grid, day_of, days_before, key_of, previous_monday
+from btc_assets.partitions import daily_grid, day_of, day_to_check, days_before, days_to_check, key_of, previous_monday
 from btc_assets.settings import Settings
 
 
@@ -61,3 +62,31 @@ def test_the_previous_monday_is_a_monday_within_the_week(day: date) -> None:
 @given(st.dates(date(1990, 1, 1), date(2100, 1, 1)))
 def test_a_key_and_its_day_are_one(day: date) -> None:
     assert day_of(key_of(day)) == day
+
+
+def test_every_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
+    stored = [date(2018, 1, 1), date(2018, 1, 3)]
+    first, last = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+    made = {first: "2018-05-05", last: "2018-05-07"}
+    assert days_to_check(made, stored) == [date(2018, 5, day) for day in (5, 6, 7)]
+    assert days_to_check({"dagster/partition": "2018-01-02"}, stored) == [date(2018, 1, 2)]
+    assert days_to_check({}, stored) == [date(2018, 1, 3)]
+    assert days_to_check({}, []) == []
+
+
+def test_the_newest_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
+    stored = [date(2018, 1, 1), date(2018, 1, 3)]
+    first, last = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+    assert day_to_check({"dagster/partition": "2018-01-02"}, stored) == date(2018, 1, 2)
+    assert day_to_check({first: "2018-01-02", last: "2018-01-05"}, stored) == date(2018, 1, 5)
+    assert day_to_check({last: "2018-01-05"}, stored) == date(2018, 1, 5)
+    assert day_to_check({}, stored) == date(2018, 1, 3)
+    assert day_to_check({}, []) is None
+
+
+@pytest.mark.parametrize("domain", ["market", "features", "monitoring"])
+def test_every_domain_asks_the_one_rule_of_which_day_to_check(domain: str) -> None:
+    checks = importlib.import_module(f"btc_assets.{domain}.checks")
+    asked = [getattr(checks, name) for name in ("day_to_check", "days_to_check") if hasattr(checks, name)]
+    assert asked
+    assert {function.__module__ for function in (*asked, checks.nothing_stored)} == {"btc_assets.partitions"}

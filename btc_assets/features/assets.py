@@ -1,10 +1,11 @@
 """Features and labels of each hour."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import HORIZONS, HOURLY_FEATURES, HOURLY_LABELS, dagster_type
 from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
@@ -28,10 +29,7 @@ def _prices_back(days: int) -> dg.AssetIn:
 def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
     """Return the start of the run's first day and the end of its last, UTC."""
     first, last = (day_of(key) for key in (context.partition_keys[0], context.partition_keys[-1]))
-    return (
-        datetime.combine(first, time(), tzinfo=UTC),
-        datetime.combine(last + timedelta(days=1), time(), tzinfo=UTC),
-    )
+    return midnight(first), midnight(last + timedelta(days=1))
 
 
 @dg.asset(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.engine import compute_features
 
@@ -37,7 +38,6 @@ PURGE = "purge"
 PLACEBO = "placebo"
 TOO_FEW_BARS = "too_few_bars"
 
-_HOUR = timedelta(hours=1)
 _AFTERMATH = 24
 """Bars left after a cut where there is a choice, so that poison and permutations have something to change."""
 
@@ -141,8 +141,8 @@ def cuts(bars: pl.DataFrame, *, random: int = 4, seed: int = 11) -> list[datetim
     rows.update(int(row) for row in rng.integers(bars.height // 2, max(bars.height // 2 + 1, newest), size=random))
     midnights = (times.dt.hour() == 23).arg_true().to_list()
     rows.update([row for row in midnights if row < bars.height - _AFTERMATH][-1:])
-    steps = times.diff().fill_null(_HOUR)
-    if steps.max() > _HOUR:  # type: ignore[operator]
+    steps = times.diff().fill_null(HOUR)
+    if steps.max() > HOUR:  # type: ignore[operator]
         after_gap = int(steps.arg_max() or 0)
         rows.update({after_gap - 1, after_gap})
     for name in ("taker_buy_volume", "quote_volume", "trades"):
@@ -244,14 +244,14 @@ def availability(engine: Engine, bars: pl.DataFrame, at: Sequence[datetime] | No
     """
     whole = engine(bars)
     moments = (
-        [cut + _HOUR + step for cut in cuts(bars) for step in (timedelta(0), timedelta(minutes=30))]
+        [cut + HOUR + step for cut in cuts(bars) for step in (timedelta(0), timedelta(minutes=30))]
         if at is None
         else at
     )
     worst = _Difference()
     for moment in moments:
         offered = whole.filter(pl.col("available_at") <= moment)
-        made = engine(_until(bars, moment - _HOUR))
+        made = engine(_until(bars, moment - HOUR))
         found = _difference(offered, made.filter(pl.col("available_at") <= moment))
         worst = max(worst, found, key=lambda d: d.size)
     return _result(AVAILABILITY, worst, f"{len(moments)} moments")
@@ -370,7 +370,7 @@ def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> Law
         bars: PRICES rows in time order.
         days: newest days whose partition is made again from its own bars alone.
     """
-    first, end = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+    first, end = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
     whole = labels(bars, first, end)
     known = pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1)
     early = whole.filter(pl.col("known_at") != known)
@@ -380,7 +380,7 @@ def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> Law
         )
     worst = _Difference()
     for cut in cuts(bars):
-        closed = cut + _HOUR
+        closed = cut + HOUR
         found = _difference(whole.filter(pl.col("known_at") <= closed), labels(_until(bars, cut), first, closed))
         later = _difference(_since(whole, cut), _since(labels(_since(bars, cut), first, end), cut))
         worst = max(worst, found, later, key=lambda d: d.size)
@@ -521,7 +521,7 @@ def _trial_rows(bars: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """Return features and log_return of the trial's horizon, one row a labelled hour, features float64."""
     from btc_assets.features.labels import compute_labels
 
-    first, last = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+    first, last = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
     labels = compute_labels(bars, first, last, horizons=(_HORIZON,)).drop_nulls()
     features = compute_features(bars).select("open_time", *names)
     return features.join(labels.select("open_time", "log_return"), on="open_time", how="inner", maintain_order="left")
@@ -534,7 +534,7 @@ def _rows_of_a_cutoff(names: Sequence[str]) -> Fit:
         from btc_assets.features.labels import compute_labels
         from btc_assets.learning.folds import labelled_rows
 
-        span = bars["open_time"][0] - _HOUR, bars["open_time"][-1] + _HOUR
+        span = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
         rows = labelled_rows(
             compute_features(bars),
             compute_labels(bars, *span),
@@ -616,9 +616,9 @@ def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
         ("features", lambda: future_poisoning(compute_features, bars)),
         ("forecasts", lambda: future_poisoning(_trial_forecasts(bars, names), bars, some)),
         ("features", lambda: availability(compute_features, bars)),
-        ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(names), bars, cutoff, _HOUR)),
+        ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(names), bars, cutoff, HOUR)),
         ("features", lambda: warm_up(compute_features, bars, days=7, starts=3)),
-        ("boosters, calibration, intervals", lambda: fitted_state(_trial_fit(names), rows, cutoff, 25 * _HOUR)),
+        ("boosters, calibration, intervals", lambda: fitted_state(_trial_fit(names), rows, cutoff, 25 * HOUR)),
         ("labels", lambda: labels_law(compute_labels, bars)),
         ("labels, roughened bars", lambda: labels_law(compute_labels, rough)),
         ("folds", folds_of_a_cutoff),

@@ -1,33 +1,24 @@
 """Checks on the feature tables, of the newest day a run made or else the newest stored."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
 
-from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES, Contract
+from btc_assets.clock import HOUR, midnight
+from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
 from btc_assets.features.assets import LABEL_DAYS, hourly_features, hourly_labels
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
 from btc_assets.features.causality import moved, poisons
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
 from btc_assets.lake import Lake
-from btc_assets.partitions import day_of
+from btc_assets.partitions import day_to_check, nothing_stored
 
 MOST_UNKNOWN = 0.25
 """Share of a day's values that may be unknown before a warning, order flow aside: many venues publish none."""
-_RUN_DAY = ("dagster/asset_partition_range_end", "dagster/partition")
 _MADE_UP_HOURS = 48
 """Hours of made-up future set after a day: twice the longest span a bug of a day would reach for."""
-
-
-def day_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> date | None:
-    """Return the newest day the run made, else the newest day stored, else None."""
-    for tag in _RUN_DAY:
-        if tag in run_tags:
-            return day_of(run_tags[tag])
-    return max(days_stored, default=None)
 
 
 def with_made_up_future(bars: pl.DataFrame, end: datetime) -> pl.DataFrame:
@@ -43,7 +34,7 @@ def with_made_up_future(bars: pl.DataFrame, end: datetime) -> pl.DataFrame:
     ahead = ahead.with_columns(
         (pl.lit(end) + pl.duration(hours=hours)).cast(pl.Datetime("us", "UTC")).alias("open_time")
     )
-    return poisons(pl.concat([past, ahead]), end - timedelta(hours=1))["x1e6"]
+    return poisons(pl.concat([past, ahead]), end - HOUR)["x1e6"]
 
 
 def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date) -> list[str]:
@@ -59,7 +50,7 @@ def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date) -> l
     """
     if stored.is_empty():
         return []
-    start, end = _bounds(day)[0], stored["open_time"][-1] + timedelta(hours=1)
+    start, end = midnight(day), stored["open_time"][-1] + HOUR
     window = bars.filter(pl.col("open_time") >= start - timedelta(days=WARMUP_DAYS))
     ways = {  # up to the newest row stored: bars that came in since are no fault of it
         "from the bars up to its end": window.filter(pl.col("open_time") < end),
@@ -69,36 +60,19 @@ def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date) -> l
     return [f"{sentence}, made again {way}" for way, sentence in found.items() if sentence]
 
 
-def _bounds(day: date) -> tuple[datetime, datetime]:
-    start = datetime.combine(day, time(), tzinfo=UTC)
-    return start, start + timedelta(days=1)
-
-
 def unknown_shares(features: pl.DataFrame) -> dict[str, float]:
     """Return the share of unknown values of each feature outside order flow that has any."""
     counts = {f.name: features[f.name].null_count() for f in FEATURES if f.group != "flow"}
     return {name: count / features.height for name, count in counts.items() if count}
 
 
-def _day(context: dg.AssetCheckExecutionContext, lake: Lake, contract: Contract) -> date | None:
-    return day_to_check(context.run.tags, lake.days(contract))
-
-
-def _nothing(contract: Contract) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=False,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"No partition of {contract.table} is stored yet.",
-    )
-
-
 @dg.asset_check(asset=hourly_features, name="causality")
 def causality(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
     """The day's features are the same made from its own bars alone, and whatever the bars after it say."""
-    day = _day(context, lake, HOURLY_FEATURES)
+    day = day_to_check(context.run.tags, lake.days(HOURLY_FEATURES))
     stored = None if day is None else lake.read(HOURLY_FEATURES, day)
     if day is None or stored is None:
-        return _nothing(HOURLY_FEATURES)
+        return nothing_stored(HOURLY_FEATURES.table)
     bars = lake.scan(PRICES, day - timedelta(days=WARMUP_DAYS), day).sort("open_time").collect()
     faults = features_that_move(bars, stored, day)
     return dg.AssetCheckResult(
@@ -112,10 +86,10 @@ def causality(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lak
 @dg.asset_check(asset=hourly_features, name="values_known")
 def values_known(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
     """Most features of the day are known; order flow, which many venues do not publish, is not counted."""
-    day = _day(context, lake, HOURLY_FEATURES)
+    day = day_to_check(context.run.tags, lake.days(HOURLY_FEATURES))
     stored = None if day is None else lake.read(HOURLY_FEATURES, day)
     if stored is None or stored.is_empty():
-        return _nothing(HOURLY_FEATURES)
+        return nothing_stored(HOURLY_FEATURES.table)
     shares = unknown_shares(stored)
     judged = sum(feature.group != "flow" for feature in FEATURES)
     share = sum(shares.values()) / judged
@@ -136,12 +110,12 @@ def labels_from_their_own_bars(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
 ) -> dg.AssetCheckResult:
     """The labels that became known on the day are those that the bars closed by its end give."""
-    day = _day(context, lake, HOURLY_LABELS)
+    day = day_to_check(context.run.tags, lake.days(HOURLY_LABELS))
     stored = None if day is None else lake.read(HOURLY_LABELS, day)
     if day is None or stored is None:
-        return _nothing(HOURLY_LABELS)
+        return nothing_stored(HOURLY_LABELS.table)
     bars = lake.scan(PRICES, day - timedelta(days=LABEL_DAYS), day).sort("open_time").collect()
-    made = compute_labels(bars, *_bounds(day))
+    made = compute_labels(bars, midnight(day), midnight(day + timedelta(days=1)))
     if not stored.is_empty():
         made = made.filter(pl.col("known_at") <= stored["known_at"].max())  # bars that came in since are no fault
     fault = moved(stored, made)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.features.causality import (
     Engine,
     Fit,
@@ -26,8 +27,6 @@ from btc_assets.features.causality import (
     warm_up,
 )
 from btc_assets.features.labels import compute_labels
-
-_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def _of_fit(fit: Fit) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         ahead = (pl.col("close").shift(-1) / pl.col("close")).log().alias("log_return")
         rows = bars.select("open_time", "close", ahead).drop_nulls()
-        return (fitted_state(fit, rows, rows["open_time"][rows.height // 2], 2 * _HOUR),)
+        return (fitted_state(fit, rows, rows["open_time"][rows.height // 2], 2 * HOUR),)
 
     return laws
 
@@ -109,7 +108,7 @@ def _of_labels(shift_known: int, lead: int) -> Callable[[pl.DataFrame], Sequence
 def _of_folds(purge_hours: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         start = bars["open_time"][bars.height // 2]
-        fold = {"horizon_hours": 4, "test_start": start, "train_end": start - purge_hours * _HOUR}
+        fold = {"horizon_hours": 4, "test_start": start, "train_end": start - purge_hours * HOUR}
         return (purge_law(pl.DataFrame([{**fold, "purge_hours": purge_hours}])),)
 
     return laws
@@ -181,7 +180,7 @@ SUBJECTS = (
     Subject("warm-up too short", True, _of_value(_close.ewm_mean(span=500, adjust=False), warmup_hours=24)),
     Subject("scaler fitted on all", True, _of_fit(_fit_until(None))),
     Subject("fit without purge", True, _of_fit(_fit_until(timedelta(0)))),
-    Subject("purge one hour short", True, _of_fit(_fit_until(_HOUR))),
+    Subject("purge one hour short", True, _of_fit(_fit_until(HOUR))),
     Subject("fit of nothing", True, _of_fit(_fit_nothing)),
     Subject("label known too early", True, _of_labels(shift_known=-1, lead=0)),
     Subject("label one bar too long", True, _of_labels(shift_known=0, lead=5)),
@@ -190,7 +189,7 @@ SUBJECTS = (
     Subject("rolling mean", False, _of_value(_close.rolling_mean(24), warmup_hours=24)),
     Subject("rolling z-score", False, _of_value((_close - _close.rolling_mean(24)) / _close.rolling_std(24))),
     Subject("EMA", False, _of_value(_close.ewm_mean(span=10, adjust=False), warmup_hours=200)),
-    Subject("scaler fitted before the purge", False, _of_fit(_fit_until(2 * _HOUR))),
+    Subject("scaler fitted before the purge", False, _of_fit(_fit_until(2 * HOUR))),
     Subject("labels", False, _of_labels(shift_known=0, lead=0)),
     Subject("fold with purge", False, _of_folds(5)),
     Subject("learner told nothing", False, _of_learner(told=False)),

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import CV_FOLDS
-
-HOUR = timedelta(hours=1)
 
 
 class NotEnoughHistoryError(ValueError):
@@ -53,11 +52,6 @@ class Rows:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.log_return)
-
-
-def midnight(day: date) -> datetime:
-    """Return 00:00 UTC of a day."""
-    return datetime.combine(day, time(), tzinfo=UTC)
 
 
 def matrix(features: pl.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -1,11 +1,12 @@
 """`market/prices`: hourly bars, one partition a UTC day."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
 
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import PRICES, dagster_type
 from btc_assets.lake import Lake, stored
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
@@ -50,7 +51,7 @@ def prices(
     if fresh.is_empty() and old.is_empty():
         raise SourceMalformedError(
             f"{market.source.venue} has no bar at all from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and "
-            f"none is stored; expected {(last - first) // timedelta(hours=1)}. Choose days its history covers, or "
+            f"none is stored; expected {(last - first) // HOUR}. Choose days its history covers, or "
             f"another BTC_MARKET_SOURCE."
         )
     if shift := zone_shift(old, fresh):
@@ -74,8 +75,8 @@ def prices(
 
 def closed_hours(days: Sequence[date], now: datetime) -> tuple[datetime, datetime]:
     """Return the span [first, last) of the hours of `days` that are closed at `now`, UTC; empty when none is."""
-    first = datetime.combine(days[0], time(), tzinfo=UTC)
-    end = datetime.combine(days[-1] + timedelta(days=1), time(), tzinfo=UTC)
+    first = midnight(days[0])
+    end = midnight(days[-1] + timedelta(days=1))
     return first, max(first, min(end, now.replace(minute=0, second=0, microsecond=0)))
 
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES
 
-_HOUR = timedelta(hours=1)
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume")
 _FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
@@ -133,7 +133,7 @@ def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFr
     hours = pl.datetime_range(first, last, "1h", closed="left", time_unit="us", eager=True).alias("open_time")
     expected = pl.DataFrame({"open_time": hours.cast(PRICES.columns["open_time"])})
     missing = expected.join(frame.select("open_time"), on="open_time", how="anti").sort("open_time")
-    begins = (pl.col("open_time").diff() != _HOUR).fill_null(value=True)
+    begins = (pl.col("open_time").diff() != HOUR).fill_null(value=True)
     return (
         missing.with_columns(begins.cum_sum().alias("gap"))
         .group_by("gap", maintain_order=True)

@@ -1,36 +1,24 @@
 """Checks on `market/prices`, of the days a run made or else of the newest day stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours, gap_table, prices
 from btc_assets.market.bars import find_gaps, first_fault
 from btc_assets.market.resources import Market
-from btc_assets.partitions import day_of
+from btc_assets.partitions import days_to_check, nothing_stored
 
 OLDEST_CLOSE = timedelta(hours=2)
 """How long ago the newest bar may have closed."""
 WIDEST_STEP = 0.01
 """Largest |log return| between a partition's first open and the close one hour of bars before it, fraction."""
-_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-_SINGLE = "dagster/partition"
-_HOUR = timedelta(hours=1)
 _MOMENT = timedelta(microseconds=1)
-
-
-def days_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> list[date]:
-    """Return every day a run made, else the newest day stored, else none."""
-    if all(tag in run_tags for tag in _RANGE):
-        first, last = (day_of(run_tags[tag]) for tag in _RANGE)
-        return [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    if _SINGLE in run_tags:
-        return [day_of(run_tags[_SINGLE])]
-    return list(days_stored[-1:])
 
 
 def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
@@ -40,12 +28,6 @@ def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
 def _bars(lake: Lake, days: Sequence[date], *, before: int = 0) -> pl.DataFrame:
     """Return the stored bars of the days, and of so many days before them, in one scan."""
     return lake.scan(PRICES, days[0] - timedelta(days=before), days[-1]).collect()
-
-
-def _nothing() -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=False, severity=dg.AssetCheckSeverity.WARN, description="No partition of market/prices is stored yet."
-    )
 
 
 @dg.asset_check(asset=prices, name="hours_present", blocking=True)
@@ -59,16 +41,16 @@ def hours_present(
     """
     days = _days(context, lake)
     if not days:
-        return _nothing()
+        return nothing_stored(PRICES.table)
     now = market.now()
     first, last = closed_hours(days, now)
     frame = _bars(lake, days)
     gaps = find_gaps(frame, first, last)
     missing = int(gaps.get_column("hours").sum())
-    expected = (last - first) // _HOUR
+    expected = (last - first) // HOUR
     empty = _days_without_a_bar(frame, days, last)
-    newest = last - _HOUR
-    stale = expected > 0 and newest + 2 * _HOUR > now and newest not in frame.get_column("open_time")
+    newest = last - HOUR
+    stale = expected > 0 and newest + 2 * HOUR > now and newest not in frame.get_column("open_time")
     said = f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
     if empty:
         said += f"; {len(empty)} days have no bar at all, the first {empty[0]}"
@@ -96,7 +78,7 @@ def ohlc_laws(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lak
     """Every stored bar opens on the hour, once; prices are above zero, low is lowest and high is highest."""
     days = _days(context, lake)
     if not days:
-        return _nothing()
+        return nothing_stored(PRICES.table)
     frame = _bars(lake, days)
     fault = first_fault(frame)
     if fault is None and frame.get_column("open_time").is_duplicated().any():
@@ -116,19 +98,19 @@ def newest_bar_age(
     """The newest bar closed less than two hours ago; judged only when a run made the newest day."""
     days = _days(context, lake)
     if not days:
-        return _nothing()
+        return nothing_stored(PRICES.table)
     now = market.now()
-    if days[-1] < (now - _HOUR).date():
+    if days[-1] < (now - HOUR).date():
         return dg.AssetCheckResult(passed=True, description=f"{days[-1]} is not the newest day; its age says nothing.")
     newest = _bars(lake, days[-1:], before=3).get_column("open_time").max()
     if not isinstance(newest, datetime):
         return dg.AssetCheckResult(passed=False, description=f"No bar is stored of the four days to {days[-1]}.")
-    age = now - newest - _HOUR
+    age = now - newest - HOUR
     return dg.AssetCheckResult(
         passed=age <= OLDEST_CLOSE,
-        description=f"The newest bar opened at {newest:%Y-%m-%d %H:%M} UTC and closed {age / _HOUR:.1f} h ago; at most "
-        f"{OLDEST_CLOSE / _HOUR:.0f} h are expected.",
-        metadata={"age_hours": age / _HOUR},
+        description=f"The newest bar opened at {newest:%Y-%m-%d %H:%M} UTC and closed {age / HOUR:.1f} h ago; at most "
+        f"{OLDEST_CLOSE / HOUR:.0f} h are expected.",
+        metadata={"age_hours": age / HOUR},
     )
 
 
@@ -137,11 +119,11 @@ def continuity(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[La
     """Each day opens where the hour before it closed, within 1 %; a day after a gap is not judged."""
     days = _days(context, lake)
     if not days:
-        return _nothing()
+        return nothing_stored(PRICES.table)
     frame = _bars(lake, days, before=1).sort("open_time")
     steps = (
         frame.with_columns(pl.col("close").shift(1).alias("close_before"), pl.col("open_time").diff().alias("apart"))
-        .filter((pl.col("apart") == _HOUR) & (pl.col("open_time").dt.hour() == 0) & (PRICES.day >= pl.lit(days[0])))
+        .filter((pl.col("apart") == HOUR) & (pl.col("open_time").dt.hour() == 0) & (PRICES.day >= pl.lit(days[0])))
         .with_columns((pl.col("open") / pl.col("close_before")).log().alias("step"))
     )
     wide = steps.filter(pl.col("step").abs() > WIDEST_STEP)

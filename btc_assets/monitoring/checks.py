@@ -1,6 +1,5 @@
 """Checks on the monitoring tables, of the newest day a run made or else the newest stored."""
 
-from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 
 import dagster as dg
@@ -22,32 +21,13 @@ from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring.assets import forecast_outcomes, forecasts
 from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
 from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
-from btc_assets.partitions import day_of
+from btc_assets.partitions import day_to_check, nothing_stored
 from btc_assets.settings import settings
 
-_RUN_DAY = ("dagster/asset_partition_range_end", "dagster/partition")
 _COVERAGE_DAYS = 90
 _COVERAGE_TOLERANCE = 0.05
 """How far the 90 % interval's coverage over `_COVERAGE_DAYS` may be from 90 % before it is worth a warning."""
 _COVERAGE_ROWS = 24 * 14
-
-
-def day_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> date | None:
-    """Return the newest day the run made, else the newest day stored, else None."""
-    for tag in _RUN_DAY:
-        if tag in run_tags:
-            return day_of(run_tags[tag])
-    return max(days_stored, default=None)
-
-
-def _day(context: dg.AssetCheckExecutionContext, lake: Lake, contract: Contract) -> date | None:
-    return day_to_check(context.run.tags, lake.days(contract))
-
-
-def _nothing(table: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"No partition of {table} is stored yet."
-    )
 
 
 def _chosen(lake: Lake, day: date) -> dict[str, dict[date, ModelChoice]]:
@@ -66,9 +46,9 @@ def _one_day(lake: Lake, contract: Contract, day: date) -> pl.DataFrame:
 @dg.asset_check(asset=forecasts, name="every_hour_is_forecast")
 def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
     """Every closed hour of the day with features and a bar has a forecast of each role and horizon."""
-    day = _day(context, lake, FORECASTS)
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
-        return _nothing(FORECASTS.table)
+        return nothing_stored(FORECASTS.table)
     chosen = _chosen(lake, day)
     if not chosen[CHAMPION]:
         return dg.AssetCheckResult(
@@ -92,9 +72,9 @@ def replay_gives_the_same(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], registry: ModelRegistry
 ) -> dg.AssetCheckResult:
     """Forecasting the day again from what is stored gives the stored rows, bit for bit."""
-    day = _day(context, lake, FORECASTS)
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
-        return _nothing(FORECASTS.table)
+        return nothing_stored(FORECASTS.table)
     replayed = forecast_hours(
         _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _chosen(lake, day), registry
     )
@@ -112,9 +92,9 @@ def every_known_label_is_judged(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
 ) -> dg.AssetCheckResult:
     """Every forecast whose label became known on the day has an outcome."""
-    day = _day(context, lake, FORECAST_OUTCOMES)
+    day = day_to_check(context.run.tags, lake.days(FORECAST_OUTCOMES))
     if day is None:
-        return _nothing(FORECAST_OUTCOMES.table)
+        return nothing_stored(FORECAST_OUTCOMES.table)
     missing = missing_outcomes(
         lake.scan(FORECASTS, day - timedelta(days=2), day).collect(),
         _one_day(lake, HOURLY_LABELS, day),
@@ -131,9 +111,9 @@ def every_known_label_is_judged(
 @dg.asset_check(asset=forecast_outcomes, name="intervals_hold")
 def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
     """The champion's 90 % intervals held about 90 % of the outcomes of the last 90 days, at each horizon."""
-    day = _day(context, lake, FORECAST_OUTCOMES)
+    day = day_to_check(context.run.tags, lake.days(FORECAST_OUTCOMES))
     if day is None:
-        return _nothing(FORECAST_OUTCOMES.table)
+        return nothing_stored(FORECAST_OUTCOMES.table)
     held = (
         lake.scan(FORECAST_OUTCOMES, day - timedelta(days=_COVERAGE_DAYS - 1), day)
         .filter(pl.col("role") == CHAMPION)

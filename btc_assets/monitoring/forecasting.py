@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.contracts import FORECASTS, ROLES
 from btc_assets.learning.bundle import QUANTILE_NAMES, HorizonForecast
 from btc_assets.learning.gate import ModelChoice, champion_as_of
@@ -136,7 +137,7 @@ def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> 
             f"model version {choice.version} needs features that are not computed: {', '.join(missing)}"
         )
     rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
-    made_at = pl.col("open_time") + timedelta(hours=1)
+    made_at = pl.col("open_time") + HOUR
     return pl.concat(
         hours.select(
             "_day",

@@ -27,12 +27,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, ROLES
 from btc_assets.learning import evaluation
 from btc_assets.learning.evaluation import Estimate, Floats, Significance, Strategy
@@ -44,7 +45,6 @@ LAGS = (0, 1)
 """Bars between a forecast and its trade."""
 BLOCK_DAYS = 5
 BOOTSTRAP_DRAWS = 500
-HOUR = timedelta(hours=1)
 
 Found = tuple[str, Estimate]
 
@@ -142,7 +142,7 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
     Returns:
         PERFORMANCE_REPORT rows.
     """
-    end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
+    end = midnight(day + timedelta(days=1))
     known = outcomes.filter(pl.col("known_at") <= end).sort("open_time")
     hours = Hours.of(known)
     parts = {
@@ -164,7 +164,7 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
 
 def within(day: date, days: int) -> pl.Expr:
     """Return the filter of outcomes known in the `days` days that end with `day`."""
-    end = datetime.combine(day, time(), tzinfo=UTC) + timedelta(days=1)
+    end = midnight(day + timedelta(days=1))
     return (pl.col("known_at") > end - timedelta(days=days)) & (pl.col("known_at") <= end)
 
 

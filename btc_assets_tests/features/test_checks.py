@@ -12,7 +12,7 @@ import pytest
 from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
 from btc_assets.features.assets import ASSETS
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
-from btc_assets.features.checks import CHECKS, day_to_check, features_that_move, unknown_shares, with_made_up_future
+from btc_assets.features.checks import CHECKS, features_that_move, unknown_shares, with_made_up_future
 from btc_assets.features.engine import compute_features
 from btc_assets.lake import Lake, by_day
 from btc_assets.partitions import DAILY, key_of
@@ -147,11 +147,3 @@ def test_the_made_up_future_leaves_the_past_alone_and_is_absurd() -> None:
     assert made.filter(pl.col("open_time") < end).equals(bars.head(96))
     assert made.filter(pl.col("open_time") >= end)["close"].min() > 1e8  # type: ignore[operator]
     assert made["open_time"].is_sorted()
-
-
-def test_the_newest_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
-    stored = [date(2018, 1, 1), date(2018, 1, 3)]
-    assert day_to_check({"dagster/partition": "2018-01-02"}, stored) == date(2018, 1, 2)
-    assert day_to_check({"dagster/asset_partition_range_end": "2018-01-05"}, stored) == date(2018, 1, 5)
-    assert day_to_check({}, stored) == date(2018, 1, 3)
-    assert day_to_check({}, []) is None

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS
 from btc_assets.learning.bundle import ModelBundle, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
-from btc_assets.learning.folds import Rows, make_folds, midnight
+from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.training import (
     FittedModel,
     fit_model,

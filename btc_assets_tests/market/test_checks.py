@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 import polars as pl
@@ -11,7 +11,7 @@ import pytest
 from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import prices
-from btc_assets.market.checks import CHECKS, days_to_check
+from btc_assets.market.checks import CHECKS
 from btc_assets.market.resources import Market
 from btc_assets_tests.market.conftest import DAY, bars, hours
 from btc_assets_tests.market.test_assets import LATER, RANGE, Told
@@ -136,13 +136,6 @@ def test_a_step_across_a_gap_is_not_judged(lake: Lake) -> None:
 
 
 # --- what is checked -------------------------------------------------------------------------------
-def test_checks_look_at_the_days_of_their_run_or_else_the_newest() -> None:
-    first, last = RANGE
-    days = [date(2018, 5, day) for day in (5, 6, 7)]
-    assert days_to_check({first: "2018-05-05", last: "2018-05-07"}, []) == days
-    assert days_to_check({"dagster/partition": "2018-05-06"}, days) == [days[1]]
-    assert days_to_check({}, days) == [days[2]]
-    assert days_to_check({}, []) == []
 
 
 @pytest.mark.parametrize("name", ["hours_present", "ohlc_laws", "newest_bar_age"])

@@ -23,7 +23,7 @@ from btc_assets.contracts import (
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring.assets import ASSETS
-from btc_assets.monitoring.checks import CHECKS, day_to_check
+from btc_assets.monitoring.checks import CHECKS
 from btc_assets.monitoring.completeness import moved_forecasts
 from btc_assets.partitions import DAILY, key_of
 from btc_assets_tests.monitoring.conftest import (
@@ -201,13 +201,6 @@ def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteIn
     )
     assert moved_forecasts(day, day).is_empty()
     assert moved_forecasts(day, nudged).rows() == [day.row(3)[:3]]
-
-
-def test_a_check_looks_at_the_newest_day_of_its_run() -> None:
-    assert day_to_check({"dagster/partition": "2018-01-05"}, DAYS) == date(2018, 1, 5)
-    assert day_to_check({"dagster/asset_partition_range_end": "2018-01-06"}, DAYS) == date(2018, 1, 6)
-    assert day_to_check({}, DAYS) == DAYS[-1]
-    assert day_to_check({}, []) is None
 
 
 def test_no_forecast_can_see_a_verdict_after_its_day() -> None:

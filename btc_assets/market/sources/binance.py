@@ -7,10 +7,11 @@ import io
 import logging
 import zipfile
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import PRICES
 from btc_assets.market.sources.answer import (
     REMEDY,
@@ -23,7 +24,7 @@ from btc_assets.market.sources.answer import (
     wall_clock,
 )
 from btc_assets.market.sources.files import read_table
-from btc_assets.market.sources.protocol import HOUR, SourceMalformedError, SourceRefusedError, SourceUnavailableError
+from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets.market.sources.transport import Transport
 
 PAGE = 1000
@@ -123,7 +124,7 @@ class BinanceSource:
                 part = self._file("monthly", f"{month:%Y-%m}")
                 if part is not None:
                     parts.append(part)
-                    reached = _midnight(following)
+                    reached = midnight(following)
                 elif parts:
                     break
                 month = following
@@ -132,7 +133,7 @@ class BinanceSource:
                 if part is None:
                     break
                 parts.append(part)
-                reached = _midnight(reached.date() + timedelta(days=1))
+                reached = midnight(reached.date() + timedelta(days=1))
         except (SourceUnavailableError, SourceRefusedError) as error:
             _LOG.warning("The archive of binance is out of reach (%s); the REST API is asked from %s.", error, reached)
         return parts, reached
@@ -170,7 +171,3 @@ def _milliseconds(at: datetime) -> int:
 
 def _next_month(month: date) -> date:
     return (month + timedelta(days=31)).replace(day=1)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), tzinfo=UTC)

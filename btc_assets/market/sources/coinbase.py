@@ -7,8 +7,8 @@ from datetime import datetime
 
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.market.sources.answer import bars_of, closed_between, expect_some, in_order, lawful, rows_of, wall_clock
-from btc_assets.market.sources.protocol import HOUR
 from btc_assets.market.sources.transport import Transport
 
 PAGE = 300

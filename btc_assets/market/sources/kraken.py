@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from btc_assets.clock import HOUR
 from btc_assets.market.sources.answer import (
     REMEDY,
     bars_of,
@@ -19,7 +20,7 @@ from btc_assets.market.sources.answer import (
     rows_of,
     wall_clock,
 )
-from btc_assets.market.sources.protocol import HOUR, SourceMalformedError, SourceRefusedError, SourceUnavailableError
+from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets.market.sources.transport import Transport
 
 REACH_HOURS = 720

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 import polars as pl
-
-HOUR = timedelta(hours=1)
 
 
 class MarketSource(Protocol):
