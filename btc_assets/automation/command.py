@@ -6,11 +6,13 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
+from btc_assets.automation.spans import DAY
 from btc_assets.contracts import PERFORMANCE_REPORT
 from btc_assets.partitions import previous_monday
 from btc_assets.settings import Settings
 
-WHOLE_YEAR = 365
+ONLY_ONE = 0
+"""Days between cutoffs when there is one cutoff."""
 
 
 def walk_forward(start: date | None, end: date | None, *, every_days: int, resume: bool) -> int:
@@ -62,7 +64,7 @@ def _whole_and_by_year(report: pl.DataFrame) -> pl.DataFrame:
 
 
 def train(config: Settings, cutoff: date | None) -> int:
-    """Train and judge one cutoff, forecast from it to the newest day, and publish.
+    """Train and judge one cutoff, forecast from it to the newest closed day, and publish.
 
     Args:
         config: the settings of the deployment.
@@ -71,9 +73,20 @@ def train(config: Settings, cutoff: date | None) -> int:
     Returns:
         The exit status: 0 when everything was made.
     """
-    today = config.now().date()
-    end = today if config.history_end is None else min(today, date.fromordinal(config.history_end.toordinal() - 1))
-    return walk_forward(cutoff or previous_monday(end), end, every_days=WHOLE_YEAR, resume=True)
+    cutoff, end = days_of_one_cutoff(config, cutoff)
+    return walk_forward(cutoff, end, every_days=ONLY_ONE, resume=True)
+
+
+def days_of_one_cutoff(config: Settings, cutoff: date | None) -> tuple[date, date]:
+    """Return a cutoff (None: the newest Monday) and the newest day to forecast from it.
+
+    That is the newest closed day, or today when the cutoff is today.
+    """
+    now = config.now()
+    today = now.date() if config.history_end is None else min(now.date(), config.history_end - DAY)
+    closed = now.date() - DAY
+    cutoff = cutoff or previous_monday(today)
+    return cutoff, today if cutoff >= today else closed
 
 
 def ask(config: Settings, query: str) -> int:

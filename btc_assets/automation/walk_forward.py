@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
@@ -21,6 +21,7 @@ from btc_assets.automation.spans import DAY, Span, spans
 from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_VERDICT, PRICES, Contract
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
+from btc_assets.market.assets import closed_hours
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings, settings
 
@@ -52,7 +53,9 @@ class WalkForwardConfig(dg.Config):
 
     start: str = Field(default="", description="First cutoff, YYYY-MM-DD; empty: the first Monday with a full window.")
     end: str = Field(default="", description="Last day to forecast, YYYY-MM-DD; empty: the last day that has closed.")
-    every_days: int = Field(default=7, ge=1, le=365, description="Days from one cutoff to the next.")
+    every_days: int = Field(
+        default=7, ge=0, le=365, description="Days from one cutoff to the next; 0: the first cutoff is the only one."
+    )
     resume: bool = Field(
         default=True, description="Leave alone what was already made from the same data, code and settings."
     )
@@ -72,13 +75,15 @@ class Leg:
 
 
 def plan(first_cutoff: date, last_day: date, every_days: int) -> list[Leg]:
-    """Cut a period into legs, in order.
+    """Cut a period into legs, in order; one leg when `every_days` is 0.
 
     Raises:
         WalkError: the period is empty.
     """
     if last_day < first_cutoff:
         raise WalkError(f"the walk ends on {last_day}, before its first cutoff {first_cutoff}")
+    if every_days == 0:
+        return [Leg(first_cutoff, Span(first_cutoff, last_day))]
     legs = []
     cutoff = first_cutoff
     while cutoff <= last_day:
@@ -116,6 +121,23 @@ def days_lacking(lake: Lake, contract: Contract, days: Iterable[date]) -> list[d
     """Return the days that are not stored, or are stored with other columns than the contract has today."""
     stored = set(lake.days(contract))
     return [day for day in days if day not in stored or _columns(lake, contract, day) != list(contract.columns)]
+
+
+def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]:
+    """Return the days whose bars are to be fetched: those lacking, and the newest stored one if it has grown since.
+
+    A day is stored as it grows, so the newest may be half there. An older day that lacks an hour has a gap, which
+    stays one.
+    """
+    days = list(days)
+    wanted = set(days_lacking(lake, PRICES, days))
+    newest = max(lake.days(PRICES), default=None)
+    if newest is not None and newest in days:
+        first, end = closed_hours([newest], now)
+        told = lake.scan_days(PRICES, [newest]).select(pl.col("open_time").max()).collect().item()
+        if first < end and (told is None or told < end - timedelta(hours=1)):
+            wanted.add(newest)
+    return sorted(wanted)
 
 
 def _columns(lake: Lake, contract: Contract, day: date) -> list[str]:
@@ -182,7 +204,7 @@ class Walk:
         first = max(self.settings.first_day, first_cutoff - timedelta(days=self.settings.window_days + WARMUP_DAYS))
         needed = Span(first, last_day).days
         reached: set[date] = set()  # days whose features and labels look back on bars fetched now
-        for span in spans(days_lacking(self.lake, PRICES, needed)):
+        for span in spans(days_to_fetch(self.lake, needed, self.settings.now())):
             started = time.monotonic()
             self._materialise("refresh_prices", span, ["market/prices"])
             reached.update(day + i * DAY for day in span.days for i in range(WARMUP_DAYS + 1))

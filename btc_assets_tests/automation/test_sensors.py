@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
+from dagster._core.instance.config import dagster_instance_config
 
 from btc_assets import contracts
 from btc_assets.automation import sensors
@@ -345,16 +345,9 @@ def test_a_range_is_asked_for_again_as_a_range(instance: dg.DagsterInstance) -> 
 
 
 # --- runs that write the same tables -----------------------------------------------------------------
-def test_runs_that_write_the_same_tables_wait_for_each_other(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
-    (home / "dagster.yaml").write_text(config)
-    with dg.DagsterInstance.from_config(str(home)) as told:
-        assert isinstance(told.run_coordinator, QueuedRunCoordinator)
-        queue = told.get_concurrency_config().run_queue_config
-        assert queue is not None
-        limits = [dict(limit) for limit in queue.tag_concurrency_limits]
+def test_runs_that_write_the_same_tables_wait_for_each_other() -> None:
+    config, _ = dagster_instance_config(str(PROJECT_ROOT))  # checked against Dagster's own schema
+    limits = config["concurrency"]["runs"]["tag_concurrency_limits"]
     assert limits == [{"key": ONE_AT_A_TIME, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}]
     alone = {job.name: job.tags[ONE_AT_A_TIME] for job in JOBS if job.name != "walk_forward"}
     assert alone.pop("build_features") == alone["forecast_days"]
