@@ -1,6 +1,7 @@
 """Features and labels of each hour."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -20,6 +21,15 @@ LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
 _BACKFILL = dg.BackfillPolicy.single_run()
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _LIMITS = {"dagster/max_runtime": "3600"}
+_COMMON: dict[str, Any] = {
+    "partitions_def": DAILY,
+    "group_name": GROUP,
+    "freshness_policy": _FRESHNESS,
+    "backfill_policy": _BACKFILL,
+    "code_version": CODE_VERSION,
+    "op_tags": _LIMITS,
+}
+"""What every asset of this domain has in common."""
 
 
 def _prices_back(days: int) -> dg.AssetIn:
@@ -34,15 +44,10 @@ def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
 
 @dg.asset(
     key=["features", "hourly_features"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(HOURLY_FEATURES),
     ins={"prices": _prices_back(WARMUP_DAYS)},
-    group_name=GROUP,
     kinds={"polars"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
     """Every declared feature of each closed hour, from bars up to and including that hour.
@@ -69,15 +74,10 @@ def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> 
 
 @dg.asset(
     key=["features", "hourly_labels"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(HOURLY_LABELS),
     ins={"prices": _prices_back(LABEL_DAYS)},
-    group_name=GROUP,
     kinds={"polars"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
     """What the price did over the next 1, 4 and 24 hours, in the partition of the day that became known.

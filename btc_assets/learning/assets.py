@@ -39,6 +39,15 @@ CAUSALITY_DAYS = 3
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK + timedelta(days=1))
 _LIMITS = {"dagster/max_runtime": "3600"}
+_COMMON: dict[str, Any] = {
+    "partitions_def": DAILY,
+    "group_name": GROUP,
+    "freshness_policy": _FRESHNESS,
+    "backfill_policy": _BACKFILL,
+    "code_version": CODE_VERSION,
+    "op_tags": _LIMITS,
+}
+"""What every asset of this domain has in common."""
 
 
 def _window(table: str) -> dg.AssetIn:
@@ -74,15 +83,10 @@ def _parameters(tuned: pl.DataFrame) -> dict[int, BoostingParameters]:
 
 @dg.asset(
     key=["learning", "cv_folds"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(CV_FOLDS),
     ins={"hourly_features": _window("features/hourly_features"), "hourly_labels": _window("features/hourly_labels")},
-    group_name=GROUP,
     kinds={"polars"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def cv_folds(
     context: dg.AssetExecutionContext, hourly_features: pl.LazyFrame, hourly_labels: pl.LazyFrame
@@ -105,7 +109,7 @@ def cv_folds(
 
 @dg.asset(
     key=["learning", "tuned_parameters"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(TUNED_PARAMETERS),
     ins={
         "hourly_features": _window("features/hourly_features"),
@@ -113,12 +117,7 @@ def cv_folds(
         "cv_folds": _same_cutoff("learning/cv_folds"),
         "earlier": _window("learning/tuned_parameters"),
     },
-    group_name=GROUP,
     kinds={"optuna", "xgboost"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def tuned_parameters(
     context: dg.AssetExecutionContext,
@@ -198,7 +197,7 @@ def tuned_parameters(
 
 @dg.asset(
     key=["learning", "fold_forecasts"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(FOLD_FORECASTS),
     ins={
         "hourly_features": _window("features/hourly_features"),
@@ -206,12 +205,7 @@ def tuned_parameters(
         "cv_folds": _same_cutoff("learning/cv_folds"),
         "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
     },
-    group_name=GROUP,
     kinds={"xgboost"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def fold_forecasts(
     context: dg.AssetExecutionContext,
@@ -244,7 +238,7 @@ def fold_forecasts(
 
 @dg.asset(
     key=["learning", "trained_model"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(TRAINED_MODEL),
     ins={
         "hourly_features": _window("features/hourly_features"),
@@ -252,12 +246,7 @@ def fold_forecasts(
         "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
         "fold_forecasts": _same_cutoff("learning/fold_forecasts"),
     },
-    group_name=GROUP,
     kinds={"xgboost", "onnx", "mlflow"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def trained_model(
     context: dg.AssetExecutionContext,
@@ -354,19 +343,14 @@ def trained_model(
 
 @dg.asset(
     key=["learning", "model_explanation"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(MODEL_EXPLANATION),
     ins={
         "hourly_features": _window("features/hourly_features"),
         "hourly_labels": _window("features/hourly_labels"),
         "trained_model": _same_cutoff("learning/trained_model"),
     },
-    group_name=GROUP,
     kinds={"shap", "mlflow"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def model_explanation(
     context: dg.AssetExecutionContext,
@@ -413,7 +397,7 @@ def model_explanation(
 
 @dg.asset(
     key=["learning", "model_verdict"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(MODEL_VERDICT),
     ins={
         "prices": dg.AssetIn(
@@ -425,12 +409,7 @@ def model_explanation(
         "trained_model": _same_cutoff("learning/trained_model"),
         "earlier": _window("learning/model_verdict"),
     },
-    group_name=GROUP,
     kinds={"mlflow"},
-    freshness_policy=_FRESHNESS,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def model_verdict(
     context: dg.AssetExecutionContext,

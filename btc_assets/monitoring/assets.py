@@ -28,6 +28,14 @@ _BACKFILL = dg.BackfillPolicy.single_run()
 _HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 _LIMITS = {"dagster/max_runtime": "3600"}
+_COMMON: dict[str, Any] = {
+    "partitions_def": DAILY,
+    "group_name": GROUP,
+    "backfill_policy": _BACKFILL,
+    "code_version": CODE_VERSION,
+    "op_tags": _LIMITS,
+}
+"""What every asset of this domain has in common."""
 
 
 def _models_as_of(table: str) -> dg.AssetIn:
@@ -37,7 +45,7 @@ def _models_as_of(table: str) -> dg.AssetIn:
 
 @dg.asset(
     key=["monitoring", "forecasts"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(FORECASTS),
     ins={
         "hourly_features": dg.AssetIn(key=["features", "hourly_features"]),
@@ -45,12 +53,8 @@ def _models_as_of(table: str) -> dg.AssetIn:
         "trained_model": _models_as_of("learning/trained_model"),
         "model_verdict": _models_as_of("learning/model_verdict"),
     },
-    group_name=GROUP,
     kinds={"polars", "onnx"},
     freshness_policy=_HOURLY,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def forecasts(
     context: dg.AssetExecutionContext,
@@ -84,18 +88,14 @@ def forecasts(
 
 @dg.asset(
     key=["monitoring", "forecast_outcomes"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(FORECAST_OUTCOMES),
     ins={
         "forecasts": dg.AssetIn(key=["monitoring", "forecasts"], partition_mapping=days_before(2, and_today=True)),
         "hourly_labels": dg.AssetIn(key=["features", "hourly_labels"]),
     },
-    group_name=GROUP,
     kinds={"polars"},
     freshness_policy=_HOURLY,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def forecast_outcomes(
     context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, hourly_labels: pl.LazyFrame
@@ -118,7 +118,7 @@ def forecast_outcomes(
 
 @dg.asset(
     key=["monitoring", "performance_report"],
-    partitions_def=DAILY,
+    **_COMMON,
     dagster_type=dagster_type(PERFORMANCE_REPORT),
     ins={
         "forecast_outcomes": dg.AssetIn(
@@ -126,12 +126,8 @@ def forecast_outcomes(
             partition_mapping=days_before(settings().report_days - 1, and_today=True),
         )
     },
-    group_name=GROUP,
     kinds={"polars", "matplotlib"},
     freshness_policy=_DAILY,
-    backfill_policy=_BACKFILL,
-    code_version=CODE_VERSION,
-    op_tags=_LIMITS,
 )
 def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
     """How good the forecasts of the last `BTC_REPORT_DAYS` days were, by role, horizon and period.
