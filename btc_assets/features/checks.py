@@ -9,7 +9,7 @@ from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
 from btc_assets.features.assets import LABEL_DAYS, hourly_features, hourly_labels
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
-from btc_assets.features.causality import moved, poisons
+from btc_assets.features.causality import TOO_FEW_BARS, feature_failures, moved, poisons
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
 from btc_assets.lake import Lake
@@ -17,6 +17,8 @@ from btc_assets.partitions import day_to_check, nothing_stored
 
 MOST_UNKNOWN = 0.25
 """Share of a day's values that may be unknown before a warning, order flow aside: many venues publish none."""
+_LAW_DAYS = 2
+"""Days of bars beyond the warm-up that the engine's laws are judged on."""
 _MADE_UP_HOURS = 48
 """Hours of made-up future set after a day: twice the longest span a bug of a day would reach for."""
 
@@ -68,18 +70,33 @@ def unknown_shares(features: pl.DataFrame) -> dict[str, float]:
 
 @dg.asset_check(asset=hourly_features, name="causality")
 def causality(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """The day's features are the same made from its own bars alone, and whatever the bars after it say."""
+    """The day's features equal what its own bars give, whatever comes after them; the engine keeps the cheap laws.
+
+    The laws are prefix invariance, future poisoning and warm-up, on the bars behind the day; a history too short to
+    judge them on says so and is no fault.
+    """
     day = day_to_check(context.run.tags, lake.days(HOURLY_FEATURES))
     stored = None if day is None else lake.read(HOURLY_FEATURES, day)
     if day is None or stored is None:
         return nothing_stored(HOURLY_FEATURES.table)
-    bars = lake.scan(PRICES, day - timedelta(days=WARMUP_DAYS), day).sort("open_time").collect()
+    bars = lake.scan(PRICES, day - timedelta(days=WARMUP_DAYS + _LAW_DAYS), day).sort("open_time").collect()
     faults = features_that_move(bars, stored, day)
+    broken = feature_failures(bars)
+    judged = broken != [TOO_FEW_BARS]
+    if judged and broken:
+        faults.append(f"the engine breaks {', '.join(broken)} on the bars up to {day}")
+    kept = "the engine keeps its laws on them" if judged else "too few bars lie before it to judge the engine's laws"
     return dg.AssetCheckResult(
         passed=not faults,
         description="; ".join(faults)
-        or f"{stored.height} rows of {day} equal what their own bars give, whatever comes after them.",
-        metadata={"day": str(day), "rows": stored.height, "features": len(FEATURES)},
+        or f"{stored.height} rows of {day} equal what their own bars give, whatever comes after them; {kept}.",
+        metadata={
+            "day": str(day),
+            "rows": stored.height,
+            "features": len(FEATURES),
+            "laws_broken": broken if judged else [],
+            "laws_judged": judged,
+        },
     )
 
 

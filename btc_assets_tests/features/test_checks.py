@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 
 from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
+from btc_assets.features import checks
 from btc_assets.features.assets import ASSETS
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
+from btc_assets.features.causality import POISONING, PREFIX, feature_failures
 from btc_assets.features.checks import CHECKS, features_that_move, unknown_shares, with_made_up_future
 from btc_assets.features.engine import compute_features
 from btc_assets.lake import Lake, by_day
@@ -89,6 +91,39 @@ def test_a_row_made_with_a_later_bar_is_found(lake: Lake, evaluations: Evaluatio
     assert not broken.passed
     assert broken.description is not None
     assert "returns_1h" in broken.description
+
+
+def test_the_engine_is_put_before_its_laws_on_the_bars_behind_the_day(evaluations: Evaluations) -> None:
+    assert evaluations["causality"].metadata["laws_judged"].value is True
+    assert "keeps its laws" in str(evaluations["causality"].description)
+
+
+def test_a_law_the_engine_breaks_is_named_though_the_stored_rows_are_right(
+    lake: Lake, evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that reads the next bar, put before the laws in place of the project's own."""
+    assert evaluations["causality"].passed
+
+    def early(bars: pl.DataFrame) -> pl.DataFrame:
+        return compute_features(bars).with_columns(pl.col("returns_1h").shift(-1))
+
+    monkeypatch.setattr(checks, "feature_failures", lambda bars: feature_failures(bars, early))
+    broken = check_alone(lake, "causality")
+    assert not broken.passed
+    assert broken.severity is dg.AssetCheckSeverity.ERROR
+    assert PREFIX in str(broken.description)
+    assert POISONING in str(broken.description)
+
+
+def test_a_history_too_short_for_the_laws_is_said_and_is_no_fault(tmp_path: Path) -> None:
+    other = Lake(root=str(tmp_path))
+    bars = random_walk_bars(48, start=START)
+    for day, part in by_day(PRICES, bars, DAYS[:2]):
+        other.write(PRICES, day, part)
+    other.write(HOURLY_FEATURES, DAYS[1], compute_features(bars).tail(24))
+    evaluation = check_alone(other, "causality")
+    assert evaluation.passed
+    assert "too few bars" in str(evaluation.description)
 
 
 def test_bars_that_came_in_after_the_features_are_no_fault() -> None:
