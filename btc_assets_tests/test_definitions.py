@@ -69,9 +69,26 @@ def test_every_contract_has_its_asset() -> None:
     assert set(CONTRACTS) == set(NAMES)
 
 
-def test_prices_and_forecasts_are_checked_and_blocked_on() -> None:
-    blocking = {key.asset_key.to_user_string() for key in GRAPH.asset_check_keys if GRAPH.get(key).blocking}
-    assert "market/prices" in blocking
+CHECKED = {
+    "market/prices": {"hours_present", "ohlc_laws", "newest_bar_age"},
+    "monitoring/forecasts": {"every_hour_is_forecast", "replay_gives_the_same"},
+}
+
+
+def checks_of(asset: str) -> dict[str, bool]:
+    """Return whether each check of an asset is blocking."""
+    found = (key for key in GRAPH.asset_check_keys if key.asset_key.to_user_string() == asset)
+    return {key.name: GRAPH.get(key).blocking for key in found}
+
+
+def test_bars_that_cannot_be_trusted_block() -> None:
+    blocking = {name for name, blocks in checks_of("market/prices").items() if blocks}
+    assert blocking == CHECKED["market/prices"]
+
+
+@pytest.mark.parametrize("asset", CHECKED)
+def test_prices_and_forecasts_are_checked(asset: str) -> None:
+    assert set(checks_of(asset)) >= CHECKED[asset]
 
 
 def test_runs_bound_their_time() -> None:
