@@ -1,51 +1,89 @@
-"""Every benchmark in one run, as one table: `python -m benchmarks` (or `make bench`)."""
+"""Every benchmark in one run, as one table: `python -m benchmarks` (or `make bench`).
+
+Both sides of a ratio are measured here and now, on this machine; nothing is carried over from an earlier run.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+from collections.abc import Sequence
+from importlib.metadata import version
 
 from benchmarks import features, history, load, predict
 
+Row = tuple[str, str, str, str, str]
+PEERS = ("pandas-ta-classic", "mlflow", "dagster")
+HEADINGS: Row = ("what", "ours", "compared with", "ratio", "alone")
 
-def main() -> None:
-    """Run all and print the table of ratios."""
-    rows: list[tuple[str, str, str, str, str]] = []
-    for what, ours, theirs in features.run():
-        ratio = f"{theirs / ours:.1f} x as fast"
-        rows.append((f"(a) {what}", f"{ours:.3f}", f"pandas-ta-classic {theirs:.3f}", ratio, "benchmarks.features"))
-    served = predict.run()
-    for server, measurements in served.items():
-        if server == "serve":
-            continue
-        for mine, other in zip(served["serve"], measurements, strict=True):
-            rows.append(
-                (
-                    f"(b) /v1/predict, {mine.connections} connections, requests/s (CPU ms each)",
-                    f"{mine.requests_per_s:,.0f} ({mine.cpu_ms:.2f})",
-                    f"{server}: {other.requests_per_s:,.0f} ({other.cpu_ms:.2f})",
-                    f"{mine.requests_per_s / other.requests_per_s:.1f} x, CPU 1/{other.cpu_ms / mine.cpu_ms:.1f}",
-                    "benchmarks.predict",
-                )
-            )
-    short, long = (history.run()[years] for years in history.YEARS)
-    for name, key in (("hourly refresh", "refresh_s"), ("backfill of all of it", "backfill_s")):
-        rows.append(
-            (
-                f"(c) {name}, {history.YEARS[1]} years of history, s",
-                f"{long[key]:.2f}",
-                f"{history.YEARS[0]} year {short[key]:.2f}",
-                f"{long[key] / short[key]:.2f}",
-                "benchmarks.history",
-            )
+
+def rows() -> list[Row]:
+    """Run each benchmark once and return its lines of the table."""
+    return [*_features(), *_predict(), *_history(), *_load()]
+
+
+def _features() -> list[Row]:
+    return [
+        (
+            f"(a) {what}",
+            f"{ours:.3f}",
+            f"{features.PEER} {theirs:.3f}",
+            f"{theirs / ours:.1f} x as fast",
+            "python -m benchmarks.features",
         )
+        for what, ours, theirs in features.run()
+    ]
+
+
+def _predict() -> list[Row]:
+    served = predict.run()
+    return [
+        (
+            f"(b) /v1/predict, {mine.connections} connections, requests/s (CPU ms each)",
+            f"{mine.requests_per_s:,.0f} ({mine.cpu_ms:.2f})",
+            f"{server}: {other.requests_per_s:,.0f} ({other.cpu_ms:.2f})",
+            f"{mine.requests_per_s / other.requests_per_s:.1f} x, CPU 1/{other.cpu_ms / mine.cpu_ms:.1f}",
+            "python -m benchmarks.predict",
+        )
+        for server, measurements in served.items()
+        if server != "serve"
+        for mine, other in zip(served["serve"], measurements, strict=True)
+    ]
+
+
+def _history() -> list[Row]:
+    measured = history.run()
+    few, many = history.YEARS
+    return [
+        (
+            f"(c) {name}, {many} years of history, s",
+            f"{measured[many][key]:.2f}",
+            f"{few} year of history {measured[few][key]:.2f}",
+            f"{measured[many][key] / measured[few][key]:.2f}",
+            "python -m benchmarks.history",
+        )
+        for name, key in (("hourly refresh", "refresh_s"), ("backfill of all of it", "backfill_s"))
+    ]
+
+
+def _load() -> list[Row]:
     loaded, bare = load.run()
     what, beside, ratio = "(d) load of the code location, s", f"import dagster {bare:.2f}", f"{loaded / bare:.2f}"
-    rows.append((what, f"{loaded:.2f}", beside, ratio, "benchmarks.load"))
-    print(f"\n{os.cpu_count()} cores, Python {platform.python_version()}, each line measured in this run\n")
-    print("| what | ours | compared with | ratio | alone: python -m |")
+    return [(what, f"{loaded:.2f}", beside, ratio, "python -m benchmarks.load")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all and print the table of ratios."""
+    description, _, notes = (__doc__ or "").partition("\n\n")
+    argparse.ArgumentParser(prog="python -m benchmarks", description=description, epilog=notes).parse_args(arguments)
+    table = rows()
+    peers = ", ".join(f"{peer} {version(peer)}" for peer in PEERS)
+    print(f"\npython -m benchmarks: both sides of each line measured in this run on {os.cpu_count()} cores")
+    print(f"Python {platform.python_version()}, {peers}\n")
+    print(f"| {' | '.join(HEADINGS)} |")
     print("|---|---|---|---|---|")
-    for row in rows:
+    for row in table:
         print(f"| {' | '.join(row)} |")
 
 

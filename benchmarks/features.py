@@ -3,13 +3,16 @@
     python -m benchmarks.features
 
 The peer computes what the catalogue declares with the calls a pandas user makes, TA-Lib's C code included
-where pandas-ta-classic uses it. Every column is compared; the benchmark fails if one differs.
+where pandas-ta-classic uses it. Every column is compared; the benchmark fails if one differs. Each side starts
+from its own kind of frame and takes turns with the other; the fastest turn counts. The engine uses every core,
+pandas one.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ from btc_assets_tests.conftest import random_walk_bars
 if TYPE_CHECKING:
     import pandas as pd
 
+PEER = "pandas-ta-classic"
 YEARS = 8
 HOURS = YEARS * 365 * 24
 REPEATS = 5
@@ -83,16 +87,17 @@ def run() -> list[tuple[str, float, float]]:
         gap = float(np.nanmax(np.abs(mine - other) / np.maximum(1.0, np.abs(other))))
         if not gap < TOLERANCE or np.isnan(mine).any() or np.isnan(other).any():
             raise SystemExit(f"{feature.name} differs by {gap}")
+    turns = [(_seconds(lambda: compute_features(bars, chosen)), _seconds(lambda: peer(frame))) for _ in range(REPEATS)]
     return [
         (
             f"{len(chosen)} features of {HOURS:,} bars, s",
-            min(_seconds(lambda: compute_features(bars, chosen)) for _ in range(REPEATS)),
-            min(_seconds(lambda: peer(frame)) for _ in range(REPEATS)),
+            min(mine for mine, _ in turns),
+            min(other for _, other in turns),
         )
     ]
 
 
-def _seconds(call) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
@@ -101,7 +106,7 @@ def _seconds(call) -> float:
 def main() -> None:
     """Print the comparison."""
     for what, ours, theirs in run():
-        print(f"{what}: ours {ours:.3f}, pandas-ta-classic {theirs:.3f}, {theirs / ours:.1f} times as fast")
+        print(f"{what}: ours {ours:.3f}, {PEER} {theirs:.3f}, {theirs / ours:.1f} times as fast")
 
 
 if __name__ == "__main__":

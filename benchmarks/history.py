@@ -83,8 +83,12 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         print(json.dumps(measure(int(sys.argv[2]))))
         return
-    for years, measured in run().items():
-        print(f"{years} years: refresh {measured['refresh_s']:.2f} s, backfill {measured['backfill_s']:.1f} s")
+    measured = run()
+    for years, found in measured.items():
+        print(f"{years} years: refresh {found['refresh_s']:.2f} s, backfill {found['backfill_s']:.1f} s")
+    few, many = (measured[years] for years in YEARS)
+    ratios = ", ".join(f"{key.removesuffix('_s')} {many[key] / few[key]:.2f}" for key in few)
+    print(f"{YEARS[1]} years against {YEARS[0]}: {ratios} times")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long the code location takes to load, against a bare `import dagster`.
+"""How long the code location takes to load, against a bare `import dagster`, in fresh processes by turns.
 
 python -m benchmarks.load
 """
@@ -12,19 +12,17 @@ import time
 REPEATS = 5
 
 
-def best(code: str) -> float:
-    """Return the seconds of the fastest of some fresh processes that run `code`."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    return min(times)
+def seconds(code: str) -> float:
+    """Return how long a fresh process takes that runs `code`."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
 def run() -> tuple[float, float]:
-    """Return the seconds of loading the definitions, and of a bare `import dagster`."""
-    return best("import btc_assets.definitions"), best("import dagster")
+    """Return the seconds of loading the definitions, and of a bare `import dagster`: the fastest turn of each."""
+    turns = [(seconds("import btc_assets.definitions"), seconds("import dagster")) for _ in range(REPEATS)]
+    return min(ours for ours, _ in turns), min(bare for _, bare in turns)
 
 
 def main() -> None:

@@ -1,0 +1,81 @@
+"""The table of ratios: each benchmark runs once, and a ratio is of the two numbers beside it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import __main__ as table
+from benchmarks import features, history, load, predict
+from benchmarks.predict import Measurement
+from btc_assets.settings import PROJECT_ROOT
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the benchmarks run, each of which answers differently every time."""
+    made: list[str] = []
+
+    def counted(name: str) -> int:
+        made.append(name)
+        return made.count(name)
+
+    def served() -> dict[str, list[Measurement]]:
+        n = counted("predict")
+        return {
+            "serve": [Measurement(1, 600.0 * n, 1, 2, 0.5), Measurement(16, 900.0 * n, 1, 2, 0.4)],
+            "mlflow": [Measurement(1, 100.0, 1, 2, 5.0), Measurement(16, 90.0, 1, 2, 6.0)],
+        }
+
+    def aged() -> dict[int, dict[str, float]]:
+        n = counted("history")
+        return {years: {"refresh_s": n * (1 + years / 8), "backfill_s": n * years * 2.0} for years in history.YEARS}
+
+    monkeypatch.setattr(features, "run", lambda: [("bars", 0.5 * counted("features"), 1.5)])
+    monkeypatch.setattr(predict, "run", served)
+    monkeypatch.setattr(history, "run", aged)
+    monkeypatch.setattr(load, "run", lambda: (3.0 * counted("load"), 2.0))
+    return made
+
+
+def test_every_benchmark_runs_once(runs: list[str]) -> None:
+    table.rows()
+    assert sorted(runs) == ["features", "history", "load", "predict"]
+
+
+def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
+    found = table.rows()
+    assert runs
+    assert [row[3] for row in found] == [
+        "3.0 x as fast",
+        "6.0 x, CPU 1/10.0",
+        "10.0 x, CPU 1/15.0",
+        "1.78",
+        "8.00",
+        "1.50",
+    ]
+    for _, ours, beside, ratio, _ in found[3:]:
+        other = float(beside.split()[-1])
+        assert float(ours) / other == pytest.approx(float(ratio), abs=0.01)
+
+
+def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
+    runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.main([])
+    assert runs
+    printed = capsys.readouterr().out
+    assert re.search(r"pandas-ta-classic [\d.]+, mlflow [\d.]+, dagster [\d.]+", printed)
+    for peer in ("pandas-ta-classic 1.500", "mlflow: 100", "1 year of history 1.12", "import dagster 2.00"):
+        assert f"| {peer}" in printed
+    for name in ("features", "predict", "history", "load"):
+        assert f"| python -m benchmarks.{name} |" in printed
+
+
+def test_help_measures_nothing() -> None:
+    asked = [sys.executable, "-m", "benchmarks", "--help"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, timeout=60)
+    assert "one table" in answer.stdout
