@@ -6,13 +6,18 @@ turned. A value that cannot be right fails at load with a sentence that names it
 
 from __future__ import annotations
 
+import calendar
 import os
+import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +32,23 @@ SAMPLE_START = date(2017, 10, 1)
 """First UTC day of the embedded sample."""
 SAMPLE_END = date(2019, 10, 1)
 """Day after the last whole UTC day of the embedded sample."""
+
+
+_OF_FILES = {
+    "market_files": "a file or a glob",
+    "history_start": "the first UTC day of the files",
+    "history_end": "the day after their last",
+}
+"""What the source `files` needs beside itself: its history is closed, and nothing else can say where it ends."""
+_CRON_FIELDS = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 7),
+}
+_LEAP_YEAR = 2024
+_CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(/(\d{1,2}))?$", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -141,7 +163,6 @@ class Settings(BaseSettings):
     # --- automation --------------------------------------------------------------------------
     refresh_cron: str = Field(
         default="5 * * * *",
-        pattern=r"^[\d*,/-]+( [\d*,/-]+){4}$",
         description="When bars are fetched, a cron expression in UTC (minute 5 of every hour).",
     )
 
@@ -153,12 +174,39 @@ class Settings(BaseSettings):
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of the Dagster UI under `make up`.")
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of the MLflow UI under `make up`.")
 
+    @field_validator("binance_url", "binance_archive_url", "coinbase_url", "kraken_url")
+    @classmethod
+    def _is_a_web_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            whole = (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            )
+        except ValueError:
+            whole = False
+        if not whole or re.search(r"\s", url):
+            raise ValueError("not the address of a web service, such as https://api.example.com")
+        return url
+
+    @field_validator("refresh_cron")
+    @classmethod
+    def _is_a_cron_expression(cls, expression: str) -> str:
+        if fault := cron_fault(expression):
+            raise ValueError(f"{fault}; five fields are needed, such as '5 * * * *' for minute 5 of every hour")
+        return expression
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_source(cls, values: dict[str, object]) -> dict[str, object]:
         """Fill what depends on the market source: the sample is short and closed, the rest is open."""
         sample = values.get("market_source", "sample") == "sample"
         values = {name: value for name, value in values.items() if value is not None}
+        if values.get("market_source") == "files":
+            lacking = [
+                f"{ENV_PREFIX}{name.upper()} ({meaning})" for name, meaning in _OF_FILES.items() if not values.get(name)
+            ]
+            if lacking:
+                raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(lacking)}")
         values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
         values.setdefault("train_days", 365 if sample else 730)
         if sample:
@@ -169,8 +217,6 @@ class Settings(BaseSettings):
     def _hangs_together(self) -> Self:
         if self.history_end is not None and self.history_end <= self.first_day:
             raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
-        if self.market_source == "files" and not self.market_files:
-            raise ValueError("BTC_MARKET_FILES must name a file or a glob when BTC_MARKET_SOURCE is 'files'")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:
             raise ValueError(
                 f"BTC_CV_FOLDS x BTC_CV_TEST_DAYS ({self.cv_folds * self.cv_test_days} days) must fit in the newer "
@@ -196,7 +242,9 @@ class Settings(BaseSettings):
     @property
     def lake_root(self) -> str:
         """Root of the Parquet lake: a path or an object-store URL, without a trailing slash."""
-        return (self.lake_url or str(self._data / "lake")).rstrip("/")
+        if "://" in self.lake_url:
+            return self.lake_url.rstrip("/")
+        return str(PROJECT_ROOT / self.lake_url if self.lake_url else self._data / "lake")
 
     @property
     def tracking_uri(self) -> str:
@@ -230,20 +278,57 @@ class Settings(BaseSettings):
         return min(wall, datetime.combine(self.history_end, time(), tzinfo=UTC))
 
 
+def cron_fault(expression: str) -> str | None:
+    """Say what is wrong with a cron expression of five numeric fields, or None.
+
+    Numbers, ranges, steps and lists of them are understood; names of months or days are not.
+    """
+    fields = expression.split(" ")
+    if len(fields) != len(_CRON_FIELDS):
+        return f"it has {len(fields)} fields"
+    chosen: dict[str, set[int]] = {}
+    for field, (name, (low, high)) in zip(fields, _CRON_FIELDS.items(), strict=True):
+        chosen[name] = set()
+        for part in field.split(","):
+            match = _CRON_PART.match(part)
+            if match is None:
+                return f"{part!r} is no {name}"
+            first = int(match[1] or low)
+            last = int(match[2] or match[1] or high)
+            step = int(match[4] or 1)
+            if not low <= first <= last <= high:
+                return f"{part!r} is no {name}, which goes from {low} to {high}"
+            if match[4] and ((match[1] and not match[2]) or not 1 <= step <= high):
+                return f"{part!r} steps over every {name}"
+            chosen[name].update(range(first, last + 1, step))
+    longest = max(calendar.monthrange(_LEAP_YEAR, month)[1] for month in chosen["month"])
+    if min(chosen["day of the month"]) > longest:
+        return f"none of its months has a day {min(chosen['day of the month'])}"
+    return None
+
+
 def read_settings() -> Settings:
     """Read the settings from the environment and `.env`.
 
     Raises:
         SettingsError: a variable is unknown or its value cannot be right; the message names it.
     """
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known)
-    if unknown:
-        raise SettingsError(f"{', '.join(unknown)}: no such setting; the README lists every BTC_* variable")
+    _refuse_unknown(os.environ, "")
+    file = Settings.model_config.get("env_file")
+    if isinstance(file, str | Path):
+        _refuse_unknown(dotenv_values(file, encoding="utf-8"), f" (in {file})")
     try:
         return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(fault) for fault in error.errors())) from error
+
+
+def _refuse_unknown(names: Iterable[str], where: str) -> None:
+    """Refuse a misspelt variable, which would else be a setting that silently does nothing."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)}{where}: no such setting; the README lists every BTC_* variable")
 
 
 def _sentence(fault: object) -> str:
@@ -252,7 +337,8 @@ def _sentence(fault: object) -> str:
     if not fault["loc"]:
         return str(fault["msg"]).removeprefix("Value error, ")
     name = ENV_PREFIX + str(fault["loc"][0]).upper()
-    return f"{name}={fault['input']!r}: {fault['msg']}"
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{name}={fault['input']!r}: {said}"
 
 
 @lru_cache(maxsize=1)

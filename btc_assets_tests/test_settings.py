@@ -5,9 +5,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from dagster._utils.schedules import is_valid_cron_schedule
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, read_settings
+from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, cron_fault, read_settings
 from btc_assets.settings_table import settings_table
 
 
@@ -28,6 +31,16 @@ def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("BTC_SERVE_HOST", "8.8.8.8"),
         ("BTC_BINANCE_SYMBOL", "btc/usdt"),
         ("BTC_REFRESH_CRON", "every hour"),
+        ("BTC_REFRESH_CRON", "99 * * * *"),
+        ("BTC_REFRESH_CRON", "5-1 * * * *"),
+        ("BTC_REFRESH_CRON", "*/0 * * * *"),
+        ("BTC_REFRESH_CRON", "- - - - -"),
+        ("BTC_REFRESH_CRON", "5 * * *"),
+        ("BTC_REFRESH_CRON", "0 0 31 2,4 *"),
+        ("BTC_BINANCE_URL", "api.binance.com"),
+        ("BTC_BINANCE_ARCHIVE_URL", "ftp://data.binance.vision"),
+        ("BTC_COINBASE_URL", "https://"),
+        ("BTC_KRAKEN_URL", "https://api.kraken.com:port"),
     ],
 )
 def test_a_wrong_value_fails_with_a_sentence_that_names_the_variable(
@@ -44,10 +57,73 @@ def test_a_misspelt_variable_fails_by_its_name(monkeypatch: pytest.MonkeyPatch) 
         read_settings()
 
 
-def test_files_without_a_path_fails_by_the_missing_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BTC_MARKET_SOURCE", "files")
-    with pytest.raises(SettingsError, match="BTC_MARKET_FILES"):
+def test_a_misspelt_variable_in_the_env_file_fails_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    monkeypatch.setitem(Settings.model_config, "env_file", file)
+    file.write_text("# BTC_NOTHING=1\nOTHER_TOOL=1\nBTC_TRAIN_DAYS=400\n")
+    assert read_settings().window_days == 400
+    file.write_text("BTC_TRAIN_DAYS=400\nBTC_TRIAN_DAYS=400\n")
+    with pytest.raises(SettingsError, match=r"BTC_TRIAN_DAYS.*no such setting"):
         read_settings()
+
+
+FILES = {
+    "BTC_MARKET_FILES": "bars.csv",
+    "BTC_HISTORY_START": "2018-01-01",
+    "BTC_HISTORY_END": "2020-01-01",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_without_their_path_or_period_fail_by_the_missing_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("BTC_MARKET_SOURCE", "files")
+    for variable, value in FILES.items():
+        monkeypatch.setenv(variable, value)
+    assert read_settings().history_end == date(2020, 1, 1)
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"which also needs {name}"):
+        read_settings()
+
+
+CRON_NUMBER = st.integers(0, 70).map(str)
+CRON_PART = st.one_of(
+    st.sampled_from(["2", "30", "31", "30-31", "30-30"]),
+    st.just("*"),
+    CRON_NUMBER,
+    st.tuples(CRON_NUMBER, CRON_NUMBER).map("-".join),
+    st.tuples(st.just("*"), CRON_NUMBER).map("/".join),
+    st.tuples(CRON_NUMBER, CRON_NUMBER).map("/".join),
+    st.text("*,-/07", max_size=4),
+)
+
+
+@given(st.lists(CRON_PART, min_size=4, max_size=6).map(" ".join))
+def test_a_cron_expression_that_passes_is_one_dagster_takes(expression: str) -> None:
+    if cron_fault(expression) is None:
+        assert is_valid_cron_schedule(expression)
+
+
+@pytest.mark.parametrize(
+    "expression", ["5 * * * *", "* * * * *", "*/15 0-6,12 1-31/2 1,7 0-5", "0 0 31 1,4 1", "0 0 29 2 *"]
+)
+def test_common_cron_expressions_pass(expression: str) -> None:
+    assert cron_fault(expression) is None
+    assert is_valid_cron_schedule(expression)
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("lake", str(PROJECT_ROOT / "lake")),
+        ("/somewhere/lake/", "/somewhere/lake"),
+        ("s3://bucket/lake/", "s3://bucket/lake"),
+        ("", str(PROJECT_ROOT / "data" / "lake")),
+    ],
+)
+def test_a_relative_lake_starts_at_the_project(url: str, root: str) -> None:
+    assert Settings(lake_url=url).lake_root == root
 
 
 def test_folds_that_do_not_fit_their_window_fail_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

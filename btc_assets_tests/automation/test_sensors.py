@@ -48,8 +48,9 @@ RESOURCES: dict[str, object] = {}
 
 def crown(lake: Lake, cutoff: date, *, champion: int | None) -> None:
     """Store a verdict after which this version is the champion, or nobody."""
-    row = {"cutoff": cutoff, "champion_version": champion, "champion_cutoff": champion and cutoff}
-    row |= {"champion_digest": champion and "a"}
+    row: dict[str, object] = {"cutoff": cutoff}
+    if champion is not None:
+        row |= {"champion_version": champion, "champion_cutoff": cutoff, "champion_digest": "a"}
     schema = contracts.MODEL_VERDICT.columns
     lake.write(
         contracts.MODEL_VERDICT,

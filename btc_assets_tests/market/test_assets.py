@@ -178,7 +178,9 @@ def test_the_asset_shows_what_a_person_needs() -> None:
     ],
 )
 def test_the_settings_choose_the_source(name: Any, venues: Sequence[str]) -> None:
-    config = Settings(market_source=name, market_files="x.csv")
+    config = Settings(
+        market_source=name, market_files="x.csv", history_start=date(2018, 1, 1), history_end=date(2019, 10, 1)
+    )
     source = source_of(config)
     assert source.venues == venues
     assert isinstance(source, AutoSource) == (name == "auto")
