@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import HORIZONS, MODEL_VERDICT, QUANTILE_COLUMNS
 from btc_assets.learning.bundle import MEDIAN, ModelBundle
 from btc_assets.learning.evaluation import log_losses
 from btc_assets.learning.export import PARITY_TOLERANCE
-from btc_assets.learning.folds import Rows, last_train_open_time, midnight
+from btc_assets.learning.folds import Rows, last_train_open_time
 from btc_assets.learning.training import learn, scales
 
 PRIMARY = HORIZONS[0]
