@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from dagster._core.instance.config import dagster_instance_config
+from dagster._core.test_utils import create_run_for_test
 
 from btc_assets import contracts
 from btc_assets.automation import sensors
@@ -318,6 +319,29 @@ def test_an_attempt_that_succeeds_is_the_last(instance: dg.DagsterInstance) -> N
     (second,) = asked_again(instance, NAME, in_a_while())
     assert (second.run_key, second.tags[ATTEMPT_TAG]) == ("k|attempt 2", "2")
     carry(instance, second, sound=True)
+    assert asked_again(instance, NAME, in_a_while()) == []
+
+
+def test_another_attempt_makes_the_same_assets(instance: dg.DagsterInstance) -> None:
+    run = create_run_for_test(
+        instance,
+        job_name="forecast_days",
+        tags={"dagster/sensor_name": NAME, "dagster/run_key": "k", "dagster/partition": "2018-05-01"},
+        asset_selection=frozenset({FEATURES, LABELS}),
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert asked_again(instance, NAME, in_a_while()) == []  # still at work
+    instance.report_run_failed(run)
+    (again,) = asked_again(instance, NAME, in_a_while())
+    assert set(again.asset_selection or ()) == {FEATURES, LABELS}
+
+
+def test_a_request_that_was_overtaken_or_cancelled_is_not_repeated(instance: dg.DagsterInstance) -> None:
+    carry(instance, dg.RunRequest(run_key="older", partition_key="2018-05-01"), sound=False)
+    carry(instance, dg.RunRequest(run_key="newer", partition_key="2018-05-01"), sound=True)
+    tags = {"dagster/sensor_name": NAME, "dagster/run_key": "k", "dagster/partition": "2018-05-02"}
+    run = create_run_for_test(instance, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    instance.report_run_canceled(run)
     assert asked_again(instance, NAME, in_a_while()) == []
 
 
