@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -24,6 +25,7 @@ def rows() -> list[Row]:
 
 
 def _features() -> list[Row]:
+    _say("features of eight years of bars")
     return [
         (
             f"(a) {what}",
@@ -37,6 +39,7 @@ def _features() -> list[Row]:
 
 
 def _predict() -> list[Row]:
+    _say("/v1/predict under load")
     served = predict.run()
     return [
         (
@@ -53,6 +56,7 @@ def _predict() -> list[Row]:
 
 
 def _history() -> list[Row]:
+    _say("refresh and backfill against the length of history")
     measured = history.run()
     few, many = history.YEARS
     return [
@@ -68,6 +72,7 @@ def _history() -> list[Row]:
 
 
 def _load() -> list[Row]:
+    _say("load of the code location")
     loaded, bare = load.run()
     what, beside, ratio = "(d) load of the code location, s", f"import dagster {bare:.2f}", f"{loaded / bare:.2f}"
     return [(what, f"{loaded:.2f}", beside, ratio, "python -m benchmarks.load")]
@@ -85,6 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---|---|---|---|")
     for row in table:
         print(f"| {' | '.join(row)} |")
+
+
+def _say(what: str) -> None:
+    print(f"==> {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
