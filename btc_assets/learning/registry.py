@@ -30,6 +30,8 @@ MODEL_FOLDER = "model"
 """Artifact folder of a run that holds `model.json` and the ONNX graphs."""
 NATIVE_FOLDER = "native"
 """Artifact folder of a run that holds the boosters in the library's own format."""
+LOADED_MODELS = 8
+"""Models kept ready in memory; a long replay goes through hundreds."""
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 
@@ -176,6 +178,8 @@ class ModelRegistry(dg.ConfigurableResource):
             if bundle.digest != expected:
                 raise RegistryError(f"version {version} was registered as {expected} but its folder is {bundle.digest}")
             self._bundles[version] = bundle
+            while len(self._bundles) > LOADED_MODELS:
+                del self._bundles[next(iter(self._bundles))]
         return folder
 
     def load(self, version: int) -> ModelBundle:
