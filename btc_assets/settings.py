@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         description="Re-tune when the last tuned cutoff is this many days old; before that its parameters are reused.",
     )
     seed: int = Field(default=7, ge=0, le=2**31 - 1, description="Seed of every random choice.")
-    train_threads: int = Field(default=2, ge=1, le=64, description="Threads of one model fit.")
+    train_threads: int = Field(default=2, ge=1, le=64, description="Model fits at a time, one thread each.")
     gate_margin_nats: float = Field(
         default=0.0005,
         ge=0,

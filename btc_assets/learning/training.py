@@ -5,10 +5,11 @@ Everything here sees only rows whose label is known by the cutoff (see `learning
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,9 @@ from btc_assets.learning.export import parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Forecaster, Vector
 from btc_assets.learning.folds import Rows, split
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 SCALE_FEATURE = "realised_volatility_24h"
 """Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
@@ -61,6 +65,16 @@ def fit(model: Forecaster, rows: Rows, horizon: int, half_life_days: float) -> F
     return model.fit_quantiles(rows.inputs, rows.log_return / scales(rows, horizon), weights)
 
 
+def side_by_side(task: Callable[[Item], Made], items: Sequence[Item], threads: int) -> list[Made]:
+    """Do a task for every item, `threads` at a time, and return the results in the order of the items.
+
+    One fit on a few thousand rows gains nothing from a second thread, but two fits at a time do, and
+    XGBoost lets go of the interpreter while it works.
+    """
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return list(pool.map(task, items))
+
+
 def forecast_folds(
     rows: Mapping[int, Rows],
     folds: pl.DataFrame,
@@ -76,31 +90,31 @@ def forecast_folds(
         folds: CV_FOLDS rows of one cutoff.
         parameters: by horizon.
         seed: of the fits.
-        threads: of one fit.
+        threads: fits at a time, one thread each.
 
     Returns:
         FOLD_FORECASTS rows; probabilities are not calibrated, quantiles are log returns, sorted.
     """
-    frames = []
-    for fold in folds.sort("horizon_hours", "fold").iter_rows(named=True):
+
+    def forecast(fold: dict[str, Any]) -> pl.DataFrame:
         horizon = fold["horizon_hours"]
         train, test = split(rows[horizon], fold)
-        model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
+        model = GradientBoosting(parameters[horizon], seed=seed, threads=1)
         fit(model, train, horizon, parameters[horizon].half_life_days)
         quantiles = np.sort(model.quantiles(test.inputs), axis=1) * scales(test, horizon)[:, None]
-        frames.append(
-            pl.DataFrame(
-                {
-                    "cutoff": [fold["cutoff"]] * len(test),
-                    "horizon_hours": horizon,
-                    "fold": fold["fold"],
-                    "open_time": test.open_time,
-                    "log_return": test.log_return,
-                    "p_up": model.p_up(test.inputs),
-                    **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_COLUMNS)},
-                }
-            ).cast(FOLD_FORECASTS.columns)
-        )
+        return pl.DataFrame(
+            {
+                "cutoff": [fold["cutoff"]] * len(test),
+                "horizon_hours": horizon,
+                "fold": fold["fold"],
+                "open_time": test.open_time,
+                "log_return": test.log_return,
+                "p_up": model.p_up(test.inputs),
+                **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_COLUMNS)},
+            }
+        ).cast(FOLD_FORECASTS.columns)
+
+    frames = side_by_side(forecast, list(folds.sort("horizon_hours", "fold").iter_rows(named=True)), threads)
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
 
 
@@ -194,7 +208,7 @@ def fit_model(
         features: name, unit, group and about of each feature, in column order.
         metrics: out-of-fold metrics by horizon, carried for people to read.
         seed: of the fits.
-        threads: of one fit.
+        threads: fits at a time, one thread each.
 
     Raises:
         ParityError: a graph does not answer as its booster.
@@ -204,9 +218,10 @@ def fit_model(
     trees: dict[str, int] = {}
     parity: dict[str, float] = {}
     lessons: dict[int, Lesson] = {}
-    for horizon in HORIZONS:
+
+    def fit_horizon(horizon: int) -> None:
         own = rows[horizon]
-        model = GradientBoosting(parameters[horizon], seed=seed, threads=threads)
+        model = GradientBoosting(parameters[horizon], seed=seed, threads=1)
         fit(model, own, horizon, parameters[horizon].half_life_days)
         check = parity_rows(own.inputs, seed)
         for output, fitted in model.outputs().items():
@@ -216,6 +231,8 @@ def fit_model(
             parity[name] = parity_error(fitted, graphs[name], check)
         natives[f"p_up_{horizon}h.ubj"] = model.outputs()["p_up"].native()
         lessons[horizon] = learn(forecasts, own, horizon)
+
+    side_by_side(fit_horizon, HORIZONS, threads)
     primary = rows[HORIZONS[0]]
     document = {
         "cutoff": cutoff.isoformat(),
