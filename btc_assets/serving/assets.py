@@ -27,6 +27,15 @@ PRICE_DAYS = 7
 """Days of prices that are published."""
 
 
+NEWEST_DAYS = 2
+"""Days among which the newest champion forecast is looked for: the day itself, and the one before it."""
+
+
+def _read(table: str, days: int) -> dg.AssetDep:
+    """Declare that the newest `days` days of a table are read through the lake."""
+    return dg.AssetDep(table.split("/"), partition_mapping=days_before(days - 1, and_today=True))
+
+
 class ModelFolders(Protocol):
     """Where the folder of a registered model is; the model registry is one."""
 
@@ -51,13 +60,17 @@ class BundleConfig(dg.Config):
     kinds={"duckdb", "onnx"},
     partitions_def=DAILY,
     dagster_type=dagster_type(SERVING_BUNDLE),
-    ins={"forecasts": dg.AssetIn(key=["monitoring", "forecasts"], partition_mapping=days_before(1, and_today=True))},
+    ins={
+        "forecasts": dg.AssetIn(
+            key=["monitoring", "forecasts"], partition_mapping=days_before(FORECAST_DAYS - 1, and_today=True)
+        )
+    },
     deps=[
-        dg.AssetDep(["monitoring", "forecast_outcomes"], partition_mapping=days_before(1, and_today=True)),
-        dg.AssetDep(["monitoring", "performance_report"], partition_mapping=days_before(1, and_today=True)),
-        dg.AssetDep(
-            ["learning", "model_verdict"], partition_mapping=days_before(settings().window_days, and_today=True)
-        ),
+        _read("monitoring/forecast_outcomes", FORECAST_DAYS),
+        _read("monitoring/performance_report", FORECAST_DAYS),
+        _read("learning/model_verdict", settings().window_days + 1),
+        _read("features/hourly_features", NEWEST_DAYS),
+        _read("market/prices", PRICE_DAYS),
     ],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
     backfill_policy=dg.BackfillPolicy.multi_run(1),
@@ -82,7 +95,8 @@ def bundle(
     The row says what was published for the day: bundle, model, and the time the newest forecast was made.
     """
     day = day_of(context.partition_key)
-    newest = newest_champion(forecasts.collect())
+    recent = pl.col("open_time").dt.date() > day - timedelta(days=NEWEST_DAYS)
+    newest = newest_champion(forecasts.filter(recent).collect())
     if newest.is_empty():
         raise dg.Failure(
             f"There is no champion forecast for {day} or the day before; train a model (learning/*) and "
@@ -137,7 +151,7 @@ def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
 def published_tables(lake: Lake, day: date) -> dict[str, pl.DataFrame]:
     """Read what `serving.duckdb` holds as of `day`: nothing stored under a later day enters."""
     first = day - timedelta(days=FORECAST_DAYS - 1)
-    report_days = [d for d in lake.days(PERFORMANCE_REPORT) if d <= day][-1:]
+    report_days = [d for d in lake.days(PERFORMANCE_REPORT) if first <= d <= day][-1:]
     return {
         "forecasts": lake.scan(FORECASTS, first, day).collect(),
         "forecast_outcomes": lake.scan(FORECAST_OUTCOMES, first, day).collect(),
