@@ -211,6 +211,120 @@ PRICES = Contract(
     key=("open_time",),
 )
 
+_ITEM_ID = _check("str_matches", r"^[0-9a-f]{32}$")
+_PRECISION = Column(
+    pl.String,
+    _check("isin", ["second", "minute", "day", "none"]),
+    about="how exactly published_at is told; none where it is not told",
+)
+_AVAILABLE_AT = Column(UTC_TIME, about="when the project first saw it, or what its source declares for archives, UTC")
+_TEXT_REVISION = Column(
+    pl.Int64, _check("ge", 0), about="0 is the first text, the one features use; edits seen later count up"
+)
+_PUBLISHED_AT = Column(UTC_TIME, nullable=True, about="what the publisher says, UTC; never used to decide availability")
+
+ARTICLES = Contract(
+    table="news/articles",
+    schema=_schema(
+        {
+            "article_id": Column(pl.String, _ITEM_ID, about="first 32 hex digits of the SHA-256 of the canonical URL"),
+            "revision": _TEXT_REVISION,
+            "story_id": Column(
+                pl.String, _ITEM_ID, about="article_id of the first article with nearly this title within 48 hours"
+            ),
+            "source": Column(pl.String, _check("str_length", min_value=1), about="feed or service it came from"),
+            "outlet": Column(pl.String, _check("str_length", min_value=1), about="who published it, a domain name"),
+            "url": Column(pl.String, nullable=True, about="canonical URL; null where there is none"),
+            "title": Column(pl.String, _check("str_length", min_value=1), about="title, plain text"),
+            "summary": Column(pl.String, about="summary, plain text; may be empty"),
+            "published_at": _PUBLISHED_AT,
+            "precision": _PRECISION,
+            "available_at": _AVAILABLE_AT,
+        },
+    ),
+    day=pl.col("available_at").dt.date(),
+    key=("article_id", "revision"),
+)
+
+POSTS = Contract(
+    table="news/posts",
+    schema=_schema(
+        {
+            "post_id": Column(pl.String, _ITEM_ID, about="first 32 hex digits of the SHA-256 of platform and id"),
+            "revision": _TEXT_REVISION,
+            "source": Column(pl.String, _check("str_length", min_value=1), about="service it came from"),
+            "platform": Column(pl.String, _check("str_length", min_value=1), about="where it was posted"),
+            "channel": Column(pl.String, about="subreddit, list or the like; may be empty"),
+            "url": Column(pl.String, nullable=True, about="canonical URL; null where there is none"),
+            "text": Column(pl.String, _check("str_length", min_value=1), about="title and body, plain text"),
+            "published_at": _PUBLISHED_AT,
+            "precision": _PRECISION,
+            "available_at": _AVAILABLE_AT,
+            "points": Column(pl.Int64, nullable=True, about="votes when first seen; null where unknown"),
+            "comments": Column(pl.Int64, nullable=True, about="comments when first seen; null where unknown"),
+            "is_repost": Column(pl.Boolean, about="whether it repeats another post, a retweet for example"),
+        },
+    ),
+    day=pl.col("available_at").dt.date(),
+    key=("post_id", "revision"),
+)
+
+SENTIMENT_SCORES = Contract(
+    table="news/sentiment_scores",
+    schema=_schema(
+        {
+            "kind": Column(pl.String, _check("isin", ["article", "post"]), about="what was scored"),
+            "item_id": Column(pl.String, _ITEM_ID, about="article_id or post_id; its first text is scored"),
+            "scorer": Column(pl.String, _check("str_length", min_value=1), about="name of the scorer"),
+            "is_primary": Column(pl.Boolean, about="whether features read this row: one scorer of each text"),
+            "scorer_version": Column(pl.String, about="version of the scorer's code and settings"),
+            "weights_digest": Column(
+                pl.String, _check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the scorer's weights or lexicon"
+            ),
+            "text_digest": Column(
+                pl.String, _check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the text scored"
+            ),
+            "p_negative": Column(pl.Float64, *_PROBABILITY, about="share or probability of negative"),
+            "p_neutral": Column(pl.Float64, *_PROBABILITY, about="share or probability of neutral"),
+            "p_positive": Column(pl.Float64, *_PROBABILITY, about="share or probability of positive"),
+            "score": Column(pl.Float64, _check("ge", -1), _check("le", 1), about="p_positive - p_negative"),
+            "truncated": Column(pl.Boolean, about="whether the scorer read only the beginning of the text"),
+            "available_at": Column(UTC_TIME, about="of the text, UTC"),
+        },
+        _law(
+            "probabilities add up to one",
+            (pl.col("p_negative") + pl.col("p_neutral") + pl.col("p_positive") - 1).abs() < 1e-6,
+        ),
+        _law(
+            "score is p_positive - p_negative",
+            (pl.col("score") - pl.col("p_positive") + pl.col("p_negative")).abs() < 1e-9,
+        ),
+    ),
+    day=pl.col("available_at").dt.date(),
+    key=("kind", "item_id", "scorer"),
+)
+
+SENTIMENT_BENCHMARK = Contract(
+    table="news/sentiment_benchmark",
+    schema=_schema(
+        {
+            "day": Column(pl.Date, about="day the benchmark was run for"),
+            "dataset": Column(pl.String, about="labelled set"),
+            "scorer": Column(pl.String, about="name of the scorer"),
+            "weights_digest": Column(
+                pl.String, _check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the scorer's weights or lexicon"
+            ),
+            "metric": Column(pl.String, about="accuracy, macro_f1, recall of a class, or calibration_error"),
+            "value": Column(pl.Float64, nullable=True, about="its value; null when it cannot be computed"),
+            "lower": Column(pl.Float64, nullable=True, about="lower end of the 95 % interval"),
+            "upper": Column(pl.Float64, nullable=True, about="upper end of the 95 % interval"),
+            "n": Column(pl.Int64, _check("ge", 0), about="labelled texts it rests on"),
+        },
+    ),
+    day=pl.col("day"),
+    key=("day", "dataset", "scorer", "metric"),
+)
+
 HOURLY_FEATURES = Contract(
     table="features/hourly_features",
     schema=_schema(
@@ -375,6 +489,37 @@ MODEL_VERDICT = Contract(
     key=("cutoff", "criterion"),
 )
 
+FEATURE_GROUP_STUDY = Contract(
+    table="learning/feature_group_study",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "groups": Column(pl.String, about="feature groups the models were given, joined by +"),
+            "against": Column(pl.String, about="feature groups they are compared with"),
+            "log_loss": Column(pl.Float64, _FINITE, about="mean over the same test hours and seeds, nats"),
+            "log_loss_against": Column(pl.Float64, _FINITE, about="of the other models, nats"),
+            "difference": Column(pl.Float64, _FINITE, about="log_loss - log_loss_against, nats; below 0 is better"),
+            "lower": Column(pl.Float64, _FINITE, nullable=True, about="lower end of its 95 % interval, nats"),
+            "upper": Column(pl.Float64, _FINITE, nullable=True, about="upper end of its 95 % interval, nats"),
+            "accuracy": Column(pl.Float64, *_PROBABILITY, about="directional accuracy, fraction"),
+            "auc": Column(pl.Float64, *_PROBABILITY, nullable=True, about="area under the ROC curve"),
+            "t_p_value": Column(pl.Float64, nullable=True, about="paired t-test over folds and seeds, two-sided"),
+            "dm_p_value": Column(pl.Float64, nullable=True, about="Diebold-Mariano over hours, two-sided"),
+            "holm_p_value": Column(pl.Float64, nullable=True, about="dm_p_value after Holm's correction"),
+            "cohens_d": Column(pl.Float64, nullable=True, about="effect size over folds and seeds, paired"),
+            "verdict": Column(
+                pl.String, _check("isin", ["helps", "hurts", "cannot tell"]), about="of the groups that differ"
+            ),
+            "n": Column(pl.Int64, _check("ge", 1), about="test hours"),
+            "folds": Column(pl.Int64, _check("ge", 1), about="folds"),
+            "seeds": Column(pl.Int64, _check("ge", 1), about="seeds"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "groups", "against"),
+)
+
 FORECASTS = Contract(
     table="monitoring/forecasts",
     schema=_schema(
@@ -514,6 +659,10 @@ CONTRACTS: dict[str, Contract] = {
     contract.table: contract
     for contract in (
         PRICES,
+        ARTICLES,
+        POSTS,
+        SENTIMENT_SCORES,
+        SENTIMENT_BENCHMARK,
         HOURLY_FEATURES,
         HOURLY_LABELS,
         CV_FOLDS,
@@ -522,6 +671,7 @@ CONTRACTS: dict[str, Contract] = {
         TRAINED_MODEL,
         MODEL_EXPLANATION,
         MODEL_VERDICT,
+        FEATURE_GROUP_STUDY,
         FORECASTS,
         FORECAST_OUTCOMES,
         PERFORMANCE_REPORT,

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 ENV_PREFIX = "BTC_"
 
 MarketSourceName = Literal["sample", "files", "binance", "coinbase", "kraken", "auto"]
+NewsSourceName = Literal["sample", "rss", "hacker_news", "reddit", "gdelt", "cryptopanic", "cryptocompare", "files"]
 FeatureSetName = Literal["streamlined", "comprehensive", "extended"]
 
 SAMPLE_START = date(2017, 10, 1)
@@ -120,6 +121,59 @@ class Settings(BaseSettings):
     )
     http_requests_per_second: float = Field(default=5.0, gt=0, le=100, description="Client-side rate limit per venue.")
 
+    # --- the news ----------------------------------------------------------------------------
+    news_sources: str | None = Field(
+        default=None,
+        description="Where articles and posts come from, separated by commas: sample, rss, hacker_news, reddit, gdelt, "
+        "cryptopanic, cryptocompare, files; or none. Default rss,hacker_news,reddit; for `sample` bars sample, for "
+        "`files` none.",
+    )
+    news_feeds: Path = Field(
+        default=PROJECT_ROOT / "btc_assets" / "news" / "feeds.toml", description="For `rss`: the catalogue of feeds."
+    )
+    news_files: str = Field(
+        default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with articles."
+    )
+    social_files: str = Field(
+        default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with posts."
+    )
+    news_files_lag_minutes: int = Field(
+        default=60,
+        ge=0,
+        le=10_080,
+        description="For `files`: minutes from publication to availability where no first-seen time is told.",
+    )
+    hacker_news_url: str = Field(
+        default="https://hn.algolia.com", description="Base URL of the Hacker News search API."
+    )
+    reddit_url: str = Field(default="https://www.reddit.com", description="Base URL of Reddit's public listings.")
+    reddit_channels: str = Field(
+        default="Bitcoin,CryptoCurrency",
+        pattern=r"^[A-Za-z0-9_]{2,21}(,[A-Za-z0-9_]{2,21})*$",
+        description="For `reddit`: subreddits, separated by commas.",
+    )
+    gdelt_url: str = Field(default="https://api.gdeltproject.org", description="Base URL of GDELT's DOC API.")
+    cryptopanic_url: str = Field(default="https://cryptopanic.com", description="Base URL of CryptoPanic's API.")
+    cryptopanic_token: SecretStr = Field(default=SecretStr(""), description="Key that `cryptopanic` needs.")
+    cryptocompare_url: str = Field(
+        default="https://min-api.cryptocompare.com", description="Base URL of CryptoCompare's API."
+    )
+    cryptocompare_key: SecretStr = Field(default=SecretStr(""), description="Key that `cryptocompare` needs.")
+    sentiment_scorer: Literal["vader", "transformer", "ensemble"] = Field(
+        default="vader", description="The scorer whose sentiment features use."
+    )
+    sentiment_model: str = Field(
+        default="ElKulako/cryptobert",
+        description="For `transformer` and `ensemble`: a Hugging Face model or a local folder, safetensors only.",
+    )
+    sentiment_runtime: Literal["torch", "torch-int8", "onnx"] = Field(
+        default="torch", description="What runs the transformer; int8 is faster and not equal to the last digit."
+    )
+    labelled_sentiment: str = Field(
+        default="",
+        description="Path or glob of labelled texts (columns text, label, dataset) that scorers are judged on.",
+    )
+
     # --- features and learning ---------------------------------------------------------------
     feature_set: FeatureSetName = Field(default="extended", description="The named feature set models are trained on.")
     train_days: int | None = Field(
@@ -165,6 +219,10 @@ class Settings(BaseSettings):
         default="5 * * * *",
         description="When bars are fetched, a cron expression in UTC (minute 5 of every hour).",
     )
+    news_cron: str = Field(
+        default="*/15 * * * *",
+        description="When articles and posts are gathered, a cron expression in UTC (every 15 minutes).",
+    )
 
     # --- serving -----------------------------------------------------------------------------
     serve_host: Literal["127.0.0.1", "localhost", "::1", "0.0.0.0"] = Field(  # noqa: S104 - opt-in
@@ -174,7 +232,17 @@ class Settings(BaseSettings):
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of the Dagster UI under `make up`.")
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of the MLflow UI under `make up`.")
 
-    @field_validator("binance_url", "binance_archive_url", "coinbase_url", "kraken_url")
+    @field_validator(
+        "binance_url",
+        "binance_archive_url",
+        "coinbase_url",
+        "kraken_url",
+        "hacker_news_url",
+        "reddit_url",
+        "gdelt_url",
+        "cryptopanic_url",
+        "cryptocompare_url",
+    )
     @classmethod
     def _is_a_web_address(cls, url: str) -> str:
         try:
@@ -188,7 +256,7 @@ class Settings(BaseSettings):
             raise ValueError("not the address of a web service, such as https://api.example.com")
         return url
 
-    @field_validator("refresh_cron")
+    @field_validator("refresh_cron", "news_cron")
     @classmethod
     def _is_a_cron_expression(cls, expression: str) -> str:
         if fault := cron_fault(expression):
@@ -209,12 +277,34 @@ class Settings(BaseSettings):
                 raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(lacking)}")
         values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
         values.setdefault("train_days", 365 if sample else 730)
+        news = {"sample": "sample", "files": "none"}
+        values.setdefault(
+            "news_sources", news.get(str(values.get("market_source", "sample")), "rss,hacker_news,reddit")
+        )
         if sample:
             values.setdefault("history_end", SAMPLE_END)
         return values
 
+    @field_validator("news_sources")
+    @classmethod
+    def _are_news_sources(cls, names: str | None) -> str | None:
+        known = get_args(NewsSourceName)
+        parts = [] if names in (None, "none") else [part.strip() for part in names.split(",")]
+        strangers = [part for part in parts if part not in known]
+        if strangers:
+            raise ValueError(f"{strangers[0]!r} is no news source; choose from {', '.join(known)}, or none")
+        if len(set(parts)) < len(parts):
+            raise ValueError("a source is named twice")
+        return names
+
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
+        if "files" in self.news and not (self.news_files or self.social_files):
+            raise ValueError("BTC_NEWS_SOURCES holds 'files', which also needs BTC_NEWS_FILES or BTC_SOCIAL_FILES")
+        for name, secret in (("cryptopanic", self.cryptopanic_token), ("cryptocompare", self.cryptocompare_key)):
+            if name in self.news and not secret.get_secret_value():
+                variable = "BTC_CRYPTOPANIC_TOKEN" if name == "cryptopanic" else "BTC_CRYPTOCOMPARE_KEY"
+                raise ValueError(f"BTC_NEWS_SOURCES holds {name!r}, which needs a key in {variable}")
         if self.history_end is not None and self.history_end <= self.first_day:
             raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:
@@ -238,6 +328,23 @@ class Settings(BaseSettings):
         if self.train_days is None:
             raise SettingsError("BTC_TRAIN_DAYS is empty")
         return self.train_days
+
+    @property
+    def news(self) -> tuple[str, ...]:
+        """Names of the news sources, in the order they were given."""
+        if self.news_sources in (None, "none"):
+            return ()
+        return tuple(name.strip() for name in str(self.news_sources).split(","))
+
+    @property
+    def score_cache(self) -> Path:
+        """SQLite file of the sentiment scores already computed."""
+        return self._data / "cache" / "sentiment.db"
+
+    @property
+    def http_cache(self) -> Path:
+        """SQLite file of the HTTP answers that feeds are asked about with conditional requests."""
+        return self._data / "cache" / "http.db"
 
     @property
     def lake_root(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typing
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings
 
 
@@ -17,6 +19,8 @@ def settings_table() -> str:
 
 
 def _shown(default: typing.Any) -> str:
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
     if default is None or default == "":
         return ""
     if isinstance(default, Path):

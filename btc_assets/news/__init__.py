@@ -1,0 +1,1 @@
+"""What people write about Bitcoin: articles, posts and their sentiment."""

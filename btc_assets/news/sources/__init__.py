@@ -1,0 +1,1 @@
+"""Where articles and posts come from, one file a source."""
