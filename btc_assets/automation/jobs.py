@@ -13,6 +13,9 @@ import dagster as dg
 from btc_assets.automation.walk_forward import walk_forward
 
 PRICES = dg.AssetKey(["market", "prices"])
+ARTICLES = dg.AssetKey(["news", "articles"])
+POSTS = dg.AssetKey(["news", "posts"])
+SCORES = dg.AssetKey(["news", "sentiment_scores"])
 FEATURES = dg.AssetKey(["features", "hourly_features"])
 LABELS = dg.AssetKey(["features", "hourly_labels"])
 FORECASTS = dg.AssetKey(["monitoring", "forecasts"])
@@ -44,10 +47,24 @@ refresh_prices = dg.define_asset_job(
     tags=_tags("prices", minutes=60),
 )
 
+gather_texts = dg.define_asset_job(
+    "gather_texts",
+    selection=dg.AssetSelection.assets(ARTICLES, POSTS),
+    description="Gather the articles and posts of a day or a range of days.",
+    tags=_tags("texts", minutes=60),
+)
+
+score_texts = dg.define_asset_job(
+    "score_texts",
+    selection=dg.AssetSelection.assets(SCORES),
+    description="Score the sentiment of the articles and posts that are stored of a day or a range of days.",
+    tags=_tags("scores", minutes=120),
+)
+
 build_features = dg.define_asset_job(
     "build_features",
     selection=dg.AssetSelection.assets(FEATURES, LABELS),
-    description="Features and labels of a day or a range of days, from the bars that are stored.",
+    description="Features and labels of a day or a range of days, from the bars and texts that are stored.",
     tags=_tags("forecasts", minutes=60),
 )
 
@@ -81,6 +98,8 @@ publish_bundle = dg.define_asset_job(
 
 JOBS: list[Any] = [
     refresh_prices,
+    gather_texts,
+    score_texts,
     build_features,
     forecast_days,
     report_performance,

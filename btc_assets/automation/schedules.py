@@ -1,13 +1,13 @@
-"""The clock: bars every hour, a new model every Monday."""
+"""The clock: bars every hour, articles and posts every quarter of one, a new model every Monday."""
 
 from datetime import UTC, date, datetime, time, timedelta
 
 import dagster as dg
 import polars as pl
 
-from btc_assets.automation.jobs import refresh_prices, train_cutoff
+from btc_assets.automation.jobs import gather_texts, refresh_prices, train_cutoff
 from btc_assets.automation.spans import DAY, Span
-from btc_assets.contracts import HOURLY_FEATURES, MODEL_VERDICT, PRICES
+from btc_assets.contracts import ARTICLES, HOURLY_FEATURES, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake
 from btc_assets.partitions import key_of
 from btc_assets.settings import settings
@@ -16,6 +16,8 @@ CLOSING_HOURS = 3
 """How long after midnight yesterday's bars are fetched again whether or not they look complete."""
 PATIENCE_HOURS = 6
 """How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
+MOST_DAYS_TO_GATHER = 30
+"""Days back that texts are gathered by themselves after an outage; a longer hole is a backfill for a person."""
 _FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
 """Statuses of a run that is queued, starting or at work."""
@@ -87,6 +89,46 @@ def hourly_refresh(
     return dg.RunRequest(run_key=run_key, tags=span.tags)
 
 
+def days_to_gather(now: datetime, stored: list[date]) -> Span:
+    """Decide which days' texts to gather: today's, and those since the newest stored day where the machine was off.
+
+    Args:
+        now: of the tick, UTC.
+        stored: days whose articles are stored, in order.
+    """
+    today = now.date()
+    newest = max((day for day in stored if day <= today), default=today)
+    return Span(max(newest, today - MOST_DAYS_TO_GATHER * DAY, settings().first_day), today)
+
+
+@dg.schedule(
+    name="gather_news",
+    cron_schedule=settings().news_cron,
+    execution_timezone="UTC",
+    job=gather_texts,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Gather articles and posts into today's partition, and make up for days the machine was off.",
+)
+def gather_news(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
+    """Ask for today's texts; while an earlier gathering still runs no other is started."""
+    if not settings().news:
+        return dg.SkipReason("BTC_NEWS_SOURCES is none: there is nothing to gather")
+    now = context.scheduled_execution_time.astimezone(UTC)
+    end = settings().history_end
+    if end is not None and now.date() >= end:
+        return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
+    if now.date() < settings().first_day:
+        return dg.SkipReason(f"the history begins on {key_of(settings().first_day)}")
+    running = dg.RunsFilter(job_name=gather_texts.name, statuses=UNFINISHED)
+    if runs := context.instance.get_runs(running, limit=1):
+        return dg.SkipReason(f"an earlier gathering still runs (run {runs[0].run_id})")
+    span = days_to_gather(now, lake.days(ARTICLES))
+    run_key = f"{now.isoformat()}|{span}"
+    if span.first == span.last:
+        return dg.RunRequest(run_key=run_key, partition_key=key_of(span.last))
+    return dg.RunRequest(run_key=run_key, tags=span.tags)
+
+
 @dg.schedule(
     name="weekly_training",
     cron_schedule="20 0-11 * * 1",
@@ -123,4 +165,4 @@ def weekly_training(
     return dg.RunRequest(run_key=f"weekly|{now.isoformat()}", partition_key=key_of(cutoff))
 
 
-SCHEDULES = [hourly_refresh, weekly_training]
+SCHEDULES = [hourly_refresh, gather_news, weekly_training]

@@ -1,4 +1,4 @@
-"""The sensors: new bars become forecasts, new forecasts are published, closed days are reported on.
+"""The sensors: new texts are scored, new bars and scores become forecasts, forecasts are published and reported on.
 
 What a run was asked for counts as done; a run that fails is asked for again, a few minutes apart and a few times.
 """
@@ -13,14 +13,18 @@ from typing import Self
 import dagster as dg
 
 from btc_assets.automation.jobs import (
+    ARTICLES,
     FEATURES,
     FORECASTS,
     LABELS,
     OUTCOMES,
+    POSTS,
     PRICES,
+    SCORES,
     forecast_days,
     publish_bundle,
     report_performance,
+    score_texts,
 )
 from btc_assets.automation.spans import DAY, RANGE_END_TAG, RANGE_START_TAG, Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
@@ -175,6 +179,11 @@ def has_champion(lake: Lake, day: date) -> bool:
     return champion_as_of(verdicts, day, window_days=window) is not None
 
 
+def forecast_assets(lake: Lake, span: Span) -> list[dg.AssetKey]:
+    """Return what `forecast_days` makes of a span: forecasts only where a champion stands."""
+    return [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, span.last) else [])]
+
+
 def _request(span: Span, run_key: str, assets: Sequence[dg.AssetKey] | None = None) -> dg.RunRequest:
     """Return the request of one run over a span."""
     if span.first == span.last:
@@ -201,11 +210,74 @@ def forecast_from_new_prices(
     for span in spans(touched):
         content = "|".join(changed.get(key_of(day), "") for day in span.days)
         content = content if span.first == span.last else hashlib.sha256(content.encode()).hexdigest()
-        assets = [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, span.last) else [])]
-        requests.append(_request(span, f"{span}|{content}|{after}", assets))
+        requests.append(_request(span, f"{span}|{content}|{after}", forecast_assets(lake, span)))
     if not requests:
         context.update_cursor(moved)
         return dg.SkipReason("no new bars")
+    return dg.SensorResult(run_requests=requests, cursor=moved)
+
+
+@dg.sensor(
+    name="score_new_texts",
+    job=score_texts,
+    minimum_interval_seconds=15,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Score the sentiment of the days whose articles or posts have changed.",
+)
+def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the scores of the days with new texts; articles and posts of one gathering are one request."""
+    cursors = json.loads(context.cursor) if context.cursor else {}
+    changed: dict[str, str] = {}
+    for asset in (ARTICLES, POSTS):
+        name = asset.path[-1]
+        position = Position.parse(cursors.get(name))
+        after, content = new_content(context.instance, asset, position)
+        cursors[name] = str(position.moved(after, content))
+        for key, digest in content.items():
+            changed[key] = f"{changed.get(key, '')}|{name} {digest}"
+    requests = asked_again(context.instance, "score_new_texts", datetime.now(tz=UTC))
+    for span in spans(map(day_of, changed)):
+        content_of_span = "".join(changed[key_of(day)] for day in span.days)
+        requests.append(_request(span, f"{span}|{hashlib.sha256(content_of_span.encode()).hexdigest()}"))
+    moved = json.dumps(cursors, sort_keys=True)
+    if not requests:
+        context.update_cursor(moved)
+        return dg.SkipReason("no new articles or posts")
+    return dg.SensorResult(run_requests=requests, cursor=moved)
+
+
+@dg.sensor(
+    name="forecast_from_new_scores",
+    job=forecast_days,
+    minimum_interval_seconds=15,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Carry new sentiment scores on to features and forecasts of the days they touch.",
+)
+def forecast_from_new_scores(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the days whose scores have changed; today at most once for each hour that has closed.
+
+    A text seen within an hour counts for that hour's row, which is made when the hour has closed: what is scored
+    before that changes no row yet.
+    """
+    position = Position.parse(context.cursor)
+    after, changed = new_content(context.instance, SCORES, position)
+    moved = str(position.moved(after, changed))
+    requests = asked_again(context.instance, "forecast_from_new_scores", datetime.now(tz=UTC))
+    now = settings().now()
+    stored = lake.days(PRICES_TABLE)
+    touched = [day for day in days_touched(map(day_of, changed), stored) if day in set(stored)] if changed else []
+    for span in spans(touched):
+        content = "|".join(changed.get(key_of(day), "") for day in span.days)
+        if span.first == span.last == now.date():
+            content = f"scores until {now:%H}:00"
+        else:
+            content = f"{hashlib.sha256(content.encode()).hexdigest()}|{after}"
+        requests.append(_request(span, f"{span}|{content}", forecast_assets(lake, span)))
+    if not requests:
+        context.update_cursor(moved)
+        return dg.SkipReason("no new scores of days that have bars")
     return dg.SensorResult(run_requests=requests, cursor=moved)
 
 
@@ -262,4 +334,10 @@ def report_on_closed_days(context: dg.SensorEvaluationContext) -> dg.SensorResul
     return dg.SensorResult(run_requests=requests, cursor=moved)
 
 
-SENSORS = [forecast_from_new_prices, publish_new_forecasts, report_on_closed_days]
+SENSORS = [
+    score_new_texts,
+    forecast_from_new_prices,
+    forecast_from_new_scores,
+    publish_new_forecasts,
+    report_on_closed_days,
+]

@@ -18,7 +18,17 @@ import polars as pl
 from pydantic import Field
 
 from btc_assets.automation.spans import DAY, Span, spans
-from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_VERDICT, PRICES, Contract
+from btc_assets.contracts import (
+    ARTICLES,
+    FORECASTS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    MODEL_VERDICT,
+    POSTS,
+    PRICES,
+    SENTIMENT_SCORES,
+    Contract,
+)
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours
@@ -200,15 +210,16 @@ class Walk:
 
     # --- the steps -----------------------------------------------------------------------------
     def _lay_the_ground(self, first_cutoff: date, last_day: date) -> None:
-        """Make sure that bars, features and labels of every day the walk needs are stored."""
+        """Make sure that bars, texts, scores, features and labels of every day the walk needs are stored."""
         first = max(self.settings.first_day, first_cutoff - timedelta(days=self.settings.window_days + WARMUP_DAYS))
         needed = Span(first, last_day).days
-        reached: set[date] = set()  # days whose features and labels look back on bars fetched now
+        reached: set[date] = set()  # days whose features and labels look back on what is fetched now
         for span in spans(days_to_fetch(self.lake, needed, self.settings.now())):
             started = time.monotonic()
             self._materialise("refresh_prices", span, ["market/prices"])
             reached.update(day + i * DAY for day in span.days for i in range(WARMUP_DAYS + 1))
             self.say(f"bars of {span} fetched ({time.monotonic() - started:.1f} s)")
+        reached |= self._gather(needed)
         for contract in (HOURLY_FEATURES, HOURLY_LABELS):
             lacking = set(needed)
             if self.resume:
@@ -217,6 +228,22 @@ class Walk:
                 started = time.monotonic()
                 self._materialise("build_features", span, [contract.table])
                 self.say(f"{contract.table} of {span} built ({time.monotonic() - started:.1f} s)")
+
+    def _gather(self, needed: Sequence[date]) -> set[date]:
+        """Gather and score the texts of the days that lack them; return the days whose features look back on them."""
+        if not self.settings.news:
+            return set()
+        texts = {*days_lacking(self.lake, ARTICLES, needed), *days_lacking(self.lake, POSTS, needed)}
+        for span in spans(texts):
+            started = time.monotonic()
+            self._materialise("gather_texts", span, None)
+            self.say(f"articles and posts of {span} gathered ({time.monotonic() - started:.1f} s)")
+        scores = {*days_lacking(self.lake, SENTIMENT_SCORES, needed), *texts}
+        for span in spans(scores):
+            started = time.monotonic()
+            self._materialise("score_texts", span, None)
+            self.say(f"sentiment of {span} scored ({time.monotonic() - started:.1f} s)")
+        return {day + i * DAY for day in scores for i in range(WARMUP_DAYS + 1)}
 
     def _train(self, leg: Leg, *, again: bool) -> bool:
         """Train and judge a cutoff unless that is done; return whether it was done now."""

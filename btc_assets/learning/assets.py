@@ -59,10 +59,15 @@ def _same_cutoff(table: str) -> dg.AssetIn:
     return dg.AssetIn(key=table.split("/"))
 
 
-def _names() -> tuple[str, ...]:
-    """Return the features models learn from: the chosen set, and the one that scales returns."""
+def _names(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
+    """Return the features a cutoff's models learn from: those of the chosen set that are known in its window, and
+    the one that scales returns.
+    """
     chosen = FEATURE_SETS[settings().feature_set]
-    return chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
+    names = chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
+    return folds.learnable(
+        features, names, cutoff=cutoff, window_days=settings().window_days, needed=training.SCALE_FEATURE
+    )
 
 
 def _rows(features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]) -> dict[int, folds.Rows]:
@@ -160,7 +165,7 @@ def tuned_parameters(
                 "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
             }
         else:
-            rows = rows or _rows(wide.lazy(), known.lazy(), cutoff, _names())
+            rows = rows or _rows(wide.lazy(), known.lazy(), cutoff, _names(wide, cutoff))
             own = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
             study = tune(
                 [folds.split(rows[horizon], fold) for fold in own.iter_rows(named=True)],
@@ -220,8 +225,9 @@ def fold_forecasts(
     rest on this table, so nothing of them is fitted on hours the booster has learnt from.
     """
     config, cutoff = settings(), day_of(context.partition_key)
+    wide = hourly_features.collect()
     frame = training.forecast_folds(
-        _rows(hourly_features, hourly_labels, cutoff, _names()),
+        _rows(wide.lazy(), hourly_labels, cutoff, _names(wide, cutoff)),
         cv_folds.collect(),
         _parameters(tuned_parameters.collect()),
         seed=config.seed,
@@ -263,7 +269,6 @@ def trained_model(
     The same data and settings give the same digest, and the same digest keeps its version.
     """
     config, cutoff = settings(), day_of(context.partition_key)
-    names = _names()
     forecasts, tuned = fold_forecasts.collect(), tuned_parameters.collect()
     parameters = _parameters(tuned)
     declared = {feature.name: feature for feature in FEATURES}
@@ -272,6 +277,7 @@ def trained_model(
         for horizon in HORIZONS
     }
     wide, known = hourly_features.collect(), hourly_labels.collect()
+    names = _names(wide, cutoff)
     rows = _rows(wide.lazy(), known.lazy(), cutoff, names)
     versions = _versions(hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, fold_forecasts=forecasts)
     with registry.run(context, versions) as run:
@@ -365,9 +371,9 @@ def model_explanation(
     """
     from btc_assets.learning.explain import explain
 
-    cutoff, names = day_of(context.partition_key), _names()
-    trained = trained_model.collect()
+    cutoff, trained = day_of(context.partition_key), trained_model.collect()
     version = trained["model_version"][0]
+    names = registry.load(version).features
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows = _rows(wide.lazy(), known.lazy(), cutoff, names)
     natives = registry.native(version)
@@ -436,7 +442,7 @@ def model_verdict(
     candidate = gate.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
     before = gate.champion_as_of(earlier.collect(), cutoff - timedelta(days=1), window_days=config.window_days)
     wide, known, forecasts = hourly_features.collect(), hourly_labels.collect(), fold_forecasts.collect()
-    rows = _rows(wide.lazy(), known.lazy(), cutoff, _names())[gate.PRIMARY]
+    rows = _rows(wide.lazy(), known.lazy(), cutoff, _names(wide, cutoff))[gate.PRIMARY]
     evidence = gate.candidate_evidence(forecasts, rows)
     champion = None
     if before is not None:

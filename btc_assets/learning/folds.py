@@ -95,6 +95,29 @@ def labelled_rows(
     return Rows(joined["open_time"], matrix(joined, names), joined["log_return"].to_numpy(), tuple(names))
 
 
+def learnable(
+    features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int, needed: str
+) -> tuple[str, ...]:
+    """Return the features that hold a known value in a cutoff's window, in the order given.
+
+    A source that was never gathered leaves its features unknown in every hour. A tree cannot learn from them, but
+    they would take the place of others when it samples its columns.
+
+    Args:
+        features: HOURLY_FEATURES rows.
+        names: the features asked for.
+        cutoff: end of the window.
+        window_days: length of the window in days.
+        needed: a feature that is kept, known or not.
+    """
+    inside = features.lazy().filter(
+        (pl.col("available_at") <= midnight(cutoff))
+        & (pl.col("open_time") >= midnight(cutoff - timedelta(days=window_days)))
+    )
+    counts = inside.select(pl.col(list(names)).count()).collect().row(0, named=True)
+    return tuple(name for name in names if counts[name] or name == needed)
+
+
 def last_train_open_time(test_start: datetime, horizon: int) -> datetime:
     """Return the newest open_time whose label is known when a test, or a cutoff, starts."""
     return test_start - (horizon + 1) * HOUR

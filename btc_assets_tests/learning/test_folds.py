@@ -93,3 +93,21 @@ def test_a_label_across_a_gap_is_not_learnt_from() -> None:
         log_return=pl.when(pl.col("open_time").dt.hour() == 3).then(None).otherwise("log_return")
     )
     assert 3 not in rows_at(date(2018, 1, 3), features, holed).open_time.dt.hour().to_list()
+
+
+def test_a_feature_nobody_gathered_is_not_learned_from() -> None:
+    cutoff = date(2018, 3, 1)
+    hours = pl.datetime_range(
+        datetime(2018, 2, 1, tzinfo=UTC), datetime(2018, 3, 1, 5, tzinfo=UTC), "1h", eager=True, time_unit="us"
+    )
+    frame = pl.DataFrame({"open_time": hours}).with_columns(
+        (pl.col("open_time") + timedelta(hours=1)).alias("available_at"),
+        pl.lit(1.0).alias("known"),
+        pl.lit(None, dtype=pl.Float64).alias("never"),
+        pl.when(pl.col("open_time") >= datetime(2018, 3, 1, tzinfo=UTC)).then(2.0).alias("after_the_cutoff"),
+        pl.when(pl.col("open_time") < datetime(2018, 2, 2, tzinfo=UTC)).then(3.0).alias("before_the_window"),
+        pl.lit(None, dtype=pl.Float64).alias("scale"),
+    )
+    names = ("never", "known", "after_the_cutoff", "before_the_window", "scale")
+    assert folds.learnable(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
+    assert "before_the_window" in folds.learnable(frame, names, cutoff=cutoff, window_days=60, needed="scale")
