@@ -588,6 +588,30 @@ PERFORMANCE_REPORT = Contract(
     key=("day", "role", "horizon_hours", "period", "metric"),
 )
 
+DRIFT_REPORT = Contract(
+    table="monitoring/drift_report",
+    schema=_schema(
+        {
+            "day": Column(pl.Date, about="last day of the stretch judged"),
+            "kind": Column(
+                pl.String,
+                _check("isin", ["input", "concept"]),
+                about="moved inputs, or forecasts that break their word",
+            ),
+            "subject": Column(pl.String, about="a feature, p_up, or the promise of the forecasts that is watched"),
+            "measure": Column(pl.String, about="what was measured"),
+            "value": Column(pl.Float64, _FINITE, nullable=True, about="its value; null when it cannot be computed"),
+            "bound": Column(pl.Float64, nullable=True, about="where it counts; null where it only informs"),
+            "alarm": Column(pl.Boolean, about="whether the subject counts as drifted, or the promise as broken"),
+            "n": Column(pl.Int64, _check("ge", 0), about="hours it rests on"),
+            "model_version": Column(pl.Int64, about="champion whose training window is the reference"),
+            "model_cutoff": _CUTOFF,
+        },
+    ),
+    day=pl.col("day"),
+    key=("day", "kind", "subject", "measure"),
+)
+
 SERVING_BUNDLE = Contract(
     table="serving/bundle",
     schema=_schema(
@@ -675,6 +699,7 @@ CONTRACTS: dict[str, Contract] = {
         FORECASTS,
         FORECAST_OUTCOMES,
         PERFORMANCE_REPORT,
+        DRIFT_REPORT,
         SERVING_BUNDLE,
     )
 }

@@ -214,6 +214,29 @@ class Settings(BaseSettings):
         default=1095, ge=7, le=3650, description="Days of outcomes the performance report looks back on."
     )
 
+    # --- drift and retraining ------------------------------------------------------------------
+    drift_days: int = Field(
+        default=7, ge=2, le=90, description="Trailing days whose features are compared with the champion's window."
+    )
+    drift_share: float = Field(
+        default=0.2, gt=0, le=1, description="Share of drifted features from which the drift report warns."
+    )
+    watch_days: int = Field(
+        default=180, ge=14, le=1095, description="Trailing days of outcomes on which broken promises are looked for."
+    )
+    mean_days_to_false_alarm: int = Field(
+        default=1095,
+        ge=30,
+        le=36_500,
+        description="Least mean time to a false alarm of each sequential test of the outcomes, days.",
+    )
+    retrain_cooldown_hours: int = Field(
+        default=48, ge=0, le=8760, description="Hours after a training in which drift or degradation ask for no other."
+    )
+    retrain_budget_per_day: int = Field(
+        default=1, ge=0, le=24, description="Trainings a day that drift and degradation may ask for; 0 turns them off."
+    )
+
     # --- automation --------------------------------------------------------------------------
     refresh_cron: str = Field(
         default="5 * * * *",

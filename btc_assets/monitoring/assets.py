@@ -1,12 +1,16 @@
 """Forecasts, what became of them, and how good they were."""
 
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import (
+    DRIFT_REPORT,
     FORECAST_OUTCOMES,
     FORECASTS,
     HORIZONS,
@@ -16,7 +20,7 @@ from btc_assets.contracts import (
 )
 from btc_assets.lake import stored
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring import performance, plots
+from btc_assets.monitoring import degradation, drift, performance, plots
 from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.partitions import DAILY, day_of, days_before
@@ -24,6 +28,8 @@ from btc_assets.settings import settings
 
 GROUP = "monitoring"
 CODE_VERSION = "1"
+MOST_DAYS_OF_A_CHAMPION = 182
+"""Days a champion may have stood for its whole training window to be compared with; an older one's is cut short."""
 _BACKFILL = dg.BackfillPolicy.single_run()
 _HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
@@ -152,6 +158,96 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
     )
 
 
+@dg.asset(
+    key=["monitoring", "drift_report"],
+    **(_COMMON | {"backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1)}),
+    dagster_type=dagster_type(DRIFT_REPORT),
+    ins={
+        "hourly_features": dg.AssetIn(
+            key=["features", "hourly_features"],
+            partition_mapping=days_before(settings().window_days + MOST_DAYS_OF_A_CHAMPION, and_today=True),
+        ),
+        "forecasts": dg.AssetIn(
+            key=["monitoring", "forecasts"], partition_mapping=days_before(settings().watch_days, and_today=True)
+        ),
+        "forecast_outcomes": dg.AssetIn(
+            key=["monitoring", "forecast_outcomes"],
+            partition_mapping=days_before(settings().watch_days, and_today=True),
+        ),
+    },
+    kinds={"polars", "evidently", "mlflow"},
+    freshness_policy=_DAILY,
+)
+def drift_report(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    hourly_features: pl.LazyFrame,
+    forecasts: pl.LazyFrame,
+    forecast_outcomes: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Whether the world has moved away from the day's champion: its inputs, and what its forecasts are worth.
+
+    Inputs: every feature of the champion over the last `BTC_DRIFT_DAYS` days against its training window, and its P(up)
+    against the days before; a move must be significant at 5 % false discoveries and large. Moved inputs only warn.
+    Promises: calibration, coverage of the 90 % interval and log-loss against a coin, of the 1 h forecasts of the last
+    `BTC_WATCH_DAYS` days, by sequential tests, each with a mean time to a false alarm of no less than
+    `BTC_MEAN_DAYS_TO_FALSE_ALARM`. A broken promise asks for a training. Evidently's page of the same comparison is
+    kept with the MLflow run.
+    """
+    config, day = settings(), day_of(context.partition_key)
+    made = forecasts.filter((pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])).collect()
+    own = made.filter(pl.col("open_time").dt.date() == day).sort("open_time")
+    if own.is_empty():
+        return stored(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": f"No champion forecast {day}."})
+    version, cutoff = own["model_version"][-1], own["model_cutoff"][-1]
+    bundle = registry.load(version)
+    wide = hourly_features.select("open_time", *bundle.features).collect().sort("open_time")
+    at = pl.col("open_time")
+    start, end = midnight(day - timedelta(days=config.drift_days - 1)), midnight(day + timedelta(days=1))
+    reference = wide.filter(
+        at.is_between(midnight(cutoff) - timedelta(days=config.window_days), midnight(cutoff), "left")
+    )
+    current = wide.filter(at.is_between(start, end, "left"))
+    p_up = made.select("open_time", "p_up").sort("open_time")
+    found = [
+        *drift.input_drift(reference, current, bundle.features),
+        *drift.input_drift(p_up.filter(at < start), p_up.filter(at >= start), ["p_up"]),
+    ]
+    outcomes = forecast_outcomes.filter(
+        (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    ).collect()
+    watched = degradation.watch(outcomes, alarm_hours=24, mean_hours=24.0 * config.mean_days_to_false_alarm)
+    frame = pl.concat(
+        [
+            drift.drift_rows(found, day=day, version=version, cutoff=cutoff),
+            degradation.concept_rows(watched, day=day, version=version, cutoff=cutoff),
+        ]
+    ).sort(DRIFT_REPORT.key)
+    with registry.run(context, {"model_version": str(version), "cutoff": cutoff.isoformat()}) as run:
+        with tempfile.TemporaryDirectory() as scratch:
+            drift.write_evidently(reference, current, bundle.features, Path(scratch) / "evidently.html")
+            run.files(Path(scratch), "drift")
+        link = run.link()
+    drifted = [one.name for one in found if one.drifted]
+    return stored(
+        context,
+        DRIFT_REPORT,
+        frame,
+        {
+            "drifted": drifted,
+            "share_drifted": len(drifted) / len(found),
+            "broken_promises": [one.name for one in watched if one.alarm],
+            "inputs": dg.MetadataValue.md(drift.markdown(found)),
+            "promises": dg.MetadataValue.md("\n".join(f"- **{one.name}**: {one.sentence}" for one in watched)),
+            "picture": dg.MetadataValue.md(plots.embedded(plots.drift(found), "drift")),
+            "evidently": f"{link}/artifacts/drift/evidently.html",
+            "mlflow_run": link,
+            "reference_hours": reference.height,
+            "current_hours": current.height,
+        },
+    )
+
+
 def _pictures(outcomes: pl.DataFrame, fee_bps: float) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the primary horizon's champion."""
     role, horizon = CHAMPION, HORIZONS[0]
@@ -189,4 +285,4 @@ def _table(frame: pl.DataFrame) -> dg.TableMetadataValue:
     )
 
 
-ASSETS = [forecasts, forecast_outcomes, performance_report]
+ASSETS = [forecasts, forecast_outcomes, performance_report, drift_report]

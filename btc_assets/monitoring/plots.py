@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from btc_assets.learning.evaluation import CALIBRATION_BINS
+from btc_assets.monitoring.drift import PSI_BOUND, FeatureDrift
 from btc_assets.monitoring.performance import LAGS, Hours, trade
 
 if TYPE_CHECKING:
@@ -93,6 +95,17 @@ def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> byte
     axes.plot(daily["day"].to_list(), (daily["right"] / daily["n"]).to_numpy(), linewidth=1.2)
     axes.axhline(0.5, color="grey", linewidth=0.8)
     axes.yaxis.set_major_formatter("{x:.0%}")
+    return _png(figure)
+
+
+def drift(found: Sequence[FeatureDrift], most: int = 20) -> bytes:
+    """Draw the population stability index of the columns that moved most, those that count as drifted in red."""
+    ranked = sorted(found, key=lambda one: one.psi)[-most:]
+    figure, axes = _figure("Population stability index, last days against the champion's window", "")
+    colours = ["tab:red" if one.drifted else "tab:grey" for one in ranked]
+    axes.barh([one.name for one in ranked], [one.psi for one in ranked], color=colours, height=0.7)
+    axes.axvline(PSI_BOUND, color="black", linewidth=0.8)
+    axes.tick_params(axis="y", labelsize=5)
     return _png(figure)
 
 
