@@ -8,9 +8,9 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from btc_assets.automation.jobs import JOBS  # noqa: E402 - the filters come before the definitions they speak of
+from btc_assets.automation import retraining, sensors  # noqa: E402 - the filters come before what they speak of
+from btc_assets.automation.jobs import JOBS  # noqa: E402
 from btc_assets.automation.schedules import SCHEDULES  # noqa: E402
-from btc_assets.automation.sensors import SENSORS  # noqa: E402
 from btc_assets.features import assets as features  # noqa: E402
 from btc_assets.features import checks as features_checks  # noqa: E402
 from btc_assets.lake import Lake  # noqa: E402
@@ -31,7 +31,7 @@ defs = dg.Definitions(
     asset_checks=[*market_checks.CHECKS, *features_checks.CHECKS, *monitoring_checks.CHECKS],
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=SENSORS,
+    sensors=[*sensors.SENSORS, *retraining.SENSORS],
     resources={
         "lake": _LAKE,
         "io_manager": _LAKE,

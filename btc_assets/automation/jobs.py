@@ -21,6 +21,7 @@ LABELS = dg.AssetKey(["features", "hourly_labels"])
 FORECASTS = dg.AssetKey(["monitoring", "forecasts"])
 OUTCOMES = dg.AssetKey(["monitoring", "forecast_outcomes"])
 REPORT = dg.AssetKey(["monitoring", "performance_report"])
+DRIFT = dg.AssetKey(["monitoring", "drift_report"])
 VERDICT = dg.AssetKey(["learning", "model_verdict"])
 BUNDLE = dg.AssetKey(["serving", "bundle"])
 
@@ -77,8 +78,9 @@ forecast_days = dg.define_asset_job(
 
 report_performance = dg.define_asset_job(
     "report_performance",
-    selection=dg.AssetSelection.assets(REPORT),
-    description="Report on the forecasts known by the end of a day; apart from them, so that it cannot stop them.",
+    selection=dg.AssetSelection.assets(REPORT, DRIFT),
+    description="Report on the forecasts known by the end of a day, and on drift; apart from what they watch, so that "
+    "they cannot stop it.",
     tags=_tags("report", minutes=60),
 )
 

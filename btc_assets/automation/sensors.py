@@ -52,7 +52,7 @@ ATTEMPT_TAG = "btc/attempt"
 ATTEMPTS = 3
 """How often a run is asked for, the first time included."""
 RETRY_AFTER = timedelta(minutes=5)
-"""How long after its end a failed run is asked for again."""
+"""How long after its end a failed run is asked for again; twice as long after each further failure."""
 RETRY_WITHIN = timedelta(hours=12)
 """Older failures are left to a person."""
 
@@ -146,7 +146,8 @@ def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> lis
         attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
         if run.status != dg.DagsterRunStatus.FAILURE or attempt >= ATTEMPTS:
             continue
-        if record.end_time is None or now.timestamp() - record.end_time < RETRY_AFTER.total_seconds():
+        rest = RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
+        if record.end_time is None or now.timestamp() - record.end_time < rest:
             continue
         asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
         kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}

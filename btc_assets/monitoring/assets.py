@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from btc_assets.clock import midnight
 from btc_assets.contracts import (
     DRIFT_REPORT,
     FORECAST_OUTCOMES,
@@ -20,9 +19,10 @@ from btc_assets.contracts import (
 )
 from btc_assets.lake import stored
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring import degradation, drift, performance, plots
+from btc_assets.monitoring import drift, performance, plots
 from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
+from btc_assets.monitoring.watching import watch_day
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.settings import settings
 
@@ -160,7 +160,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
 
 @dg.asset(
     key=["monitoring", "drift_report"],
-    **(_COMMON | {"backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1)}),
+    **_COMMON,
     dagster_type=dagster_type(DRIFT_REPORT),
     ins={
         "hourly_features": dg.AssetIn(
@@ -191,43 +191,39 @@ def drift_report(
     against the days before; a move must be significant at 5 % false discoveries and large. Moved inputs only warn.
     Promises: calibration, coverage of the 90 % interval and log-loss against a coin, of the 1 h forecasts of the last
     `BTC_WATCH_DAYS` days, by sequential tests, each with a mean time to a false alarm of no less than
-    `BTC_MEAN_DAYS_TO_FALSE_ALARM`. A broken promise asks for a training. Evidently's page of the same comparison is
-    kept with the MLflow run.
+    `BTC_MEAN_DAYS_TO_FALSE_ALARM`. A broken promise asks for a training. Evidently's page of the same comparison, for
+    the newest day of a run, is kept with the MLflow run.
     """
-    config, day = settings(), day_of(context.partition_key)
-    made = forecasts.filter((pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])).collect()
-    own = made.filter(pl.col("open_time").dt.date() == day).sort("open_time")
-    if own.is_empty():
-        return stored(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": f"No champion forecast {day}."})
-    version, cutoff = own["model_version"][-1], own["model_cutoff"][-1]
-    bundle = registry.load(version)
-    wide = hourly_features.select("open_time", *bundle.features).collect().sort("open_time")
-    at = pl.col("open_time")
-    start, end = midnight(day - timedelta(days=config.drift_days - 1)), midnight(day + timedelta(days=1))
-    reference = wide.filter(
-        at.is_between(midnight(cutoff) - timedelta(days=config.window_days), midnight(cutoff), "left")
-    )
-    current = wide.filter(at.is_between(start, end, "left"))
-    p_up = made.select("open_time", "p_up").sort("open_time")
-    found = [
-        *drift.input_drift(reference, current, bundle.features),
-        *drift.input_drift(p_up.filter(at < start), p_up.filter(at >= start), ["p_up"]),
+    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    made, outcomes = forecasts.filter(primary).collect(), forecast_outcomes.filter(primary).collect()
+    wide = hourly_features.sort("open_time").collect()
+    config = settings()
+    watches = [
+        watch
+        for day in sorted(map(day_of, context.partition_keys))
+        if (
+            watch := watch_day(
+                day,
+                features=wide,
+                forecasts=made,
+                outcomes=outcomes,
+                models=registry,
+                window_days=config.window_days,
+                drift_days=config.drift_days,
+                watch_days=config.watch_days,
+                mean_days=config.mean_days_to_false_alarm,
+            )
+        )
     ]
-    outcomes = forecast_outcomes.filter(
-        (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
-    ).collect()
-    watched = degradation.watch(outcomes, alarm_hours=24, mean_hours=24.0 * config.mean_days_to_false_alarm)
-    frame = pl.concat(
-        [
-            drift.drift_rows(found, day=day, version=version, cutoff=cutoff),
-            degradation.concept_rows(watched, day=day, version=version, cutoff=cutoff),
-        ]
-    ).sort(DRIFT_REPORT.key)
-    with registry.run(context, {"model_version": str(version), "cutoff": cutoff.isoformat()}) as run:
+    if not watches:
+        return stored(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": "No champion forecast these days."})
+    frame, newest = pl.concat(watch.rows for watch in watches).sort(DRIFT_REPORT.key), watches[-1]
+    with registry.run(context, {"model_version": str(newest.version), "cutoff": newest.cutoff.isoformat()}) as run:
         with tempfile.TemporaryDirectory() as scratch:
-            drift.write_evidently(reference, current, bundle.features, Path(scratch) / "evidently.html")
+            drift.write_evidently(newest.reference, newest.current, newest.features, Path(scratch) / "evidently.html")
             run.files(Path(scratch), "drift")
         link = run.link()
+    found, watched = newest.inputs, newest.promises
     drifted = [one.name for one in found if one.drifted]
     return stored(
         context,
@@ -242,8 +238,8 @@ def drift_report(
             "picture": dg.MetadataValue.md(plots.embedded(plots.drift(found), "drift")),
             "evidently": f"{link}/artifacts/drift/evidently.html",
             "mlflow_run": link,
-            "reference_hours": reference.height,
-            "current_hours": current.height,
+            "reference_hours": newest.reference.height,
+            "current_hours": newest.current.height,
         },
     )
 

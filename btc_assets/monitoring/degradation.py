@@ -19,10 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import DRIFT_REPORT, QUANTILE_COLUMNS
+from btc_assets.contracts import DRIFT_REPORT, HORIZONS, QUANTILE_COLUMNS, ROLES
 
 Floats = npt.NDArray[np.float64]
 
+LEAST_HOURS = 24 * 14
+"""Fewest hours on which a report proves anything."""
+COVERAGE_SLACK = 0.05
+"""How far coverage of the 90 % interval may be off."""
 _STAKES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the largest safe stake that are bet; a detector is the mean of them."""
 _LARGEST_LOSS = 1.0
@@ -201,4 +205,28 @@ def watch(outcomes: pl.DataFrame, *, alarm_hours: int, mean_hours: float) -> lis
                 f"{began:%Y-%m-%d %H:%M} UTC, turned 1 into {path[at]:.3g}; {mean_hours:,.0f} counts as proof",
             )
         )
+    return found
+
+
+def degraded(report: pl.DataFrame) -> list[str]:
+    """Say what a performance report proves against the champion's 1 h forecasts of the last 90 days; empty is well.
+
+    Proof is a 95 % interval that lies wholly on the wrong side: log-loss skill below zero, or coverage of the 90 %
+    interval more than five points off.
+
+    Args:
+        report: PERFORMANCE_REPORT rows of one day.
+    """
+    newest = report.filter(
+        (pl.col("role") == ROLES[0]) & (pl.col("horizon_hours") == HORIZONS[0]) & (pl.col("period") == "last_90_days")
+    )
+    found = []
+    for row in newest.sort("metric").iter_rows(named=True):
+        low, high, n = row["lower"], row["upper"], row["n"]
+        if low is None or high is None or n < LEAST_HOURS:
+            continue
+        if row["metric"] == "log_loss_skill" and high < 0:
+            found.append(f"log-loss skill is {row['value']:.2%}, at most {high:.2%}, over {n} hours")
+        if row["metric"] == "coverage_90" and (high < 0.9 - COVERAGE_SLACK or low > 0.9 + COVERAGE_SLACK):
+            found.append(f"the 90 % interval holds {row['value']:.1%} of outcomes ({low:.1%} to {high:.1%}), n = {n}")
     return found

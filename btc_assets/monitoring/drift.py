@@ -138,10 +138,10 @@ def input_drift(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[
     p_values = [p for *_, p, _, _ in measured if p is not None]
     q_values = iter(false_discovery_control(p_values) if p_values else [])
     found = []
-    for name, psi, distance, ks, p, change, n in measured:
+    for name, psi, apart, gap, p, change, n in measured:
         q = float(next(q_values)) if p is not None else None
         moved = q is not None and q <= FALSE_DISCOVERIES and psi >= PSI_BOUND
-        found.append(FeatureDrift(name, psi, distance, ks, p, q, change, moved or abs(change) >= MISSING_BOUND, n))
+        found.append(FeatureDrift(name, psi, apart, gap, p, q, change, moved or abs(change) >= MISSING_BOUND, n))
     return found
 
 
