@@ -612,6 +612,32 @@ DRIFT_REPORT = Contract(
     key=("day", "kind", "subject", "measure"),
 )
 
+ALERTS = Contract(
+    table="monitoring/alerts",
+    schema=_schema(
+        {
+            "alert_id": Column(pl.String, _ITEM_ID, about="names the alert in every channel"),
+            "channel": Column(pl.String, about="log, webhook or email"),
+            "raised_at": Column(UTC_TIME, about="when it was raised, UTC"),
+            "rule": Column(pl.String, about="the rule that raised it"),
+            "kind": Column(pl.String, about="what the rule watches"),
+            "severity": Column(pl.String, _check("isin", ["info", "medium", "high"]), about="how grave it is"),
+            "subject": Column(pl.String, about="what it is about"),
+            "message": Column(pl.String, about="a sentence for a person"),
+            "value": Column(pl.Float64, nullable=True, about="the figure behind it, in the unit of its kind"),
+            "bound": Column(pl.Float64, nullable=True, about="where the rule begins to count"),
+            "state": Column(
+                pl.String, _check("isin", ["pending", "delivered", "undeliverable"]), about="of this delivery"
+            ),
+            "tries": Column(pl.Int64, _check("ge", 0), about="deliveries tried"),
+            "settled_at": Column(UTC_TIME, nullable=True, about="when it was delivered or given up, UTC"),
+            "fault": Column(pl.String, about="why the last try failed; empty where it did not"),
+        },
+    ),
+    day=pl.col("raised_at").dt.date(),
+    key=("alert_id", "channel"),
+)
+
 SERVING_BUNDLE = Contract(
     table="serving/bundle",
     schema=_schema(
@@ -700,6 +726,7 @@ CONTRACTS: dict[str, Contract] = {
         FORECAST_OUTCOMES,
         PERFORMANCE_REPORT,
         DRIFT_REPORT,
+        ALERTS,
         SERVING_BUNDLE,
     )
 }

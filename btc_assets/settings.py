@@ -237,6 +237,24 @@ class Settings(BaseSettings):
         default=1, ge=0, le=24, description="Trainings a day that drift and degradation may ask for; 0 turns them off."
     )
 
+    # --- alerts ------------------------------------------------------------------------------
+    alert_rules: Path = Field(
+        default=PROJECT_ROOT / "btc_assets" / "alerts" / "rules.toml",
+        description="What is worth telling a person, and through which channels.",
+    )
+    alert_webhook_url: SecretStr = Field(
+        default=SecretStr(""), description="Slack-compatible webhook of the channel `webhook`. Empty: not told there."
+    )
+    smtp_host: str = Field(default="", description="Mail server of the channel `email`. Empty: not told there.")
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="Its port.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="How the connection to the mail server is protected."
+    )
+    smtp_user: str = Field(default="", description="User at the mail server; empty: no login.")
+    smtp_password: SecretStr = Field(default=SecretStr(""), description="Password at the mail server.")
+    alert_email_from: str = Field(default="btc_assets@localhost", description="Sender of alert mails.")
+    alert_email_to: str = Field(default="", description="Receivers of alert mails, separated by commas.")
+
     # --- automation --------------------------------------------------------------------------
     refresh_cron: str = Field(
         default="5 * * * *",
@@ -322,6 +340,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
+        if bool(self.smtp_host) != bool(self.alert_email_to):
+            raise ValueError("BTC_SMTP_HOST and BTC_ALERT_EMAIL_TO are needed together")
+        if self.smtp_user and self.smtp_security == "none":
+            raise ValueError("BTC_SMTP_USER would log in over a connection that BTC_SMTP_SECURITY leaves open")
         if "files" in self.news and not (self.news_files or self.social_files):
             raise ValueError("BTC_NEWS_SOURCES holds 'files', which also needs BTC_NEWS_FILES or BTC_SOCIAL_FILES")
         for name, secret in (("cryptopanic", self.cryptopanic_token), ("cryptocompare", self.cryptocompare_key)):
@@ -368,6 +390,11 @@ class Settings(BaseSettings):
     def http_cache(self) -> Path:
         """SQLite file of the HTTP answers that feeds are asked about with conditional requests."""
         return self._data / "cache" / "http.db"
+
+    @property
+    def outbox(self) -> Path:
+        """SQLite file of every alert and its deliveries."""
+        return self._data / "alerts" / "outbox.db"
 
     @property
     def lake_root(self) -> str:

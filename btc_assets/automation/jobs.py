@@ -22,6 +22,7 @@ FORECASTS = dg.AssetKey(["monitoring", "forecasts"])
 OUTCOMES = dg.AssetKey(["monitoring", "forecast_outcomes"])
 REPORT = dg.AssetKey(["monitoring", "performance_report"])
 DRIFT = dg.AssetKey(["monitoring", "drift_report"])
+ALERTS = dg.AssetKey(["monitoring", "alerts"])
 VERDICT = dg.AssetKey(["learning", "model_verdict"])
 BUNDLE = dg.AssetKey(["serving", "bundle"])
 
@@ -84,6 +85,13 @@ report_performance = dg.define_asset_job(
     tags=_tags("report", minutes=60),
 )
 
+record_alerts = dg.define_asset_job(
+    "record_alerts",
+    selection=dg.AssetSelection.assets(ALERTS),
+    description="Record the alerts of a day, and whether they were delivered.",
+    tags=_tags("alerts", minutes=10),
+)
+
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
     selection=dg.AssetSelection.groups("learning"),
@@ -105,6 +113,7 @@ JOBS: list[Any] = [
     build_features,
     forecast_days,
     report_performance,
+    record_alerts,
     train_cutoff,
     publish_bundle,
     walk_forward,

@@ -85,6 +85,16 @@ class Position:
         return json.dumps({"after": self.after, "seen": self.seen}, sort_keys=True)
 
 
+def positions_of(cursor: str | None) -> dict[str, Position]:
+    """Read the cursor of a sensor that follows several assets, by name; none means the beginning."""
+    return {name: Position.parse(text) for name, text in json.loads(cursor).items()} if cursor else {}
+
+
+def positions_text(positions: Mapping[str, Position]) -> str:
+    """Return the cursor of a sensor that follows several assets."""
+    return json.dumps({name: str(position) for name, position in positions.items()}, sort_keys=True)
+
+
 def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position) -> tuple[int, dict[str, str]]:
     """Read every materialisation of an asset since a position, none skipped.
 
@@ -227,20 +237,20 @@ def forecast_from_new_prices(
 )
 def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Ask for the scores of the days with new texts; articles and posts of one gathering are one request."""
-    cursors = json.loads(context.cursor) if context.cursor else {}
+    positions = positions_of(context.cursor)
     changed: dict[str, str] = {}
     for asset in (ARTICLES, POSTS):
         name = asset.path[-1]
-        position = Position.parse(cursors.get(name))
+        position = positions.get(name, Position())
         after, content = new_content(context.instance, asset, position)
-        cursors[name] = str(position.moved(after, content))
+        positions[name] = position.moved(after, content)
         for key, digest in content.items():
             changed[key] = f"{changed.get(key, '')}|{name} {digest}"
     requests = asked_again(context.instance, "score_new_texts", datetime.now(tz=UTC))
     for span in spans(map(day_of, changed)):
         content_of_span = "".join(changed[key_of(day)] for day in span.days)
         requests.append(_request(span, f"{span}|{hashlib.sha256(content_of_span.encode()).hexdigest()}"))
-    moved = json.dumps(cursors, sort_keys=True)
+    moved = positions_text(positions)
     if not requests:
         context.update_cursor(moved)
         return dg.SkipReason("no new articles or posts")

@@ -1,6 +1,7 @@
 """Forecasts, what became of them, and how good they were."""
 
 import tempfile
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from btc_assets.alerts.outbox import Outbox
+from btc_assets.clock import midnight
 from btc_assets.contracts import (
+    ALERTS,
     DRIFT_REPORT,
     FORECAST_OUTCOMES,
     FORECASTS,
@@ -244,6 +248,27 @@ def drift_report(
     )
 
 
+@dg.asset(
+    key=["monitoring", "alerts"],
+    **_COMMON,
+    dagster_type=dagster_type(ALERTS),
+    kinds={"sqlite"},
+    freshness_policy=_DAILY,
+)
+def alerts(context: dg.AssetExecutionContext, outbox: dg.ResourceParam[Outbox]) -> dg.Output[pl.DataFrame]:
+    """What a person was told on a day: every alert raised, and for each of its channels whether it got there.
+
+    The outbox holds an alert before anyone tries to deliver it; this table is its record of the day.
+    """
+    days = sorted(map(day_of, context.partition_keys))
+    raised = outbox.between(midnight(days[0]), midnight(days[-1] + timedelta(days=1)))
+    frame = pl.DataFrame([asdict(alert) for alert in raised], schema=ALERTS.columns).sort(ALERTS.key)
+    frame = frame.filter(ALERTS.day.is_in(days))
+    tally = frame.group_by("severity", "rule", "channel", "state").len("n").sort("severity", "rule", "channel", "state")
+    waiting = frame.filter(pl.col("state") != "delivered").height
+    return stored(context, ALERTS, frame, {"tally": _table(tally), "not_delivered": waiting})
+
+
 def _pictures(outcomes: pl.DataFrame, fee_bps: float) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the primary horizon's champion."""
     role, horizon = CHAMPION, HORIZONS[0]
@@ -281,4 +306,4 @@ def _table(frame: pl.DataFrame) -> dg.TableMetadataValue:
     )
 
 
-ASSETS = [forecasts, forecast_outcomes, performance_report, drift_report]
+ASSETS = [forecasts, forecast_outcomes, performance_report, drift_report, alerts]

@@ -1,0 +1,121 @@
+"""How an alert reaches a person: the log, a Slack-compatible webhook, or a mail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+
+from btc_assets.alerts.outbox import Alert
+from btc_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import smtplib
+
+TIMEOUT_S = 10.0
+"""Seconds before a delivery is given up, to be tried again."""
+_LOG = logging.getLogger("btc_assets.alerts")
+_LEVELS = {"info": logging.INFO, "medium": logging.WARNING, "high": logging.ERROR}
+_MARKS = {"info": "INFO", "medium": "MEDIUM", "high": "HIGH"}
+
+Channel = Callable[[Alert], None]
+"""Delivers one alert, or raises DeliveryError."""
+
+
+class DeliveryError(RuntimeError):
+    """An alert did not reach its channel; trying later is the remedy."""
+
+
+def channels_of(config: Settings) -> Mapping[str, Channel]:
+    """Return the channels a deployment has: the log always, the others where their settings are given."""
+    channels: dict[str, Channel] = {"log": to_log}
+    if config.alert_webhook_url.get_secret_value():
+        channels["webhook"] = lambda alert: to_webhook(alert, config)
+    if config.smtp_host:
+        channels["email"] = lambda alert: to_email(alert, config)
+    return channels
+
+
+def headline(alert: Alert) -> str:
+    """Return an alert as one line of plain text."""
+    return f"[{_MARKS[alert.severity]}] {alert.rule}: {_line(alert.message)}"
+
+
+def to_log(alert: Alert) -> None:
+    """Write an alert to the log."""
+    _LOG.log(_LEVELS[alert.severity], "%s (%s)", headline(alert), alert.alert_id)
+
+
+def to_webhook(alert: Alert, config: Settings) -> None:
+    """Post an alert to a Slack-compatible webhook.
+
+    Raises:
+        DeliveryError: no answer, or another one than 2xx; the address is a secret and stays out of the message.
+    """
+    import httpx
+
+    text = headline(alert).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    try:
+        answer = httpx.post(
+            config.alert_webhook_url.get_secret_value(),
+            json={"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"},
+            timeout=TIMEOUT_S,
+            follow_redirects=False,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DeliveryError(f"the webhook did not answer ({type(error).__name__})") from None
+    if not answer.is_success:
+        raise DeliveryError(f"the webhook answered HTTP {answer.status_code}")
+
+
+def to_email(alert: Alert, config: Settings) -> None:
+    """Mail an alert.
+
+    Raises:
+        DeliveryError: the mail server is not there, refuses the login or the mail.
+    """
+    import smtplib
+
+    mail = EmailMessage()
+    mail["Subject"] = headline(alert)[:200]
+    mail["From"] = config.alert_email_from
+    mail["To"] = config.alert_email_to
+    mail["Date"] = format_datetime(alert.raised_at)
+    mail["Message-ID"] = f"<{alert.alert_id}@btc-assets.invalid>"  # a mail sent twice shows once
+    mail.set_content(
+        f"{_line(alert.message)}\n\nrule: {alert.rule}\nseverity: {alert.severity}\nabout: {_line(alert.subject)}\n"
+        f"raised: {alert.raised_at:%Y-%m-%d %H:%M:%S} UTC\nid: {alert.alert_id}\n"
+    )
+    try:
+        with _connected(config) as server:
+            server.send_message(mail)
+    except (OSError, smtplib.SMTPException) as error:
+        raise DeliveryError(f"the mail server did not take it ({type(error).__name__})") from None
+
+
+def _connected(config: Settings) -> smtplib.SMTP:
+    """Return a connection to the mail server, protected and logged in as the settings ask."""
+    import smtplib
+    import ssl
+
+    secure = ssl.create_default_context()
+    if config.smtp_security == "tls":
+        server: smtplib.SMTP = smtplib.SMTP_SSL(config.smtp_host, config.smtp_port, timeout=TIMEOUT_S, context=secure)
+    else:
+        server = smtplib.SMTP(config.smtp_host, config.smtp_port, timeout=TIMEOUT_S)
+    try:
+        if config.smtp_security == "starttls":
+            server.starttls(context=secure)
+        if config.smtp_user:
+            server.login(config.smtp_user, config.smtp_password.get_secret_value())
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _line(text: str) -> str:
+    """Return text on one line without control characters: names in it may come from outside."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

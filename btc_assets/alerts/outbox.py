@@ -1,0 +1,188 @@
+"""The outbox: every alert ever raised, and for each of its channels whether it got there.
+
+A SQLite file. An alert is stored before anyone tries to deliver it, so a process that dies, or a channel that is down,
+loses nothing; what cannot be delivered is tried again with growing patience, and at last kept for a person to see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from btc_assets.alerts.rules import Rule
+
+PENDING, DELIVERED, UNDELIVERABLE = "pending", "delivered", "undeliverable"
+FIRST_WAIT = timedelta(seconds=15)
+LONGEST_WAIT = timedelta(hours=1)
+TRIES = 24
+"""Deliveries tried before an alert is kept as undeliverable: about a day."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS alert (
+    alert_id TEXT PRIMARY KEY, raised_at TEXT NOT NULL, rule TEXT NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL,
+    subject TEXT NOT NULL, message TEXT NOT NULL, value REAL, bound REAL
+) STRICT;
+CREATE INDEX IF NOT EXISTS alert_told ON alert (rule, subject, raised_at);
+CREATE TABLE IF NOT EXISTS delivery (
+    alert_id TEXT NOT NULL REFERENCES alert, channel TEXT NOT NULL, state TEXT NOT NULL, tries INTEGER NOT NULL,
+    next_try TEXT NOT NULL, settled_at TEXT, fault TEXT NOT NULL, PRIMARY KEY (alert_id, channel)
+) STRICT;
+"""
+_SELECT = """
+SELECT alert.alert_id, raised_at, rule, kind, severity, subject, message, value, bound, channel, state, tries,
+    settled_at, fault
+FROM alert JOIN delivery USING (alert_id)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a rule found worth telling.
+
+    Attributes:
+        rule: the rule.
+        subject: what it is about; the same subject is not told again within the rule's quiet period.
+        message: a sentence for a person.
+        value: the figure behind it, in the unit of the rule's kind.
+    """
+
+    rule: Rule
+    subject: str
+    message: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert in the outbox, and where one of its deliveries stands."""
+
+    alert_id: str
+    raised_at: datetime
+    rule: str
+    kind: str
+    severity: str
+    subject: str
+    message: str
+    value: float | None
+    bound: float | None
+    channel: str
+    state: str
+    tries: int
+    settled_at: datetime | None
+    fault: str
+
+
+class Outbox:
+    """The alerts of a deployment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(_SCHEMA)
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+    def raise_alerts(
+        self, findings: Iterable[Finding], routing: Mapping[str, tuple[str, ...]], now: datetime
+    ) -> list[str]:
+        """Store what is new; return the ids of the alerts stored.
+
+        A finding whose rule told the same subject within its quiet period is left out.
+
+        Args:
+            findings: what the rules found.
+            routing: channels of each severity.
+            now: UTC.
+        """
+        stored = []
+        with self._open() as connection:
+            for finding in findings:
+                rule = finding.rule
+                told = connection.execute(
+                    "SELECT max(raised_at) FROM alert WHERE rule = ? AND subject = ?", (rule.name, finding.subject)
+                ).fetchone()[0]
+                if told is not None and now - datetime.fromisoformat(told) < max(rule.quiet, timedelta(microseconds=1)):
+                    continue
+                alert_id = hashlib.sha256(f"{rule.name}\n{finding.subject}\n{now.isoformat()}".encode()).hexdigest()[
+                    :32
+                ]
+                connection.execute(
+                    "INSERT OR IGNORE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        alert_id,
+                        _text(now),
+                        rule.name,
+                        rule.kind,
+                        rule.severity,
+                        finding.subject,
+                        finding.message,
+                        finding.value,
+                        rule.bound,
+                    ),
+                )
+                connection.executemany(
+                    "INSERT OR IGNORE INTO delivery VALUES (?, ?, ?, 0, ?, NULL, '')",
+                    [(alert_id, channel, PENDING, _text(now)) for channel in routing[rule.severity]],
+                )
+                stored.append(alert_id)
+        return stored
+
+    def due(self, now: datetime) -> list[Alert]:
+        """Return the deliveries to be tried now, the oldest first."""
+        return self._alerts("delivery.state = ? AND delivery.next_try <= ?", (PENDING, _text(now)))
+
+    def between(self, first: datetime, last: datetime) -> list[Alert]:
+        """Return every delivery of the alerts raised from `first` on and before `last`, by time."""
+        return self._alerts("alert.raised_at >= ? AND alert.raised_at < ?", (_text(first), _text(last)))
+
+    def undelivered(self) -> list[Alert]:
+        """Return the deliveries that wait or were given up."""
+        return self._alerts("delivery.state != ?", (DELIVERED,))
+
+    def delivered(self, alert: Alert, now: datetime) -> None:
+        """Note that an alert reached a channel."""
+        self._settle(alert, DELIVERED, "", now, now)
+
+    def failed(self, alert: Alert, fault: str, now: datetime) -> None:
+        """Note that a delivery failed: it is tried again later, and at last kept as undeliverable."""
+        wait = min(LONGEST_WAIT, FIRST_WAIT * 2**alert.tries)
+        self._settle(alert, UNDELIVERABLE if alert.tries + 1 >= TRIES else PENDING, fault, now + wait, now)
+
+    def _settle(self, alert: Alert, state: str, fault: str, next_try: datetime, now: datetime) -> None:
+        settled = None if state == PENDING else _text(now)
+        with self._open() as connection:
+            connection.execute(
+                "UPDATE delivery SET state = ?, tries = tries + 1, next_try = ?, settled_at = ?, fault = ? "
+                "WHERE alert_id = ? AND channel = ? AND state = ?",
+                (state, _text(next_try), settled, fault[:500], alert.alert_id, alert.channel, PENDING),
+            )
+
+    def _alerts(self, condition: str, values: tuple[str, ...]) -> list[Alert]:
+        query = f"{_SELECT} WHERE {condition} ORDER BY raised_at, alert.alert_id, channel"
+        with self._open() as connection:
+            connection.row_factory = sqlite3.Row
+            rows = [dict(row) for row in connection.execute(query, values)]
+        return [Alert(**{**row, **{name: _moment(row[name]) for name in ("raised_at", "settled_at")}}) for row in rows]
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _text(moment: datetime) -> str:
+    """Return a moment as text that sorts by time."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

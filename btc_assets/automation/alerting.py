@@ -1,0 +1,161 @@
+"""Alerts: what the rules find is stored in the outbox, then delivered, then recorded as `monitoring/alerts`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.alerts import watch
+from btc_assets.alerts.outbox import Finding
+from btc_assets.alerts.resources import AlertDesk
+from btc_assets.alerts.rules import Rulebook
+from btc_assets.automation.jobs import ARTICLES, DRIFT, POSTS, REPORT, VERDICT, record_alerts
+from btc_assets.automation.sensors import (
+    PARTITION_TAG,
+    RUNNING_WHEN_LIVE,
+    Position,
+    new_content,
+    positions_of,
+    positions_text,
+)
+from btc_assets.automation.spans import DAY, RANGE_START_TAG
+from btc_assets.contracts import DRIFT_REPORT, FORECASTS, MODEL_VERDICT, PERFORMANCE_REPORT, PRICES
+from btc_assets.lake import Lake
+from btc_assets.partitions import DAILY, day_of, key_of
+from btc_assets.serving.assets import newest_champion
+from btc_assets.settings import settings
+
+NEWEST_DAYS = 3
+"""Reports and verdicts older than this many days tell of history that was filled in, and alert nobody."""
+LONGEST_MESSAGE = 300
+SILENT_SOURCES = "silent_sources"
+"""Metadata of a gathering that names the sources which were silent for longer than their rhythm."""
+
+
+def on_the_newest_hour(book: Rulebook, lake: Lake, now: datetime) -> list[Finding]:
+    """Find what the newest bars and forecasts are worth telling.
+
+    Args:
+        book: the rules.
+        lake: where the tables are.
+        now: the project's clock, UTC.
+    """
+    today = now.date()
+    bars = lake.scan(PRICES, today - watch.PRICE_DAYS * DAY, today).sort("open_time").collect()
+    newest = newest_champion(lake.scan(FORECASTS, today - DAY, today).collect())
+    recent = newest.filter(pl.col("made_at") > now - timedelta(hours=2))
+    return [*watch.on_prices(book, bars, now), *watch.on_forecasts(book, recent)]
+
+
+def on_new_events(
+    book: Rulebook, lake: Lake, instance: dg.DagsterInstance, positions: dict[str, Position], now: datetime
+) -> list[Finding]:
+    """Find what new drift reports, performance reports and verdicts are worth telling; moves the positions on.
+
+    Args:
+        book: the rules.
+        lake: where the tables are.
+        instance: whose events are read.
+        positions: by asset, how far events were read.
+        now: the project's clock, UTC.
+    """
+    found: list[Finding] = []
+    for asset, contract, on in (
+        (DRIFT, DRIFT_REPORT, watch.on_drift),
+        (REPORT, PERFORMANCE_REPORT, watch.on_report),
+        (VERDICT, MODEL_VERDICT, watch.on_verdicts),
+    ):
+        name = asset.to_user_string()
+        position = positions.get(name, Position())
+        after, changed = new_content(instance, asset, position)
+        positions[name] = position.moved(after, changed)
+        for day in sorted(map(day_of, changed)):
+            report = lake.read(contract, day) if day > now.date() - NEWEST_DAYS * DAY else None
+            if report is not None:
+                found += on(book, report)
+    return found
+
+
+def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> Iterator[Finding]:
+    """Find assets whose freshness policy fails, and news sources that their last gathering called silent.
+
+    Args:
+        book: the rules.
+        instance: whose records are read.
+        keys: the assets that have a freshness policy.
+    """
+    rules = book.of("freshness")
+    if rules:
+        for key, record in instance.get_freshness_state_records(keys).items():
+            if record.freshness_state.value == "FAIL":
+                name = key.to_user_string()
+                for rule in rules:
+                    yield Finding(rule, name, f"{name} is older than its freshness policy allows")
+    for key in (ARTICLES, POSTS):
+        event = instance.get_latest_materialization_event(key)
+        told = (
+            event.asset_materialization.metadata.get(SILENT_SOURCES) if event and event.asset_materialization else None
+        )
+        if told is not None and isinstance(told.value, Mapping):
+            silent = [(str(name), f"{name} {said}"[:LONGEST_MESSAGE]) for name, said in told.value.items()]
+            yield from watch.on_silence(book, silent)
+
+
+@dg.sensor(
+    name="raise_alerts",
+    job=record_alerts,
+    minimum_interval_seconds=15,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Find what the rules say is worth telling, store it, deliver it and record it.",
+)
+def raise_alerts(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake], alert_desk: dg.ResourceParam[AlertDesk]
+) -> dg.SensorResult | dg.SkipReason:
+    """Look at the newest hour and at every new report; ask for the record of the days with new alerts."""
+    now, book = settings().now(), alert_desk.book
+    positions = positions_of(context.cursor)
+    findings = [
+        *on_the_newest_hour(book, lake, now),
+        *on_new_events(book, lake, context.instance, positions, now),
+        *on_dagster(book, context.instance, _watched_assets(context)),
+    ]
+    raised = alert_desk.tell(findings, book)
+    deliveries = alert_desk.deliver()
+    said = f"{len(findings)} findings, {len(raised)} of them not told before; {deliveries}"
+    context.log.info(said)
+    cursor = positions_text(positions)
+    today = key_of(datetime.now(tz=UTC).date())
+    if not (raised or deliveries.delivered) or not DAILY.has_partition_key(today):
+        context.update_cursor(cursor)
+        return dg.SkipReason(said)
+    run_key = f"alerts|{datetime.now(tz=UTC).isoformat()}"
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, partition_key=today)], cursor=cursor)
+
+
+def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:
+    """Return the assets that have a freshness policy."""
+    repository = context.repository_def
+    if repository is None:
+        return []
+    graph = repository.asset_graph
+    return sorted(key for key in graph.get_all_asset_keys() if graph.get(key).freshness_policy)
+
+
+@dg.run_failure_sensor(
+    name="alert_on_failed_run",
+    minimum_interval_seconds=15,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Tell a person about a failed run.",
+)
+def alert_on_failed_run(context: dg.RunFailureSensorContext, alert_desk: dg.ResourceParam[AlertDesk]) -> None:
+    """Store and deliver an alert about a run that failed."""
+    book, run = alert_desk.book, context.dagster_run
+    partition = run.tags.get(PARTITION_TAG) or run.tags.get(RANGE_START_TAG) or "no partition"
+    event = context.failure_event.message or "no reason was recorded"
+    said = f"{run.job_name} of {partition} failed (run {run.run_id}): {event}"[:LONGEST_MESSAGE]
+    alert_desk.tell([Finding(rule, f"{run.job_name} {partition}", said) for rule in book.of("failed_run")], book)
+    alert_desk.deliver()
+
+
+SENSORS = [raise_alerts, alert_on_failed_run]

@@ -1,0 +1,197 @@
+"""Articles, posts and their sentiment, each under the day it became available."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.clock import midnight
+from btc_assets.contracts import (
+    ARTICLES,
+    POSTS,
+    SENTIMENT_BENCHMARK,
+    SENTIMENT_SCORES,
+    Contract,
+    dagster_type,
+)
+from btc_assets.lake import Lake, stored
+from btc_assets.news.gather import Known, fetch_all, file_items, silent_sources, source_table
+from btc_assets.news.resources import News
+from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
+from btc_assets.news.sentiment.score import score_items, scorers_of
+from btc_assets.news.sources.protocol import Kind
+from btc_assets.partitions import DAILY, day_of
+from btc_assets.settings import settings
+
+GROUP = "news"
+CODE_VERSION = "1"
+CONCURRENCY = 8
+"""Sources asked at a time."""
+_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=40))
+_COMMON: dict[str, Any] = {
+    "partitions_def": DAILY,
+    "group_name": GROUP,
+    "code_version": CODE_VERSION,
+    "op_tags": {"dagster/max_runtime": "3600"},
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+}
+"""What every asset of this domain has in common."""
+
+
+def _gathered(
+    context: dg.AssetExecutionContext, lake: Lake, news: News, kind: Kind, contract: Contract
+) -> Iterator[dg.Output[pl.DataFrame]]:
+    """Ask every source of a kind, and file what is new under the days of the run; nothing where nobody is asked."""
+    sources, now = news.of(kind), news.now()
+    if not sources:
+        context.log.warning(f"BTC_NEWS_SOURCES names no source of {kind}s: these days stay unknown, which is not empty")
+        return
+    days = sorted(day_of(key) for key in context.partition_keys)
+    deliveries = fetch_all(
+        sources, midnight(days[0]), midnight(days[-1] + timedelta(days=1)), now, concurrency=CONCURRENCY
+    )
+    rows = lake.scan(contract)
+    old = lake.scan(contract, days[0], days[-1]).collect()
+    filed = file_items(deliveries, kind, old, Known.of(kind, rows, deliveries, days), days, now)
+    for report in filed.reports:
+        if report.fault:
+            context.log.warning(f"{report.name}: {report.fault}")
+    if all(report.fault for report in filed.reports):
+        raise dg.Failure(
+            f"every source of {kind}s failed, so nothing was stored: "
+            + "; ".join(f"{report.name}: {report.fault}" for report in filed.reports)[:2000]
+        )
+    newest = pl.concat([rows.filter(~contract.day.is_in(days)), filed.frame.lazy()])
+    silent = silent_sources(sources, newest, now) if now.date() in days else []
+    yield stored(
+        context,
+        contract,
+        filed.frame,
+        {
+            "sources": dg.MetadataValue.md(source_table(filed.reports)),
+            "sources_asked": len(sources),
+            "sources_failed": sum(bool(report.fault) for report in filed.reports),
+            "silent_sources": {
+                one.name: "has never given anything"
+                if one.newest is None
+                else f"gave nothing new since {one.newest:%Y-%m-%d %H:%M} UTC; {one.rhythm} is usual"
+                for one in silent
+            },
+            **{
+                name: sum(getattr(report, name) for report in filed.reports)
+                for name in ("fetched", "new", "duplicate", "revised")
+            },
+        },
+    )
+
+
+@dg.asset(
+    key=["news", "articles"],
+    **_COMMON,
+    dagster_type=dagster_type(ARTICLES),
+    freshness_policy=_FRESHNESS,
+    kinds={"polars", "parquet"},
+    output_required=False,
+)
+def articles(
+    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
+) -> Iterator[dg.Output[pl.DataFrame]]:
+    """Articles of every source in `BTC_NEWS_SOURCES`, under the UTC day they became available to us.
+
+    `available_at` is when the project first saw an article; archives tell it or declare a lag after publication. It
+    never moves: delivered again, an article adds nothing, and an edited one adds a revision beside its first text.
+    Articles with nearly one title within 48 hours are one story. A source that is slow or broken stops no other; the
+    table below says what each one gave and why it failed. All text is plain: no markup, bounded in length.
+    """
+    yield from _gathered(context, lake, news, "article", ARTICLES)
+
+
+@dg.asset(
+    key=["news", "posts"],
+    **_COMMON,
+    dagster_type=dagster_type(POSTS),
+    freshness_policy=_FRESHNESS,
+    kinds={"polars", "parquet"},
+    output_required=False,
+)
+def posts(
+    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
+) -> Iterator[dg.Output[pl.DataFrame]]:
+    """Posts of every source in `BTC_NEWS_SOURCES`, under the UTC day they became available to us.
+
+    As `news/articles`: a post is stored once, its availability never moves, an edited one adds a revision. Votes and
+    comments are those of the moment it was first seen.
+    """
+    yield from _gathered(context, lake, news, "post", POSTS)
+
+
+@dg.asset(
+    key=["news", "sentiment_scores"],
+    **_COMMON,
+    dagster_type=dagster_type(SENTIMENT_SCORES),
+    ins={"articles": dg.AssetIn(key=["news", "articles"]), "posts": dg.AssetIn(key=["news", "posts"])},
+    freshness_policy=_FRESHNESS,
+    kinds={"vader", "transformers"},
+)
+def sentiment_scores(
+    context: dg.AssetExecutionContext, articles: pl.LazyFrame, posts: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """Sentiment of the first text of every article and post: shares of negative, neutral and positive, by scorer.
+
+    The scorer is `BTC_SENTIMENT_SCORER`; where its weights cannot be had the embedded default scores and the metadata
+    says so. A text is scored once by a scorer's version and weights: the rest comes from the cache. `is_primary` marks
+    the one row of a text that features read.
+    """
+    chosen = scorers_of(settings())
+    for notice in chosen.notices:
+        context.log.warning(notice)
+    frame = score_items(articles.collect(), posts.collect(), chosen.scorers, chosen.primary)
+    primary = frame.filter("is_primary")
+    return stored(
+        context,
+        SENTIMENT_SCORES,
+        frame,
+        {
+            "primary": chosen.primary,
+            "notices": list(chosen.notices),
+            "texts": primary.height,
+            "mean_score": primary["score"].mean(),
+            "truncated": frame["truncated"].sum(),
+            "weights": {scorer.name: scorer.weights_digest for scorer in chosen.scorers},
+        },
+    )
+
+
+@dg.asset(
+    key=["news", "sentiment_benchmark"],
+    **(_COMMON | {"backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1)}),
+    dagster_type=dagster_type(SENTIMENT_BENCHMARK),
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=400), warn_window=timedelta(days=200)),
+    kinds={"polars"},
+)
+def sentiment_benchmark(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
+    """How good each scorer is on the labelled texts of `BTC_LABELLED_SENTIMENT`, as of the day it is run for.
+
+    Accuracy, macro-F1, recall of each class and calibration error, with n and 95 % intervals, by labelled set.
+    """
+    config = settings()
+    if not config.labelled_sentiment:
+        raise dg.Failure(
+            "BTC_LABELLED_SENTIMENT is empty: point it at texts with the columns text, label and dataset",
+            allow_retries=False,
+        )
+    chosen = scorers_of(config)
+    frame = benchmark(
+        read_labelled(config.labelled_sentiment), chosen.scorers, day_of(context.partition_key), config.seed
+    )
+    return stored(
+        context,
+        SENTIMENT_BENCHMARK,
+        frame,
+        {"table": dg.MetadataValue.md(benchmark_table(frame)), "notices": list(chosen.notices)},
+    )
+
+
+ASSETS = [articles, posts, sentiment_scores, sentiment_benchmark]

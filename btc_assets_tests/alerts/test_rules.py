@@ -1,0 +1,56 @@
+"""Rules as data: what the file may say, and that a fault in it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from btc_assets.alerts.rules import BOUNDED, PLAIN, RuleError, read_rules
+from btc_assets.settings import Settings
+
+GOOD = '[[rule]]\nname = "fall"\nkind = "drawdown"\nbound = 0.1\nseverity = "high"\nquiet_hours = 2\n'
+
+
+def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
+    book = read_rules(Settings.model_fields["alert_rules"].default)
+    assert {rule.kind for rule in book.rules} == BOUNDED | PLAIN
+    assert book.of("price_move")[0].bound == 0.05
+    assert "email" in book.routing["high"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[rule]\n", "cannot be read"),
+        (GOOD.replace('"fall"', '"Fall!"'), "name"),
+        (GOOD.replace('"drawdown"', '"weather"'), "choose from"),
+        (GOOD.replace("bound = 0.1\n", ""), "needs a bound"),
+        (GOOD.replace('"drawdown"', '"promotion"'), "has no bound"),
+        (GOOD.replace("0.1", '"much"'), "bound is 'much'"),
+        (GOOD.replace("0.1", "nan"), "bound is nan"),
+        (GOOD.replace("quiet_hours = 2", "quiet_hours = -1"), "quiet_hours is -1"),
+        (GOOD.replace('"high"', '"dire"'), "severity is 'dire'"),
+        (GOOD + "louder = true\n", "'louder' is not known"),
+        (GOOD + GOOD, "two rules are named 'fall'"),
+        (GOOD + '[routing]\nhigh = ["pigeon"]\n', "a list of"),
+        (GOOD + '[routing]\ndire = ["log"]\n', "no severity"),
+        ("[rules]\n", "neither"),
+    ],
+)
+def test_a_fault_in_the_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(text)
+    with pytest.raises(RuleError, match=said):
+        read_rules(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match="BTC_ALERT_RULES"):
+        read_rules(tmp_path / "nothing.toml")
+
+
+def test_a_severity_without_a_route_goes_to_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(GOOD)
+    assert set(read_rules(path).routing.values()) == {("log",)}

@@ -1,0 +1,111 @@
+"""What the rules find in the tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from btc_assets.alerts import watch
+from btc_assets.alerts.rules import Rulebook, read_rules
+from btc_assets.contracts import DRIFT_REPORT, MODEL_VERDICT
+from btc_assets.settings import Settings
+from btc_assets_tests.conftest import random_walk_bars
+
+START = datetime(2024, 4, 1, tzinfo=UTC)
+HOURS = 24 * 30
+NOW = START + timedelta(hours=HOURS, minutes=5)
+
+
+@pytest.fixture(scope="module")
+def book() -> Rulebook:
+    return read_rules(Settings.model_fields["alert_rules"].default)
+
+
+def calm_bars() -> pl.DataFrame:
+    """Return bars of 30 days (synthetic) whose close hardly moves."""
+    wave = 10_000 * (1 + 0.002 * np.sin(np.arange(HOURS) / 3 + np.cumsum(np.full(HOURS, 0.001))))
+    return random_walk_bars(HOURS, start=START).with_columns(pl.Series("close", wave))
+
+
+def kinds(found: list[watch.Finding]) -> set[str]:
+    return {finding.rule.kind for finding in found}
+
+
+def with_last_closes(factor: np.ndarray) -> pl.DataFrame:
+    bars = calm_bars()
+    closes = bars["close"].to_numpy().copy()
+    closes[-len(factor) :] *= factor
+    return bars.with_columns(pl.Series("close", closes))
+
+
+def test_a_calm_month_is_worth_no_alert(book: Rulebook) -> None:
+    assert watch.on_prices(book, calm_bars(), NOW) == []
+
+
+def test_a_fall_of_twelve_percent_is_a_move_a_drawdown_and_wild(book: Rulebook) -> None:
+    found = watch.on_prices(book, with_last_closes(np.full(3, 0.88)), NOW)
+    assert kinds(found) == {"price_move", "drawdown", "volatility"}
+    move = next(finding for finding in found if finding.rule.kind == "price_move")
+    assert move.subject == "down"
+    assert "-11.8%" in move.message
+
+
+def test_a_rise_is_no_drawdown(book: Rulebook) -> None:
+    assert "drawdown" not in kinds(watch.on_prices(book, with_last_closes(np.full(3, 1.2)), NOW))
+
+
+@pytest.mark.parametrize(("hours", "stale"), [(1.5, False), (2.5, True)])
+def test_old_bars_are_stale(book: Rulebook, hours: float, stale: bool) -> None:
+    found = watch.on_prices(book, calm_bars(), START + timedelta(hours=HOURS + hours))
+    assert ("stale_data" in kinds(found)) is stale
+
+
+def test_no_bars_at_all_are_stale(book: Rulebook) -> None:
+    assert kinds(watch.on_prices(book, calm_bars().clear(), NOW)) == {"stale_data"}
+
+
+def test_a_move_across_a_gap_is_not_made_up(book: Rulebook) -> None:
+    bars = with_last_closes(np.full(3, 0.9))
+    gap = bars.filter(pl.col("open_time") != bars["open_time"][-1] - timedelta(days=1))
+    assert "price_move" not in kinds(watch.on_prices(book, gap, NOW))
+
+
+@pytest.mark.parametrize(("q50", "told"), [(0.02, False), (0.031, True), (-0.04, True)])
+def test_a_large_forecast_is_told(book: Rulebook, q50: float, told: bool) -> None:
+    newest = pl.DataFrame({"horizon_hours": [24], "q50": [q50], "p_up": [0.6]})
+    assert bool(watch.on_forecasts(book, newest)) is told
+
+
+def drift_report(moved: int, broken: bool) -> pl.DataFrame:
+    shared = {"day": date(2024, 5, 1), "n": 168, "model_version": 1, "model_cutoff": date(2024, 4, 1), "bound": 0.2}
+    rows = [
+        {"kind": "input", "subject": f"x{i}", "measure": "psi", "value": 0.3, "alarm": i < moved, **shared}
+        for i in range(10)
+    ]
+    rows.append(
+        {"kind": "concept", "subject": "calibration", "measure": "wealth", "value": 1e5, "alarm": broken, **shared}
+    )
+    return pl.DataFrame(rows, schema=DRIFT_REPORT.columns)
+
+
+def test_many_moved_inputs_inform_and_a_broken_promise_is_grave(book: Rulebook) -> None:
+    assert watch.on_drift(book, drift_report(1, broken=False)) == []
+    assert [finding.rule.severity for finding in watch.on_drift(book, drift_report(3, broken=False))] == ["info"]
+    assert [finding.rule.severity for finding in watch.on_drift(book, drift_report(0, broken=True))] == ["high"]
+    assert watch.on_drift(book, drift_report(3, broken=True).clear()) == []
+
+
+def test_a_promotion_is_told_once_a_cutoff(book: Rulebook) -> None:
+    row = dict.fromkeys(MODEL_VERDICT.columns) | {"cutoff": date(2024, 5, 6), "candidate_version": 7}
+    rows = [row | {"criterion": name, "decision": "promoted"} for name in ("a", "b")]
+    rows.append(row | {"cutoff": date(2024, 5, 13), "criterion": "a", "decision": "kept"})
+    found = watch.on_verdicts(book, pl.DataFrame(rows, schema=MODEL_VERDICT.columns))
+    assert [finding.subject for finding in found] == ["version 7"]
+
+
+def test_each_silent_source_is_a_subject_of_its_own(book: Rulebook) -> None:
+    found = watch.on_silence(book, [("a", "a is silent"), ("b", "b is silent")])
+    assert [finding.subject for finding in found] == ["a", "b"]
