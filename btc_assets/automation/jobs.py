@@ -24,6 +24,7 @@ REPORT = dg.AssetKey(["monitoring", "performance_report"])
 DRIFT = dg.AssetKey(["monitoring", "drift_report"])
 ALERTS = dg.AssetKey(["monitoring", "alerts"])
 VERDICT = dg.AssetKey(["learning", "model_verdict"])
+STUDY = dg.AssetKey(["learning", "feature_group_study"])
 BUNDLE = dg.AssetKey(["serving", "bundle"])
 
 
@@ -94,9 +95,16 @@ record_alerts = dg.define_asset_job(
 
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
-    selection=dg.AssetSelection.groups("learning"),
+    selection=dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY),
     description="Train, explain and judge the model of one cutoff day.",
     tags=_tags("models", minutes=120),
+)
+
+study_groups = dg.define_asset_job(
+    "study_groups",
+    selection=dg.AssetSelection.assets(STUDY),
+    description="Ask of a trained cutoff which groups of features helped.",
+    tags=_tags("study", minutes=120),
 )
 
 publish_bundle = dg.define_asset_job(
@@ -115,6 +123,7 @@ JOBS: list[Any] = [
     report_performance,
     record_alerts,
     train_cutoff,
+    study_groups,
     publish_bundle,
     walk_forward,
 ]

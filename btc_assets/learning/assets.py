@@ -13,6 +13,7 @@ import polars as pl
 
 from btc_assets.contracts import (
     CV_FOLDS,
+    FEATURE_GROUP_STUDY,
     FOLD_FORECASTS,
     HORIZONS,
     MODEL_EXPLANATION,
@@ -27,6 +28,7 @@ from btc_assets.lake import Lake, digest, stored
 from btc_assets.learning import folds, gate, training
 from btc_assets.learning.bundle import graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.settings import settings
@@ -34,6 +36,8 @@ from btc_assets.settings import settings
 GROUP = "learning"
 CODE_VERSION = "1"
 WEEK = timedelta(days=7)
+STUDY_SEEDS = 5
+"""Seeds of every set of feature groups that is compared."""
 CAUSALITY_DAYS = 3
 """Newest days of the window on which a verdict runs the causality laws."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
@@ -60,9 +64,7 @@ def _same_cutoff(table: str) -> dg.AssetIn:
 
 
 def _names(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features a cutoff's models learn from: those of the chosen set that are known in its window, and
-    the one that scales returns.
-    """
+    """Return the features a cutoff learns from: those of the chosen set known in its window, and the returns' scale."""
     chosen = FEATURE_SETS[settings().feature_set]
     names = chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
     return folds.learnable(
@@ -479,6 +481,61 @@ def model_verdict(
     )
 
 
+@dg.asset(
+    key=["learning", "feature_group_study"],
+    **(_COMMON | {"freshness_policy": dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)}),
+    dagster_type=dagster_type(FEATURE_GROUP_STUDY),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "cv_folds": _same_cutoff("learning/cv_folds"),
+        "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
+    },
+    kinds={"xgboost"},
+)
+def feature_group_study(
+    context: dg.AssetExecutionContext,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    cv_folds: pl.LazyFrame,
+    tuned_parameters: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Does a group of features help? Price alone, sentiment alone, social alone, together, and each one left out.
+
+    Every set of groups forecasts the same test hours of the cutoff's folds with the same seeds; differences in
+    log-loss are tested (Diebold-Mariano with Holm's correction, paired t) and put in words: helps, hurts, or cannot
+    tell. A group nobody gathered is left out. Not part of a training: it is run when the question is asked.
+    """
+    config, cutoff = settings(), day_of(context.partition_key)
+    wide = hourly_features.collect()
+    names = _names(wide, cutoff)
+    horizon = HORIZONS[0]
+    study = study_groups(
+        _rows(wide.lazy(), hourly_labels, cutoff, names)[horizon],
+        cv_folds.collect(),
+        feature_groups(names),
+        _parameters(tuned_parameters.collect())[horizon],
+        seeds=range(config.seed, config.seed + STUDY_SEEDS),
+        threads=config.train_threads,
+    )
+    return stored(
+        context,
+        FEATURE_GROUP_STUDY,
+        study.rows,
+        {
+            "table": dg.MetadataValue.md(as_markdown(study.rows)),
+            "notes": list(study.notes),
+            "picture": dg.MetadataValue.md(
+                f"![groups](data:image/png;base64,{base64.b64encode(picture(study.rows)).decode()})"
+            ),
+            "verdicts": {
+                f"{row['groups']} against {row['against'] or 'base rate'}": row["verdict"]
+                for row in study.rows.iter_rows(named=True)
+            },
+        },
+    )
+
+
 def _versions(**frames: pl.DataFrame) -> dict[str, str]:
     """Return tags with the content hash of what a model was made from."""
     return {f"data_version.{name}": digest(frame) for name, frame in frames.items()}
@@ -498,4 +555,12 @@ def _markdown(frame: pl.DataFrame) -> str:
         return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
 
 
-ASSETS = [cv_folds, tuned_parameters, fold_forecasts, trained_model, model_explanation, model_verdict]
+ASSETS = [
+    cv_folds,
+    tuned_parameters,
+    fold_forecasts,
+    trained_model,
+    model_explanation,
+    model_verdict,
+    feature_group_study,
+]

@@ -1,0 +1,173 @@
+"""Retraining on evidence: every branch of the two sensors, without a daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from btc_assets import contracts
+from btc_assets.automation import retraining
+from btc_assets.automation.jobs import DRIFT, REPORT, VERDICT
+from btc_assets.automation.retraining import (
+    RETRAINERS,
+    broken_promises,
+    retrain_on_degradation,
+    retrain_on_drift,
+)
+from btc_assets.automation.sensors import PARTITION_TAG, SENSOR_TAG
+from btc_assets.definitions import defs
+from btc_assets.lake import Lake
+from btc_assets.partitions import key_of
+from btc_assets.settings import Settings, settings
+
+TODAY = date(2019, 6, 5)
+NOW = datetime(2019, 6, 5, 9, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    return dg.DagsterInstance.ephemeral()
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    chosen = Lake(root=str(tmp_path / "lake"))
+    schema = contracts.HOURLY_FEATURES.columns
+    row = dict.fromkeys(schema) | {"open_time": datetime(2019, 6, 4, 23, tzinfo=UTC)}
+    chosen.write(contracts.HOURLY_FEATURES, TODAY - timedelta(days=1), pl.DataFrame([row], schema=schema))
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's clock stands at `NOW`; the budget is one training a day, the cool-down 48 hours."""
+    chosen = settings().model_copy()
+    monkeypatch.setattr(Settings, "now", lambda _: NOW)
+    monkeypatch.setattr(retraining, "settings", lambda: chosen)
+
+
+def drift_report(day: date, *, broken: bool, moved: bool = True) -> pl.DataFrame:
+    shared = {"day": day, "n": 4320, "model_version": 1, "model_cutoff": day, "measure": "wealth", "bound": 100.0}
+    rows = [
+        shared | {"kind": "concept", "subject": "calibration", "value": 1e5 if broken else 2.0, "alarm": broken},
+        shared | {"kind": "input", "subject": "rsi", "measure": "psi", "value": 3.0, "alarm": moved},
+    ]
+    return pl.DataFrame(rows, schema=contracts.DRIFT_REPORT.columns)
+
+
+def performance_report(day: date, *, bad: bool) -> pl.DataFrame:
+    shared = {"day": day, "role": "champion", "horizon_hours": 1, "period": "last_90_days", "n": 2160}
+    skill = {"value": -0.02, "lower": -0.03, "upper": -0.01} if bad else {"value": 0.01, "lower": 0.0, "upper": 0.02}
+    cover = {"value": 0.9, "lower": 0.88, "upper": 0.92}
+    rows = [shared | {"metric": "log_loss_skill"} | skill, shared | {"metric": "coverage_90"} | cover]
+    return pl.DataFrame(rows, schema=contracts.PERFORMANCE_REPORT.columns)
+
+
+def tell(instance: dg.DagsterInstance, lake: Lake, asset: dg.AssetKey, day: date, report: pl.DataFrame) -> None:
+    contract = contracts.CONTRACTS[asset.to_user_string()]
+    lake.write(contract, day, report)
+    event = dg.AssetMaterialization(
+        asset, partition=key_of(day), metadata={"partition_digest": str(report.hash_rows())}
+    )
+    instance.report_runless_asset_event(event)
+
+
+def tick(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, lake: Lake, cursor: str | None = None
+) -> tuple[Sequence[dg.RunRequest], str, str | None]:
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, definitions=defs, resources={"lake": lake}, sensor_name=sensor.name
+    )
+    result = sensor.evaluate_tick(context)
+    return result.run_requests or [], result.skip_message or "", result.cursor
+
+
+def test_a_broken_promise_asks_for_the_cutoff_of_today(instance: dg.DagsterInstance, lake: Lake) -> None:
+    tell(instance, lake, DRIFT, TODAY - timedelta(days=1), drift_report(TODAY - timedelta(days=1), broken=True))
+    requests, _, cursor = tick(retrain_on_drift, instance, lake)
+    assert [(request.run_key, request.partition_key) for request in requests] == [("retrain|2019-06-05", "2019-06-05")]
+    assert "calibration" in requests[0].tags["btc/reason"]
+    assert tick(retrain_on_drift, instance, lake, cursor)[0] == []
+
+
+def test_moved_inputs_alone_ask_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
+    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=False, moved=True))
+    requests, said, _ = tick(retrain_on_drift, instance, lake)
+    assert requests == []
+    assert "none of the last 3 days asks for a training" in said
+
+
+def test_proven_degradation_asks_and_a_good_report_does_not(instance: dg.DagsterInstance, lake: Lake) -> None:
+    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=False))
+    requests, _, cursor = tick(retrain_on_degradation, instance, lake)
+    assert requests == []
+    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=True))
+    assert len(tick(retrain_on_degradation, instance, lake, cursor)[0]) == 1
+
+
+def test_of_two_events_in_one_tick_the_older_one_counts_as_well(instance: dg.DagsterInstance, lake: Lake) -> None:
+    tell(instance, lake, DRIFT, TODAY - timedelta(days=1), drift_report(TODAY - timedelta(days=1), broken=True))
+    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=False))
+    assert len(tick(retrain_on_drift, instance, lake)[0]) == 1
+
+
+def test_a_report_of_history_asks_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
+    old = TODAY - timedelta(days=30)
+    tell(instance, lake, DRIFT, old, drift_report(old, broken=True))
+    assert tick(retrain_on_drift, instance, lake)[0] == []
+
+
+def asked(instance: dg.DagsterInstance, sensor: str, cutoff: date) -> None:
+    """Record a run that a retraining sensor asked for."""
+    create_run_for_test(
+        instance,
+        job_name="train_cutoff",
+        tags={SENSOR_TAG: sensor, PARTITION_TAG: key_of(cutoff)},
+        status=dg.DagsterRunStatus.SUCCESS,
+    )
+
+
+@pytest.mark.parametrize("other", RETRAINERS)
+def test_the_budget_of_a_day_is_shared_by_both_sensors(instance: dg.DagsterInstance, lake: Lake, other: str) -> None:
+    asked(instance, other, TODAY - timedelta(days=1))
+    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    requests, said, _ = tick(retrain_on_drift, instance, lake)
+    assert requests == []
+    assert "budget" in said
+    assert "calibration is broken" in said
+
+
+def test_a_cutoff_that_was_asked_for_is_not_asked_for_again(instance: dg.DagsterInstance, lake: Lake) -> None:
+    create_run_for_test(instance, job_name="train_cutoff", tags={PARTITION_TAG: key_of(TODAY)})
+    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=True))
+    requests, said, _ = tick(retrain_on_degradation, instance, lake)
+    assert requests == []
+    assert "was asked for already" in said
+
+
+def test_a_model_judged_just_now_has_its_cool_down(instance: dg.DagsterInstance, lake: Lake) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(VERDICT, partition="2019-06-03"))
+    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    requests, said, _ = tick(retrain_on_drift, instance, lake)
+    assert requests == []
+    assert "cool-down of 48 h" in said
+
+
+def test_a_training_without_yesterdays_features_is_not_asked_for(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    empty = Lake(root=str(tmp_path / "empty"))
+    tell(instance, empty, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    requests, said, _ = tick(retrain_on_drift, instance, empty)
+    assert requests == []
+    assert "no features of 2019-06-04" in said
+
+
+def test_only_broken_promises_are_reasons() -> None:
+    assert broken_promises(drift_report(TODAY, broken=False)) == []
+    [reason] = broken_promises(drift_report(TODAY, broken=True))
+    assert "1e+05" in reason
