@@ -19,6 +19,10 @@ KEYS = sorted(GRAPH.get_all_asset_keys())
 NAMES = [key.to_user_string() for key in KEYS]
 EXPECTED = {
     "market/prices",
+    "news/articles",
+    "news/posts",
+    "news/sentiment_scores",
+    "news/sentiment_benchmark",
     "features/hourly_features",
     "features/hourly_labels",
     "learning/cv_folds",
@@ -27,14 +31,18 @@ EXPECTED = {
     "learning/trained_model",
     "learning/model_explanation",
     "learning/model_verdict",
+    "learning/feature_group_study",
     "monitoring/forecasts",
     "monitoring/forecast_outcomes",
     "monitoring/performance_report",
+    "monitoring/drift_report",
+    "monitoring/alerts",
     "serving/bundle",
 }
 HEAVY = (
     *("torch", "transformers", "shap", "evidently", "mlflow", "xgboost", "sklearn", "optuna"),
     *("scipy", "statsmodels", "arch", "matplotlib", "onnxruntime", "onnx", "litestar", "pandas", "pandera", "duckdb"),
+    *("feedparser", "hishel", "httpx", "selectolax", "datasketch", "vaderSentiment"),
 )
 
 
@@ -103,9 +111,19 @@ def test_steps_run_in_one_process() -> None:
 
 
 def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
-    assert {schedule.name for schedule in defs.schedules or ()} == {"hourly_refresh", "weekly_training"}
+    assert {schedule.name for schedule in defs.schedules or ()} == {
+        "hourly_refresh",
+        "gather_news",
+        "weekly_training",
+    }
     assert {sensor.name for sensor in defs.sensors or ()} == {
+        "score_new_texts",
         "forecast_from_new_prices",
+        "forecast_from_new_scores",
+        "retrain_on_drift",
+        "retrain_on_degradation",
+        "raise_alerts",
+        "alert_on_failed_run",
         "publish_new_forecasts",
         "report_on_closed_days",
     }

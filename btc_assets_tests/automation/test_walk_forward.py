@@ -1,15 +1,32 @@
-from datetime import UTC, date, datetime, timedelta
+"""The walk-forward: what it plans, what it makes, and what it leaves alone when it is started again."""
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btc_assets.__main__ import main
 from btc_assets.automation import command, walk_forward
+from btc_assets.automation.jobs import JOBS
 from btc_assets.automation.walk_forward import (
     Leg,
     Span,
+    Walk,
     WalkError,
     WalkForwardConfig,
     days_lacking,
@@ -17,9 +34,11 @@ from btc_assets.automation.walk_forward import (
     period,
     plan,
 )
-from btc_assets.contracts import PRICES
-from btc_assets.lake import Lake, by_day
-from btc_assets.settings import Settings
+from btc_assets.contracts import CONTRACTS, HOURLY_FEATURES, HOURLY_LABELS, PRICES, Contract
+from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.lake import Lake, by_day, stored
+from btc_assets.partitions import DAILY, day_of
+from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets_tests.conftest import random_walk_bars
 
 SAMPLE = Settings(market_source="sample")
@@ -108,3 +127,306 @@ def test_half_a_day_is_fetched_again_if_it_is_the_newest_one_stored(tmp_path: Pa
     assert days_to_fetch(lake, days[:3], noon + timedelta(hours=1)) == [days[2]]
     assert days_to_fetch(lake, days, noon + timedelta(days=2)) == days[2:]
     assert days_to_fetch(lake, days[:2], noon + timedelta(days=2)) == []
+
+
+# --- a walk, over assets that cost nothing ---------------------------------------------------------
+FIRST_CUTOFF, LAST_DAY = date(2018, 6, 4), date(2018, 6, 9)
+LEGS = plan(FIRST_CUTOFF, LAST_DAY, 2)
+STORED_UNTIL = date(2018, 6, 7)
+"""The walk finds the data of the days before this one in the lake, and has to fetch and build the rest."""
+Made = tuple[str, date]
+
+
+SMALL = Settings(market_source="sample", train_days=60, cv_folds=2, cv_test_days=7, news_sources="none")
+
+
+def _content(contract: Contract, days: Sequence[date]) -> pl.DataFrame:
+    """Bars where bars are asked for, no rows elsewhere: what a table holds is nothing to a walk."""
+    if contract is not PRICES:
+        return contract.empty()
+    return random_walk_bars(24 * len(days), start=datetime.combine(days[0], time(), tzinfo=UTC))
+
+
+@cache
+def real_graph() -> AssetGraph:
+    from btc_assets.definitions import defs
+
+    return defs.resolve_asset_graph()
+
+
+class Project:
+    """The project's assets under their own names, in their own order and in its own jobs, over a lake of their own.
+
+    Each stores something small, remembers that it did, and fails where it is told to. The lake holds the bars,
+    features and labels of old.
+
+    Attributes:
+        made: every table and day that was stored, in order.
+        failing: the table and day that cannot be made, if any.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.lake = Lake(root=str(root))
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.made: list[Made] = []
+        self.failing: Made | None = None
+        self.said: list[str] = []
+        needed = Span(FIRST_CUTOFF - timedelta(days=SMALL.window_days + WARMUP_DAYS), STORED_UNTIL - timedelta(days=1))
+        for day in needed.days:
+            for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
+                self.lake.write(contract, day, _content(contract, [day]))
+        self.definitions = dg.Definitions(
+            assets=[self._asset(key, contract) for key, contract in CONTRACTS.items()],
+            jobs=JOBS,
+            resources={"lake": self.lake, "io_manager": self.lake},
+            executor=dg.in_process_executor,
+        )
+
+    def _asset(self, name: str, contract: Contract) -> dg.AssetsDefinition:
+        key = dg.AssetKey(name.split("/"))
+        graph = real_graph()
+        node = graph.get(key) if graph.has(key) else None
+        parents = [] if node is None else sorted(node.parent_keys)
+
+        @dg.asset(
+            key=key,
+            group_name=key.path[0],
+            partitions_def=DAILY,
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            deps=[dg.AssetDep(parent, partition_mapping=node.partition_mappings.get(parent)) for parent in parents],
+        )
+        def made(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
+            days = [day_of(day) for day in context.partition_keys]
+            if self.failing is not None and self.failing[0] == name and self.failing[1] in days:
+                raise ValueError(f"the sky fell on {name}")
+            self.made.extend((name, day) for day in days)
+            return stored(context, contract, _content(contract, days))
+
+        return made
+
+    def walk(self, *, resume: bool = True) -> int:
+        """Walk every leg; `made` and `said` begin anew."""
+        self.made.clear()
+        self.said.clear()
+        return Walk(
+            instance=self.instance,
+            definitions=self.definitions,
+            lake=self.lake,
+            settings=SMALL,
+            walk_id="the walk",
+            say=self.said.append,
+            resume=resume,
+        ).run(LEGS)
+
+
+LEARNING = {name for name in CONTRACTS if name.startswith("learning/")}
+ASKED_EACH_TIME = {("monitoring/performance_report", LAST_DAY), ("serving/bundle", LAST_DAY)}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "lake")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> set[Made]:
+    """What a walk makes that nothing stops."""
+    project = Project(tmp_path_factory.mktemp("lake"))
+    project.walk()
+    return set(project.made)
+
+
+def test_a_walk_makes_every_cutoff_and_every_day_once(project: Project) -> None:
+    assert project.walk() == len(LEGS)
+    assert len(project.made) == len(set(project.made))
+    assert {day for name, day in project.made if name in LEARNING} == {leg.cutoff for leg in LEGS}
+    for table in ("monitoring/forecasts", "monitoring/forecast_outcomes"):
+        assert [day for name, day in project.made if name == table] == [day for leg in LEGS for day in leg.days.days]
+
+
+def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_before(project: Project) -> None:
+    project.walk()
+    places = {made: place for place, made in enumerate(project.made)}
+    for leg, following in pairwise(LEGS):
+        judged = places["learning/model_verdict", leg.cutoff]
+        assert all(judged < places["monitoring/forecasts", day] for day in leg.days.days)
+        next_judged = places["learning/model_verdict", following.cutoff]
+        assert all(places["monitoring/forecast_outcomes", day] < next_judged for day in leg.days.days)
+
+
+def test_a_walk_that_is_done_makes_nothing_again_but_the_report(project: Project) -> None:
+    project.walk()
+    assert project.walk() == 0
+    assert set(project.made) == ASKED_EACH_TIME
+    assert [said.count("already") for said in project.said if said.startswith("cutoff")] == [2] * len(LEGS)
+
+
+def test_a_walk_that_is_to_begin_again_makes_again_all_that_is_not_fetched(project: Project) -> None:
+    project.walk()
+    first = set(project.made)
+    assert project.walk(resume=False) == len(LEGS)
+    again = set(project.made)
+    assert again >= {(name, day) for name, day in first if name != "market/prices"}
+    assert {name for name, _ in again} == {name for name, _ in first} - {"market/prices"}
+
+
+@pytest.mark.parametrize(("flags", "resume"), [([], True), (["--again"], False)])
+def test_the_command_leaves_alone_what_is_made_unless_told_again(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], resume: bool
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(command, "walk_forward", lambda start, end, **options: asked.update(options) or 0)
+    monkeypatch.chdir(PROJECT_ROOT)
+    monkeypatch.setenv("DAGSTER_HOME", str(PROJECT_ROOT))
+    assert main(["walk-forward", *flags]) == 0
+    assert asked["resume"] is resume
+
+
+def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before(project: Project) -> None:
+    project.walk()
+    changed = LEGS[1].days.first  # forecast by the second cutoff, learnt from by the third
+    nulls = pl.DataFrame([dict.fromkeys(HOURLY_FEATURES.columns)], schema=HOURLY_FEATURES.columns)
+    project.lake.write(HOURLY_FEATURES, changed, nulls)
+    assert project.walk() == 1
+    assert {day for name, day in project.made if name in LEARNING} == {LEGS[2].cutoff}
+    forecast = [day for name, day in project.made if name == "monitoring/forecasts"]
+    assert forecast == [*LEGS[1].days.days, *LEGS[2].days.days]
+
+
+def test_an_hour_that_is_restated_is_learnt_from_again(project: Project) -> None:
+    project.walk()
+    nulls = pl.DataFrame([dict.fromkeys(HOURLY_LABELS.columns)], schema=HOURLY_LABELS.columns)
+    project.lake.write(HOURLY_LABELS, FIRST_CUTOFF - timedelta(days=SMALL.window_days), nulls)
+    assert project.walk() == len(LEGS), "a cutoff trained anew is followed by all after it"
+    project.lake.write(HOURLY_LABELS, FIRST_CUTOFF - timedelta(days=SMALL.window_days + 1), nulls)
+    assert project.walk() == 0, "no window reaches back to that day"
+
+
+STEPS = [
+    ("market/prices", LAST_DAY, "refresh_prices"),
+    ("features/hourly_features", STORED_UNTIL, "build_features"),
+    ("features/hourly_labels", LAST_DAY, "build_features"),
+    *((f"learning/{name}", LEGS[1].cutoff, "train_cutoff") for name in ("cv_folds", "trained_model")),
+    *((f"learning/{name}", LEGS[1].cutoff, "train_cutoff") for name in ("model_explanation", "model_verdict")),
+    ("monitoring/forecasts", LEGS[1].days.last, "forecast_days"),
+    ("monitoring/forecast_outcomes", LEGS[1].days.first, "forecast_days"),
+    ("monitoring/performance_report", LAST_DAY, "report_performance"),
+    ("serving/bundle", LAST_DAY, "publish_bundle"),
+]
+
+
+@pytest.mark.parametrize(("table", "day", "job"), STEPS, ids=[table for table, _, _ in STEPS])
+def test_a_failed_run_is_named_with_its_days_and_its_reason_and_only_the_rest_is_made_later(
+    project: Project, uninterrupted: set[Made], table: str, day: date, job: str
+) -> None:
+    project.failing = (table, day)
+    with pytest.raises(WalkError) as failure:
+        project.walk()
+    said = re.fullmatch(rf"{job} of (\S+) failed: (.*) \(run [0-9a-f-]{{36}}\)", str(failure.value), re.DOTALL)
+    assert said is not None, str(failure.value)
+    span, reason = said.groups()
+    days = [date.fromisoformat(end) for end in span.split("..")]
+    assert days[0] <= day <= days[-1]
+    assert f"the sky fell on {table}" in reason
+
+    before = set(project.made)
+    project.failing = None
+    project.walk()
+    assert before | set(project.made) == uninterrupted
+    assert (table, day) in project.made
+    done = {(name, at) for name, at in before if name in LEARNING and at < day}
+    assert not done & set(project.made), "a cutoff that was done is trained again"
+
+
+# --- a real walk, killed -----------------------------------------------------------------------------
+WALKED = ["walk-forward", "--from", "2019-08-05", "--to", "2019-08-08", "--every", "2"]
+SECOND = date(2019, 8, 7)
+KILLS = [
+    ("learning/trained_model", SECOND),  # the model is in the registry, and not in the lake
+    ("learning/model_verdict", SECOND),  # the aliases point where no verdict says
+    ("monitoring/forecasts", SECOND + timedelta(days=1)),  # the day before is stored, and nobody told Dagster
+]
+DIES = """
+import os, signal, sys
+from btc_assets.lake import Lake
+
+write = Lake.write
+
+def die(self, contract, day, frame):
+    if (contract.table, day.isoformat()) == (sys.argv[1], sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, contract, day, frame)
+
+Lake.write = die
+from btc_assets.__main__ import main
+sys.exit(main(sys.argv[3:]))
+"""
+"""A walk that is killed at the moment it would store a table's day."""
+
+
+class Deployment:
+    """The project with a data folder and a Dagster instance of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lake = Lake(root=str(folder / "data" / "lake"))
+        (folder / "home").mkdir(parents=True)
+        config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
+        (folder / "home" / "dagster.yaml").write_text(config)
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
+            "DAGSTER_HOME": str(folder / "home"),
+            "BTC_DATA_DIR": str(folder / "data"),
+            "BTC_NEWS_SOURCES": "none",
+            "BTC_HISTORY_START": "2019-06-05",
+            "BTC_TRAIN_DAYS": "60",
+            "BTC_CV_FOLDS": "2",
+            "BTC_CV_TEST_DAYS": "7",
+            "BTC_TUNE_TRIALS": "2",
+            "BTC_FEATURE_SET": "streamlined",
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *command], env=self.environment, cwd=PROJECT_ROOT, stdout=log, stderr=log
+            )
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def stored(self) -> dict[Made, str]:
+        """The digest of every partition."""
+        tables = [(contract, day) for contract in CONTRACTS.values() for day in self.lake.days(contract)]
+        return {(contract.table, day): self.lake.fingerprint(contract, day) for contract, day in tables}
+
+    def registry(self) -> list[tuple[object, ...]]:
+        """Every registered version with its digest, and what each alias points to."""
+        told = "select version, value from model_version_tags where key = 'digest' order by 1, 2"
+        with sqlite3.connect(self.folder / "data" / "mlflow" / "mlflow.db") as connection:
+            versions = connection.execute(told).fetchall()
+            return (
+                versions
+                + connection.execute("select alias, version from registered_model_aliases order by 1").fetchall()
+            )
+
+
+@pytest.mark.timeout(420)
+def test_a_walk_killed_again_and_again_ends_with_the_lake_of_one_that_was_not(tmp_path: Path) -> None:
+    whole, killed = Deployment(tmp_path / "whole"), Deployment(tmp_path / "killed")
+    uninterrupted = whole.start("-m", "btc_assets", *WALKED)
+    try:
+        for table, day in KILLS:
+            status = killed.start("-c", DIES, table, str(day), *WALKED).wait()
+            assert status == -signal.SIGKILL, killed.log
+            assert killed.lake.read(CONTRACTS[table], day) is None
+        assert killed.start("-m", "btc_assets", *WALKED).wait() == 0, killed.log
+        assert "cutoff 2019-08-05 (1/2): already trained" in killed.log
+        assert uninterrupted.wait() == 0, whole.log
+    finally:
+        uninterrupted.kill()
+    expected = whole.stored()
+    assert {table for table, _ in expected} >= {"monitoring/forecasts", "monitoring/forecast_outcomes", *LEARNING}
+    assert killed.stored() == expected
+    assert killed.registry() == whole.registry()
+    shutil.rmtree(tmp_path)

@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from btc_assets.alerts.outbox import Outbox
 from btc_assets.contracts import (
     FORECAST_OUTCOMES,
     FORECASTS,
@@ -62,7 +63,12 @@ def materialise(root: Path, first: date, last: date, names: tuple[str, ...]) -> 
         assets=[*UPSTREAM, *ASSETS],
         asset_checks=CHECKS,
         jobs=[job],
-        resources={"io_manager": lake, "lake": lake, "registry": ShelfRegistry(tracking_uri="sqlite://")},
+        resources={
+            "io_manager": lake,
+            "lake": lake,
+            "registry": ShelfRegistry(tracking_uri="sqlite://"),
+            "outbox": Outbox(root / "outbox.db"),
+        },
         executor=dg.in_process_executor,
     )
     tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
@@ -179,7 +185,12 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
             assets=[*UPSTREAM, *ASSETS],
             asset_checks=CHECKS,
             jobs=[dg.define_asset_job("look", selection=selection)],
-            resources={"io_manager": lake, "lake": lake, "registry": ShelfRegistry(tracking_uri="sqlite://")},
+            resources={
+            "io_manager": lake,
+            "lake": lake,
+            "registry": ShelfRegistry(tracking_uri="sqlite://"),
+            "outbox": Outbox(root / "outbox.db"),
+        },
             executor=dg.in_process_executor,
         )
         result = definitions.resolve_job_def("look").execute_in_process(raise_on_error=False)
