@@ -81,13 +81,16 @@ def run() -> list[tuple[str, float, float]]:
     missing = set(theirs.columns) - {feature.name for feature in chosen}
     if missing:
         raise SystemExit(f"the catalogue no longer has {sorted(missing)}")
-    ours = compute_features(bars, chosen)
+    ours = compute_features(bars, features=chosen)
     for feature in chosen:
         mine, other = ours[feature.name].to_numpy()[2000:], theirs[feature.name].to_numpy()[2000:]
         gap = float(np.nanmax(np.abs(mine - other) / np.maximum(1.0, np.abs(other))))
         if not gap < TOLERANCE or np.isnan(mine).any() or np.isnan(other).any():
             raise SystemExit(f"{feature.name} differs by {gap}")
-    turns = [(_seconds(lambda: compute_features(bars, chosen)), _seconds(lambda: peer(frame))) for _ in range(REPEATS)]
+    turns = [
+        (_seconds(lambda: compute_features(bars, features=chosen)), _seconds(lambda: peer(frame)))
+        for _ in range(REPEATS)
+    ]
     return [
         (
             f"{len(chosen)} features of {HOURS:,} bars, s",

@@ -1,21 +1,30 @@
 """Features and labels of each hour."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import HORIZONS, HOURLY_FEATURES, HOURLY_LABELS, dagster_type
+from btc_assets.contracts import (
+    ARTICLES,
+    HORIZONS,
+    HOURLY_FEATURES,
+    HOURLY_LABELS,
+    POSTS,
+    SENTIMENT_SCORES,
+    dagster_type,
+)
 from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
-from btc_assets.lake import stored
+from btc_assets.features.texts import Texts
+from btc_assets.lake import Lake, stored
 from btc_assets.partitions import DAILY, day_of, days_before
 
 GROUP = "features"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
 """Days of bars before a day that the labels known in it reach back to."""
 _BACKFILL = dg.BackfillPolicy.single_run()
@@ -32,8 +41,8 @@ _COMMON: dict[str, Any] = {
 """What every asset of this domain has in common."""
 
 
-def _prices_back(days: int) -> dg.AssetIn:
-    return dg.AssetIn(key=["market", "prices"], partition_mapping=days_before(days, and_today=True))
+def _back(table: str, days: int) -> dg.AssetIn:
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(days, and_today=True))
 
 
 def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
@@ -42,20 +51,51 @@ def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
     return midnight(first), midnight(last + timedelta(days=1))
 
 
+def stored_texts(lake: Lake, first: date, last: date) -> Texts | None:
+    """Return the texts stored of a span of days, None where neither articles nor posts were gathered on any of them.
+
+    Args:
+        lake: where they are stored.
+        first: first day, UTC.
+        last: last day, UTC, included.
+    """
+    article_days, post_days = (
+        [day for day in lake.days(contract) if first <= day <= last] for contract in (ARTICLES, POSTS)
+    )
+    if not article_days and not post_days:
+        return None
+    articles, posts, scores = (lake.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
+    return Texts.of(articles, posts, scores, article_days, post_days)
+
+
 @dg.asset(
     key=["features", "hourly_features"],
     **_COMMON,
     dagster_type=dagster_type(HOURLY_FEATURES),
-    ins={"prices": _prices_back(WARMUP_DAYS)},
+    ins={
+        "prices": _back("market/prices", WARMUP_DAYS),
+        "articles": _back("news/articles", WARMUP_DAYS),
+        "posts": _back("news/posts", WARMUP_DAYS),
+        "scores": _back("news/sentiment_scores", WARMUP_DAYS),
+    },
     kinds={"polars"},
 )
-def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """Every declared feature of each closed hour, from bars up to and including that hour.
+def hourly_features(
+    context: dg.AssetExecutionContext,
+    lake: dg.ResourceParam[Lake],
+    prices: pl.LazyFrame,
+    articles: pl.LazyFrame,
+    posts: pl.LazyFrame,
+    scores: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Every declared feature of each closed hour, from bars up to and including that hour and texts available in it.
 
-    A row is available one hour after its open_time. Earlier bars are read only to warm indicators up, so one
-    day costs the same whatever the length of history. A value that is not known is null.
+    A row is available one hour after its open_time. Earlier bars and texts are read only to warm indicators up, so
+    one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
+    or posts were never gathered, everything made of them.
     """
-    frame = features_between(prices.sort("open_time").collect(), *_span(context))
+    texts = Texts.of(articles, posts, scores, lake.days(ARTICLES), lake.days(POSTS))
+    frame = features_between(prices.sort("open_time").collect(), *_span(context), texts)
     unknown = {
         feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)
         for feature in FEATURES
@@ -76,7 +116,7 @@ def hourly_features(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> 
     key=["features", "hourly_labels"],
     **_COMMON,
     dagster_type=dagster_type(HOURLY_LABELS),
-    ins={"prices": _prices_back(LABEL_DAYS)},
+    ins={"prices": _back("market/prices", LABEL_DAYS)},
     kinds={"polars"},
 )
 def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:

@@ -2,6 +2,8 @@
 
 An expression runs over bars in time order (`contracts.PRICES` columns) and looks back only. Windows are
 counted in bars, as TA-Lib counts them; whatever claims a span in hours is null when the span holds a gap.
+The expressions of `TEXT_GROUPS` run over every hour of the clock instead (`texts.hourly_texts` columns), with or
+without a bar, so that their windows are counted in hours; they may name a feature of the bars.
 A value that is not known is null: never NaN, never a zero that looks like data. The engine blanks the
 first `warmup_hours` of a history, so a value never depends on where the history happens to start.
 """
@@ -15,8 +17,10 @@ from functools import reduce
 import polars as pl
 import polars_talib as talib
 
-GROUPS = ("price", "flow", "regime", "time")
+GROUPS = ("price", "flow", "regime", "time", "sentiment", "social")
 """Groups of features, in the order the catalogue lists them."""
+TEXT_GROUPS = ("sentiment", "social")
+"""Groups made from articles and posts; null where nobody gathered them."""
 
 GAP_SLACK_HOURS = 72
 """Added to every warm-up: windows are counted in bars, and the longest outage on record lasted 33 hours."""
@@ -32,7 +36,7 @@ class Feature:
         unit: of the value.
         about: a sentence for a person.
         warmup_hours: earlier bars, in hours, after which the value no longer depends on where they start.
-        expression: over bars in time order.
+        expression: over bars in time order; in `TEXT_GROUPS` over every hour.
     """
 
     name: str
@@ -408,7 +412,230 @@ _TIME = (
     ),
 )
 
-FEATURES: tuple[Feature, ...] = (*_PRICE, *_FLOW, *_REGIME, *_TIME)
+# --- articles and posts --------------------------------------------------------------------------
+
+HALF_LIVES = 7
+"""Half-lives after which a text no longer counts: by then it weighs less than a hundredth of a new one."""
+LONGEST_SILENCE_HOURS = 168
+_WEEK = 168
+_WEEKS = 4
+_EQUAL_SCORES = 1e-12
+"""Variance of scores that is rounding."""
+
+
+def _text(kind: str, amount: str) -> pl.Expr:
+    return pl.col(f"{kind}_{amount}")
+
+
+def _recent(value: pl.Expr, hours: int, half_life: float | None = None) -> pl.Expr:
+    """Add up the known values of a window of hours; null unless most of its hours are known.
+
+    Given weights, even equal ones, every window is added up afresh: what lies before it leaves no rounding behind.
+
+    Args:
+        value: of an hour.
+        hours: in the window, this one included.
+        half_life: hours after which a value counts half; None for equal weights.
+    """
+    weights = [1.0 if half_life is None else 0.5 ** (back / half_life) for back in reversed(range(hours))]
+    known = value.is_not_null().cast(pl.Float64).rolling_sum(hours) >= _most_of(hours)
+    return pl.when(known).then(value.fill_null(0.0).rolling_sum(hours, weights=weights))
+
+
+def _of_each(kind: str, amount: str, count: str, hours: int, half_life: float | None = None) -> pl.Expr:
+    """Divide an amount by what it was added up over, both over a window."""
+    return _over(_recent(_text(kind, amount), hours, half_life), _recent(_text(kind, count), hours, half_life))
+
+
+def _mean_score(kind: str) -> pl.Expr:
+    return _over(_text(kind, "score_sum"), _text(kind, "scored"))
+
+
+def _decayed(kind: str, half_life: int) -> pl.Expr:
+    return _of_each(kind, "score_sum", "scored", HALF_LIVES * half_life, half_life)
+
+
+def _dispersion(kind: str, hours: int) -> pl.Expr:
+    n, total = _recent(_text(kind, "scored"), hours), _recent(_text(kind, "score_sum"), hours)
+    variance = (_recent(_text(kind, "score_squares"), hours) - total * _over(total, n)) / (n - 1)
+    return pl.when(n > 1).then(pl.when(variance > _EQUAL_SCORES).then(variance.sqrt()).otherwise(0.0))
+
+
+def _furthest_from_zero(kind: str) -> pl.Expr:
+    high, low = _text(kind, "high"), _text(kind, "low")
+    return pl.when(high > -low).then(high).otherwise(low)
+
+
+def _volume_surprise(kind: str) -> pl.Expr:
+    count = _text(kind, "count")
+    before = [count.shift(_WEEK * week) for week in range(1, _WEEKS + 1)]
+    known = pl.sum_horizontal(past.is_not_null() for past in before) >= _most_of(_WEEKS)
+    return pl.when(known).then(((1 + count) / (1 + pl.mean_horizontal(before))).log())
+
+
+def _hours_since(kind: str) -> pl.Expr:
+    """Hours from the newest text to the end of this one; null where it may lie in an hour nobody gathered."""
+    newest = _text(kind, "last_at").forward_fill()
+    unknown = pl.when(_text(kind, "count").is_null()).then(_open_time).forward_fill()
+    hours = (_open_time.dt.offset_by("1h") - newest).dt.total_microseconds() / 3_600_000_000
+    later = (unknown >= newest).fill_null(True)
+    within = (_open_time - unknown < pl.duration(hours=LONGEST_SILENCE_HOURS)).fill_null(False)
+    return pl.when(~(later & within)).then(hours.fill_null(LONGEST_SILENCE_HOURS).clip(0, LONGEST_SILENCE_HOURS))
+
+
+_SENTIMENT = (
+    Feature("sentiment_mean", "sentiment", "-1 to 1", "mean score of the hour's articles", 0, _mean_score("article")),
+    Feature("sentiment_count", "sentiment", "articles", "articles of the hour", 0, _text("article", "count")),
+    Feature(
+        "sentiment_change_1h",
+        "sentiment",
+        "-2 to 2",
+        "mean score of the hour's articles less that of the hour before",
+        1,
+        _mean_score("article") - _mean_score("article").shift(1),
+    ),
+    Feature(
+        "sentiment_extreme",
+        "sentiment",
+        "-1 to 1",
+        "score of the hour's articles that is furthest from zero; of two as far, the negative one",
+        0,
+        _furthest_from_zero("article"),
+    ),
+    *(
+        Feature(
+            f"sentiment_decay_{h}h",
+            "sentiment",
+            "-1 to 1",
+            f"mean score of the articles of {HALF_LIVES * h} h, one of {h} h ago counting half",
+            HALF_LIVES * h,
+            _decayed("article", h),
+        )
+        for h in (1, 6, 24)
+    ),
+    Feature(
+        "sentiment_dispersion_24h",
+        "sentiment",
+        "score",
+        "standard deviation of the scores of the articles of 24 h",
+        24,
+        _dispersion("article", 24),
+    ),
+    Feature(
+        "sentiment_negative_share_24h",
+        "sentiment",
+        "fraction",
+        "share of negative articles among those of 24 h",
+        24,
+        _of_each("article", "negative", "scored", 24),
+    ),
+    Feature(
+        "sentiment_outlet_mean_24h",
+        "sentiment",
+        "-1 to 1",
+        "mean score of 24 h in which an outlet counts once an hour, however much it wrote",
+        24,
+        _of_each("article", "outlet_sum", "outlets", 24),
+    ),
+    Feature(
+        "sentiment_volatility_regime",
+        "sentiment",
+        "-1 to 1",
+        "sentiment_decay_6h times volatility_regime: what is said in wild hours",
+        745,
+        _decayed("article", 6) * pl.col("volatility_regime"),
+    ),
+    Feature(
+        "news_count_24h",
+        "sentiment",
+        "articles",
+        "articles of 24 h; null unless every hour of them was gathered",
+        24,
+        _text("article", "count").rolling_sum(24),
+    ),
+    Feature(
+        "news_novelty_24h",
+        "sentiment",
+        "fraction",
+        "share of the articles of 24 h that are the first of their story; the rest repeat one",
+        24,
+        _of_each("article", "first", "count", 24),
+    ),
+    Feature(
+        "news_volume_surprise",
+        "sentiment",
+        "log ratio",
+        f"one more than the articles of the hour over one more than their mean at this hour of the last {_WEEKS} weeks",
+        _WEEKS * _WEEK,
+        _volume_surprise("article"),
+    ),
+    Feature(
+        "hours_since_news",
+        "sentiment",
+        "hours",
+        f"hours since the newest article, at most {LONGEST_SILENCE_HOURS}",
+        LONGEST_SILENCE_HOURS,
+        _hours_since("article"),
+    ),
+)
+
+_SOCIAL = (
+    Feature("social_volume", "social", "posts", "posts of the hour, reposts included", 0, _text("post", "count")),
+    Feature("social_sentiment", "social", "-1 to 1", "mean score of the hour's posts", 0, _mean_score("post")),
+    *(
+        Feature(
+            f"social_decay_{h}h",
+            "social",
+            "-1 to 1",
+            f"mean score of the posts of {HALF_LIVES * h} h, one of {h} h ago counting half",
+            HALF_LIVES * h,
+            _decayed("post", h),
+        )
+        for h in (6, 24)
+    ),
+    Feature(
+        "social_dispersion_24h",
+        "social",
+        "score",
+        "standard deviation of the scores of the posts of 24 h",
+        24,
+        _dispersion("post", 24),
+    ),
+    Feature(
+        "social_negative_share_24h",
+        "social",
+        "fraction",
+        "share of negative posts among those of 24 h",
+        24,
+        _of_each("post", "negative", "scored", 24),
+    ),
+    Feature(
+        "social_originality_24h",
+        "social",
+        "fraction",
+        "share of the posts of 24 h that repeat no other",
+        24,
+        _of_each("post", "first", "count", 24),
+    ),
+    Feature(
+        "social_volume_surprise",
+        "social",
+        "log ratio",
+        f"one more than the posts of the hour over one more than their mean at this hour of the last {_WEEKS} weeks",
+        _WEEKS * _WEEK,
+        _volume_surprise("post"),
+    ),
+    Feature(
+        "hours_since_post",
+        "social",
+        "hours",
+        f"hours since the newest post, at most {LONGEST_SILENCE_HOURS}",
+        LONGEST_SILENCE_HOURS,
+        _hours_since("post"),
+    ),
+)
+
+FEATURES: tuple[Feature, ...] = (*_PRICE, *_FLOW, *_REGIME, *_TIME, *_SENTIMENT, *_SOCIAL)
 """Every feature, in the order of the columns of `features/hourly_features`."""
 
 _STREAMLINED = (
@@ -420,31 +647,31 @@ _STREAMLINED = (
     "returns_24h",
     "volume_ratio",
     "volatility_regime",
+    "sentiment_mean",
+    "sentiment_count",
+    "sentiment_change_1h",
+    "sentiment_extreme",
+    "social_volume",
+    "social_sentiment",
     "hour_of_day",
 )
 _COMPREHENSIVE = (
     *_STREAMLINED,
-    "returns_2h",
     "returns_72h",
     "return_lag_1",
-    "return_lag_2",
     "sma_20_distance",
     "ema_10_distance",
-    "close_zscore_24",
     "rsi_6",
     "realised_volatility_24h",
-    "atr_relative",
-    "macd_histogram",
-    "bollinger_position",
     "range_position_1h",
     "range_position_24h",
-    "drawdown_168h",
-    "volume_zscore_24h",
     "taker_imbalance_1h",
     "taker_imbalance_24h",
     "vwap_24h_distance",
     "trend_regime",
-    "day_of_week",
+    "sentiment_decay_6h",
+    "sentiment_decay_24h",
+    "news_volume_surprise",
 )
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
@@ -455,4 +682,4 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
 """Named sets a model may be trained on."""
 
 WARMUP_DAYS = math.ceil((reduce(max, (feature.warmup_hours for feature in FEATURES)) + 2 * GAP_SLACK_HOURS) / 24)
-"""Days of bars before a day that its features need."""
+"""Days of bars and texts before a day that its features need."""

@@ -2,7 +2,8 @@
 
 Accuracy cannot stand in for these laws: an engine that is one hour too early looks a tenth of a point better,
 no more. Each law is a pure function over a callable, so that the same law judges the project's own engine,
-a forecast, and the planted bugs that show the law can see (law 7, `mutants.mutation_score`).
+a forecast, and the planted bugs that show the law can see (law 7, `mutants.mutation_score`). Articles and posts have
+laws of their own, the first four again: what may be known of them is decided by `available_at` and nothing else.
 
 Run on the current lake with `python -m btc_assets.features.causality`.
 """
@@ -12,19 +13,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.clock import HOUR
-from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.clock import HOUR, midnight
+from btc_assets.features.catalog import TEXT_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import compute_features
+from btc_assets.features.texts import ARTICLE_COLUMNS, POST_COLUMNS, SCORE_COLUMNS, Texts
 
 Engine = Callable[[pl.DataFrame], pl.DataFrame]
 """Bars in time order to a frame with one row an `open_time`: features, forecasts, anything made from bars."""
+TextEngine = Callable[[pl.DataFrame, Texts | None], pl.DataFrame]
+"""The same from bars and texts, None where there are none."""
 
 TOLERANCE = 1e-9
 """Largest difference allowed, relative to the value and the usual size of its column."""
@@ -32,6 +36,9 @@ PREFIX = "prefix_invariance"
 POISONING = "future_poisoning"
 AVAILABILITY = "availability"
 WARM_UP = "warm_up"
+TEXT_AVAILABILITY = "text_availability"
+TEXT_POISONING = "text_poisoning"
+TEXT_WARM_UP = "text_warm_up"
 FITTED_STATE = "fitted_state"
 LABELS = "labels"
 PURGE = "purge"
@@ -111,6 +118,10 @@ def _result(law: str, worst: _Difference, scope: str) -> LawResult:
 
 def _until(frame: pl.DataFrame, last: datetime) -> pl.DataFrame:
     return frame.filter(pl.col("open_time") <= last)
+
+
+def _between(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
+    return frame.filter(pl.col("open_time").is_between(first, last))
 
 
 def moved(expected: pl.DataFrame, found: pl.DataFrame) -> str:
@@ -242,19 +253,25 @@ def availability(engine: Engine, bars: pl.DataFrame, at: Sequence[datetime] | No
         bars: PRICES rows in time order.
         at: the moments; those around `cuts(bars)` unless told.
     """
-    whole = engine(bars)
-    moments = (
-        [cut + HOUR + step for cut in cuts(bars) for step in (timedelta(0), timedelta(minutes=30))]
-        if at is None
-        else at
-    )
+    moments = _moments(cuts(bars)) if at is None else at
+    return _availability(AVAILABILITY, lambda moment: engine(_until(bars, moment - HOUR)), engine(bars), moments)
+
+
+def _moments(where: Sequence[datetime]) -> list[datetime]:
+    """Return the moment each cut's row becomes available, and one inside the next hour."""
+    return [cut + HOUR + step for cut in where for step in (timedelta(0), timedelta(minutes=30))]
+
+
+def _availability(
+    law: str, make: Callable[[datetime], pl.DataFrame], whole: pl.DataFrame, moments: Sequence[datetime]
+) -> LawResult:
+    """Hold what the whole offers at each moment against what is made from what was there at the moment."""
     worst = _Difference()
     for moment in moments:
-        offered = whole.filter(pl.col("available_at") <= moment)
-        made = engine(_until(bars, moment - HOUR))
-        found = _difference(offered, made.filter(pl.col("available_at") <= moment))
+        offered = pl.col("available_at") <= moment
+        found = _difference(whole.filter(offered), make(moment).filter(offered))
         worst = max(worst, found, key=lambda d: d.size)
-    return _result(AVAILABILITY, worst, f"{len(moments)} moments")
+    return _result(law, worst, f"{whole.width} columns, {len(moments)} moments")
 
 
 def warm_up(
@@ -269,28 +286,48 @@ def warm_up(
         starts: further random starts of history; whatever an engine calls known after one must be right.
         window_days: days of bars a day is given.
     """
-    whole = engine(bars)
-    first, last = bars["open_time"][0], bars["open_time"][-1].replace(hour=0)
+    return _warm_up(
+        WARM_UP,
+        lambda first, last: engine(_between(bars, first, last)),
+        bars,
+        days=days,
+        starts=starts,
+        window_days=window_days,
+    )
+
+
+def _warm_up(
+    law: str,
+    make: Callable[[datetime, datetime], pl.DataFrame],
+    bars: pl.DataFrame,
+    *,
+    days: int,
+    starts: int,
+    window_days: int,
+) -> LawResult:
+    """Hold days and late starts against the whole; `make` gives the rows from what lies between two open_times."""
+    first, newest = bars["open_time"][0], bars["open_time"][-1]
+    whole = make(first, newest)
     worst, made = _Difference(), 0
     for back in range(days):
-        start = last - timedelta(days=back)
+        start = newest.replace(hour=0) - timedelta(days=back)
         if start - timedelta(days=window_days) < first:
             break
         end = start + timedelta(hours=23)
-        alone = engine(bars.filter(pl.col("open_time").is_between(start - timedelta(days=window_days), end)))
+        alone = make(start - timedelta(days=window_days), end)
         found = _difference(_since(_until(whole, end), start), _since(alone, start))
         worst, made = max(worst, found, key=lambda d: d.size), made + 1
     rng = np.random.default_rng(2)
     for row in rng.integers(1, max(2, bars.height // 2), size=starts):
         begin = bars["open_time"][int(row)]
-        late = engine(_since(bars, begin))
+        late = make(begin, newest)
         known = late.select("open_time", *(pl.col(name).is_not_null() for name in _values(late)))
         expected = _since(whole, begin)
         expected = expected.with_columns(
             pl.when(known[name]).then(pl.col(name)).alias(name) for name in _values(expected)
         )
         worst = max(worst, _difference(expected, late), key=lambda d: d.size)
-    return _result(WARM_UP, worst, f"{made} days from {window_days} days of bars, {starts} other starts")
+    return _result(law, worst, f"{made} days from {window_days} days, {starts} other starts")
 
 
 def _since(frame: pl.DataFrame, first: datetime) -> pl.DataFrame:
@@ -301,11 +338,171 @@ def _values(frame: pl.DataFrame) -> list[str]:
     return [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
 
 
-def feature_failures(bars: pl.DataFrame, engine: Engine = compute_features) -> list[str]:
+# --- laws 1, 2, 3, 4 again: of texts -------------------------------------------------------------
+
+
+def with_texts(engine: TextEngine, texts: Texts | None) -> Engine:
+    """Return an engine of bars alone, whose texts are these, whatever bars it is given."""
+    return lambda bars: engine(bars, texts)
+
+
+def text_cuts(bars: pl.DataFrame, texts: Texts, *, random: int = 2) -> list[datetime]:
+    """Choose the open_times at which texts are cut: `cuts(bars)`, and the last rows that must not know of a text yet.
+
+    The texts are those that tempt: the article that was seen longest after it was published, the one that ended the
+    longest silence, the newest edit, and the first of a day that follows one nobody gathered.
+
+    Args:
+        bars: PRICES rows in time order.
+        texts: of the same span.
+        random: how many cuts to draw.
+    """
+    times = bars["open_time"]
+    newer = texts.articles.filter(pl.col("available_at") > times[bars.height // 2])
+    late = newer.drop_nulls("published_at").sort(pl.col("available_at") - pl.col("published_at"))
+    edits = newer.filter(pl.col("revision") > 0).sort("available_at")
+    said = texts.articles["available_at"].sort()
+    after_silence = said.filter(said.diff() == said.diff().max())
+    tempting = [*late["available_at"].tail(1), *edits["available_at"].tail(1), *after_silence.tail(1)]
+    for days in (texts.article_days, texts.post_days):
+        after_a_hole = sorted(day for day in days if day - timedelta(days=1) not in days)
+        tempting += [midnight(day) for day in after_a_hole[-1:]]
+    before = {at.replace(minute=0, second=0, microsecond=0) - HOUR for at in tempting}
+    return sorted({*cuts(bars, random=random), *(before & set(times[:-1]))})
+
+
+def text_availability(
+    engine: TextEngine, bars: pl.DataFrame, texts: Texts, at: Sequence[datetime] | None = None
+) -> LawResult:
+    """Laws 1 and 3 of texts: what is offered at a moment can be made from the bars and texts available by then.
+
+    A text that was published before the moment and seen after it, and an edit of one that was seen before it, are
+    things of the future.
+
+    Args:
+        engine: under test; its frame has `available_at`.
+        bars: PRICES rows in time order.
+        texts: of the same span.
+        at: the moments; those around `text_cuts(bars, texts)` unless told.
+    """
+    moments = _moments(text_cuts(bars, texts)) if at is None else at
+    return _availability(
+        TEXT_AVAILABILITY,
+        lambda moment: engine(_until(bars, moment - HOUR), texts.until(moment)),
+        engine(bars, texts),
+        moments,
+    )
+
+
+def text_poisons(texts: Texts, moment: datetime) -> dict[str, Texts]:
+    """Return the texts with another future after `moment`, by name.
+
+    `unseen` has none. `absurd` has as many texts more as the two days before had, of the same outlets and stories and
+    published before the moment, on days that were all gathered, and whatever is said in it is all praise. `edited` has
+    an edit of each text of those two days, by another outlet, of another story.
+
+    Args:
+        texts: which.
+        moment: after which they may change, UTC.
+    """
+    past = texts.until(moment)
+    recent = pl.col("available_at") > moment - timedelta(hours=48)
+    mirrored = pl.lit(moment) + (pl.lit(moment) - pl.col("available_at")) + pl.duration(microseconds=1)
+    later = mirrored.alias("available_at")
+    newest = (moment - timedelta(microseconds=1)).date()
+    days = {newest + timedelta(days=n) for n in range(1, 4)}
+
+    def praised(scores: pl.DataFrame) -> pl.DataFrame:
+        ahead = pl.col("available_at") > moment
+        return scores.with_columns(pl.when(ahead).then(1.0).otherwise(pl.col("score")).alias("score"))
+
+    def named_otherwise(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+        return frame.filter(recent).with_columns(pl.col(name).str.reverse(), later)
+
+    articles, posts, scores = past.articles.filter(recent), past.posts.filter(recent), past.scores
+    absurd = replace(
+        texts,
+        articles=pl.concat([texts.articles, named_otherwise(past.articles, "article_id")]),
+        posts=pl.concat([texts.posts, named_otherwise(past.posts, "post_id")]),
+        scores=praised(pl.concat([texts.scores, named_otherwise(scores, "item_id")])),
+        article_days=texts.article_days | days,
+        post_days=texts.post_days | days,
+    )
+    edit = (pl.col("revision").max() + 1).alias("revision")
+    edited = replace(
+        texts,
+        articles=pl.concat(
+            [
+                texts.articles,
+                articles.with_columns(
+                    edit, later, pl.col("article_id").str.reverse().alias("story_id"), pl.lit("edit").alias("outlet")
+                ),
+            ]
+        ),
+        posts=pl.concat([texts.posts, posts.with_columns(edit, later, ~pl.col("is_repost"))]),
+    )
+    return {"unseen": past, "absurd": absurd, "edited": edited}
+
+
+def text_poisoning(
+    engine: TextEngine, bars: pl.DataFrame, texts: Texts, at: Sequence[datetime] | None = None
+) -> LawResult:
+    """Law 2 of texts: whatever is said after t + 1 h, the rows up to t do not move.
+
+    Args:
+        engine: under test.
+        bars: PRICES rows in time order.
+        texts: of the same span.
+        at: the cuts; `text_cuts(bars, texts)` unless told.
+    """
+    whole = engine(bars, texts)
+    where = text_cuts(bars, texts) if at is None else at
+    worst, how = _Difference(), ""
+    for cut in where:
+        for name, poisoned in text_poisons(texts, cut + HOUR).items():
+            found = _difference(_until(whole, cut), _until(engine(bars, poisoned), cut))
+            if found.size > worst.size:
+                worst, how = found, f", worst when the future is {name}"
+    return _result(TEXT_POISONING, worst, f"{whole.width} columns, {len(where)} cuts, 3 poisons{how}")
+
+
+def text_warm_up(
+    engine: TextEngine,
+    bars: pl.DataFrame,
+    texts: Texts,
+    *,
+    days: int = 1,
+    starts: int = 0,
+    window_days: int = WARMUP_DAYS,
+) -> LawResult:
+    """Law 4 of texts: a day made from the bars and texts of its own window equals the day made from all.
+
+    Args:
+        engine: under test.
+        bars: PRICES rows in time order, longer than `window_days`.
+        texts: of the same span.
+        days: newest days to make again from their window alone.
+        starts: further random starts of history; whatever an engine calls known after one must be right.
+        window_days: days of bars and texts a day is given.
+    """
+    return _warm_up(
+        TEXT_WARM_UP,
+        lambda first, last: engine(_between(bars, first, last), texts.between(first, last + HOUR)),
+        bars,
+        days=days,
+        starts=starts,
+        window_days=window_days,
+    )
+
+
+def feature_failures(
+    bars: pl.DataFrame, texts: Texts | None = None, engine: TextEngine = compute_features
+) -> list[str]:
     """Run the cheap laws on the newest bars and return the names of those that are broken; empty is green.
 
     Args:
         bars: PRICES rows in any order, at least `WARMUP_DAYS` + 1 days of them.
+        texts: articles, posts and scores of the same span; None where there are none, and no law of texts is run.
         engine: under test.
     """
     ordered = bars.sort("open_time")
@@ -314,12 +511,19 @@ def feature_failures(bars: pl.DataFrame, engine: Engine = compute_features) -> l
         return [TOO_FEW_BARS]
     cut = ordered["open_time"][-_AFTERMATH - 7]
     rough = stressed(ordered)
-    results = (
-        prefix_invariance(engine, ordered, [ordered["open_time"][-2]]),
-        prefix_invariance(engine, rough, cuts(rough, random=0)[:-1]),
-        future_poisoning(engine, ordered, [cut]),
-        warm_up(engine, ordered),
-    )
+    of_bars = with_texts(engine, texts)
+    results = [
+        prefix_invariance(of_bars, ordered, [ordered["open_time"][-2]]),
+        prefix_invariance(of_bars, rough, cuts(rough, random=0)[:-1]),
+        future_poisoning(of_bars, ordered, [cut]),
+        warm_up(of_bars, ordered),
+    ]
+    if texts is not None:
+        results += [
+            text_availability(engine, ordered, texts, [at + HOUR for at in text_cuts(ordered, texts, random=0)[-4:]]),
+            text_poisoning(engine, ordered, texts, [cut]),
+            text_warm_up(engine, ordered, texts),
+        ]
     return list(dict.fromkeys(result.law for result in results if not result.passed))
 
 
@@ -479,6 +683,92 @@ def random_walk(hours: int, *, seed: int) -> pl.DataFrame:
     )
 
 
+_OUTLETS = ("one.example", "two.example", "three.example", "four.example", "five.example")
+_SILENT_HOURS = 30
+_MICROSECONDS = 3_600_000_000
+"""In an hour."""
+
+
+def random_texts(bars: pl.DataFrame, *, seed: int) -> Texts:
+    """Return made-up articles and posts of the hours of some bars, with all that tempts a join to look ahead.
+
+    Texts seen long after they were published, and some on the stroke of an hour; edits, repeats of a story and
+    reposts; texts without a score; outlets with a bias; a day of silence and days nobody gathered.
+
+    Args:
+        bars: PRICES rows in time order, three days of them or more.
+        seed: of everything.
+    """
+    rng = np.random.default_rng(seed)
+    hours = int((bars["open_time"][-1] - bars["open_time"][0]) / HOUR) + 1
+    days = bars["open_time"].dt.date().unique().sort().to_list()
+    article_days = frozenset(days) - {days[int(0.7 * len(days))]}
+    post_days = frozenset(days[1:]) - {days[int(0.8 * len(days))]}
+    mood = np.sin(np.cumsum(rng.normal(0, 0.1, hours)))
+
+    def said(kind: str, an_hour: float, gathered: frozenset[date]) -> pl.DataFrame:
+        hour = np.repeat(np.arange(hours), rng.poisson(an_hour, hours))
+        hour = hour[(hour < hours // 2) | (hour >= hours // 2 + _SILENT_HOURS)]
+        n = len(hour)
+        within = np.where(rng.random(n) < 0.05, 0, rng.integers(_MICROSECONDS, size=n))
+        delay = rng.exponential(np.where(rng.random(n) < 0.05, 48, 0.7), n) * _MICROSECONDS
+        outlet = rng.integers(len(_OUTLETS), size=n)
+        repeated = np.where(rng.random(n) < 0.3, rng.integers(1, 20, n), 0)
+        prefix = "a" if kind == "article" else "b"
+        return (
+            pl.DataFrame(
+                {
+                    "kind": [kind] * n,
+                    "item_id": [f"{prefix}{i:031x}" for i in range(n)],
+                    "told_by": pl.Series(_OUTLETS).gather(outlet),
+                    "story": np.maximum(np.arange(n) - repeated, 0),
+                    "repeats": repeated > 0,
+                    "score": np.tanh(mood[hour] + 0.4 * (outlet - 2) + rng.normal(0, 0.5, n)),
+                    "is_scored": rng.random(n) > 0.05,
+                    "is_edited": rng.random(n) < 0.08,
+                    "until_edit": pl.Series(rng.exponential(5, n) * _MICROSECONDS).cast(pl.Duration("us")),
+                    "available_at": bars["open_time"][0]
+                    + pl.Series(hour * _MICROSECONDS + within).cast(pl.Duration("us")),
+                    "delay": pl.Series(delay).cast(pl.Duration("us")),
+                }
+            )
+            .with_columns(
+                pl.col("item_id").gather("story").alias("story_id"),
+                (pl.col("available_at") - pl.col("delay")).alias("published_at"),
+                pl.lit(0, pl.Int64).alias("revision"),
+            )
+            .filter(pl.col("available_at").dt.date().is_in(sorted(gathered)))
+        )
+
+    def with_edits(texts: pl.DataFrame, gathered: frozenset[date]) -> pl.DataFrame:
+        edits = texts.filter("is_edited").with_columns(
+            pl.lit(1, pl.Int64).alias("revision"),
+            pl.col("available_at") + pl.col("until_edit"),
+            pl.col("item_id").alias("story_id"),
+            pl.lit(_OUTLETS[0]).alias("told_by"),
+            ~pl.col("repeats"),
+        )
+        return pl.concat([texts, edits.filter(pl.col("available_at").dt.date().is_in(sorted(gathered)))])
+
+    articles, posts = said("article", 3.0, article_days), said("post", 2.0, post_days)
+    scores = (
+        pl.concat([articles, posts])
+        .filter("is_scored")
+        .with_columns(pl.lit("made up").alias("scorer"), pl.lit(value=True).alias("is_primary"))
+    )
+    return Texts(
+        with_edits(articles, article_days)
+        .rename({"item_id": "article_id", "told_by": "outlet"})
+        .select(ARTICLE_COLUMNS),
+        with_edits(posts, post_days)
+        .rename({"item_id": "post_id", "told_by": "platform", "repeats": "is_repost"})
+        .select(POST_COLUMNS),
+        scores.select(SCORE_COLUMNS),
+        article_days,
+        post_days,
+    )
+
+
 # --- the command -------------------------------------------------------------------------------
 
 REPORT_DAYS = 60
@@ -517,18 +807,18 @@ def _trial_fit(names: Sequence[str]) -> Fit:
     return fit
 
 
-def _trial_rows(bars: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+def _trial_rows(bars: pl.DataFrame, names: Sequence[str], texts: Texts | None = None) -> pl.DataFrame:
     """Return features and log_return of the trial's horizon, one row a labelled hour, features float64."""
     from btc_assets.features.labels import compute_labels
 
     first, last = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
     labels = compute_labels(bars, first, last, horizons=(_HORIZON,)).drop_nulls()
-    features = compute_features(bars).select("open_time", *names)
+    features = compute_features(bars, texts).select("open_time", *names)
     return features.join(labels.select("open_time", "log_return"), on="open_time", how="inner", maintain_order="left")
 
 
-def _rows_of_a_cutoff(names: Sequence[str]) -> Fit:
-    """Make the labelled rows of a cutoff from bars, as learning does, to their bytes."""
+def _rows_of_a_cutoff(names: Sequence[str], texts: Texts | None = None) -> Fit:
+    """Make the labelled rows of a cutoff from bars and all texts, as learning does, to their bytes."""
 
     def rows_at(bars: pl.DataFrame, boundary: datetime) -> bytes:
         from btc_assets.features.labels import compute_labels
@@ -536,7 +826,7 @@ def _rows_of_a_cutoff(names: Sequence[str]) -> Fit:
 
         span = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
         rows = labelled_rows(
-            compute_features(bars),
+            compute_features(bars, texts),
             compute_labels(bars, *span),
             cutoff=boundary.date(),
             horizon=_HORIZON,
@@ -548,18 +838,18 @@ def _rows_of_a_cutoff(names: Sequence[str]) -> Fit:
     return rows_at
 
 
-def _trial_forecasts(bars: pl.DataFrame, names: Sequence[str]) -> Engine:
-    """Return the forecasts that a model, fitted once on these bars, makes from any bars."""
+def _trial_forecasts(bars: pl.DataFrame, names: Sequence[str], texts: Texts | None = None) -> TextEngine:
+    """Return the forecasts that a model, fitted once on these bars and texts, makes from any."""
     from btc_assets.learning import folds, training
     from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 
-    rows = _trial_rows(bars, names)
+    rows = _trial_rows(bars, names, texts)
     own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
     model = GradientBoosting(BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4), seed=0, threads=1)
     training.fit(model, own, _HORIZON, 365.0)
 
-    def engine(some: pl.DataFrame) -> pl.DataFrame:
-        features = compute_features(some)
+    def engine(some: pl.DataFrame, said: Texts | None) -> pl.DataFrame:
+        features = compute_features(some, said)
         inputs = folds.matrix(features, names)
         quantiles = model.quantiles(inputs)
         return features.select(
@@ -581,21 +871,24 @@ def _boosting(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
     return model.p_up(test.astype(np.float32))
 
 
-def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
+def _trials(bars: pl.DataFrame, texts: Texts | None = None) -> list[tuple[str, Callable[[], LawResult]]]:
     """Return every law with what it is put to, in the order of the report."""
-    from btc_assets.features.catalog import FEATURE_SETS
+    from btc_assets.features.catalog import FEATURE_SETS, FEATURES
     from btc_assets.features.labels import compute_labels
     from btc_assets.learning import folds
 
-    names = FEATURE_SETS["extended"]
+    unknown = {feature.name for feature in FEATURES if texts is None and feature.group in TEXT_GROUPS}
+    names = tuple(name for name in FEATURE_SETS["extended"] if name not in unknown)
     rough = stressed(bars)
-    rows = _trial_rows(bars, names)
+    rows = _trial_rows(bars, names, texts)
+    features = with_texts(compute_features, texts)
     cutoff = bars["open_time"][-1].replace(hour=0)
     some = cuts(bars, random=1)[-3:]
 
     def walk() -> LawResult:
         made = random_walk(_PLACEBO_HOURS, seed=1)
-        inputs = compute_features(made).select(FEATURE_SETS["extended"]).fill_null(float("nan")).to_numpy()
+        said = None if texts is None else random_texts(made, seed=1)
+        inputs = compute_features(made, said).select(names).fill_null(float("nan")).to_numpy()
         up = (np.diff(made["close"].to_numpy()) > 0).astype(np.float64)
         return placebo(_boosting, inputs[:-1], up)
 
@@ -610,14 +903,14 @@ def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
             folds.make_folds({_HORIZON: own}, cutoff=cutoff.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD)
         )
 
-    return [
-        ("features", lambda: prefix_invariance(compute_features, bars)),
-        ("features, roughened bars", lambda: prefix_invariance(compute_features, rough)),
-        ("features", lambda: future_poisoning(compute_features, bars)),
-        ("forecasts", lambda: future_poisoning(_trial_forecasts(bars, names), bars, some)),
-        ("features", lambda: availability(compute_features, bars)),
-        ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(names), bars, cutoff, HOUR)),
-        ("features", lambda: warm_up(compute_features, bars, days=7, starts=3)),
+    trials = [
+        ("features", lambda: prefix_invariance(features, bars)),
+        ("features, roughened bars", lambda: prefix_invariance(features, rough)),
+        ("features", lambda: future_poisoning(features, bars)),
+        ("forecasts", lambda: future_poisoning(with_texts(_trial_forecasts(bars, names, texts), texts), bars, some)),
+        ("features", lambda: availability(features, bars)),
+        ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(names, texts), bars, cutoff, HOUR)),
+        ("features", lambda: warm_up(features, bars, days=7, starts=3)),
         ("boosters, calibration, intervals", lambda: fitted_state(_trial_fit(names), rows, cutoff, 25 * HOUR)),
         ("labels", lambda: labels_law(compute_labels, bars)),
         ("labels, roughened bars", lambda: labels_law(compute_labels, rough)),
@@ -625,13 +918,29 @@ def _trials(bars: pl.DataFrame) -> list[tuple[str, Callable[[], LawResult]]]:
         ("learner, random walk", walk),
         ("learner, permuted labels", permuted),
     ]
+    return trials if texts is None else [*trials, *_trials_of_texts(bars, rough, texts, names)]
 
 
-def report(bars: pl.DataFrame) -> tuple[str, bool]:
-    """Put the project before every law on these bars, and the laws before the planted bugs on made-up bars.
+def _trials_of_texts(
+    bars: pl.DataFrame, rough: pl.DataFrame, texts: Texts, names: Sequence[str]
+) -> list[tuple[str, Callable[[], LawResult]]]:
+    """Return the laws of texts with what they are put to."""
+    some = text_cuts(bars, texts, random=1)[-3:]
+    return [
+        ("features", lambda: text_availability(compute_features, bars, texts)),
+        ("features, roughened bars", lambda: text_availability(compute_features, rough, texts)),
+        ("features", lambda: text_poisoning(compute_features, bars, texts)),
+        ("forecasts", lambda: text_poisoning(_trial_forecasts(bars, names, texts), bars, texts, some)),
+        ("features", lambda: text_warm_up(compute_features, bars, texts, days=7, starts=3)),
+    ]
+
+
+def report(bars: pl.DataFrame, texts: Texts | None = None) -> tuple[str, bool]:
+    """Put the project before every law on these bars and texts, and the laws before the planted bugs on made-up ones.
 
     Args:
         bars: PRICES rows in time order, more than `WARMUP_DAYS` days of them.
+        texts: articles, posts and scores of the same span, or None.
 
     Returns:
         A table for a person, and whether everything is as it should be.
@@ -640,7 +949,7 @@ def report(bars: pl.DataFrame) -> tuple[str, bool]:
 
     lines = [f"{'law':<18} {'of':<34} {'':<6} {'seconds':>7}  found"]
     green = True
-    for subject, law in _trials(bars):
+    for subject, law in _trials(bars, texts):
         begin = time.perf_counter()
         result = law()
         took = time.perf_counter() - begin
@@ -663,6 +972,7 @@ def report(bars: pl.DataFrame) -> tuple[str, bool]:
 def main() -> int:
     """Report on the newest days of the current lake: 0 when every law holds, 1 when one is broken, 2 without bars."""
     from btc_assets.contracts import PRICES
+    from btc_assets.features.assets import stored_texts
     from btc_assets.lake import Lake
     from btc_assets.settings import settings
 
@@ -675,10 +985,17 @@ def main() -> int:
         )
         return 2
     bars = lake.scan_days(PRICES, days).sort("open_time").collect()
-    print(
-        f"{bars.height:,} bars, {bars['open_time'][0]:%Y-%m-%d %H:%M} to {bars['open_time'][-1]:%Y-%m-%d %H:%M} UTC\n"
+    texts = stored_texts(lake, days[0], days[-1])
+    said = (
+        "no articles or posts were gathered"
+        if texts is None
+        else f"{texts.articles.height:,} articles and {texts.posts.height:,} posts"
     )
-    table, green = report(bars)
+    print(
+        f"{bars.height:,} bars, {bars['open_time'][0]:%Y-%m-%d %H:%M} to {bars['open_time'][-1]:%Y-%m-%d %H:%M} UTC; "
+        f"{said}\n"
+    )
+    table, green = report(bars, texts)
     print(table)
     print("\nEvery law holds and every planted bug was caught." if green else "\nA law is broken.")
     return 0 if green else 1

@@ -7,16 +7,19 @@ import polars as pl
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
-from btc_assets.features.assets import LABEL_DAYS, hourly_features, hourly_labels
-from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
-from btc_assets.features.causality import TOO_FEW_BARS, feature_failures, moved, poisons
+from btc_assets.features.assets import LABEL_DAYS, hourly_features, hourly_labels, stored_texts
+from btc_assets.features.catalog import FEATURES, TEXT_GROUPS, WARMUP_DAYS
+from btc_assets.features.causality import TOO_FEW_BARS, feature_failures, moved, poisons, text_poisons
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
+from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake
 from btc_assets.partitions import day_to_check, nothing_stored
 
 MOST_UNKNOWN = 0.25
-"""Share of a day's values that may be unknown before a warning, order flow aside: many venues publish none."""
+"""Share of a day's values that may be unknown before a warning, those of `OPTIONAL_GROUPS` aside."""
+OPTIONAL_GROUPS = ("flow", *TEXT_GROUPS)
+"""Groups that may well be unknown: many venues publish no order flow, and nobody need gather texts."""
 _LAW_DAYS = 2
 """Days of bars beyond the warm-up that the engine's laws are judged on."""
 _MADE_UP_HOURS = 48
@@ -39,13 +42,14 @@ def with_made_up_future(bars: pl.DataFrame, end: datetime) -> pl.DataFrame:
     return poisons(pl.concat([past, ahead]), end - HOUR)["x1e6"]
 
 
-def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date) -> list[str]:
+def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date, texts: Texts | None = None) -> list[str]:
     """Make a day's features again from its own window, with and without a made-up future; name what differs.
 
     Args:
         bars: PRICES rows in time order, from `WARMUP_DAYS` before the day on.
         stored: the day's HOURLY_FEATURES rows.
         day: the day.
+        texts: articles, posts and scores that reach as far back; None where none were gathered.
 
     Returns:
         A sentence for each way of making it that does not give the stored rows; empty is a pass.
@@ -53,68 +57,77 @@ def features_that_move(bars: pl.DataFrame, stored: pl.DataFrame, day: date) -> l
     if stored.is_empty():
         return []
     start, end = midnight(day), stored["open_time"][-1] + HOUR
-    window = bars.filter(pl.col("open_time") >= start - timedelta(days=WARMUP_DAYS))
-    ways = {  # up to the newest row stored: bars that came in since are no fault of it
-        "from the bars up to its end": window.filter(pl.col("open_time") < end),
-        "with a made-up future": with_made_up_future(window, end),
+    first = start - timedelta(days=WARMUP_DAYS)
+    window = bars.filter(pl.col("open_time") >= first)
+    said = None if texts is None else texts.between(first, end)
+    ways = {  # up to the newest row stored: bars and texts that came in since are no fault of it
+        "from what was known at its end": (window.filter(pl.col("open_time") < end), said),
+        "with a made-up future": (
+            with_made_up_future(window, end),
+            None if said is None else text_poisons(said, end)["absurd"],
+        ),
     }
-    found = {way: moved(stored, features_between(some, start, end)) for way, some in ways.items()}
+    found = {way: moved(stored, features_between(some, start, end, told)) for way, (some, told) in ways.items()}
     return [f"{sentence}, made again {way}" for way, sentence in found.items() if sentence]
 
 
 def unknown_shares(features: pl.DataFrame) -> dict[str, float]:
-    """Return the share of unknown values of each feature outside order flow that has any."""
-    counts = {f.name: features[f.name].null_count() for f in FEATURES if f.group != "flow"}
+    """Return the share of unknown values of each feature outside `OPTIONAL_GROUPS` that has any."""
+    counts = {f.name: features[f.name].null_count() for f in FEATURES if f.group not in OPTIONAL_GROUPS}
     return {name: count / features.height for name, count in counts.items() if count}
 
 
 @dg.asset_check(asset=hourly_features, name="causality")
 def causality(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """The day's features equal what its own bars give, whatever comes after them; the engine keeps the cheap laws.
+    """The day's features equal what its own bars and texts give, whatever comes after them; the engine keeps its laws.
 
-    The laws are prefix invariance, future poisoning and warm-up, on the bars behind the day; a history too short to
-    judge them on says so and is no fault.
+    The laws are prefix invariance, future poisoning and warm-up, on the bars and texts behind the day; a history too
+    short to judge them on says so and is no fault.
     """
     day = day_to_check(context.run.tags, lake.days(HOURLY_FEATURES))
     stored = None if day is None else lake.read(HOURLY_FEATURES, day)
     if day is None or stored is None:
         return nothing_stored(HOURLY_FEATURES.table)
-    bars = lake.scan(PRICES, day - timedelta(days=WARMUP_DAYS + _LAW_DAYS), day).sort("open_time").collect()
-    faults = features_that_move(bars, stored, day)
-    broken = feature_failures(bars)
+    first = day - timedelta(days=WARMUP_DAYS + _LAW_DAYS)
+    bars = lake.scan(PRICES, first, day).sort("open_time").collect()
+    texts = stored_texts(lake, first, day)
+    faults = features_that_move(bars, stored, day, texts)
+    broken = feature_failures(bars, texts)
     judged = broken != [TOO_FEW_BARS]
     if judged and broken:
-        faults.append(f"the engine breaks {', '.join(broken)} on the bars up to {day}")
+        faults.append(f"the engine breaks {', '.join(broken)} on the bars and texts up to {day}")
+    own = "bars" if texts is None else "bars and texts"
     kept = "the engine keeps its laws on them" if judged else "too few bars lie before it to judge the engine's laws"
     return dg.AssetCheckResult(
         passed=not faults,
         description="; ".join(faults)
-        or f"{stored.height} rows of {day} equal what their own bars give, whatever comes after them; {kept}.",
+        or f"{stored.height} rows of {day} equal what their own {own} give, whatever comes after them; {kept}.",
         metadata={
             "day": str(day),
             "rows": stored.height,
             "features": len(FEATURES),
             "laws_broken": broken if judged else [],
             "laws_judged": judged,
+            "texts_judged": texts is not None,
         },
     )
 
 
 @dg.asset_check(asset=hourly_features, name="values_known")
 def values_known(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """Most features of the day are known; order flow, which many venues do not publish, is not counted."""
+    """Most features of the day are known; order flow and texts, which not everybody has, are not counted."""
     day = day_to_check(context.run.tags, lake.days(HOURLY_FEATURES))
     stored = None if day is None else lake.read(HOURLY_FEATURES, day)
     if stored is None or stored.is_empty():
         return nothing_stored(HOURLY_FEATURES.table)
     shares = unknown_shares(stored)
-    judged = sum(feature.group != "flow" for feature in FEATURES)
+    judged = sum(feature.group not in OPTIONAL_GROUPS for feature in FEATURES)
     share = sum(shares.values()) / judged
     most = max(shares, key=lambda name: shares[name], default=None)
     return dg.AssetCheckResult(
         passed=share <= MOST_UNKNOWN,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{share:.1%} of the values of {day} outside order flow are unknown"
+        description=f"{share:.1%} of the values of {day}, order flow and texts aside, are unknown"
         + (
             f", most often {most} ({shares[most]:.0%}); the first {WARMUP_DAYS} days of a history are." if most else "."
         ),

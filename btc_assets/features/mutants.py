@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -15,6 +15,7 @@ from btc_assets.features.causality import (
     Fit,
     LawResult,
     Matrix,
+    TextEngine,
     availability,
     fitted_state,
     future_poisoning,
@@ -22,11 +23,17 @@ from btc_assets.features.causality import (
     placebo,
     prefix_invariance,
     purge_law,
+    random_texts,
     random_walk,
     stressed,
+    text_availability,
+    text_cuts,
+    text_poisoning,
+    text_warm_up,
     warm_up,
 )
 from btc_assets.features.labels import compute_labels
+from btc_assets.features.texts import HOUR_OF_TEXT, Texts, every_hour, scored_texts
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,68 @@ def _of_value(value: pl.Expr, *, warmup_hours: int = 0) -> Callable[[pl.DataFram
         return bars.select("open_time", _CLOSED.alias("available_at"), pl.when(warm).then(value).alias("value"))
 
     return _of_engine(engine)
+
+
+def _of_texts(engine: TextEngine) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_WINDOW + 4))
+        texts = random_texts(newest, seed=6)
+        where = text_cuts(newest, texts, random=0)
+        return (
+            text_availability(engine, newest, texts, [cut + HOUR for cut in where]),
+            text_poisoning(engine, newest, texts, where),
+            text_warm_up(engine, newest, texts, days=2, starts=2, window_days=_SUBJECT_WINDOW),
+        )
+
+    return laws
+
+
+def _of_join(
+    *values: pl.Expr, seen: Callable[[Texts], Texts] = lambda texts: texts
+) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Join texts as the project does: `seen` changes them before, `values` are made of them after."""
+
+    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        assert texts is not None
+        hourly = seen(texts).hourly(every_hour(bars)).select("open_time", *(values or (_COUNT, _MEAN)))
+        return _beside(bars, hourly)
+
+    return _of_texts(engine)
+
+
+def _beside(bars: pl.DataFrame, hourly: pl.DataFrame) -> pl.DataFrame:
+    closed = bars.select("open_time", _CLOSED.alias("available_at"))
+    return closed.join(hourly, on="open_time", how="left", maintain_order="left")
+
+
+def _of_articles(value: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Give each scored article a value, and each hour the mean of its own."""
+
+    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        assert texts is not None
+        scored = scored_texts(texts.articles, texts.posts.clear(), texts.scores)
+        stories = texts.articles.filter(pl.col("revision") == 0).select("story_id", item_id="article_id")
+        hour = HOUR_OF_TEXT.alias("open_time")
+        articles = scored.join(stories, on="item_id", how="left").with_columns(value.alias("value"))
+        return _beside(bars, articles.group_by(hour, maintain_order=True).agg(pl.col("value").mean()))
+
+    return _of_texts(engine)
+
+
+def _when_published(texts: Texts) -> Texts:
+    published = pl.coalesce("published_at", "available_at").alias("available_at")
+    return replace(texts, articles=texts.articles.with_columns(published), posts=texts.posts.with_columns(published))
+
+
+def _an_hour_early(texts: Texts) -> Texts:
+    earlier = pl.col("available_at").dt.offset_by("-1h")
+    return replace(texts, articles=texts.articles.with_columns(earlier), posts=texts.posts.with_columns(earlier))
+
+
+def _as_edited(texts: Texts) -> Texts:
+    """Return each text as it reads after its last edit."""
+    latest = texts.articles.sort("revision").unique("article_id", keep="last", maintain_order=True)
+    return replace(texts, articles=latest.with_columns(pl.lit(0, pl.Int64).alias("revision")))
 
 
 def _of_fit(fit: Fit) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
@@ -165,6 +234,10 @@ def _fit_nothing(_rows: pl.DataFrame, _boundary: datetime) -> bytes:
 
 _CLOSED = pl.col("open_time").dt.offset_by("1h")
 _close = pl.col("close")
+_COUNT = pl.col("article_count").alias("count")
+_MEAN = (pl.col("article_score_sum") / pl.col("article_scored")).fill_nan(None).alias("mean")
+_score = pl.col("score")
+_DAY = pl.col("open_time").dt.date()
 
 SUBJECTS = (
     Subject("shift(-1)", True, _of_value(_close.shift(-1) / _close)),
@@ -186,6 +259,16 @@ SUBJECTS = (
     Subject("label one bar too long", True, _of_labels(shift_known=0, lead=5)),
     Subject("fold without purge", True, _of_folds(1)),
     Subject("answer among the inputs", True, _of_learner(told=True)),
+    Subject("published_at for available_at", True, _of_join(seen=_when_published)),
+    Subject("text of the next hour", True, _of_join(seen=_an_hour_early)),
+    Subject("edited text", True, _of_join(seen=_as_edited)),
+    Subject("text of the whole day", True, _of_join(_COUNT.sum().over(_DAY), _MEAN.mean().over(_DAY))),
+    Subject("count of texts to come", True, _of_join(_COUNT.rolling_sum(3, center=True))),
+    Subject("scores normalised over all", True, _of_join((_MEAN - _MEAN.mean()) / _MEAN.std())),
+    Subject("silence filled by the next text", True, _of_join(_MEAN.backward_fill())),
+    Subject("outlet mean over all time", True, _of_articles(_score - _score.mean().over("outlet"))),
+    Subject("repeats of a story to come", True, _of_articles(pl.len().over("story_id"))),
+    Subject("sentiment never forgotten", True, _of_join(_MEAN.ewm_mean(half_life=200, ignore_nulls=True))),
     Subject("rolling mean", False, _of_value(_close.rolling_mean(24), warmup_hours=24)),
     Subject("rolling z-score", False, _of_value((_close - _close.rolling_mean(24)) / _close.rolling_std(24))),
     Subject("EMA", False, _of_value(_close.ewm_mean(span=10, adjust=False), warmup_hours=200)),
@@ -193,6 +276,9 @@ SUBJECTS = (
     Subject("labels", False, _of_labels(shift_known=0, lead=0)),
     Subject("fold with purge", False, _of_folds(5)),
     Subject("learner told nothing", False, _of_learner(told=False)),
+    Subject("texts of the hour", False, _of_join()),
+    Subject("texts of a day's hours", False, _of_join(_COUNT.rolling_sum(24), _MEAN.shift(1).forward_fill(6))),
+    Subject("score of its hour's articles", False, _of_articles(_score)),
 )
 """The planted bugs and the clean controls."""
 
@@ -201,7 +287,7 @@ def mutation_score(bars: pl.DataFrame | None = None, subjects: Sequence[Subject]
     """Law 7: put every planted bug and every control before the laws, on roughened bars.
 
     Args:
-        bars: PRICES rows in time order, 30 days or more, order flow known; made up unless told.
+        bars: PRICES rows in time order, 30 days or more, order flow known; made up unless told, as all texts are.
         subjects: what to try.
     """
     rough = stressed(random_walk(60 * 24, seed=7) if bars is None else bars)

@@ -11,8 +11,8 @@ from btc_assets.contracts import PRICES, dagster_type
 from btc_assets.lake import Lake, stored
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
-from btc_assets.market.sources.protocol import SourceMalformedError
 from btc_assets.partitions import DAILY, day_of
+from btc_assets.transport import SourceMalformedError
 
 _ROWS_SHOWN = 50
 

@@ -377,7 +377,7 @@ class Deployment:
             "DAGSTER_HOME": str(folder / "home"),
             "BTC_DATA_DIR": str(folder / "data"),
             "BTC_NEWS_SOURCES": "none",
-            "BTC_HISTORY_START": "2019-06-05",
+            "BTC_HISTORY_START": "2019-05-01",
             "BTC_TRAIN_DAYS": "60",
             "BTC_CV_FOLDS": "2",
             "BTC_CV_TEST_DAYS": "7",

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from btc_assets.contracts import HOURLY_FEATURES
-from btc_assets.features.catalog import FEATURE_SETS, FEATURES, GAP_SLACK_HOURS, GROUPS, WARMUP_DAYS, Feature
+from btc_assets.features.catalog import (
+    FEATURE_SETS,
+    FEATURES,
+    GAP_SLACK_HOURS,
+    GROUPS,
+    TEXT_GROUPS,
+    WARMUP_DAYS,
+    Feature,
+)
 from btc_assets.learning.training import SCALE_FEATURE
 
 NAMES = [feature.name for feature in FEATURES]
@@ -18,12 +26,31 @@ STREAMLINED = (
     "returns_24h",
     "volume_ratio",
     "volatility_regime",
+    "sentiment_mean",
+    "sentiment_count",
+    "sentiment_change_1h",
+    "sentiment_extreme",
+    "social_volume",
+    "social_sentiment",
     "hour_of_day",
 )
 
 
-def test_names_are_unique_and_bars_alone_give_at_least_45() -> None:
-    assert len(set(NAMES)) == len(NAMES) >= 45
+def test_names_are_unique_and_bars_alone_give_76_of_the_100() -> None:
+    assert len(set(NAMES)) == len(NAMES) == 100
+    assert sum(feature.group not in TEXT_GROUPS for feature in FEATURES) == 76
+
+
+def test_features_of_texts_come_after_those_of_bars() -> None:
+    groups = [feature.group for feature in FEATURES]
+    assert groups == sorted(groups, key=GROUPS.index)
+    assert GROUPS[-2:] == TEXT_GROUPS
+
+
+def test_texts_need_no_more_days_than_bars_do() -> None:
+    assert WARMUP_DAYS == 38
+    of_texts = max(feature.warmup_hours for feature in FEATURES if feature.group in TEXT_GROUPS)
+    assert of_texts <= max(feature.warmup_hours for feature in FEATURES if feature.group not in TEXT_GROUPS)
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
@@ -54,9 +81,16 @@ def test_sets_grow_from_streamlined_to_extended() -> None:
     streamlined, comprehensive, extended = (
         set(FEATURE_SETS[name]) for name in ("streamlined", "comprehensive", "extended")
     )
-    assert set(STREAMLINED) <= streamlined < comprehensive < extended
-    assert len(comprehensive) >= 30
-    assert len(extended) >= 45
+    assert streamlined == set(STREAMLINED)
+    assert streamlined < comprehensive < extended == set(NAMES)
+    assert len(streamlined) == 15
+    assert len(comprehensive) == 30
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_a_set_has_features_of_bars_articles_and_posts(name: str) -> None:
+    groups = {feature.group for feature in FEATURES if feature.name in FEATURE_SETS[name]}
+    assert {"price", *TEXT_GROUPS} <= groups
 
 
 def test_the_contract_holds_each_feature_with_its_unit() -> None:

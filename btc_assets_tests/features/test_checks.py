@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets.contracts import HOURLY_FEATURES, HOURLY_LABELS, PRICES
+from btc_assets.contracts import ARTICLES, HOURLY_FEATURES, HOURLY_LABELS, POSTS, PRICES, SENTIMENT_SCORES
 from btc_assets.features import checks
-from btc_assets.features.assets import ASSETS
+from btc_assets.features.assets import ASSETS, hourly_features
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
-from btc_assets.features.causality import POISONING, PREFIX, feature_failures
+from btc_assets.features.causality import POISONING, PREFIX, TEXT_AVAILABILITY, feature_failures, moved, random_texts
 from btc_assets.features.checks import CHECKS, features_that_move, unknown_shares, with_made_up_future
 from btc_assets.features.engine import compute_features
+from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake, by_day
 from btc_assets.partitions import DAILY, key_of
 from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.features.synthetic import store
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 DAYS = [START.date() + timedelta(days=n) for n in range(WARMUP_DAYS + 4)]
@@ -26,10 +29,13 @@ LAST = DAYS[-1]
 Evaluations = dict[str, dg.AssetCheckEvaluation]
 
 
+GIVEN = ("market/prices", "news/articles", "news/posts", "news/sentiment_scores")
+
+
 def job_of(lake: Lake, selection: dg.AssetSelection) -> dg.JobDefinition:
     """Return a job of the feature assets and checks on a lake."""
     definitions = dg.Definitions(
-        assets=[dg.AssetSpec(["market", "prices"], partitions_def=DAILY), *ASSETS],
+        assets=[*(dg.AssetSpec(key.split("/"), partitions_def=DAILY) for key in GIVEN), *ASSETS],
         asset_checks=CHECKS,
         jobs=[dg.define_asset_job("some", selection=selection)],
         resources={"io_manager": lake, "lake": lake},
@@ -43,6 +49,13 @@ def run(lake: Lake, first: date, last: date) -> Evaluations:
     job = job_of(lake, dg.AssetSelection.groups("features"))
     tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
     return {one.check_name: one for one in job.execute_in_process(tags=tags).get_asset_check_evaluations()}
+
+
+def features_alone(lake: Lake, first: date, last: date) -> None:
+    """Materialise the features of a range of days, without checks."""
+    job = job_of(lake, dg.AssetSelection.assets(hourly_features).without_checks())
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
+    assert job.execute_in_process(tags=tags).success
 
 
 def check_alone(lake: Lake, name: str) -> dg.AssetCheckEvaluation:
@@ -104,10 +117,10 @@ def test_a_law_the_engine_breaks_is_named_though_the_stored_rows_are_right(
     """An engine that reads the next bar, put before the laws in place of the project's own."""
     assert evaluations["causality"].passed
 
-    def early(bars: pl.DataFrame) -> pl.DataFrame:
-        return compute_features(bars).with_columns(pl.col("returns_1h").shift(-1))
+    def early(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        return compute_features(bars, texts).with_columns(pl.col("returns_1h").shift(-1))
 
-    monkeypatch.setattr(checks, "feature_failures", lambda bars: feature_failures(bars, early))
+    monkeypatch.setattr(checks, "feature_failures", lambda bars, texts: feature_failures(bars, texts, early))
     broken = check_alone(lake, "causality")
     assert not broken.passed
     assert broken.severity is dg.AssetCheckSeverity.ERROR
@@ -160,11 +173,138 @@ def test_a_day_mostly_unknown_is_a_warning_that_names_the_worst(tmp_path: Path) 
     assert evaluation.severity is dg.AssetCheckSeverity.WARN
 
 
-def test_unknown_order_flow_alone_is_not_counted() -> None:
+def test_unknown_order_flow_and_texts_alone_are_not_counted() -> None:
     bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
     newest = compute_features(bars).tail(24)
     assert unknown_shares(newest) == {}
-    assert any(newest[feature.name].null_count() for feature in FEATURES if feature.group == "flow")
+    for group in ("flow", "sentiment", "social"):
+        assert any(newest[feature.name].null_count() for feature in FEATURES if feature.group == group)
+
+
+# --- with texts --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    """Return articles and posts of all days but a few."""
+    return random_texts(random_walk_bars(24 * len(DAYS), start=START), seed=8)
+
+
+@pytest.fixture(scope="module")
+def told(lake: Lake, texts: Texts, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Return a lake of the same prices, with texts."""
+    made = Lake(root=str(tmp_path_factory.mktemp("told")))
+    for day in DAYS:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        made.write(PRICES, day, bars)
+    store(made, texts)
+    return made
+
+
+@pytest.fixture(scope="module")
+def told_evaluations(told: Lake) -> Evaluations:
+    """Return the evaluations of a run over the newest days, whose texts were gathered."""
+    return run(told, DAYS[-3], LAST)
+
+
+def test_every_check_passes_on_a_run_with_texts(told_evaluations: Evaluations) -> None:
+    assert [name for name, one in told_evaluations.items() if not one.passed] == []
+    assert told_evaluations["causality"].metadata["texts_judged"].value is True
+    assert "bars and texts" in str(told_evaluations["causality"].description)
+
+
+def test_the_asset_stores_what_the_engine_makes_of_the_lake(
+    told: Lake, told_evaluations: Evaluations, texts: Texts
+) -> None:
+    """Partitions of articles, posts or scores that were never materialised are no fault."""
+    assert told_evaluations["causality"].passed
+    made = compute_features(random_walk_bars(24 * len(DAYS), start=START, flow=False), texts)
+    for day in DAYS[-3:]:
+        stored = told.read(HOURLY_FEATURES, day)
+        assert stored is not None
+        assert moved(made.filter(pl.col("open_time").dt.date() == day), stored) == ""
+        assert stored["sentiment_count"].null_count() == 0
+
+
+def test_one_day_alone_is_the_day_of_a_longer_run(told: Lake, told_evaluations: Evaluations) -> None:
+    assert told_evaluations["causality"].passed
+    before = told.read(HOURLY_FEATURES, LAST)
+    features_alone(told, LAST, LAST)
+    again = told.read(HOURLY_FEATURES, LAST)
+    assert before is not None
+    assert again is not None
+    of_texts = [feature.name for feature in FEATURES if feature.group in ("sentiment", "social")]
+    assert again.select(of_texts).equals(before.select(of_texts))
+
+
+def test_a_day_nobody_gathered_is_null_and_a_day_of_silence_is_zero(
+    told: Lake, told_evaluations: Evaluations, tmp_path: Path, texts: Texts
+) -> None:
+    assert told_evaluations["causality"].passed
+    other = Lake(root=str(tmp_path))
+    for day in DAYS:
+        bars = told.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    before = pl.col("available_at").dt.date() < DAYS[-2]
+    store(
+        other,
+        replace(
+            texts,
+            articles=texts.articles.filter(before),
+            posts=texts.posts.filter(before),
+            scores=texts.scores.filter(before),
+            article_days=texts.article_days - {LAST},
+            post_days=texts.post_days - {LAST},
+        ),
+    )
+    features_alone(other, DAYS[-2], LAST)
+    silent, unknown = other.read(HOURLY_FEATURES, DAYS[-2]), other.read(HOURLY_FEATURES, LAST)
+    assert silent is not None
+    assert unknown is not None
+    assert silent["sentiment_count"].to_list() == silent["social_volume"].to_list() == [0.0] * 24
+    assert silent["sentiment_mean"].null_count() == 24
+    assert unknown["sentiment_count"].null_count() == unknown["hours_since_news"].null_count() == 24
+
+
+def test_a_row_made_with_a_later_text_is_found(
+    told: Lake, told_evaluations: Evaluations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same table with the articles of the next hour."""
+    assert told_evaluations["causality"].passed
+    stored = told.read(HOURLY_FEATURES, LAST)
+    assert stored is not None
+    other = Lake(root=str(tmp_path))
+    for contract in (PRICES, ARTICLES, POSTS, SENTIMENT_SCORES):
+        for day in told.days(contract):
+            part = told.read(contract, day)
+            assert part is not None
+            other.write(contract, day, part)
+    other.write(HOURLY_FEATURES, LAST, stored.with_columns(pl.col("sentiment_count").shift(-1)))
+    monkeypatch.setattr(checks, "feature_failures", lambda *_: [])
+    broken = check_alone(other, "causality")
+    assert not broken.passed
+    assert "sentiment_count" in str(broken.description)
+
+
+def test_a_join_that_looks_ahead_is_named(
+    told: Lake, told_evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told_evaluations["causality"].passed
+    monkeypatch.setattr(
+        "btc_assets.features.texts.HOUR_OF_TEXT", pl.col("available_at").dt.offset_by("-1h").dt.truncate("1h")
+    )
+    broken = check_alone(told, "causality")
+    assert not broken.passed
+    assert TEXT_AVAILABILITY in str(broken.description)
+
+
+def test_texts_that_came_in_after_the_features_are_no_fault(texts: Texts) -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars, texts).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars, stored.head(9), LAST, texts) == []
+    assert features_that_move(bars, stored, LAST, None) != []
 
 
 @pytest.mark.parametrize("name", [check.check_key.name for check in CHECKS])

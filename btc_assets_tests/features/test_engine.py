@@ -1,4 +1,7 @@
-"""Every feature against an oracle of its own: TA-Lib where it defines the indicator, arithmetic by hand elsewhere."""
+"""Every feature of the bars against an oracle of its own: TA-Lib where it defines the indicator, arithmetic elsewhere.
+
+Those of texts are in `test_texts.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.contracts import HOURLY_FEATURES
-from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
 from btc_assets.features.causality import stressed
 from btc_assets.features.engine import compute_features, features_between
 from btc_assets_tests.conftest import random_walk_bars
 
 Vector = npt.NDArray[np.float64]
 START = datetime(2018, 1, 1, tzinfo=UTC)
-BY_NAME = {feature.name: feature for feature in FEATURES}
+BY_NAME = {feature.name: feature for feature in FEATURES if feature.group not in TEXT_GROUPS}
 HOURS = 50 * 24
 
 
@@ -76,7 +79,7 @@ TALIB = tuple(talib_oracle(random_walk_bars(300)))
 @pytest.mark.parametrize("kind", ["clean", "rough"])
 def test_an_indicator_equals_talib(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     bars = request.getfixturevalue(kind)
-    made = compute_features(bars, [BY_NAME[name]])[name]
+    made = compute_features(bars, features=[BY_NAME[name]])[name]
     known = made.is_not_null().to_numpy()
     assert known.sum() > 300
     np.testing.assert_allclose(made.to_numpy()[known], talib_oracle(bars)[name][known], rtol=1e-9, atol=1e-10)
@@ -236,7 +239,7 @@ def test_every_feature_has_an_oracle() -> None:
 def test_a_feature_equals_arithmetic_by_hand(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     """Newest rows, where the holes, the unknown flow and the empty hour lie; None must be null, and null None."""
     bars = request.getfixturevalue(kind)
-    made, hand = compute_features(bars, [BY_NAME[name]])[name], Hand(bars)
+    made, hand = compute_features(bars, features=[BY_NAME[name]])[name], Hand(bars)
     rows = range(bars.height - 90, bars.height, 7 if name == "volatility_regime" else 1)
     expected = [BY_HAND[name](hand, i) for i in rows]
     expected = [None if value is None or math.isnan(value) else value for value in expected]
@@ -295,7 +298,7 @@ def test_no_bars_give_a_nan_or_an_infinity(kind: str, clean: pl.DataFrame) -> No
 
 def test_a_feature_is_null_for_its_warm_up_and_known_after_it(clean: pl.DataFrame) -> None:
     made = compute_features(clean)
-    for feature in FEATURES:
+    for feature in BY_NAME.values():
         warm = feature.warmup_hours + GAP_SLACK_HOURS if feature.warmup_hours else 0
         assert made[feature.name].head(warm).null_count() == warm, feature.name
         assert made[feature.name][warm:].null_count() == 0, feature.name
@@ -319,7 +322,7 @@ def test_a_span_is_the_same_rows_of_the_whole(clean: pl.DataFrame) -> None:
     assert span.height == 48
 
 
-_SHORT = [feature for feature in FEATURES if feature.warmup_hours <= 24]
+_SHORT = [feature for feature in BY_NAME.values() if feature.warmup_hours <= 24]
 
 
 @settings(max_examples=25, deadline=None)
@@ -338,7 +341,8 @@ def test_no_row_depends_on_a_later_bar(seed: int, gaps: set[int], unknown: set[i
         .filter(~row.is_in(sorted(gaps)))
     )
     until = pl.col("open_time") <= START + timedelta(hours=cut)
-    whole, prefix = compute_features(bars, _SHORT).filter(until), compute_features(bars.filter(until), _SHORT)
+    whole = compute_features(bars, features=_SHORT).filter(until)
+    prefix = compute_features(bars.filter(until), features=_SHORT)
     assert whole.select(pl.all().is_null()).equals(prefix.select(pl.all().is_null()))
     for feature in _SHORT:
         np.testing.assert_allclose(

@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 
 from btc_assets.lake import Lake
-from btc_assets.market.sources.transport import Limits, Transport
+from btc_assets.market.sources.choose import REMEDY
+from btc_assets.transport import Limits, Transport
 
 DAY = datetime(2018, 5, 5, tzinfo=UTC)
 """A day of the sample's grid, which the tests materialise."""
@@ -96,7 +97,7 @@ def lake(tmp_path: Path) -> Lake:
 def transport(exchange: Exchange, **limits: float) -> Transport:
     """Return an impatient transport to the fake exchange."""
     patience = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0} | limits
-    return Transport(exchange.url, Limits(**patience))  # type: ignore[arg-type]
+    return Transport(exchange.url, Limits(**patience), remedy=REMEDY)  # type: ignore[arg-type]
 
 
 def hours(start: datetime, count: int) -> list[datetime]:

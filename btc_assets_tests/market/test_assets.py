@@ -17,8 +17,8 @@ from btc_assets.market.resources import Market
 from btc_assets.market.sources.answer import closed_between
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.choose import source_of
-from btc_assets.market.sources.protocol import SourceMalformedError
 from btc_assets.settings import Settings
+from btc_assets.transport import SourceMalformedError
 from btc_assets_tests.market.conftest import DAY, bars, hours
 
 HOUR = timedelta(hours=1)

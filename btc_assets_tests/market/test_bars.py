@@ -1,63 +1,394 @@
-"""Laws of hourly bars."""
+"""Laws of hourly bars: what holds of any history, as functions of the code they judge, and claims about single bars.
+
+The laws take the module they judge as an argument, so that `test_bars_mutants` can put the same laws before
+versions of it with a planted bug.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from btc_assets.contracts import PRICES
+from btc_assets.market import bars as real
 from btc_assets.market.bars import BarsError, clean, find_gaps, merge, restated, zone_shift
 from btc_assets.market.sources.files import FileSource
 from btc_assets_tests.market.conftest import DAY, bars, hours
 
 HOUR = timedelta(hours=1)
 CLOSES = st.sampled_from([99.5, 100.0, 100.5])
+VENUES = ("binance", "kraken")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Law:
+    """What must hold of bars, whatever they are.
+
+    Attributes:
+        name: the claim.
+        given: what it is tried on.
+        holds: asserts it, of the code it is given and a case.
+    """
+
+    name: str
+    given: tuple[st.SearchStrategy[Any], ...]
+    holds: Callable[..., None]
+
+    def judge(self, code: ModuleType, *, cases: int, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
+        """Try the law on so many cases, the same ones every time.
+
+        Raises:
+            AssertionError: it does not hold.
+        """
+
+        @settings(
+            max_examples=cases,
+            phases=phases,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(st.tuples(*self.given))
+        def tried(case: tuple[Any, ...]) -> None:
+            self.holds(code, *case)
+
+        tried()
+
+
+LAWS: dict[str, Law] = {}
+
+
+def law(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter a function among the laws, under its name and with what it is tried on."""
+
+    def enter(holds: Callable[..., None]) -> Callable[..., None]:
+        name = holds.__name__.replace("_", " ")
+        LAWS[name] = Law(name, strategies, holds)
+        return holds
+
+    return enter
+
+
+# --- histories to try them on ----------------------------------------------------------------------
+_ROWS = st.tuples(
+    CLOSES,
+    st.sampled_from([0.0, 1.0, 2.0]),
+    st.sampled_from([None, 150.0]),
+    st.sampled_from([None, 1, 2]),
+    st.sampled_from(VENUES),
+    st.sampled_from([None, timedelta(minutes=20), HOUR - timedelta(milliseconds=1)]),
+)
+"""What is told of an hour: close, volume, quote volume, trades, venue, and how long after it opened the bar ended."""
+
+
+def _frame(places: list[int], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+    known = zip(*rows, strict=True) if rows else [[]] * 6
+    close, volume, quote_volume, trades, venue, lasted = (list(column) for column in known)
+    opens = [DAY + n * HOUR for n in places]
+    flat = {"open": 100.0, "high": 101.0, "low": 99.0, "taker_buy_volume": None, "taker_buy_quote_volume": None}
+    told = {"open_time": opens, "close": close, "volume": volume, "quote_volume": quote_volume, "trades": trades}
+    ends = [None if length is None else at + length for at, length in zip(opens, lasted, strict=True)]
+    values = told | {"venue": venue, "close_time": ends} | {name: [value] * len(opens) for name, value in flat.items()}
+    return pl.DataFrame(values, schema_overrides={**PRICES.columns, "close_time": PRICES.columns["open_time"]})
 
 
 @st.composite
-def histories(draw: st.DrawFn, *, twice: bool = False) -> pl.DataFrame:
-    """Bars of some of the hours of two days; with `twice`, some of them more than once."""
-    times = draw(st.lists(st.integers(0, 47), unique=not twice, max_size=40))
-    return bars(
-        [DAY + n * HOUR for n in times],
-        close=[draw(CLOSES) for _ in times],
-        volume=[draw(st.sampled_from([0.0, 1.0, 2.0])) for _ in times],
-        trades=[draw(st.sampled_from([None, 1, 2])) for _ in times],
-        venue=[draw(st.sampled_from(["binance", "kraken"])) for _ in times],
-    )
+def deliveries(draw: st.DrawFn) -> pl.DataFrame:
+    """Bars of some hours in any order, some of them more than once, some of them cut short."""
+    told = draw(st.lists(st.tuples(st.integers(0, 4), _ROWS), max_size=8))
+    frame = _frame([place for place, _ in told], [row for _, row in told])
+    return frame if draw(st.booleans()) else frame.select(list(PRICES.columns))
+
+
+@st.composite
+def two_tellings(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What is stored and what is told now, an hour at most once in each: the same, one value else, all else, or not."""
+    stored, fresh = [], []
+    who = st.sampled_from(["both alike", "one value differs", "all may differ", "stored", "fresh", "neither"])
+    for place, (told, row, other, value) in enumerate(
+        draw(st.lists(st.tuples(who, _ROWS, _ROWS, st.integers(0, 4)), max_size=10))
+    ):
+        if told in ("both alike", "one value differs", "all may differ", "stored"):
+            stored.append((place, row))
+        if told == "one value differs":
+            fresh.append((place, (*row[:value], other[value], *row[value + 1 :])))
+        elif told in ("both alike", "all may differ", "fresh"):
+            fresh.append((place, row if told == "both alike" else other))
+    old, new = (_frame([n for n, _ in bars_], [row for _, row in bars_]) for bars_ in (stored, fresh))
+    return old.select(list(PRICES.columns)), new.select(list(PRICES.columns))
+
+
+def _told(frame: pl.DataFrame) -> list[Row]:
+    return frame.rows(named=True)
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in PRICES.columns)
+
+
+def _by_hour(frame: pl.DataFrame) -> dict[datetime, list[Row]]:
+    found: dict[datetime, list[Row]] = {}
+    for row in _told(frame):
+        found.setdefault(row["open_time"], []).append(row)
+    return found
+
+
+def _completeness(row: Row) -> tuple[bool, float, float]:
+    """What decides between two bars of an hour: whether it saw the hour out, its trades, its volume."""
+    end = row.get("close_time")
+    trades = -1 if row["trades"] is None else row["trades"]
+    return end is None or end - row["open_time"] >= timedelta(seconds=3599), trades, row["volume"]
 
 
 # --- clean -----------------------------------------------------------------------------------------
-@given(histories(twice=True))
-def test_cleaning_twice_is_cleaning_once(frame: pl.DataFrame) -> None:
-    once = clean(frame)
-    again = clean(once.frame)
+@law(deliveries())
+def cleaning_twice_is_cleaning_once(code: ModuleType, frame: pl.DataFrame) -> None:
+    once = code.clean(frame)
+    again = code.clean(once.frame)
     assert again.frame.equals(once.frame)
     assert (again.duplicates, again.conflicts) == (0, 0)
 
 
-@given(histories(twice=True), st.randoms(use_true_random=False))
-def test_the_order_of_rows_decides_nothing(frame: pl.DataFrame, random: object) -> None:
+@law(deliveries(), st.integers(0, 2**16))
+def the_order_of_rows_decides_nothing(code: ModuleType, frame: pl.DataFrame, seed: int) -> None:
     places = list(range(frame.height))
-    random.shuffle(places)  # type: ignore[attr-defined]
-    shuffled = clean(frame[places])
-    assert shuffled.frame.equals(clean(frame).frame)
-    assert shuffled == shuffled.__class__(shuffled.frame, clean(frame).duplicates, clean(frame).conflicts)
+    Random(seed).shuffle(places)
+    one, other = code.clean(frame), code.clean(frame[places])
+    assert other.frame.equals(one.frame)
+    assert (other.duplicates, other.conflicts) == (one.duplicates, one.conflicts)
 
 
-@given(histories(twice=True))
-def test_a_cleaned_history_keeps_its_contract_and_every_hour(frame: pl.DataFrame) -> None:
-    cleaned = clean(frame)
-    assert PRICES.faults(cleaned.frame) == []
-    assert set(cleaned.frame["open_time"]) == set(frame["open_time"])
-    assert cleaned.duplicates == frame.height - cleaned.frame.height
+@law(deliveries())
+def a_cleaned_history_has_each_hour_once_and_in_order(code: ModuleType, frame: pl.DataFrame) -> None:
+    cleaned = code.clean(frame).frame
+    assert cleaned["open_time"].to_list() == sorted(set(frame["open_time"]))
+    assert PRICES.faults(cleaned) == []
 
 
+@law(deliveries())
+def a_kept_bar_is_whole_and_of_one_venue(code: ModuleType, frame: pl.DataFrame) -> None:
+    told = {_values(row) for row in _told(frame)}
+    assert all(_values(row) in told for row in _told(code.clean(frame).frame))
+
+
+@law(deliveries())
+def the_bar_that_saw_most_of_its_hour_is_kept(code: ModuleType, frame: pl.DataFrame) -> None:
+    rivals = _by_hour(frame)
+    for row in _told(code.clean(frame).frame):
+        best = max(_completeness(rival) for rival in rivals[row["open_time"]])
+        assert _values(row) in {_values(r) for r in rivals[row["open_time"]] if _completeness(r) == best}
+
+
+@law(deliveries())
+def duplicates_and_conflicts_are_counted(code: ModuleType, frame: pl.DataFrame) -> None:
+    cleaned, rivals = code.clean(frame), _by_hour(frame)
+    assert cleaned.duplicates == frame.height - len(rivals)
+    assert cleaned.conflicts == sum(len({_values(row) for row in rows}) > 1 for rows in rivals.values())
+
+
+_NUMBERS = ("open", "high", "low", "close", "volume")
+_FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
+
+
+def _sound(row: Row) -> bool:
+    """Whether a bar keeps every law, said without polars."""
+    numbers = [row[name] for name in _NUMBERS]
+    if any(value is None or not math.isfinite(value) for value in numbers):
+        return False
+    flow = [row[name] for name in _FLOW if row[name] is not None]
+    return (
+        row["open_time"] is not None
+        and row["open_time"].timestamp() % 3600 == 0
+        and min(numbers[:4]) > 0
+        and row["volume"] >= 0
+        and all(math.isfinite(value) and value >= 0 for value in flow)
+        and row["low"] == min(numbers[:4])
+        and row["high"] == max(numbers[:4])
+    )
+
+
+@st.composite
+def perhaps_broken(draw: st.DrawFn) -> pl.DataFrame:
+    """A few bars, one value of one of which may be anything."""
+    frame = bars(hours(DAY, draw(st.integers(1, 3))), quote_volume=150.0, trades=7, taker_buy_volume=4.0)
+    place = draw(st.integers(0, frame.height - 1))
+    column = draw(st.sampled_from(["open_time", *_NUMBERS, *_FLOW]))
+    values: dict[str, list[Any]] = {
+        "open_time": [None, DAY + timedelta(minutes=30), DAY + timedelta(microseconds=1), DAY + 9 * HOUR],
+        "trades": [None, -1, 0, 3],
+    }
+    odd = [None, math.nan, math.inf, -math.inf, -1.0, -1e-9, 0.0, 1e-9, 99.0, 99.9, 100.0, 100.1, 101.0, 101.1]
+    value = draw(st.sampled_from(values.get(column, odd)))
+    rows = _told(frame)
+    rows[place] |= {column: value}
+    return pl.DataFrame(rows, schema=PRICES.columns)
+
+
+@law(perhaps_broken())
+def a_bar_that_breaks_a_law_is_never_used(code: ModuleType, frame: pl.DataFrame) -> None:
+    broken = [row for row in _told(frame) if not _sound(row)]
+    fault = code.first_fault(frame)
+    assert (fault is None) == (not broken)
+    assert _refusal(code, frame) == (None if fault is None else f"Bars cannot be used: {fault}.")
+    if broken:
+        assert fault.endswith(f" at {broken[0]['open_time']}")
+
+
+def _refusal(code: ModuleType, frame: pl.DataFrame) -> str | None:
+    try:
+        code.clean(frame)
+    except code.BarsError as error:
+        return str(error)
+    return None
+
+
+# --- gaps ------------------------------------------------------------------------------------------
+@law(st.sets(st.integers(-6, 30)), st.integers(0, 24), st.integers(0, 12))
+def gaps_and_bars_together_are_every_hour(code: ModuleType, present: set[int], first: int, length: int) -> None:
+    gaps = code.find_gaps(bars([DAY + n * HOUR for n in present]), DAY + first * HOUR, DAY + (first + length) * HOUR)
+    told = [start + n * HOUR for start, _, count in gaps.iter_rows() for n in range(count)]
+    assert told == [DAY + n * HOUR for n in range(first, first + length) if n not in present]
+
+
+@law(st.sets(st.integers(0, 30)))
+def a_gap_is_as_long_as_its_ends_are_apart(code: ModuleType, present: set[int]) -> None:
+    gaps = code.find_gaps(bars([DAY + n * HOUR for n in present]), DAY, DAY + 24 * HOUR)
+    assert all(count == (end - start) // HOUR + 1 for start, end, count in gaps.iter_rows())
+    for (_, end, _), (start, _, _) in zip(gaps.iter_rows(), gaps[1:].iter_rows(), strict=False):
+        assert start - end > HOUR, "two gaps with nothing between them are one"
+
+
+# --- merge and restatement -------------------------------------------------------------------------
+def _rank(venue: str, preferred: tuple[str, ...]) -> int:
+    return preferred.index(venue) if venue in preferred else len(preferred)
+
+
+preferences = st.sampled_from([(), ("binance", "kraken"), ("kraken", "binance"), ("kraken",)])
+
+
+@law(two_tellings(), preferences)
+def a_fresh_bar_wins_unless_its_venue_is_less_preferred(
+    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+) -> None:
+    stored, fresh = tellings
+    joined = {row["open_time"]: row for row in _told(stored)}
+    for row in _told(fresh):
+        old = joined.get(row["open_time"])
+        if old is None or _rank(row["venue"], venues) <= _rank(old["venue"], venues):
+            joined[row["open_time"]] = row
+    merged = code.merge(stored, fresh, venues).frame
+    assert [_values(row) for row in _told(merged)] == [_values(joined[hour]) for hour in sorted(joined)]
+
+
+@law(two_tellings(), preferences)
+def what_a_merge_did_adds_up(
+    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+) -> None:
+    stored, fresh = tellings
+    merged = code.merge(stored, fresh, venues)
+    had, came = set(stored["open_time"]), set(fresh["open_time"])
+    old, new = ({row["open_time"]: row for row in _told(frame)} for frame in (stored, merged.frame))
+    worse = [h for h in had & came if _rank(_by_hour(fresh)[h][0]["venue"], venues) > _rank(old[h]["venue"], venues)]
+    assert merged.added == len(came - had)
+    assert merged.kept == len(had - came) + len(worse)
+    assert merged.restated == sorted(hour for hour in had if _values(old[hour]) != _values(new[hour]))
+
+
+@law(two_tellings(), preferences)
+def merging_the_same_answer_again_changes_nothing(
+    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+) -> None:
+    stored, fresh = tellings
+    once = code.merge(stored, fresh, venues)
+    again = code.merge(once.frame, fresh, venues)
+    assert again.frame.equals(once.frame)
+    assert (again.added, again.restated) == (0, [])
+
+
+@law(two_tellings())
+def a_restatement_is_an_hour_both_tell_differently(
+    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame]
+) -> None:
+    old, new = tellings
+    before, after = _by_hour(old), _by_hour(new)
+    changed = [h for h in before.keys() & after.keys() if _values(before[h][0]) != _values(after[h][0])]
+    assert code.restated(old, new) == sorted(changed)
+
+
+# --- time zones ------------------------------------------------------------------------------------
+def _walk(count: int, seed: int = 0) -> pl.DataFrame:
+    """Bars none of which repeats another."""
+    steps = Random(seed)
+    closes = [100.0 + 0.01 * n + steps.choice([0.0, 0.003]) for n in range(count)]
+    return bars(hours(DAY, count), open=[100.0, *closes[:-1]], close=closes, high=[c + 0.5 for c in closes], low=99.0)
+
+
+def _stamped(frame: pl.DataFrame, shift: int) -> pl.DataFrame:
+    return frame.with_columns(pl.col("open_time") + timedelta(hours=shift))
+
+
+ZONES = st.integers(-14, 14)
+
+
+@law(ZONES, st.integers(6, 30), st.integers(0, 9))
+def a_history_of_another_zone_is_told_by_its_offset(code: ModuleType, shift: int, count: int, seed: int) -> None:
+    stored = _walk(60, seed)
+    assert code.zone_shift(stored, _stamped(stored[20 : 20 + count], shift)) == shift
+
+
+@law(st.integers(1, 14), st.integers(0, 5), st.integers(0, 9))
+def a_handful_of_bars_accuses_nobody(code: ModuleType, shift: int, count: int, seed: int) -> None:
+    stored = _walk(60, seed)
+    assert code.zone_shift(stored, _stamped(stored[20 : 20 + count], shift)) == 0
+
+
+@law(ZONES, st.integers(8, 30), st.integers(0, 9))
+def a_history_that_half_agrees_elsewhere_is_no_other_zone(code: ModuleType, shift: int, count: int, seed: int) -> None:
+    stored = _walk(60, seed)
+    part = stored[20 : 20 + count]
+    half = pl.int_range(pl.len()) % 2 == 0
+    restated_half = part.with_columns(pl.when(half).then(pl.col("close") + 0.2).otherwise(pl.col("close")))
+    assert code.zone_shift(stored, _stamped(restated_half, shift)) == 0
+
+
+@law(st.sampled_from(["open", "high", "low", "close"]), ZONES, st.integers(0, 9))
+def bars_equal_in_all_prices_but_one_are_not_the_same(code: ModuleType, price: str, shift: int, seed: int) -> None:
+    stored = _walk(60, seed)
+    other = stored[20:40].with_columns(pl.col(price) + (0.2 if price == "high" else -0.1))
+    assert code.zone_shift(stored, _stamped(other, shift)) == 0
+
+
+@law(st.integers(0, 9), st.booleans(), st.sets(st.integers(1, 29), max_size=24))
+def a_restated_history_of_this_zone_is_accused_of_nothing(
+    code: ModuleType, seed: int, still: bool, changed: set[int]
+) -> None:
+    stored = bars(hours(DAY, 30)) if still else _walk(30, seed)
+    places = pl.int_range(pl.len()).is_in(sorted(changed))
+    fresh = stored.with_columns(pl.when(places).then(pl.col("close") + 0.2).otherwise(pl.col("close")))
+    assert code.zone_shift(stored, fresh) == 0
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_it_holds_that(law: Law) -> None:
+    law.judge(real, cases=60)
+
+
+# --- single bars -----------------------------------------------------------------------------------
 def test_the_complete_bar_wins_over_a_longer_traded_one_that_was_cut_short() -> None:
     frame = bars([DAY, DAY], close=[100.5, 99.5], trades=[10, 99])
     ends = pl.Series("close_time", [DAY + HOUR - timedelta(milliseconds=1), DAY + timedelta(minutes=20)])
@@ -110,17 +441,7 @@ def test_a_bar_off_the_hour_is_refused() -> None:
         clean(bars([DAY + timedelta(minutes=30)]))
 
 
-# --- gaps ------------------------------------------------------------------------------------------
-@given(st.sets(st.integers(0, 60)))
-def test_gaps_and_bars_together_are_every_hour(present: set[int]) -> None:
-    gaps = find_gaps(bars([DAY + n * HOUR for n in sorted(present)]), DAY, DAY + 48 * HOUR)
-    missing = {DAY + n * HOUR for n in range(48)} - {DAY + n * HOUR for n in present}
-    told = {start + n * HOUR for start, _, count in gaps.iter_rows() for n in range(count)}
-    assert told == missing
-    for (_, end, _), (start, _, _) in zip(gaps.iter_rows(), gaps[1:].iter_rows(), strict=False):
-        assert start - end > HOUR, "two gaps with nothing between them are one"
-
-
+# --- single gaps -----------------------------------------------------------------------------------
 def test_a_whole_history_has_no_gap() -> None:
     assert find_gaps(bars(hours(DAY, 48)), DAY, DAY + 48 * HOUR).is_empty()
 
@@ -135,24 +456,7 @@ def test_the_real_history_misses_128_hours_in_28_gaps(shared_data: Path) -> None
     assert gaps.filter(hours=33)["first_missing"].item() == datetime(2018, 2, 8, 1, tzinfo=UTC)
 
 
-# --- merge and restatement -------------------------------------------------------------------------
-@given(histories(), histories())
-def test_merging_never_loses_an_hour(stored: pl.DataFrame, fresh: pl.DataFrame) -> None:
-    merged = merge(stored, fresh, ("binance", "kraken"))
-    assert set(merged.frame["open_time"]) == set(stored["open_time"]) | set(fresh["open_time"])
-    assert PRICES.faults(merged.frame) == []
-    assert merged.added == len(set(fresh["open_time"]) - set(stored["open_time"]))
-    assert merged.restated == restated(stored, merged.frame)
-
-
-@given(histories(), histories())
-def test_merging_the_same_answer_again_changes_nothing(stored: pl.DataFrame, fresh: pl.DataFrame) -> None:
-    once = merge(stored, fresh, ("binance", "kraken"))
-    again = merge(once.frame, fresh, ("binance", "kraken"))
-    assert again.frame.equals(once.frame)
-    assert again.restated == []
-
-
+# --- single merges ---------------------------------------------------------------------------------
 def test_a_restated_bar_takes_the_place_of_the_stored_one() -> None:
     stored, fresh = bars(hours(DAY, 3), trades=[1, 2, 3]), bars(hours(DAY, 3), trades=[1, 9, 3])
     merged = merge(stored, fresh, ("binance",))
@@ -178,17 +482,11 @@ def test_a_change_of_source_replaces_the_bars_of_the_one_before() -> None:
     assert merged.restated == [DAY]
 
 
-# --- time zones ------------------------------------------------------------------------------------
-def _walk(count: int) -> pl.DataFrame:
-    opens = [100.0 + 0.01 * n for n in range(count)]
-    return bars(hours(DAY, count), open=opens, close=[value + 0.01 for value in opens])
-
-
+# --- single zones ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("shift", [9, -5, 1, 14])
 def test_a_history_stamped_in_another_zone_is_told_by_its_offset(shift: int) -> None:
     stored = _walk(24)
-    moved = stored.with_columns(pl.col("open_time") + timedelta(hours=shift))
-    assert zone_shift(stored, moved) == shift
+    assert zone_shift(stored, _stamped(stored, shift)) == shift
 
 
 @pytest.mark.parametrize("fresh", [_walk(24), _walk(3), bars([]), _walk(24).with_columns(pl.col("close") + 0.5)])

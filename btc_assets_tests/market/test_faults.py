@@ -14,13 +14,8 @@ from btc_assets.lake import Lake
 from btc_assets.market.assets import prices
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.binance import BinanceSource
-from btc_assets.market.sources.protocol import (
-    MarketSource,
-    SourceError,
-    SourceMalformedError,
-    SourceRefusedError,
-    SourceUnavailableError,
-)
+from btc_assets.market.sources.protocol import MarketSource
+from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import DAY, Answer, Exchange, bars, hours, kline, klines_from, transport
 
 HOUR = timedelta(hours=1)
@@ -50,7 +45,11 @@ def _changed(place: int, value: object) -> list[list[object]]:
 ROWS = [kline(at) for at in hours(DAY, 12)]
 KST = [kline(at + 9 * HOUR) for at in hours(DAY, 12)]
 FAULTS: dict[str, tuple[list[Answer], type[SourceError], str]] = {
-    "429 on every try": ([Answer(status=429)] * 3, SourceUnavailableError, "HTTP 429, the venue asks us to slow down"),
+    "429 on every try": (
+        [Answer(status=429)] * 3,
+        SourceUnavailableError,
+        "HTTP 429, the service asks us to slow down",
+    ),
     "418 on every try": (
         [Answer(status=418, headers={"Retry-After": "0.01"})] * 3,
         SourceUnavailableError,
@@ -61,11 +60,15 @@ FAULTS: dict[str, tuple[list[Answer], type[SourceError], str]] = {
         SourceUnavailableError,
         "come back in 3600 s, longer than BTC_HTTP_MAX_WAIT_S",
     ),
-    "451": ([Answer(status=451)], SourceRefusedError, "does not serve this location; choose another BTC_MARKET_SOURCE"),
-    "403": ([Answer(status=403)], SourceRefusedError, "HTTP 403, the venue refuses the request"),
+    "451": (
+        [Answer(status=451)],
+        SourceRefusedError,
+        "does not serve this location; check the base URL and symbol, or choose another BTC_MARKET_SOURCE",
+    ),
+    "403": ([Answer(status=403)], SourceRefusedError, "HTTP 403, the service refuses the request"),
     "404": ([Answer(status=404)], SourceRefusedError, "check the base URL and symbol"),
     "redirect": ([Answer(status=302, headers={"Location": "/x"})], SourceRefusedError, "HTTP 302"),
-    "500 on every try": ([Answer(status=500)] * 3, SourceUnavailableError, "HTTP 500, the venue has a fault"),
+    "500 on every try": ([Answer(status=500)] * 3, SourceUnavailableError, "HTTP 500, the service has a fault"),
     "timeout": ([Answer(ROWS, delay_s=5)] * 3, SourceUnavailableError, "no answer within 0.15 s (BTC_HTTP_TIMEOUT_S)"),
     "body cut": ([Answer(ROWS, cut=True)] * 3, SourceUnavailableError, "the connection failed or was cut"),
     "JSON cut": ([Answer(json.dumps(ROWS).encode()[:-200])], SourceMalformedError, "truncated or not JSON"),

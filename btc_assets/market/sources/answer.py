@@ -12,7 +12,7 @@ import polars as pl
 from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES
 from btc_assets.market.bars import first_fault
-from btc_assets.market.sources.protocol import SourceMalformedError
+from btc_assets.transport import SourceMalformedError
 
 REMEDY = "If it stays so, look at the venue's status page or choose another BTC_MARKET_SOURCE."
 """What a person does about an exchange that answers nonsense."""

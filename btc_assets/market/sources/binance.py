@@ -24,8 +24,7 @@ from btc_assets.market.sources.answer import (
     wall_clock,
 )
 from btc_assets.market.sources.files import read_table
-from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
-from btc_assets.market.sources.transport import Transport
+from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
 PAGE = 1000
 """Most klines of one REST answer."""

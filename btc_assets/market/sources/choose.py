@@ -11,8 +11,11 @@ from btc_assets.market.sources.files import FileSource
 from btc_assets.market.sources.kraken import KrakenSource
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.sources.sample import sample_source
-from btc_assets.market.sources.transport import Limits, Transport
 from btc_assets.settings import PROJECT_ROOT, Settings
+from btc_assets.transport import Limits, Transport
+
+REMEDY = "check the base URL and symbol, or choose another BTC_MARKET_SOURCE"
+"""What a person may do where a venue refuses, the end of a sentence."""
 
 
 def source_of(config: Settings) -> MarketSource:
@@ -28,11 +31,15 @@ def source_of(config: Settings) -> MarketSource:
         max_wait_s=config.http_max_wait_s,
         requests_per_second=config.http_requests_per_second,
     )
+
+    def transport(base_url: str) -> Transport:
+        return Transport(base_url, limits, remedy=REMEDY)
+
     sources: dict[str, MarketSource] = {
         "binance": BinanceSource(
-            Transport(config.binance_url, limits), Transport(config.binance_archive_url, limits), config.binance_symbol
+            transport(config.binance_url), transport(config.binance_archive_url), config.binance_symbol
         ),
-        "coinbase": CoinbaseSource(Transport(config.coinbase_url, limits), config.coinbase_product),
-        "kraken": KrakenSource(Transport(config.kraken_url, limits), config.kraken_pair),
+        "coinbase": CoinbaseSource(transport(config.coinbase_url), config.coinbase_product),
+        "kraken": KrakenSource(transport(config.kraken_url), config.kraken_pair),
     }
     return AutoSource(tuple(sources.values())) if config.market_source == "auto" else sources[config.market_source]

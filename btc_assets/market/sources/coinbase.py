@@ -9,7 +9,7 @@ import polars as pl
 
 from btc_assets.clock import HOUR
 from btc_assets.market.sources.answer import bars_of, closed_between, expect_some, in_order, lawful, rows_of, wall_clock
-from btc_assets.market.sources.transport import Transport
+from btc_assets.transport import Transport
 
 PAGE = 300
 """Most candles of one answer; the first and the last hour asked for are both included."""

@@ -15,7 +15,7 @@ import polars as pl
 from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES, UTC_TIME
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
-from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError
+from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "open_time": (

@@ -20,8 +20,7 @@ from btc_assets.market.sources.answer import (
     rows_of,
     wall_clock,
 )
-from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
-from btc_assets.market.sources.transport import Transport
+from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
 REACH_HOURS = 720
 """Hours the endpoint goes back."""

@@ -1,4 +1,4 @@
-"""What every market source promises, and the errors it may raise."""
+"""What every market source promises; its errors are those of `btc_assets.transport`."""
 
 from __future__ import annotations
 
@@ -35,19 +35,3 @@ class MarketSource(Protocol):
             SourceError: there is no answer, or none that can be trusted.
         """
         ...
-
-
-class SourceError(RuntimeError):
-    """A market source gave no bars that can be stored; what is stored stays as it is."""
-
-
-class SourceUnavailableError(SourceError):
-    """The venue is down, too slow or asks for patience; trying later is the remedy."""
-
-
-class SourceRefusedError(SourceError):
-    """The venue understood and will not answer; a person must change something."""
-
-
-class SourceMalformedError(SourceError):
-    """An answer or a file holds something that is not a history of hourly bars."""

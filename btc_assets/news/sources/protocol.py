@@ -1,4 +1,4 @@
-"""What every source of text promises, and the errors it may raise."""
+"""What every source of text promises; its errors are those of `btc_assets.transport`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 
 from btc_assets.contracts import PRICES
 from btc_assets.market.sources.binance import BinanceSource
-from btc_assets.market.sources.protocol import SourceMalformedError
+from btc_assets.transport import SourceMalformedError
 from btc_assets_tests.market.conftest import Answer, Exchange, hours, kline, klines_from, transport
 
 HOUR = timedelta(hours=1)

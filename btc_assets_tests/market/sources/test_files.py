@@ -16,7 +16,7 @@ from btc_assets.contracts import PRICES
 from btc_assets.market.bars import clean
 from btc_assets.market.sources import files
 from btc_assets.market.sources.files import FileSource, read_table
-from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError
+from btc_assets.transport import SourceMalformedError, SourceRefusedError
 from btc_assets_tests.market.conftest import DAY, hours, kline
 
 HOUR = timedelta(hours=1)

@@ -15,7 +15,7 @@ from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.coinbase import CoinbaseSource
 from btc_assets.market.sources.kraken import KrakenSource
-from btc_assets.market.sources.protocol import SourceMalformedError, SourceRefusedError, SourceUnavailableError
+from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import (
     DAY,
     Answer,

@@ -1,0 +1,563 @@
+"""Does a group of features help? The same model on the same folds and seeds, with it and without it.
+
+P(up) of one horizon is fitted for several sets of groups: each group alone, each beside the base group, all of them,
+and all but one. Sets are compared in pairs of which one holds the other, so that every comparison asks about the groups
+that were added:
+
+- a group alone against the base rate, the share of rises in the hours its fold trains on: does it hold anything?
+- the base group and another against the base group: does the other add to it?
+- all against the base group: do the others add to it together?
+- all against all but one: is that one missed when the rest is there?
+
+Both sides of a comparison learn from the same hours and are judged on the same hours, which are those in which every
+group that takes part is known. A group that a set lacks is there as columns of unknown values (see `_only`). A set is
+judged by its log-loss averaged over seeds, hour by hour; the difference of two sets gets the test of Diebold & Mariano
+(1995) with a Newey-West variance, and the p-values of all comparisons are corrected together (Holm, 1979). The verdict
+rests on that p-value alone.
+
+The paired t-test and Cohen's d over folds and seeds are reported beside it, and the test is optimistic: the seeds of a
+fold share its hours, and expanding folds share most of what they train on, so there are fewer independent pairs than
+are counted. It tells how steady a difference is from fit to fit, not whether it would come again on other hours.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from btc_assets.contracts import FEATURE_GROUP_STUDY, HORIZONS
+from btc_assets.features.catalog import FEATURES
+from btc_assets.learning import evaluation
+from btc_assets.learning.evaluation import Floats
+from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
+from btc_assets.learning.training import row_weights, side_by_side, up
+
+BASE = "price"
+"""The group everything else is added to: all that is made from bars."""
+GROUPS_OF_BARS = ("price", "flow", "regime", "time")
+"""Groups of the catalogue that are made from bars; the study takes them as one."""
+BASE_RATE = "base rate"
+"""What a group alone is compared with: the forecast of a model without features."""
+LEAST_SEEDS = 5
+"""Fewest seeds: with fewer, what differs from seed to seed is taken for what differs between groups."""
+LEAST_TEST_HOURS = 24
+"""Fewest hours a fold is tested on once the hours in which a group is not known are gone."""
+LEVEL = 0.05
+"""Chance of any verdict but `cannot tell` in a whole study, were no group to change anything."""
+
+Groups = tuple[str, ...]
+"""Names of groups, the base first and the others by name; empty for the base rate."""
+
+
+class DifferentHoursError(ValueError):
+    """Two sets of groups were judged on different hours, so that their difference means nothing."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Out-of-sample forecasts of one set of groups, over all folds, oldest first.
+
+    Attributes:
+        groups: the set.
+        fold: fold of each hour, (n,).
+        open_time: (n,) polars Datetime series, UTC.
+        log_return: what happened, fraction, (n,).
+        seeds: of the fits.
+        p_up: probability of a rise by seed, (seeds, n).
+    """
+
+    groups: Groups
+    fold: npt.NDArray[np.int64]
+    open_time: pl.Series
+    log_return: Floats
+    seeds: tuple[int, ...]
+    p_up: Floats
+
+    @property
+    def losses(self) -> Floats:
+        """Negative log-likelihood of each seed and hour, nats, (seeds, n)."""
+        return evaluation.log_losses(self.p_up, np.broadcast_to(self.log_return > 0, self.p_up.shape))
+
+    @property
+    def fold_losses(self) -> Floats:
+        """Mean log-loss of each fold and seed, nats, (folds * seeds,), seeds next to each other."""
+        losses = self.losses
+        return np.concatenate([losses[:, self.fold == fold].mean(axis=1) for fold in np.unique(self.fold)])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of a study.
+
+    Attributes:
+        rows: FEATURE_GROUP_STUDY rows.
+        notes: sentences for a person: which hours and groups were used, and the verdict of each group.
+    """
+
+    rows: pl.DataFrame
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The hours and groups a study rests on.
+
+    Attributes:
+        rows: labelled rows in which every group is known, with the features of those groups.
+        folds: CV_FOLDS records, the oldest first.
+        columns: places of each group's features in `rows.inputs`, ascending.
+        notes: sentences about what was left out.
+    """
+
+    rows: Rows
+    folds: list[dict[str, Any]]
+    columns: dict[str, list[int]]
+    notes: list[str]
+
+
+def feature_groups(names: Iterable[str]) -> dict[str, Groups]:
+    """Return features by the groups of the study: those made from bars as `price`, the others as in the catalogue.
+
+    Args:
+        names: of features.
+
+    Raises:
+        ValueError: the catalogue does not know a name.
+    """
+    group_of = {feature.name: feature.group for feature in FEATURES}
+    found: dict[str, Groups] = {}
+    for name in names:
+        if name not in group_of:
+            raise ValueError(f"the catalogue declares no feature {name!r}")
+        group = BASE if group_of[name] in GROUPS_OF_BARS else group_of[name]
+        found[group] = (*found.get(group, ()), name)
+    return found
+
+
+def study_groups(
+    rows: Rows,
+    folds: pl.DataFrame,
+    groups: Mapping[str, Collection[str]],
+    parameters: BoostingParameters,
+    *,
+    seeds: Sequence[int],
+    threads: int,
+    horizon: int = HORIZONS[0],
+) -> Study:
+    """Compare sets of feature groups on identical hours, folds and seeds; see the module.
+
+    Args:
+        rows: labelled rows of a cutoff's window, see `folds.labelled_rows`, with every feature of the groups.
+        folds: CV_FOLDS rows of one cutoff; those of `horizon` are used.
+        groups: names of features by group, see `feature_groups`; their order changes nothing.
+        parameters: of P(up), the same for every set.
+        seeds: of the fits, at least `LEAST_SEEDS` different ones.
+        threads: fits at a time, one thread each.
+        horizon: hours ahead.
+
+    Raises:
+        NotEnoughHistoryError: no group is known in enough hours of every fold.
+        ValueError: there are too few seeds, no folds or folds of several cutoffs; or the groups name a feature that
+            the rows lack, or one feature twice.
+    """
+    own = folds.filter(pl.col("horizon_hours") == horizon).sort("fold")
+    _refuse_nonsense(rows, own, groups, seeds)
+    sample = _sample(rows, list(own.iter_rows(named=True)), groups)
+    pairs = comparisons(tuple(sample.columns))
+    wanted = sorted({one for pair in pairs for one in pair if one}, key=_order)
+    tasks = [(chosen, fold) for chosen in wanted for fold in sample.folds]
+
+    def forecast(task: tuple[Groups, dict[str, Any]]) -> Floats:
+        chosen, fold = task
+        train, test = split(_only(sample, chosen), fold)
+        weights, rose = row_weights(train, horizon, parameters.half_life_days), up(train)
+        model = GradientBoosting(parameters, seed=seeds[0], threads=1)
+        found = []
+        for seed in seeds:  # one forecaster, so that the seeds share the binned rows
+            model.seed = seed
+            found.append(model.fit_direction(train.inputs, rose, weights).p_up(test.inputs))
+        return np.stack(found)
+
+    made = side_by_side(forecast, tasks, threads)
+    parts = {(chosen, fold["fold"]): p_up for (chosen, fold), p_up in zip(tasks, made, strict=True)}
+    judged = {
+        chosen: _judged(chosen, sample, [parts[chosen, fold["fold"]] for fold in sample.folds], seeds)
+        for chosen in wanted
+    }
+    judged[()] = _judged((), sample, _base_rates(sample, parameters, horizon, len(seeds)), seeds)
+    records = [compare(judged[ours], judged[theirs], horizon=horizon) for ours, theirs in pairs]
+    corrected = holm([record["dm_p_value"] for record in records])
+    frame = pl.DataFrame(
+        [
+            {
+                **record,
+                "cutoff": own["cutoff"][0],
+                "horizon_hours": horizon,
+                "holm_p_value": p_value,
+                "verdict": verdict(record["difference"], p_value),
+            }
+            for record, p_value in zip(records, corrected, strict=True)
+        ],
+        schema=FEATURE_GROUP_STUDY.columns,
+    ).sort(FEATURE_GROUP_STUDY.key)
+    return Study(frame, (*sample.notes, *_notes(frame, judged[wanted[0]], sample)))
+
+
+def comparisons(groups: Iterable[str]) -> list[tuple[Groups, Groups]]:
+    """Return the pairs (set, the set it is compared with) of a study of some groups; the former holds the latter.
+
+    The base rate is the empty set. Without the base group there is nothing to add to, so each group is compared with
+    the base rate, and all with all but one.
+    """
+    whole = tuple(sorted(groups, key=_rank))
+    pairs: list[tuple[Groups, Groups]] = [((group,), ()) for group in whole]
+    if BASE in whole:
+        pairs += [((BASE, group), (BASE,)) for group in whole if group != BASE]
+        pairs.append((whole, (BASE,)))
+    pairs += [(whole, tuple(group for group in whole if group != left_out)) for left_out in whole]
+    return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
+
+
+def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
+    """Compare two sets on the same hours and seeds.
+
+    Returns:
+        The columns of FEATURE_GROUP_STUDY that concern this pair alone: all but cutoff, horizon_hours, holm_p_value
+        and verdict.
+
+    Raises:
+        DifferentHoursError: they were not judged on the same hours, folds, outcomes and seeds.
+    """
+    _refuse_other_hours(ours, theirs)
+    losses, others = ours.losses.mean(axis=0), theirs.losses.mean(axis=0)
+    difference = evaluation.mean(losses - others, horizon=horizon)
+    paired = evaluation.paired_folds(ours.fold_losses, theirs.fold_losses)
+    areas = [evaluation.auc(p_up, ours.log_return) for p_up in ours.p_up]
+    return {
+        "groups": label(ours.groups),
+        "against": label(theirs.groups),
+        "log_loss": float(losses.mean()),
+        "log_loss_against": float(others.mean()),
+        "difference": difference.value,
+        "lower": difference.lower,
+        "upper": difference.upper,
+        "accuracy": float(np.mean([evaluation.accuracy(p_up, ours.log_return) for p_up in ours.p_up])),
+        "auc": None if None in areas else float(np.mean(np.array(areas, dtype=np.float64))),
+        "t_p_value": paired.p_value,
+        "dm_p_value": diebold_mariano(losses - others, horizon=horizon),
+        "cohens_d": paired.effect,
+        "n": len(losses),
+        "folds": len(np.unique(ours.fold)),
+        "seeds": len(ours.seeds),
+    }
+
+
+def diebold_mariano(difference: Floats, *, horizon: int) -> float | None:
+    """Return the two-sided p-value that losses differ by nothing on average (Diebold & Mariano, 1995).
+
+    The variance is the one of `evaluation.mean`, Newey-West with `evaluation.hac_lags`: more lags than the horizon
+    alone asks for, because features move slowly, and with them the difference of two models. So p is below 0.05
+    where the interval of that mean leaves out 0. A difference that never varies is 1 where it is 0, else unknown.
+
+    Args:
+        difference: of two losses, hour by hour, (n,).
+        horizon: hours ahead.
+    """
+    centre = float(difference.mean())
+    variance = evaluation.hac_variance_of_mean(difference, horizon=horizon)
+    if variance <= 0 or np.ptp(difference) < _NOTHING:
+        return 1.0 if abs(centre) < _NOTHING else None
+    return math.erfc(abs(centre) / math.sqrt(2 * variance))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number (Holm, 1979); an unknown one stays unknown and is not counted."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[place] = largest
+    return corrected
+
+
+def verdict(difference: float, holm_p_value: float | None) -> str:
+    """Say what the added groups do to the log-loss: helps, hurts or cannot tell."""
+    if holm_p_value is None or holm_p_value >= LEVEL:
+        return "cannot tell"
+    return "helps" if difference < 0 else "hurts"
+
+
+def label(groups: Groups) -> str:
+    """Return a set of groups as the tables name it."""
+    return "+".join(groups) or BASE_RATE
+
+
+# --- which hours -----------------------------------------------------------------------------------
+def _refuse_nonsense(
+    rows: Rows, folds: pl.DataFrame, groups: Mapping[str, Collection[str]], seeds: Sequence[int]
+) -> None:
+    if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
+        raise ValueError(f"a study needs at least {LEAST_SEEDS} different seeds, got {list(seeds)}")
+    if folds.is_empty() or folds["cutoff"].n_unique() > 1:
+        cutoffs = folds["cutoff"].unique().sort().to_list()
+        raise ValueError(f"a study needs the folds of one cutoff, got those of {[str(day) for day in cutoffs]}")
+    names = [name for members in groups.values() for name in members]
+    if strangers := sorted(set(names) - set(rows.names)):
+        raise ValueError(f"the rows hold no feature {', '.join(strangers)}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"a feature belongs to one group, but {', '.join(twice)} is given to two")
+
+
+def _sample(rows: Rows, folds: list[dict[str, Any]], groups: Mapping[str, Collection[str]]) -> _Sample:
+    """Choose the groups that are known long enough, and the hours in which all of them are.
+
+    The base comes first, then the group that is known in the most hours; each joins if every fold is left with
+    enough hours to train and to test on.
+    """
+    inside = np.zeros(len(rows), dtype=bool)
+    for fold in folds:
+        for first, last in ((fold["train_start"], fold["train_end"]), (fold["test_start"], fold["test_end"])):
+            inside |= ((rows.open_time >= first) & (rows.open_time <= last)).to_numpy()
+    known = np.isfinite(rows.inputs)
+    columns = {
+        group: [place for place, name in enumerate(rows.names) if name in set(members) and known[inside, place].any()]
+        for group, members in groups.items()
+    }
+    hours = {group: known[:, places].any(axis=1) & inside for group, places in columns.items()}
+    kept: list[str] = []
+    used, notes = inside, list[str]()
+    for group in sorted(groups, key=lambda name: (name != BASE, -int(hours[name].sum()), name)):
+        if not hours[group].any():
+            notes.append(f"{group} is left out: nothing of it is known in the window.")
+        elif short := _too_short(rows, folds, used & hours[group]):
+            beside = f" together with {' and '.join(kept)}" if kept else ""
+            notes.append(f"{group} is left out: {short} in which it is known{beside}.")
+        else:
+            kept.append(group)
+            used = used & hours[group]
+    if not kept:
+        raise NotEnoughHistoryError(
+            f"the study has no group to work with: {' '.join(notes) or 'none was given.'} Materialise features of the "
+            "window first"
+        )
+    names = sorted(kept, key=_rank)
+    share = (
+        f"Used, by every set alike: the {used.sum():,} of {inside.sum():,} labelled hours of the folds in which "
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are all'} known, to train on as well as to test on."
+    )
+    places = sorted(place for group in names for place in columns[group])
+    within = Rows(
+        rows.open_time.filter(pl.Series(used)),
+        rows.inputs[used][:, places],
+        rows.log_return[used],
+        tuple(rows.names[place] for place in places),
+    )
+    own = {group: [places.index(place) for place in columns[group]] for group in names}
+    return _Sample(within, folds, own, [share, *notes])
+
+
+def _too_short(rows: Rows, folds: list[dict[str, Any]], used: npt.NDArray[np.bool_]) -> str:
+    """Say which fold would be left with too few hours; empty where none is."""
+    kept = Rows(rows.open_time.filter(pl.Series(used)), rows.inputs[used][:, :0], rows.log_return[used], ())
+    for fold in folds:
+        train, test = split(kept, fold)
+        if len(train) < MIN_TRAIN_ROWS or len(test) < LEAST_TEST_HOURS:
+            return (
+                f"fold {fold['fold']} needs {MIN_TRAIN_ROWS} hours to train on and {LEAST_TEST_HOURS} to test on, "
+                f"and has {len(train)} and {len(test)}"
+            )
+    return ""
+
+
+def _only(sample: _Sample, chosen: Groups) -> Rows:
+    """Return the rows as a model that is given these groups sees them: all columns, the other groups' unknown.
+
+    Were the columns left out instead, a tree that samples a share of them would see another share of those that stay,
+    rounded as their number happens to fall, and noise could help by that alone. So each column has the same chance in
+    every set, and with one seed the same trees see it.
+    """
+    inputs = np.full_like(sample.rows.inputs, np.nan)
+    columns = [place for group in chosen for place in sample.columns[group]]
+    inputs[:, columns] = sample.rows.inputs[:, columns]
+    return replace(sample.rows, inputs=inputs)
+
+
+# --- forecasts -------------------------------------------------------------------------------------
+def _judged(chosen: Groups, sample: _Sample, parts: Sequence[Floats], seeds: Sequence[int]) -> Judged:
+    """Set the forecasts of a set's folds, (seeds, n) each, beside what happened."""
+    tests = [split(sample.rows, fold)[1] for fold in sample.folds]
+    return Judged(
+        groups=chosen,
+        fold=np.concatenate([np.full(len(t), f["fold"]) for f, t in zip(sample.folds, tests, strict=True)]),
+        open_time=pl.concat([test.open_time for test in tests]),
+        log_return=np.concatenate([test.log_return for test in tests]),
+        seeds=tuple(seeds),
+        p_up=np.concatenate(parts, axis=1),
+    )
+
+
+def _base_rates(sample: _Sample, parameters: BoostingParameters, horizon: int, seeds: int) -> list[Floats]:
+    """Return what a model without features would say in each fold, (seeds, n): the weighted share of rises before."""
+    found = []
+    for fold in sample.folds:
+        train, test = split(sample.rows, fold)
+        rate = np.average(up(train), weights=row_weights(train, horizon, parameters.half_life_days))
+        found.append(np.full((seeds, len(test)), rate))
+    return found
+
+
+def _refuse_other_hours(ours: Judged, theirs: Judged) -> None:
+    same = (
+        ours.open_time.equals(theirs.open_time)
+        and np.array_equal(ours.fold, theirs.fold)
+        and np.array_equal(ours.log_return, theirs.log_return)
+        and ours.seeds == theirs.seeds
+        and ours.p_up.shape == theirs.p_up.shape == (len(ours.seeds), len(ours.open_time))
+    )
+    if not same:
+        raise DifferentHoursError(
+            f"{label(ours.groups)} was judged on {len(ours.open_time):,} hours and {len(ours.seeds)} seeds and "
+            f"{label(theirs.groups)} on {len(theirs.open_time):,} and {len(theirs.seeds)}, and they are not the same "
+            "ones in the same folds; only forecasts of the same hours can be compared"
+        )
+
+
+# --- telling ---------------------------------------------------------------------------------------
+def as_markdown(rows: pl.DataFrame) -> str:
+    """Return a study as a Markdown table, a comparison a line; differences in thousandths of a nat.
+
+    Args:
+        rows: FEATURE_GROUP_STUDY rows of one cutoff and horizon.
+    """
+    lines = [" | ".join(("| asks about", *_HEADINGS, "verdict |")), "|---" * (len(_HEADINGS) + 2) + "|"]
+    for row in _in_order(rows):
+        cells = [
+            "+".join(_added(row)),
+            row["groups"],
+            row["against"],
+            _difference(row),
+            f"{row['log_loss']:.5f}",
+            f"{row['accuracy']:.2%}",
+            _shown(row["auc"], ".4f"),
+            *(_shown(row[name], ".2g") for name in ("dm_p_value", "holm_p_value", "t_p_value")),
+            _shown(row["cohens_d"], ".2f"),
+            row["verdict"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def picture(rows: pl.DataFrame) -> bytes:
+    """Draw each comparison's difference of log-loss with its 95 % interval, as a small PNG; left of 0 helps.
+
+    Args:
+        rows: FEATURE_GROUP_STUDY rows of one cutoff and horizon.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ordered = _in_order(rows)
+    colours = {"helps": "tab:green", "hurts": "tab:red", "cannot tell": "tab:grey"}
+    figure = Figure(figsize=(7.0, 1.2 + 0.28 * len(ordered)), dpi=80, layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(reversed(ordered)):
+        middle = row["difference"]
+        ends = [middle if row[end] is None else row[end] for end in ("lower", "upper")]
+        axes.plot(np.array(ends) * 1e3, [place, place], color=colours[row["verdict"]], linewidth=2)
+        axes.plot([middle * 1e3], [place], "o", color=colours[row["verdict"]], markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(ordered)), [f"{row['groups']} against {row['against']}" for row in reversed(ordered)])
+    axes.set_xlabel("difference of log-loss, 0.001 nats; left of 0 is better", fontsize=8)
+    axes.set_title(f"What groups of features add, {ordered[0]['horizon_hours']} h, n = {ordered[0]['n']:,}", fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _notes(frame: pl.DataFrame, judged: Judged, sample: _Sample) -> list[str]:
+    """Return sentences about the hours judged and the verdict of each group."""
+    trained = [len(split(sample.rows, fold)[0]) for fold in sample.folds]
+    purge = min(fold["purge_hours"] for fold in sample.folds)
+    notes = [
+        (
+            f"Every set was fitted with seeds {_listed(map(str, judged.seeds))} on {len(sample.folds)} folds of "
+            f"{min(trained):,} to {max(trained):,} hours, purged by {purge} h, and judged on the same "
+            f"{len(judged.open_time):,} hours from {judged.open_time[0]:%Y-%m-%d} to {judged.open_time[-1]:%Y-%m-%d}."
+        )
+    ]
+    ordered = _in_order(frame)
+    for group in sample.columns:
+        said = [
+            f"{row['verdict']} ({row['groups']} against {row['against']}: {_difference(row)})"
+            for row in ordered
+            if _added(row) == [group]
+        ]
+        notes.append(f"{group}: {'; '.join(said)}, in thousandths of a nat, below 0 is better.")
+    return notes
+
+
+def _in_order(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the comparisons in the order of the questions: alone, added, together, missed."""
+    return sorted(
+        rows.iter_rows(named=True),
+        key=lambda row: (_order(_groups(row["against"])), _order(_groups(row["groups"]))),
+    )
+
+
+def _groups(named: str) -> Groups:
+    return () if named == BASE_RATE else tuple(named.split("+"))
+
+
+def _added(row: Mapping[str, Any]) -> list[str]:
+    """Return the groups a comparison asks about: those that the other side lacks."""
+    against = _groups(row["against"])
+    return [group for group in _groups(row["groups"]) if group not in against]
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    if row["lower"] is None or row["upper"] is None:
+        return f"{row['difference'] * 1e3:+.2f}"
+    return f"{row['difference'] * 1e3:+.2f} ({row['lower'] * 1e3:+.2f} to {row['upper'] * 1e3:+.2f})"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _rank(group: str) -> tuple[bool, str]:
+    return group != BASE, group
+
+
+def _order(groups: Groups) -> tuple[int, list[tuple[bool, str]]]:
+    return len(groups), [_rank(group) for group in groups]
+
+
+_NOTHING = 1e-15
+_HEADINGS = (
+    "groups",
+    "against",
+    "difference, 0.001 nats",
+    "log-loss",
+    "accuracy",
+    "AUC",
+    "DM p",
+    "Holm p",
+    "t p",
+    "Cohen's d",
+)

@@ -1,0 +1,39 @@
+"""The embedded sample of texts, written for this project, 2019-07-01 to 2019-09-30; see data/sample/README.md."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from btc_assets.news.sources.files import TextFiles
+from btc_assets.news.sources.protocol import Delivery, Kind
+from btc_assets.settings import PROJECT_ROOT
+
+NAME = "synthetic_sample"
+"""Name of the source; it is on every row, so that nobody takes these texts for news."""
+ARTICLES_FILE = PROJECT_ROOT / "data" / "sample" / "synthetic_articles.jsonl"
+POSTS_FILE = PROJECT_ROOT / "data" / "sample" / "synthetic_posts.jsonl"
+LAG = timedelta(minutes=10)
+
+
+class SampleSource:
+    """Synthetic articles and posts; none of them was ever published, and none was derived from prices."""
+
+    name = NAME
+    kinds: tuple[Kind, ...] = ("article", "post")
+    live = False
+    lag = LAG
+    rhythm: timedelta | None = None
+
+    def __init__(self) -> None:
+        self._files = (
+            TextFiles(str(ARTICLES_FILE), "article", LAG, name=NAME),
+            TextFiles(str(POSTS_FILE), "post", LAG, name=NAME),
+        )
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
+        """Return the texts that may have become available in the span; see `TextSource.fetch`."""
+        deliveries = [files.fetch(first, last, now) for files in self._files]
+        return Delivery(
+            [item for delivery in deliveries for item in delivery.items],
+            [fault for delivery in deliveries for fault in delivery.faults],
+        )

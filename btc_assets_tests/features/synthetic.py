@@ -1,0 +1,152 @@
+"""Synthetic articles and posts: written by hand, or made up and filled in to whole tables of a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import polars as pl
+
+from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES, Contract
+from btc_assets.features.texts import Texts
+from btc_assets.lake import Lake, by_day
+
+DIGEST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Said:
+    """One text.
+
+    Attributes:
+        at: when it became available, UTC.
+        score: of its sentiment; None where it was not scored.
+        outlet: who said it, or the platform.
+        number: identity; texts of the same number are revisions of one.
+        story: number of the first of its story; None for itself. A post of another story is a repost.
+        revision: 0 is the first.
+        published_at: what the publisher says, UTC.
+    """
+
+    at: datetime
+    score: float | None = 0.5
+    outlet: str = "one.example"
+    number: int = 0
+    story: int | None = None
+    revision: int = 0
+    published_at: datetime | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first of its story."""
+        return self.story in (None, self.number)
+
+
+def identity(kind: str, number: int) -> str:
+    """Return an id of 32 hex digits."""
+    return f"{'a' if kind == 'article' else 'b'}{number:031x}"
+
+
+def texts_of(
+    articles: Sequence[Said] = (),
+    posts: Sequence[Said] = (),
+    article_days: Collection[date] | None = None,
+    post_days: Collection[date] | None = None,
+) -> Texts:
+    """Return texts written by hand; without days, those of the texts were gathered."""
+    article_rows, post_rows, scores = tables_of(articles, posts)
+    return Texts.of(
+        article_rows.lazy(),
+        post_rows.lazy(),
+        scores.lazy(),
+        {one.at.date() for one in articles} if article_days is None else article_days,
+        {one.at.date() for one in posts} if post_days is None else post_days,
+    )
+
+
+def tables_of(articles: Sequence[Said], posts: Sequence[Said]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return the ARTICLES, POSTS and SENTIMENT_SCORES rows of texts written by hand."""
+    article_rows = [
+        {
+            "article_id": identity("article", one.number),
+            "revision": one.revision,
+            "story_id": identity("article", one.number if one.story is None else one.story),
+            "outlet": one.outlet,
+            "published_at": one.published_at,
+            "available_at": one.at,
+        }
+        for one in articles
+    ]
+    post_rows = [
+        {
+            "post_id": identity("post", one.number),
+            "revision": one.revision,
+            "platform": one.outlet,
+            "is_repost": not one.is_first,
+            "published_at": one.published_at,
+            "available_at": one.at,
+        }
+        for one in posts
+    ]
+    score_rows = [
+        {
+            "kind": kind,
+            "item_id": identity(kind, one.number),
+            "scorer": "by hand",
+            "is_primary": True,
+            "score": one.score,
+            "available_at": one.at,
+        }
+        for kind, said in (("article", articles), ("post", posts))
+        for one in said
+        if one.score is not None and one.revision == 0
+    ]
+    return (
+        filled_in(ARTICLES, pl.DataFrame(article_rows, schema=_some(ARTICLES, article_rows))),
+        filled_in(POSTS, pl.DataFrame(post_rows, schema=_some(POSTS, post_rows))),
+        filled_in(SENTIMENT_SCORES, pl.DataFrame(score_rows, schema=_some(SENTIMENT_SCORES, score_rows))),
+    )
+
+
+def _some(contract: Contract, rows: Sequence[Mapping[str, object]]) -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Return the part of a contract's schema that rows fill; the whole of it where there are none."""
+    return {name: dtype for name, dtype in contract.columns.items() if not rows or name in rows[0]}
+
+
+def filled_in(contract: Contract, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of a whole table from the columns features read, in key order."""
+    rest: dict[str, pl.Expr] = {
+        "source": pl.lit("synthetic"),
+        "url": pl.lit(None, pl.String),
+        "title": pl.lit("a title"),
+        "summary": pl.lit(""),
+        "text": pl.lit("a text"),
+        "channel": pl.lit(""),
+        "precision": pl.lit("second"),
+        "points": pl.lit(None, pl.Int64),
+        "comments": pl.lit(None, pl.Int64),
+        "scorer_version": pl.lit("1"),
+        "weights_digest": pl.lit(DIGEST),
+        "text_digest": pl.lit(DIGEST),
+        "truncated": pl.lit(value=False),
+        "p_negative": (-pl.col("score")).clip(0) if "score" in frame.columns else pl.lit(0.0),
+        "p_positive": pl.col("score").clip(0) if "score" in frame.columns else pl.lit(0.0),
+        "p_neutral": 1 - pl.col("score").abs() if "score" in frame.columns else pl.lit(0.0),
+    }
+    lacking = [rest[name].alias(name) for name in contract.columns if name not in frame.columns]
+    return frame.with_columns(lacking).select(list(contract.columns)).cast(contract.columns).sort(contract.key)
+
+
+def store(lake: Lake, texts: Texts) -> None:
+    """Write texts to a lake as the news domain would: a partition a day gathered, empty where nobody said anything."""
+    article_days, post_days = sorted(texts.article_days), sorted(texts.post_days)
+    tables = (
+        (ARTICLES, texts.articles, article_days),
+        (POSTS, texts.posts, post_days),
+        (SENTIMENT_SCORES, texts.scores, sorted(texts.article_days | texts.post_days)),
+    )
+    for contract, frame, days in tables:
+        for day, part in by_day(contract, filled_in(contract, frame), days):
+            assert contract.faults(part) == []
+            lake.write(contract, day, part)

@@ -1,0 +1,477 @@
+"""The group study: it finds the group that carries a signal, and finds nothing where there is nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+from statsmodels.tsa.stattools import diebold_mariano_test
+
+from btc_assets.contracts import FEATURE_GROUP_STUDY
+from btc_assets.features.catalog import FEATURES
+from btc_assets.learning import group_study
+from btc_assets.learning.evaluation import Floats, hac_lags
+from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.folds import NotEnoughHistoryError, Rows, make_folds, split
+from btc_assets.learning.group_study import (
+    BASE_RATE,
+    LEVEL,
+    DifferentHoursError,
+    Groups,
+    Judged,
+    Study,
+    as_markdown,
+    compare,
+    comparisons,
+    diebold_mariano,
+    feature_groups,
+    holm,
+    picture,
+    study_groups,
+    verdict,
+)
+from btc_assets.learning.training import row_weights, up
+
+CUTOFF = date(2018, 6, 4)
+DAYS, TEST_DAYS, MEMBERS = 60, 14, 3
+SMALL = BoostingParameters(rounds=20, max_depth=2, eta=0.08, min_child_weight=10.0)
+SEEDS = (1, 2, 3, 4, 5)
+
+
+def grouped_rows(strengths: Mapping[str, float], *, seed: int) -> Rows:
+    """Return hourly rows whose return leans on the first feature of each group by its strength."""
+    rng = np.random.default_rng(seed)
+    hours = DAYS * 24 - 1
+    start = datetime(CUTOFF.year, CUTOFF.month, CUTOFF.day, tzinfo=UTC) - timedelta(days=DAYS)
+    times = pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
+    inputs = rng.normal(size=(hours, MEMBERS * len(strengths)))
+    leaning = inputs[:, ::MEMBERS] @ np.array(list(strengths.values()))
+    names = tuple(f"{group}_{member}" for group in strengths for member in range(MEMBERS))
+    return Rows(times, inputs.astype(np.float32), 0.005 * (leaning + rng.normal(size=hours)), names)
+
+
+def groups_of(rows: Rows) -> dict[str, Groups]:
+    """Return the features of `grouped_rows` by group."""
+    found: dict[str, Groups] = {}
+    for name in rows.names:
+        group = name.rsplit("_", 1)[0]
+        found[group] = (*found.get(group, ()), name)
+    return found
+
+
+def folds_of(rows: Rows, test_days: int = TEST_DAYS) -> pl.DataFrame:
+    return make_folds({1: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=test_days)
+
+
+def studied(
+    rows: Rows, groups: Mapping[str, Collection[str]] | None = None, *, threads: int = 2, seeds: Sequence[int] = SEEDS
+) -> Study:
+    return study_groups(rows, folds_of(rows), groups or groups_of(rows), SMALL, seeds=seeds, threads=threads)
+
+
+def row_of(study: Study, groups: str, against: str) -> dict[str, Any]:
+    return study.rows.row(by_predicate=(pl.col("groups") == groups) & (pl.col("against") == against), named=True)
+
+
+@pytest.fixture(scope="module")
+def three() -> Study:
+    """Return a study in which price and sentiment carry a signal and social does not."""
+    return studied(grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11))
+
+
+# --- verdicts --------------------------------------------------------------------------------------
+def test_the_groups_that_carry_the_signal_help_and_the_noise_does_not(three: Study) -> None:
+    found = {(row["groups"], row["against"]): row["verdict"] for row in three.rows.iter_rows(named=True)}
+    whole = "price+sentiment+social"
+    helps = {pair for pair, said in found.items() if said == "helps"}
+    assert helps == {
+        ("price", BASE_RATE),
+        ("sentiment", BASE_RATE),
+        ("price+sentiment", "price"),
+        (whole, "price"),
+        (whole, "price+social"),
+        (whole, "sentiment+social"),
+    }
+    assert set(found) - helps == {("social", BASE_RATE), ("price+social", "price"), (whole, "price+sentiment")}
+
+
+def test_noise_is_said_to_help_no_more_often_than_the_level_allows() -> None:
+    verdicts: Counter[tuple[str, str]] = Counter()
+    repeats = 20
+    for seed in range(repeats):
+        rows = grouped_rows({"price": 0.2, "sentiment": 0.0}, seed=1_000 + seed)
+        for row in studied(rows).rows.iter_rows(named=True):
+            verdicts[(row["groups"], row["verdict"])] += row["groups"] != "price" and row["against"] != "sentiment"
+    asked = verdicts[("sentiment", "helps")] + verdicts[("price+sentiment", "helps")]
+    assert asked <= LEVEL * repeats
+    assert verdicts[("price+sentiment", "cannot tell")] >= 0.7 * repeats
+
+
+def test_a_signal_is_found_nearly_always() -> None:
+    repeats = 6
+    said = [
+        row_of(studied(grouped_rows({"price": 0.0, "social": 0.6}, seed=2_000 + seed)), "price+social", "price")
+        for seed in range(repeats)
+    ]
+    assert sum(row["verdict"] == "helps" for row in said) == repeats
+    assert all(row["difference"] < 0 and row["upper"] < 0 and row["cohens_d"] < 0 for row in said)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "said"),
+    [(-1e-3, 0.049, "helps"), (1e-3, 0.049, "hurts"), (-1e-3, 0.05, "cannot tell"), (-1e-3, None, "cannot tell")],
+)
+def test_a_verdict_needs_a_corrected_p_value_below_the_level(
+    difference: float, p_value: float | None, said: str
+) -> None:
+    assert verdict(difference, p_value) == said
+
+
+# --- the same for every set ------------------------------------------------------------------------
+def test_every_set_is_judged_on_the_same_hours(three: Study) -> None:
+    layout = folds_of(grouped_rows({"price": 0.0}, seed=0))
+    assert three.rows["n"].unique().to_list() == [layout["n_test"].sum()]
+    assert three.rows["folds"].unique().to_list() == [2]
+    assert three.rows["seeds"].unique().to_list() == [len(SEEDS)]
+    losses: dict[str, set[float]] = {}
+    for row in three.rows.iter_rows(named=True):
+        losses.setdefault(row["groups"], set()).add(row["log_loss"])
+        losses.setdefault(row["against"], set()).add(row["log_loss_against"])
+    assert all(len(found) == 1 for found in losses.values())
+
+
+def judged(rng: np.random.Generator, groups: Groups, hours: int = 120) -> Judged:
+    start = datetime(2018, 1, 1, tzinfo=UTC)
+    return Judged(
+        groups=groups,
+        fold=np.repeat([0, 1], hours // 2),
+        open_time=pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
+        log_return=np.sin(np.arange(hours, dtype=np.float64)),
+        seeds=SEEDS,
+        p_up=rng.uniform(0.3, 0.7, (len(SEEDS), hours)),
+    )
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda one: replace(one, open_time=one.open_time.dt.offset_by("1h")),
+        lambda one: replace(one, log_return=-one.log_return),
+        lambda one: replace(one, fold=1 - one.fold),
+        lambda one: replace(one, seeds=(9, 2, 3, 4, 5)),
+        lambda one: replace(
+            one, fold=one.fold[1:], open_time=one.open_time[1:], log_return=one.log_return[1:], p_up=one.p_up[:, 1:]
+        ),
+    ],
+    ids=["an hour later", "other outcomes", "other folds", "other seeds", "an hour fewer"],
+)
+def test_sets_judged_on_other_hours_are_not_compared(bug: Any) -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    compare(ours, theirs, horizon=1)
+    with pytest.raises(DifferentHoursError, match="price was judged on"):
+        compare(bug(ours), theirs, horizon=1)
+
+
+def test_a_study_that_judges_one_set_on_other_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = group_study._judged
+
+    def planted(chosen: Groups, sample: Any, parts: Sequence[Floats], seeds: Sequence[int]) -> Judged:
+        found = whole(chosen, sample, parts, seeds)
+        if chosen != ("price", "social"):
+            return found
+        return replace(found, open_time=found.open_time.shift(1), p_up=np.roll(found.p_up, 1, axis=1))
+
+    monkeypatch.setattr(group_study, "_judged", planted)
+    with pytest.raises(DifferentHoursError, match="same hours"):
+        studied(grouped_rows({"price": 0.3, "social": 0.0}, seed=4))
+
+
+def test_the_order_of_groups_their_features_and_the_threads_change_nothing(three: Study) -> None:
+    rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
+    turned = {group: members[::-1] for group, members in reversed(groups_of(rows).items())}
+    again = studied(rows, turned, threads=1)
+    assert again.rows.equals(three.rows)
+    assert again.notes == three.notes
+
+
+def test_noise_would_help_were_columns_left_out_instead_of_unknown(
+    three: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third of six columns is one and a third of nine is two: more signal a tree, though what was added is noise."""
+
+    def narrow(sample: Any, chosen: Groups) -> Rows:
+        columns = sorted(place for group in chosen for place in sample.columns[group])
+        names = tuple(sample.rows.names[place] for place in columns)
+        return replace(sample.rows, inputs=sample.rows.inputs[:, columns], names=names)
+
+    pair = ("price+sentiment+social", "price+sentiment")
+    assert row_of(three, *pair)["verdict"] != "helps"
+    monkeypatch.setattr(group_study, "_only", narrow)
+    rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
+    assert row_of(studied(rows), *pair)["verdict"] == "helps"
+
+
+def test_every_seed_counts_the_same() -> None:
+    rows = grouped_rows({"price": 0.3}, seed=5)
+    some, others, both = (
+        row_of(studied(rows, seeds=seeds), "price", BASE_RATE)["log_loss"]
+        for seeds in (range(5), range(5, 10), range(10))
+    )
+    assert some != others
+    assert both == pytest.approx((some + others) / 2, abs=1e-12)
+
+
+def test_a_study_keeps_its_contract(three: Study) -> None:
+    assert FEATURE_GROUP_STUDY.faults(three.rows) == []
+    assert three.rows["holm_p_value"].to_list() == holm(three.rows["dm_p_value"].to_list())
+    assert [verdict(row["difference"], row["holm_p_value"]) for row in three.rows.iter_rows(named=True)] == three.rows[
+        "verdict"
+    ].to_list()
+
+
+def test_every_comparison_asks_about_groups_that_the_other_side_lacks() -> None:
+    pairs = comparisons(("social", "price", "sentiment"))
+    assert all(set(theirs) < set(ours) for ours, theirs in pairs)
+    assert len(set(pairs)) == len(pairs) == 9
+    whole = ("price", "sentiment", "social")
+    assert {theirs for ours, theirs in pairs if ours == whole} == {
+        ("price",),
+        ("price", "sentiment"),
+        ("price", "social"),
+        ("sentiment", "social"),
+    }
+    assert comparisons(("price",)) == [(("price",), ())]
+
+
+# --- which hours and groups ------------------------------------------------------------------------
+def test_a_group_without_data_is_left_out_with_a_sentence() -> None:
+    rows = grouped_rows({"price": 0.3, "sentiment": 0.0}, seed=6)
+    empty = np.full((len(rows), MEMBERS), np.nan, dtype=np.float32)
+    social = tuple(f"social_{member}" for member in range(MEMBERS))
+    wider = Rows(rows.open_time, np.hstack([rows.inputs, empty]), rows.log_return, (*rows.names, *social))
+    study = studied(wider)
+    assert study.rows.equals(studied(rows).rows)
+    assert "social is left out: nothing of it is known in the window." in study.notes
+
+
+def test_hours_in_which_a_group_is_not_known_are_used_by_no_set() -> None:
+    rows = grouped_rows({"price": 0.3, "sentiment": 0.0}, seed=7)
+    unknown = np.zeros(len(rows), dtype=bool)
+    unknown[:40] = True  # training hours
+    unknown[-100:-40] = True  # test hours
+    inputs = rows.inputs.copy()
+    inputs[unknown, MEMBERS:] = np.nan
+    holed = replace(rows, inputs=inputs)
+    poisoned = replace(holed, log_return=np.where(unknown, -100 * rows.log_return, rows.log_return))
+    ours, theirs = studied(holed), studied(poisoned)
+    assert ours.rows.equals(theirs.rows)
+    layout = folds_of(rows)
+    assert ours.rows["n"].unique().to_list() == [layout["n_test"].sum() - 60]
+    used = layout["n_train"].to_list()[-1] + layout["n_test"].to_list()[-1]
+    # the two hours before each test are purged; the second fold still learns from those of the first
+    assert f"the {used + 1 - 100:,} of {used + 1:,} labelled hours" in ours.notes[0]
+    assert "price and sentiment are all known" in ours.notes[0]
+
+
+def test_a_group_known_too_late_to_learn_from_is_left_out_and_costs_the_others_no_hour() -> None:
+    rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=8)
+    inputs = rows.inputs.copy()
+    inputs[: 24 * 20, MEMBERS:] = np.nan
+    study = studied(replace(rows, inputs=inputs))
+    assert study.rows["groups"].to_list() == ["price"]
+    assert study.rows["n"].to_list() == [folds_of(rows)["n_test"].sum()]
+    assert any(note.startswith("social is left out: fold 0 needs 720 hours") for note in study.notes)
+
+
+def test_a_feature_that_is_never_known_takes_no_place() -> None:
+    rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=9)
+    inputs = np.hstack([rows.inputs, np.full((len(rows), 40), np.nan, dtype=np.float32)])
+    more = tuple(f"price_{member}" for member in range(MEMBERS, MEMBERS + 40))
+    assert studied(Rows(rows.open_time, inputs, rows.log_return, (*rows.names, *more))).rows.equals(studied(rows).rows)
+
+
+def test_nothing_after_a_test_is_learnt_from() -> None:
+    rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=10)
+    first = folds_of(rows).head(1)
+    later = (rows.open_time > first["test_end"][0]).to_numpy()
+    poisoned = replace(
+        rows,
+        inputs=np.where(later[:, None], 1e6, rows.inputs).astype(np.float32),
+        log_return=np.where(later, -rows.log_return, rows.log_return),
+    )
+    ours, theirs = (
+        study_groups(one, first, groups_of(rows), SMALL, seeds=SEEDS, threads=2) for one in (rows, poisoned)
+    )
+    assert ours.rows.equals(theirs.rows)
+
+
+def test_the_base_rate_is_the_weighted_share_of_rises_before(three: Study) -> None:
+    rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
+    losses: list[float] = []
+    for fold in folds_of(rows).iter_rows(named=True):
+        train, test = split(rows, fold)
+        rate = float(np.average(up(train), weights=row_weights(train, 1, SMALL.half_life_days)))
+        losses += [-math.log(rate if rose else 1 - rate) for rose in test.log_return > 0]
+    stated = row_of(three, "price", BASE_RATE)["log_loss_against"]
+    assert stated == pytest.approx(sum(losses) / len(losses), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seeds": (1, 2, 3, 4)}, "at least 5 different seeds"),
+        ({"seeds": (1, 2, 3, 4, 4)}, "at least 5 different seeds"),
+        ({"groups": {"price": ("price_0", "price_9")}}, "no feature price_9"),
+        ({"groups": {"price": ("price_0",), "social": ("price_0",)}}, "price_0 is given to two"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        studied(grouped_rows({"price": 0.0}, seed=0), **change)
+
+
+def test_folds_of_two_cutoffs_or_none_are_refused() -> None:
+    rows = grouped_rows({"price": 0.0}, seed=0)
+    one = folds_of(rows)
+    two = pl.concat([one, one.with_columns(pl.col("cutoff").dt.offset_by("7d"))])
+    for folds in (two, one.clear()):
+        with pytest.raises(ValueError, match="folds of one cutoff"):
+            study_groups(rows, folds, groups_of(rows), SMALL, seeds=SEEDS, threads=1)
+
+
+def test_a_study_without_any_known_group_says_what_to_do() -> None:
+    rows = grouped_rows({"price": 0.0}, seed=0)
+    unknown = replace(rows, inputs=np.full_like(rows.inputs, np.nan))
+    with pytest.raises(NotEnoughHistoryError, match="nothing of it is known in the window"):
+        studied(unknown)
+
+
+# --- the tests against their oracles ---------------------------------------------------------------
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_holm_equals_statsmodels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    p_values = [*rng.uniform(0, 0.2, 9 * seed).tolist(), 0.0, 1.0, 0.01, 0.01]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-15)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_holm_keeps_the_order_and_does_not_mind_it(p_values: list[float], random: Any) -> None:
+    corrected = holm(p_values)
+    pairs = list(zip(p_values, corrected, strict=True))
+    assert all(after is not None and before <= after <= 1 for before, after in pairs)
+    assert sorted(corrected, key=lambda p: p or 0.0) == [after for _, after in sorted(pairs)]
+    random.shuffle(pairs)
+    assert holm([before for before, _ in pairs]) == [after for _, after in pairs]
+
+
+def test_an_unknown_p_value_is_not_counted() -> None:
+    assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
+
+
+def plain_diebold_mariano(difference: list[float]) -> float:
+    """Return the p-value by the formulas, one sum at a time."""
+    n = len(difference)
+    mean = sum(difference) / n
+    lags = math.ceil(n ** (1 / 3))
+    total = sum((one - mean) ** 2 for one in difference) / n
+    for lag in range(1, lags + 1):
+        weight = 1 - lag / (lags + 1)
+        together = sum((difference[i] - mean) * (difference[i - lag] - mean) for i in range(lag, n)) / n
+        total += 2 * weight * together
+    statistic = mean / math.sqrt(total / n)
+    return 1 - math.erf(abs(statistic) / math.sqrt(2))
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.9), st.floats(-0.3, 0.3))
+@settings(max_examples=30, deadline=None)
+def test_diebold_mariano_equals_plain_arithmetic_and_statsmodels(seed: int, memory: float, shift: float) -> None:
+    shocks = np.random.default_rng(seed).normal(size=300)
+    difference = np.zeros(300)
+    for i, (before, _) in enumerate(pairwise([*shocks, 0.0])):
+        difference[i] = memory * difference[i - 1] + before if i else before
+    difference = difference + shift
+    ours = diebold_mariano(difference, horizon=1)
+    theirs = diebold_mariano_test(
+        np.zeros(300), difference, np.zeros(300), lags=hac_lags(300, 1), criterion=lambda _, loss: loss
+    )
+    assert ours == pytest.approx(plain_diebold_mariano(difference.tolist()), abs=1e-12)
+    assert ours == pytest.approx(float(theirs.pvalue), abs=1e-9)
+
+
+def test_forecasts_that_never_differ_cannot_be_told_apart() -> None:
+    assert diebold_mariano(np.zeros(50), horizon=1) == 1.0
+    assert diebold_mariano(np.full(50, 0.1), horizon=1) is None
+
+
+@given(st.integers(0, 10_000), st.floats(-0.2, 0.2))
+@settings(max_examples=30, deadline=None)
+def test_the_interval_leaves_out_zero_where_diebold_mariano_rejects(seed: int, lean: float) -> None:
+    rng = np.random.default_rng(seed)
+    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    tilted = np.clip(ours.p_up + lean * np.sign(ours.log_return), 0.01, 0.99)
+    found = compare(replace(ours, p_up=tilted), theirs, horizon=1)
+    assert (found["lower"] > 0 or found["upper"] < 0) == (found["dm_p_value"] < LEVEL)
+    assert found["lower"] <= found["difference"] <= found["upper"]
+    assert found["difference"] == pytest.approx(found["log_loss"] - found["log_loss_against"], abs=1e-12)
+
+
+def test_the_paired_t_and_cohens_d_rest_on_folds_and_seeds() -> None:
+    from scipy.stats import ttest_1samp
+
+    rng = np.random.default_rng(3)
+    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    means = [
+        float((ours.losses - theirs.losses)[seed, ours.fold == fold].mean()) for fold in (0, 1) for seed in range(5)
+    ]
+    found = compare(ours, theirs, horizon=1)
+    assert found["t_p_value"] == pytest.approx(ttest_1samp(means, 0).pvalue)
+    assert found["cohens_d"] == pytest.approx(np.mean(means) / np.std(means, ddof=1))
+
+
+# --- telling ---------------------------------------------------------------------------------------
+def test_whatever_is_made_from_bars_is_price() -> None:
+    found = feature_groups([feature.name for feature in FEATURES])
+    assert [name for members in found.values() for name in sorted(members)]
+    assert {"returns_1h", "taker_imbalance_1h", "volatility_regime", "hour_of_day"} <= set(found["price"])
+    assert set(found) == {"price", *({feature.group for feature in FEATURES} - set(group_study.GROUPS_OF_BARS))}
+    assert sum(len(members) for members in found.values()) == len(FEATURES)
+
+
+def test_a_feature_the_catalogue_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="no feature 'returns_9h'"):
+        feature_groups(["returns_9h"])
+
+
+def test_the_table_holds_every_comparison_and_its_verdict(three: Study) -> None:
+    lines = as_markdown(three.rows).splitlines()
+    assert len(lines) == 2 + three.rows.height
+    assert len({line.count("|") for line in lines}) == 1
+    added = next(line for line in lines if "| price+sentiment | price |" in line)
+    assert added.startswith("| sentiment |")
+    assert added.endswith("| helps |")
+
+
+def test_the_notes_give_the_verdict_of_each_group(three: Study) -> None:
+    said = "\n".join(three.notes)
+    assert "price, sentiment and social are all known" in said
+    assert "seeds 1, 2, 3, 4 and 5 on 2 folds" in said
+    assert "\nsentiment: helps (sentiment against base rate:" in said
+    assert "\nsocial: cannot tell (" in said or "\nsocial: hurts (" in said
+
+
+def test_the_picture_is_a_small_png(three: Study) -> None:
+    png = picture(three.rows)
+    assert png.startswith(b"\x89PNG")
+    assert len(png) < 60_000

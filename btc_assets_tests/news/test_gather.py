@@ -1,0 +1,587 @@
+"""Filing loses nothing, doubles nothing and moves nothing; one source's trouble is its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btc_assets.contracts import ARTICLES, POSTS
+from btc_assets.lake import by_day
+from btc_assets.news.gather import (
+    CONTRACTS,
+    MOST_REVISIONS,
+    Filed,
+    Gathered,
+    Known,
+    SourceReport,
+    available_at,
+    fetch_all,
+    file_items,
+    silent_sources,
+    source_table,
+)
+from btc_assets.news.identity import article_id, post_id, text_digest
+from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.transport import SourceRefusedError
+
+HOUR = timedelta(hours=1)
+DAY0 = datetime(2025, 5, 5, tzinfo=UTC)
+DAYS = [date(2025, 5, 5) + timedelta(days=n) for n in range(3)]
+NOW = DAY0 + 70 * HOUR
+"""In the evening of the third day."""
+LAG = HOUR
+
+
+def item(number: int = 0, hours: float | None = 10, **changes: Any) -> Item:
+    """An article published some hours after DAY0."""
+    made = Item(
+        kind="article",
+        source="feed",
+        guid=f"guid-{number}",
+        url=f"https://example.com/{number}",
+        title=f"Title number {number}",
+        summary="",
+        published_at=None if hours is None else DAY0 + hours * HOUR,
+        precision="none" if hours is None else "second",
+        outlet="example.com",
+    )
+    return replace(made, **changes)
+
+
+def came(*items: Item, name: str = "feed", live: bool = False, lag: timedelta = LAG) -> Gathered:
+    return Gathered(name, live, lag, Delivery(list(items)))
+
+
+@dataclass
+class Days:
+    """A lake of one kind in memory, and the runs that fill it."""
+
+    kind: Kind = "article"
+    parts: dict[date, pl.DataFrame] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        contract = CONTRACTS[self.kind]
+        return pl.concat([contract.empty(), *self.parts.values()]).sort(contract.key)
+
+    def run(
+        self,
+        deliveries: Sequence[Gathered],
+        days: Sequence[date] = DAYS,
+        now: datetime = NOW,
+        write: Callable[[date], bool] = lambda day: True,
+    ) -> Filed:
+        """Materialise some days; `write` tells which partitions the run lives to write."""
+        contract = CONTRACTS[self.kind]
+        stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
+            contract.key
+        )
+        known = Known.of(self.kind, self.rows.lazy(), deliveries, days)
+        filed = file_items(deliveries, self.kind, stored, known, days, now)
+        assert filed.frame.schema == contract.columns
+        assert not filed.frame.select(pl.struct(contract.key).is_duplicated().any()).item()
+        for day, part in by_day(contract, filed.frame, days):  # raises where a row belongs to another day
+            if write(day):
+                self.parts[day] = part
+        for report in filed.reports:
+            parts = (report.new, report.revised, report.duplicate, report.outside, report.left_out)
+            assert report.fetched == sum(parts)
+        return filed
+
+
+# --- when a text is available ------------------------------------------------------------------------
+def at(text: Item, *, live: bool, days: Sequence[date] = DAYS, lag: timedelta = LAG) -> datetime | None:
+    return available_at(text, live=live, lag=lag, days=days, now=NOW)
+
+
+def test_a_live_source_shows_a_text_now_whatever_its_date() -> None:
+    for text in (item(hours=69), item(hours=None), item(hours=99_999), item(hours=-99)):
+        assert at(text, live=True, days=[DAYS[2]]) == NOW
+
+
+def test_a_live_source_asked_about_the_past_declares_its_lag() -> None:
+    assert at(item(hours=10), live=True, days=DAYS[:2]) == DAY0 + 11 * HOUR
+    assert at(item(hours=None), live=True, days=DAYS[:2]) is None
+
+
+def test_history_of_a_live_source_goes_to_the_earlier_days_asked_for() -> None:
+    assert at(item(hours=10), live=True) == DAY0 + 11 * HOUR
+    assert at(item(hours=-10), live=True) == NOW, "that day is not asked for"
+    assert at(item(hours=47.5), live=True) == NOW, "with its lag it belongs to today"
+
+
+def test_an_archive_tells_when_it_first_saw_a_text() -> None:
+    seen = DAY0 + 30 * HOUR
+    assert at(item(hours=10, first_seen_at=seen), live=False) == seen
+    assert at(item(hours=10), live=False) == DAY0 + 11 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("precision", "available"),
+    [
+        ("second", DAY0 + 11.508333333333333 * HOUR),
+        ("minute", DAY0 + timedelta(hours=11, minutes=31)),
+        ("day", DAY0 + timedelta(hours=25)),
+    ],
+)
+def test_a_text_is_never_available_before_it_can_have_been_known(precision: Any, available: datetime) -> None:
+    published = DAY0 + timedelta(hours=10, minutes=30, seconds=30)
+    assert at(item(published_at=published, precision=precision), live=False) == available
+
+
+def test_a_date_beyond_the_calendar_is_no_date() -> None:
+    last = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    for precision in ("second", "minute", "day"):
+        assert at(item(published_at=last, precision=precision), live=False) is None
+
+
+# --- filing ------------------------------------------------------------------------------------------
+def test_an_item_becomes_a_row() -> None:
+    text = item(url="http://www.Example.com/1/?utm_source=x", summary="More.", hours=10)
+    frame = Days().run([came(text)]).frame
+    assert ARTICLES.faults(frame) == []
+    assert frame.row(0, named=True) == {
+        "article_id": article_id("https://example.com/1", "", ""),
+        "revision": 0,
+        "story_id": article_id("https://example.com/1", "", ""),
+        "source": "feed",
+        "outlet": "example.com",
+        "url": "https://example.com/1",
+        "title": "Title number 0",
+        "summary": "More.",
+        "published_at": DAY0 + 10 * HOUR,
+        "precision": "second",
+        "available_at": DAY0 + 11 * HOUR,
+    }
+
+
+def test_a_post_becomes_a_row() -> None:
+    text = item(kind="post", outlet="Reddit", channel="Bitcoin", title="Look", summary="at this", points=3, comments=2)
+    frame = Days("post").run([came(text)]).frame
+    assert POSTS.faults(frame) == []
+    assert frame.row(0, named=True) == {
+        "post_id": post_id("reddit", "guid-0"),
+        "revision": 0,
+        "source": "feed",
+        "platform": "reddit",
+        "channel": "Bitcoin",
+        "url": "https://example.com/0",
+        "text": "Look\nat this",
+        "published_at": DAY0 + 10 * HOUR,
+        "precision": "second",
+        "available_at": DAY0 + 11 * HOUR,
+        "points": 3,
+        "comments": 2,
+        "is_repost": False,
+    }
+
+
+def test_a_post_whose_body_begins_with_its_first_line_says_it_once() -> None:
+    text = item(kind="post", title="Look", summary="Look at this")
+    assert Days("post").run([came(text)]).frame["text"].to_list() == ["Look at this"]
+
+
+def test_texts_of_the_other_kind_are_passed_over() -> None:
+    filed = Days().run([came(item(1), item(2, kind="post"))])
+    assert filed.frame.height == 1
+    assert filed.reports[0].fetched == 1
+
+
+def test_what_is_not_available_on_the_days_asked_for_is_left_for_later() -> None:
+    outside = [item(1, hours=-2), item(2, hours=71.5), item(3, hours=None), item(4, hours=23.5)]
+    filed = Days().run([came(*outside)], days=DAYS[:1])
+    assert (filed.frame.height, filed.reports[0].outside) == (0, 4)
+    assert Days().run([came(item(1, hours=69.5))]).frame.is_empty(), "available half an hour after now"
+
+
+def test_what_cannot_be_filed_is_named_and_stops_nothing() -> None:
+    broken = [
+        item(1, title=" "), item(2, url="", guid=""), item(3, title="half \ud800 a character"), item(4, source=""),
+    ]  # fmt: skip
+    filed = Days().run([came(*broken, item(5))])
+    assert (filed.frame.height, filed.reports[0].left_out) == (1, 4)
+    said = " ".join(filed.reports[0].notes)
+    for reason in ("no title", "neither an address nor an id", "half a character", "source has no name"):
+        assert reason in said
+
+
+def test_of_two_sources_the_one_that_had_it_first_is_filed() -> None:
+    early, late = item(1, hours=10, source="a"), item(1, hours=12, source="b", title="Other words")
+    filed = Days().run([came(late, name="b"), came(early, name="a")])
+    assert filed.frame["source"].to_list() == ["a"]
+    assert [report.duplicate for report in filed.reports] == [1, 0]
+
+
+def test_of_two_seen_at_once_the_fuller_one_is_filed() -> None:
+    bare, full = item(1, hours=5, source="a"), item(1, hours=6, source="b", summary="And a summary.")
+    deliveries = [came(bare, name="a", live=True), came(full, name="b", live=True)]
+    assert Days().run(deliveries, days=DAYS[2:]).frame["source"].to_list() == ["b"]
+
+
+def test_a_failed_source_costs_only_its_own_texts() -> None:
+    failed = Gathered("broken", live=True, lag=LAG, delivery=None, fault="broken is down; try later")
+    filed = Days().run([failed, came(item(1))])
+    assert filed.frame.height == 1
+    assert filed.reports[0] == SourceReport("broken", fault="broken is down; try later")
+
+
+def test_stored_rows_stay_as_they_are_even_where_nothing_answers() -> None:
+    lake = Days()
+    before = lake.run([came(item(1), item(2))]).frame
+    down = Gathered("feed", live=True, lag=LAG, delivery=None, fault="down")
+    assert lake.run([down]).frame.equals(before)
+
+
+def test_stories_go_on_from_stored_days_and_stand() -> None:
+    lake = Days()
+    title = "JPMorgan to allow clients to buy Bitcoin, Jamie Dimon says"
+    lake.run([came(item(1, hours=10, title=title))], days=DAYS[:1])
+    filed = lake.run([came(item(2, hours=30, title=f"{title} again", outlet="other.example"))], days=DAYS[1:])
+    assert filed.frame["story_id"].to_list() == [article_id("https://example.com/1", "", "")]
+    lake.run([came(item(3, hours=9, title=title, outlet="third.example"))], days=DAYS[:1])
+    stories = dict(lake.rows.select("url", "story_id").iter_rows())
+    assert stories["https://example.com/1"] == article_id("https://example.com/1", "", ""), "frozen when stored"
+    assert stories["https://example.com/3"] == article_id("https://example.com/3", "", "")
+
+
+def test_stories_go_on_within_a_day_that_is_filed_again() -> None:
+    lake = Days()
+    title = "JPMorgan to allow clients to buy Bitcoin, Jamie Dimon says"
+    lake.run([came(item(1, hours=10, title=title))], days=DAYS[:1])
+    lake.run([came(item(2, hours=11, title=f"{title} again", outlet="other.example"))], days=DAYS[:1])
+    assert lake.rows["story_id"].n_unique() == 1
+
+
+# --- edits -------------------------------------------------------------------------------------------
+def edited(lake: Days, text: Item, *, now: datetime = NOW, live: bool = True) -> Filed:
+    return lake.run([came(text, live=live)], days=[now.date()], now=now)
+
+
+@pytest.fixture
+def lake() -> Days:
+    """One article, first seen live on the second day."""
+    days = Days()
+    edited(days, item(1), now=DAY0 + 30 * HOUR)
+    return days
+
+
+@pytest.mark.parametrize("change", [{"title": "New words"}, {"summary": "New words"}])
+def test_an_edit_adds_a_revision_under_the_day_it_was_seen(lake: Days, change: dict[str, str]) -> None:
+    first = lake.rows
+    filed = edited(lake, item(1, **change))
+    assert filed.reports[0].revised == 1
+    assert lake.parts[DAYS[1]].equals(first), "the first text stays"
+    row = lake.parts[DAYS[2]].row(0, named=True)
+    assert (row["revision"], row["available_at"], row["story_id"]) == (1, NOW, first["story_id"][0])
+
+
+def test_an_edit_among_history_is_filed_when_it_is_seen() -> None:
+    at_once, in_order = Days(), Days()
+    both = [came(item(1, hours=10), item(1, hours=12, title="New words"), live=True)]
+    at_once.run(both)
+    for day in DAYS:
+        in_order.run(both, days=[day])
+    assert at_once.rows["available_at"].to_list() == [DAY0 + 11 * HOUR, NOW]
+    assert in_order.rows.equals(at_once.rows)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        item(1),
+        item(1, hours=11, points=9, url="https://www.example.com/1?utm_source=x", guid="other"),
+        item(1, title="Other words", source="other feed"),
+    ],
+)
+def test_what_is_no_edit_adds_nothing(lake: Days, again: Item) -> None:
+    assert edited(lake, again).reports[0].duplicate == 1
+    assert lake.rows.height == 1
+
+
+def test_an_archive_edits_nothing(lake: Days) -> None:
+    assert edited(lake, item(1, hours=60, title="New words"), live=False).reports[0].duplicate == 1
+
+
+def test_an_edit_is_seen_once_and_so_is_its_way_back(lake: Days) -> None:
+    for n, title in enumerate(["New words", "New words", "Title number 1", "New words", "Newer words"]):
+        edited(lake, item(1, title=title), now=NOW + n * timedelta(minutes=15))
+    assert lake.rows["revision"].to_list() == [0, 1, 2]
+    assert lake.rows["title"].to_list() == ["Title number 1", "New words", "Newer words"]
+
+
+def test_a_text_that_never_stands_still_does_not_fill_the_table(lake: Days) -> None:
+    for n in range(MOST_REVISIONS + 5):
+        edited(lake, item(1, summary=f"read by {n}"), now=NOW + n * timedelta(minutes=1))
+    assert lake.rows["revision"].max() == MOST_REVISIONS
+
+
+def test_an_edited_post_adds_a_revision() -> None:
+    lake = Days("post")
+    edited(lake, item(1, kind="post"), now=DAY0 + 30 * HOUR)
+    assert edited(lake, item(1, kind="post", points=99)).reports[0].duplicate == 1
+    assert edited(lake, item(1, kind="post", summary="PS: thanks")).reports[0].revised == 1
+
+
+# --- laws --------------------------------------------------------------------------------------------
+TITLES = [
+    "Bitcoin bank opens",
+    "Bitcoin bank opens today",
+    "Miners close",
+    "Court rules on fund",
+    "Court rules on funds",
+]
+ITEMS = st.builds(
+    lambda number, hours, title, source, summary, seen: item(
+        number,
+        hours,
+        title=title,
+        source=source,
+        summary=summary,
+        outlet=f"{source}.example",
+        first_seen_at=None if seen is None else DAY0 + seen * HOUR,
+    ),
+    st.integers(0, 6),
+    st.one_of(st.none(), st.integers(-30, 75)),
+    st.sampled_from(TITLES),
+    st.sampled_from(["feed", "archive"]),
+    st.sampled_from(["", "More"]),
+    st.one_of(st.none(), st.integers(0, 69)),
+)
+BATCHES = st.lists(ITEMS, max_size=14)
+unhurried = settings(deadline=None, max_examples=40)
+
+
+def deliveries_of(batch: Sequence[Item]) -> list[Gathered]:
+    """A live feed and an archive, each with its own items of the batch."""
+    return [
+        came(*(text for text in batch if text.source == "archive"), name="archive"),
+        came(*(text for text in batch if text.source == "feed"), name="feed", live=True),
+    ]
+
+
+@unhurried
+@given(BATCHES, st.data(), st.integers(0, 600))
+def test_a_redelivery_adds_no_row_and_moves_none(batch: list[Item], data: st.DataObject, minutes: int) -> None:
+    lake = Days()
+    lake.run(deliveries_of(batch))
+    before = lake.rows
+    again = data.draw(st.lists(st.sampled_from(batch), max_size=20)) if batch else []
+    later = NOW + timedelta(minutes=minutes)
+    arrived = [text for text in again if text.source == "feed" or text.first_seen_at or text.published_at is None]
+    days = data.draw(st.sampled_from([DAYS, DAYS[2:], [later.date()]]))
+    filed = lake.run(deliveries_of(arrived), days=days, now=later)
+    assert lake.rows.filter(pl.col("available_at") <= NOW).equals(before)
+    late = {text.url for text in arrived if text.source == "archive"} | {""}
+    assert set(lake.rows.filter(pl.col("available_at") > NOW)["url"]) <= late - set(before["url"])
+    assert sum(report.revised for report in filed.reports) == 0
+
+
+@unhurried
+@given(BATCHES, st.randoms(use_true_random=False))
+def test_the_order_of_delivery_decides_nothing(batch: list[Item], random: Any) -> None:
+    shuffled = list(batch)
+    random.shuffle(shuffled)
+    one, other = Days().run(deliveries_of(batch)), Days().run(deliveries_of(shuffled)[::-1])
+    assert one.frame.equals(other.frame)
+    assert {report.name: report for report in one.reports} == {report.name: report for report in other.reports}
+
+
+@unhurried
+@given(BATCHES, BATCHES)
+def test_two_partial_fetches_in_either_order_give_the_same_texts(one: list[Item], other: list[Item]) -> None:
+    names = []
+    for order in ((one, other), (other, one), (one + other,)):
+        lake = Days()
+        for batch in order:
+            lake.run(deliveries_of(batch))
+        names.append(set(lake.rows["article_id"]))
+    assert names[0] == names[1] == names[2]
+
+
+@unhurried
+@given(BATCHES, st.sets(st.sampled_from(DAYS)))
+def test_a_run_that_was_killed_is_made_good_by_the_next(batch: list[Item], written: set[date]) -> None:
+    killed, whole = Days(), Days()
+    killed.run(deliveries_of(batch), write=lambda day: day in written)
+    killed.run(deliveries_of(batch))
+    whole.run(deliveries_of(batch))
+    assert killed.rows.equals(whole.rows)
+
+
+@unhurried
+@given(BATCHES)
+def test_days_at_once_and_days_in_order_come_to_the_same(batch: list[Item]) -> None:
+    at_once, in_order = Days(), Days()
+    at_once.run(deliveries_of(batch))
+    for day in DAYS:
+        in_order.run(deliveries_of(batch), days=[day])
+    assert in_order.rows.equals(at_once.rows)
+
+
+@unhurried
+@given(st.lists(ITEMS.map(lambda text: replace(text, kind="post")), max_size=14))
+def test_posts_keep_the_same_laws(batch: list[Item]) -> None:
+    lake = Days("post")
+    lake.run(deliveries_of(batch))
+    before = lake.rows
+    lake.run(deliveries_of(batch[::-1]))
+    assert lake.rows.equals(before)
+    assert set(before["post_id"]) <= {post_id(f"{text.source}.example", text.guid) for text in batch}
+
+
+def test_a_first_text_that_was_lost_is_filed_again(lake: Days) -> None:
+    edited(lake, item(1, title="New words"))
+    first = lake.parts.pop(DAYS[1])
+    filed = lake.run([came(item(1, hours=29))], days=DAYS[1:2])
+    assert filed.reports[0].new == 1
+    assert lake.rows["revision"].to_list() == [0, 1]
+    assert lake.rows["story_id"].to_list() == [first["story_id"][0]] * 2
+
+
+def test_four_fifths_delivered_again_adds_the_rest() -> None:
+    lake = Days()
+    every = [item(n, hours=n % 60, title=text_digest(str(n))[:20]) for n in range(590)]
+    lake.run([came(*every[:500], live=True)], days=DAYS[2:], now=NOW)
+    before = lake.rows
+    filed = lake.run([came(*every[:89:-1], live=True)], days=DAYS[2:], now=NOW + HOUR)
+    assert (filed.reports[0].new, filed.reports[0].duplicate) == (90, 410), "82 % were delivered before"
+    assert lake.rows.filter(pl.col("available_at") == NOW).equals(before)
+    assert ARTICLES.faults(lake.rows) == []
+
+
+# --- asking ------------------------------------------------------------------------------------------
+@dataclass
+class Source:
+    """A source that answers with what it is given."""
+
+    name: str
+    answer: Callable[[], Delivery]
+    kinds: tuple[Kind, ...] = ("article",)
+    live: bool = True
+    lag: timedelta = LAG
+    rhythm: timedelta | None = None
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
+        return self.answer()
+
+
+def refused() -> Delivery:
+    raise SourceRefusedError("shut: HTTP 403; check the key")
+
+
+def broken() -> Delivery:
+    return Delivery([{}["nothing"]])
+
+
+def slow() -> Delivery:
+    time.sleep(0.3)
+    return Delivery([item(1)])
+
+
+def ask(*sources: Source, concurrency: int = 8) -> list[Gathered]:
+    return fetch_all(sources, DAY0, DAY0 + 24 * HOUR, NOW, concurrency)
+
+
+def test_a_slow_or_broken_source_stops_no_other() -> None:
+    sources = [
+        Source("shut", refused),
+        Source("slow", slow),
+        Source("odd", broken),
+        Source("fine", lambda: Delivery([])),
+    ]
+    gathered = ask(*sources)
+    assert [came.name for came in gathered] == ["shut", "slow", "odd", "fine"]
+    assert gathered[0].fault == "shut: HTTP 403; check the key"
+    assert "odd broke on what it got" in gathered[2].fault
+    assert "KeyError" in gathered[2].fault
+    assert [came.delivery is None for came in gathered] == [True, False, True, False]
+    assert gathered[1].seconds >= 0.3 > gathered[3].seconds
+
+
+def test_no_more_sources_are_asked_at_a_time_than_told() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def counted() -> Delivery:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return Delivery([])
+
+    ask(*(Source(f"s{n}", counted) for n in range(12)), concurrency=3)
+    assert most == 3
+
+
+def test_a_stopped_run_asks_nobody_else() -> None:
+    asked: list[str] = []
+
+    def stopped() -> Delivery:
+        raise KeyboardInterrupt
+
+    def noted() -> Delivery:
+        asked.append("asked")
+        time.sleep(0.05)
+        return Delivery([])
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(Source("stopped", stopped), *(Source(f"s{n}", noted) for n in range(40)), concurrency=1)
+    assert len(asked) < 40
+
+
+def test_nobody_to_ask_is_no_fault() -> None:
+    assert ask() == []
+    assert source_table([]) == "No source was asked."
+
+
+# --- telling -----------------------------------------------------------------------------------------
+def test_the_table_tells_what_became_of_each_source() -> None:
+    lake = Days()
+    lake.run([came(item(1))])
+    filed = lake.run([came(item(1), item(2), item(3, hours=None), item(4, title=""))])
+    row = source_table(filed.reports).splitlines()[2]
+    assert row.startswith("| feed | 4 | 1 | 0 | 1 | 1 | 1 | 0.0 |")
+    assert "no title" in row
+
+
+def test_words_from_outside_are_no_markup() -> None:
+    hostile = "a|b\n\n# head <img src=x onerror=alert(1)> [x](javascript:y) `c` *d* \u202e\x07 \\"
+    report = SourceReport(hostile, fault=hostile, notes=(hostile, "x" * 2000, *["more"] * 9))
+    table = source_table([report])
+    assert len(table.splitlines()) == 3
+    row = table.splitlines()[2]
+    assert row.replace("\\|", "").count("|") == 10
+    for forbidden in ("<", ">", "\u202e", "\x07", "x" * 400):
+        assert forbidden not in row
+    assert row.count("\\[x\\](") == 3
+    assert "… and 8 more" in row
+
+
+def test_a_source_is_silent_beyond_its_rhythm() -> None:
+    rows = Days().run([came(item(1, hours=10, source="a"), item(2, hours=50, source="b"))]).frame
+    sources = [
+        Source("a", refused, rhythm=12 * HOUR), Source("b", refused, rhythm=48 * HOUR),
+        Source("never", refused, rhythm=HOUR), Source("archive", refused),
+    ]  # fmt: skip
+    silent = silent_sources(sources, rows.lazy(), NOW)
+    assert [(found.name, found.newest) for found in silent] == [("a", DAY0 + 11 * HOUR), ("never", None)]
+    assert silent_sources(sources[:2], rows.lazy(), DAY0 + 23 * HOUR) == []
+
+
+@pytest.mark.parametrize("contract", [ARTICLES, POSTS])
+def test_nothing_known_is_an_empty_frame_of_the_right_shape(contract: Any) -> None:
+    kind: Kind = "article" if contract is ARTICLES else "post"
+    known = Known.of(kind, contract.empty().lazy(), [came(item(1))], DAYS)
+    assert known.texts.equals(Known.none().texts)
+    assert known.titles.equals(Known.none().titles)
