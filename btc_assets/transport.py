@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -86,6 +86,16 @@ class Limits:
     body_bytes: int = 64 * _MEBIBYTE
     redirects: int = 0
     total_s: float = float("inf")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked; `purpose` is that of `content_if_changed`, None where nothing is to be remembered."""
+
+    path: str
+    params: Mapping[str, str | int]
+    headers: Mapping[str, str]
+    purpose: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,7 @@ class Transport:
         self, path: str, params: Mapping[str, str | int] | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes | None:
         """GET a body, or None where the service says 404; takes and raises what `json` does otherwise."""
-        return self._ask(path, params or {}, headers or {}).body
+        return self._ask(_Question(path, params or {}, headers or {})).body
 
     def content_if_changed(self, path: str, purpose: str) -> bytes | None:
         """GET a body, or None where the service says (304) that it is the one of the last time.
@@ -184,7 +194,7 @@ class Transport:
         Raises:
             SourceError: as `json` does.
         """
-        answer = self._ask(path, {}, {"Cache-Control": "no-cache"}, purpose)
+        answer = self._ask(_Question(path, {}, {"Cache-Control": "no-cache"}, purpose))
         if answer.unchanged:
             return None
         if answer.body is None:
@@ -202,22 +212,31 @@ class Transport:
     @cached_property
     def _client(self) -> httpx.Client:
         import httpx
+
+        return httpx.Client(**self._options())
+
+    @cached_property
+    def _remembering_client(self) -> httpx.Client:
+        if self._storage is None:
+            return self._client
         from hishel.httpx import CacheClient
+
+        # The rules of RFC 9111, for a cache that is ours alone: answers marked private are remembered as well.
+        return CacheClient(storage=self._storage, rfc={"shared": False}, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        import httpx
 
         logging.getLogger("httpx").addFilter(_log_no_query)
         logging.getLogger("httpcore").setLevel(logging.INFO)  # below that it tells every header
-        options: dict[str, Any] = {
+        return {
             "timeout": self._limits.timeout_s,
             "follow_redirects": False,
             "event_hooks": {"response": [_take_location]},
             "headers": {"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},
+            # Where several hosts are asked, a connection for each request: the watch must know which one it waits for.
+            "limits": httpx.Limits(max_keepalive_connections=0 if self._limits.redirects else 1),
         }
-        if self._limits.redirects:  # a connection for each request, so that the watch knows which one it waits for
-            options["limits"] = httpx.Limits(max_keepalive_connections=0)
-        if self._storage is None:
-            return httpx.Client(**options)
-        # Ours alone, so that answers marked private are remembered as well.
-        return CacheClient(storage=self._storage, rfc={"shared": False}, **options)
 
     @cached_property
     def _storage(self) -> hishel.SqliteStorage | None:
@@ -230,9 +249,7 @@ class Transport:
     def _remembered_as(self, path: str, purpose: str) -> str:
         return f"{purpose} {self._base}{path}"
 
-    def _ask(
-        self, path: str, params: Mapping[str, str | int], headers: Mapping[str, str], purpose: str = ""
-    ) -> _Answer:
+    def _ask(self, question: _Question) -> _Answer:
         import stamina
 
         end = time.monotonic() + self._limits.total_s
@@ -248,44 +265,42 @@ class Transport:
             ):
                 tries = attempt.num
                 with attempt:
-                    return self._once(path, params, headers, purpose, end)
+                    return self._once(question, end)
         except _RetryError as fault:
             given_up = f"given up after {tries} {'try' if tries == 1 else 'tries'}"
             raise SourceUnavailableError(f"{fault}; {given_up}, try later") from fault
         raise AssertionError("unreachable")
 
-    def _once(
-        self, path: str, params: Mapping[str, str | int], headers: Mapping[str, str], purpose: str, end: float
-    ) -> _Answer:
+    def _once(self, question: _Question, end: float) -> _Answer:
         """Ask once, wherever the redirects lead."""
         end = min(end, time.monotonic() + _DRIP * self._limits.timeout_s)
-        url = self._base + path
-        key = self._remembered_as(path, purpose)
+        url = self._base + question.path
         visited = [url]
         while True:
             _pace(url, self._limits.requests_per_second)
-            answer = self._hop(url, params, headers, key, end)
+            answer = self._hop(url, question, end)
             if not answer.moved:
                 return answer
             url = self._moved_to(answer.moved, visited)
-            params = {}
+            question = replace(question, params={})
             visited.append(url)
 
-    def _hop(
-        self, url: str, params: Mapping[str, str | int], headers: Mapping[str, str], key: str, end: float
-    ) -> _Answer:
+    def _hop(self, url: str, question: _Question, end: float) -> _Answer:
         import httpx
 
         shown = _shown(url)
         ours = _origin(url) == _origin(self._base)
+        client = self._client if question.purpose is None else self._remembering_client
+        key = self._remembered_as(question.path, question.purpose or "")
+        headers = {name: value for name, value in question.headers.items() if ours or name in _FOR_ANYBODY}
         try:
             with (
                 self._watch.until(end),
-                self._client.stream(
+                client.stream(
                     "GET",
                     url,
-                    params=dict(params) or None,
-                    headers={name: value for name, value in headers.items() if ours or name in _FOR_ANYBODY},
+                    params=dict(question.params) or None,
+                    headers=headers,
                     auth=self._auth if ours else None,
                     extensions={"trace": self._watch.trace, "caching": {"key": key}},
                 ) as answer,

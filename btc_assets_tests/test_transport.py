@@ -368,6 +368,16 @@ def test_a_body_that_did_not_come_whole_is_not_remembered(web: WebServer, tmp_pa
     assert transport(web, cache=tmp_path / "http.db").content_if_changed("/feed", "today") == b"x" * 5000
 
 
+def test_only_what_is_asked_for_when_changed_is_remembered(web: WebServer, tmp_path: Path) -> None:
+    page = until_changed(Answer(b"one", headers={"Cache-Control": "max-age=86400"}), etag='"1"')
+    web.pages["/feed"] = page
+    api = transport(web, cache=tmp_path / "http.db")
+    assert [api.content("/feed") for _ in range(2)] == [b"one", b"one"]
+    assert api.content_if_changed("/feed", "today") == b"one"
+    assert api.content("/feed") == b"one"
+    assert len(web.requests) == 4
+
+
 def test_without_a_cache_every_page_comes_in_full(web: WebServer) -> None:
     web.pages["/feed"] = until_changed(Answer(b"one"), etag='"1"')
     api = transport(web)

@@ -65,7 +65,7 @@ def stored_texts(lake: Lake, first: date, last: date) -> Texts | None:
     if not article_days and not post_days:
         return None
     articles, posts, scores = (lake.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
-    return Texts.of(articles, posts, scores, article_days, post_days)
+    return Texts.stored(articles, posts, scores, article_days, post_days)
 
 
 @dg.asset(
@@ -94,7 +94,7 @@ def hourly_features(
     one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
     or posts were never gathered, everything made of them.
     """
-    texts = Texts.of(articles, posts, scores, lake.days(ARTICLES), lake.days(POSTS))
+    texts = Texts.stored(articles, posts, scores, lake.days(ARTICLES), lake.days(POSTS))
     frame = features_between(prices.sort("open_time").collect(), *_span(context), texts)
     unknown = {
         feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)

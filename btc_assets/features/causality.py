@@ -362,8 +362,8 @@ def text_cuts(bars: pl.DataFrame, texts: Texts, *, random: int = 2) -> list[date
     late = newer.drop_nulls("published_at").sort(pl.col("available_at") - pl.col("published_at"))
     edits = newer.filter(pl.col("revision") > 0).sort("available_at")
     said = texts.articles["available_at"].sort()
-    after_silence = said.filter(said.diff() == said.diff().max())
-    tempting = [*late["available_at"].tail(1), *edits["available_at"].tail(1), *after_silence.tail(1)]
+    after_silence = said.to_frame().filter(pl.col("available_at").diff() == pl.col("available_at").diff().max())
+    tempting = [*late["available_at"].tail(1), *edits["available_at"].tail(1), *after_silence["available_at"].tail(1)]
     for days in (texts.article_days, texts.post_days):
         after_a_hole = sorted(day for day in days if day - timedelta(days=1) not in days)
         tempting += [midnight(day) for day in after_a_hole[-1:]]

@@ -24,6 +24,8 @@ SCORE_COLUMNS = ("kind", "item_id", "scorer", "is_primary", "score", "available_
 """Columns of ARTICLES, POSTS and SENTIMENT_SCORES that features are made from; `published_at` is for the laws alone."""
 NEGATIVE_BELOW = -0.05
 """Scores below this are negative: a score this close to zero takes no side."""
+LONGEST_SILENCE_DAYS = 7
+"""A stream without a single text for so many days is taken for one that nobody gathered."""
 HOUR_OF_TEXT = pl.col("available_at").dt.truncate("1h")
 """The open_time of the hour a text counts for."""
 
@@ -77,6 +79,31 @@ class Texts:
             frozenset(post_days),
         )
 
+    @classmethod
+    def stored(
+        cls,
+        articles: pl.LazyFrame,
+        posts: pl.LazyFrame,
+        scores: pl.LazyFrame,
+        article_days: Collection[date],
+        post_days: Collection[date],
+    ) -> Self:
+        """Take what the lake holds; which of its days were gathered is what `days_gathered` says.
+
+        Args:
+            articles: ARTICLES rows.
+            posts: POSTS rows.
+            scores: SENTIMENT_SCORES rows.
+            article_days: days whose articles are stored.
+            post_days: days whose posts are stored.
+        """
+        texts = cls.of(articles, posts, scores, article_days, post_days)
+        return replace(
+            texts,
+            article_days=days_gathered(article_days, texts.articles["available_at"]),
+            post_days=days_gathered(post_days, texts.posts["available_at"]),
+        )
+
     def until(self, moment: datetime) -> Self:
         """Return what was available at a moment, and the days that had begun by then."""
         return self._where(pl.col("available_at") <= moment, lambda day: day <= moment.date())
@@ -101,6 +128,20 @@ class Texts:
             article_days=frozenset(filter(gathered, self.article_days)),
             post_days=frozenset(filter(gathered, self.post_days)),
         )
+
+
+def days_gathered(stored: Collection[date], available_at: pl.Series) -> frozenset[date]:
+    """Return the stored days that were gathered: those with a text in the `LONGEST_SILENCE_DAYS` days before them.
+
+    A source without history leaves the days before its first request stored and empty, which is not silence.
+
+    Args:
+        stored: days whose texts are stored, also where there are none.
+        available_at: of the texts.
+    """
+    spoken = set(available_at.dt.date().unique())
+    reach = range(1, LONGEST_SILENCE_DAYS + 1)
+    return frozenset(day for day in stored if any(day - timedelta(days=back) in spoken for back in reach))
 
 
 def scored_texts(articles: pl.DataFrame, posts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:

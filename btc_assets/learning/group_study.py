@@ -526,9 +526,14 @@ def _added(row: Mapping[str, Any]) -> list[str]:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
+    middle = _thousandths(row["difference"])
     if row["lower"] is None or row["upper"] is None:
-        return f"{row['difference'] * 1e3:+.2f}"
-    return f"{row['difference'] * 1e3:+.2f} ({row['lower'] * 1e3:+.2f} to {row['upper'] * 1e3:+.2f})"
+        return middle
+    return f"{middle} ({_thousandths(row['lower'])} to {_thousandths(row['upper'])})"
+
+
+def _thousandths(nats: float) -> str:
+    return f"{round(nats * 1e3, 2) + 0.0:+.2f}"  # + 0.0, lest it say -0.00
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""Once for real: `dagster dev`, the forecast server and a local exchange, and nobody at the keyboard."""
+"""Once for real: `dagster dev`, the forecast server, a local exchange and feed, and nobody at the keyboard."""
 
 import os
 import subprocess
@@ -6,12 +6,15 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
 import polars as pl
 import pytest
 
+from btc_assets.contracts import SENTIMENT_SCORES
+from btc_assets.lake import Lake
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import random_walk_bars
@@ -27,12 +30,20 @@ class Venue:
 
     def __init__(self, newest: datetime) -> None:
         self.newest = newest
+        self.headlines: list[str] = []
         start = (newest - timedelta(days=HISTORY_DAYS)).replace(hour=0)
         self.bars = random_walk_bars(int((newest + 48 * HOUR - start) / HOUR), start=start)
         self.exchange = Exchange()
         self.exchange.respond = self.answer
 
     def answer(self, path: str, query: dict[str, str]) -> Answer:
+        if path == "/feed.xml":
+            entries = "".join(
+                f"<item><title>{title}</title><link>https://desk.example/{number}</link>"
+                f"<pubDate>{format_datetime(datetime.now(tz=UTC))}</pubDate></item>"
+                for number, title in enumerate(self.headlines)
+            )
+            return Answer(f'<rss version="2.0"><channel><title>desk</title>{entries}</channel></rss>'.encode())
         if path != "/api/v3/klines":
             return Answer(status=404)  # no archive
         opens = pl.col("open_time").dt.epoch("ms")
@@ -71,6 +82,10 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
     home.mkdir()
     config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
     (home / "dagster.yaml").write_text(config)
+    feeds = tmp_path / "feeds.toml"
+    feeds.write_text(
+        f'[[feed]]\nname = "desk"\nurl = "{venue.exchange.url}/feed.xml"\noutlet = "desk.example"\nrhythm_hours = 24\n'
+    )
     port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
         "DAGSTER_HOME": str(home),
@@ -79,6 +94,9 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         "BTC_BINANCE_URL": venue.exchange.url,
         "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
         "BTC_HTTP_REQUESTS_PER_SECOND": "50",
+        "BTC_NEWS_SOURCES": "rss",
+        "BTC_NEWS_FEEDS": str(feeds),
+        "BTC_NEWS_CRON": "* * * * *",
         "BTC_HISTORY_START": str((this_hour - timedelta(days=HISTORY_DAYS - 2)).date()),
         "BTC_TRAIN_DAYS": "60",
         "BTC_CV_FOLDS": "2",
@@ -122,5 +140,14 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
 
         assert made_at() == told
         venue.newest += timedelta(days=2)  # what has closed since is told; from here on nobody does anything
+        published = time.monotonic()
+        venue.headlines.append("Bitcoin soars to a record as funds rejoice")
+        lake = Lake(root=str(tmp_path / "data" / "lake"))
+
+        def scored() -> bool:
+            return lake.scan(SENTIMENT_SCORES).filter(pl.col("score") > 0).collect().height > 0
+
+        assert _until(scored, seconds=120), dev_log.read_text()[-4000:]
+        print(f"published to scored: {time.monotonic() - published:.0f} s")
         assert _until(lambda: made_at() >= this_hour, seconds=200), dev_log.read_text()[-4000:]
     venue.exchange.close()

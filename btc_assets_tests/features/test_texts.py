@@ -19,7 +19,7 @@ from btc_assets.contracts import HOURLY_FEATURES
 from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
 from btc_assets.features.causality import random_texts, stressed, text_availability, text_poisoning
 from btc_assets.features.engine import compute_features, features_between
-from btc_assets.features.texts import NEGATIVE_BELOW, Texts, every_hour, hourly_texts, scored_texts
+from btc_assets.features.texts import NEGATIVE_BELOW, Texts, days_gathered, every_hour, hourly_texts, scored_texts
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.features.synthetic import Said, tables_of, texts_of
 
@@ -569,3 +569,12 @@ def test_real_news_give_every_feature_of_articles(shared_data: object) -> None:
     assert made["sentiment_count"].sum() > 3_000
     for law in (text_availability, text_poisoning):
         assert law(compute_features, bars, texts, [bars["open_time"][-50]]).passed
+
+
+def test_a_stored_day_counts_as_gathered_once_the_week_before_it_said_something() -> None:
+    first = date(2018, 5, 1)
+    stored = [first + timedelta(days=n) for n in range(20)]
+    spoken = pl.Series([datetime(2018, 5, 5, 12, tzinfo=UTC)], dtype=pl.Datetime("us", "UTC"))
+    assert days_gathered(stored, spoken) == {date(2018, 5, day) for day in range(6, 13)}
+    assert days_gathered(stored, spoken.clear()) == frozenset()
+    assert days_gathered([], spoken) == frozenset()

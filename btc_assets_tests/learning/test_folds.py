@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from btc_assets.clock import midnight
 from btc_assets.contracts import CV_FOLDS, HORIZONS
-from btc_assets.learning.folds import NotEnoughHistoryError, Rows, labelled_rows, make_folds, split
+from btc_assets.learning.folds import NotEnoughHistoryError, Rows, labelled_rows, learnable, make_folds, split
 from btc_assets_tests.learning.conftest import CUTOFF, signal_rows
 
 HOUR = timedelta(hours=1)
@@ -109,5 +109,5 @@ def test_a_feature_nobody_gathered_is_not_learned_from() -> None:
         pl.lit(None, dtype=pl.Float64).alias("scale"),
     )
     names = ("never", "known", "after_the_cutoff", "before_the_window", "scale")
-    assert folds.learnable(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
-    assert "before_the_window" in folds.learnable(frame, names, cutoff=cutoff, window_days=60, needed="scale")
+    assert learnable(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
+    assert "before_the_window" in learnable(frame, names, cutoff=cutoff, window_days=60, needed="scale")

@@ -186,11 +186,11 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
             asset_checks=CHECKS,
             jobs=[dg.define_asset_job("look", selection=selection)],
             resources={
-            "io_manager": lake,
-            "lake": lake,
-            "registry": ShelfRegistry(tracking_uri="sqlite://"),
-            "outbox": Outbox(root / "outbox.db"),
-        },
+                "io_manager": lake,
+                "lake": lake,
+                "registry": ShelfRegistry(tracking_uri="sqlite://"),
+                "outbox": Outbox(root / "outbox.db"),
+            },
             executor=dg.in_process_executor,
         )
         result = definitions.resolve_job_def("look").execute_in_process(raise_on_error=False)

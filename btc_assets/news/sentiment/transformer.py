@@ -273,7 +273,8 @@ def _from_hub(model: str) -> Path:
     except (httpx.HTTPError, OSError, ValueError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(
-            f"{model!r} is no local folder, and the hub does not give it ({why}); {advice}, or reach the hub once"
+            f"there is no folder {PROJECT_ROOT / model}, and the hub does not give {model!r} ({why}); {advice}, "
+            "or reach the hub once"
         ) from error
     return Path(fetched)
 

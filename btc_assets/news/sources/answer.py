@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from btc_assets.clock import midnight
 from btc_assets.news.plain_text import plain_title, web_address
 from btc_assets.news.sources.protocol import Item
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError
@@ -234,6 +235,14 @@ def without(secret: str) -> Iterator[None]:
         yield
     except SourceError as error:
         raise type(error)(hidden(str(error), secret)) from None
+
+
+def is_seen_now(published: datetime | None, lag: timedelta, last: datetime, now: datetime) -> bool:
+    """Tell whether a text becomes available now, as the newest of the running day do.
+
+    Votes and comments that are counted now are known now, and say nothing of the day on which an older text was seen.
+    """
+    return now < last and (published is None or published + lag >= midnight(now.astimezone(UTC).date()))
 
 
 def shortfall(

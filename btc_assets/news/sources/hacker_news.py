@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from btc_assets.news.plain_text import plain_summary
-from btc_assets.news.sources.answer import Entry, EntryError, items_of, list_in, once
+from btc_assets.news.sources.answer import Entry, EntryError, is_seen_now, items_of, list_in, once
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceMalformedError, Transport
 
@@ -41,7 +41,7 @@ class HackerNewsSource:
         start = math.floor((first - self.lag).timestamp())
         end = math.ceil(min(last, now).timestamp())
         stories = once(self._stories(start, end), "objectID")
-        items, faults = items_of(self.name, stories, now, lambda story: self._item(story, counted=now < last))
+        items, faults = items_of(self.name, stories, now, lambda story: self._item(story, last, now))
         return Delivery(items, faults)
 
     def _stories(self, start: int, end: int) -> list[Any]:
@@ -52,7 +52,7 @@ class HackerNewsSource:
             stories += found
             if not found or total <= len(found) < REACH:
                 break
-            times = [at for story in found if isinstance(at := _field(story, "created_at_i"), int)]
+            times = [at for story in found if isinstance(at := _field(story, "created_at_i"), int) and at >= start]
             rest = min(times, default=start) + 1
             if rest >= end and len(found) < REACH:
                 break
@@ -87,12 +87,12 @@ class HackerNewsSource:
                 break
         return found, total
 
-    def _item(self, story: Entry, *, counted: bool) -> Item:
-        """Read a story; its votes and comments only where they were counted now, when it is first seen."""
+    def _item(self, story: Entry, last: datetime, now: datetime) -> Item:
         number = story.identifier("objectID")
         if not (number.isascii() and number.isdecimal()):
             raise EntryError("have an objectID that is no number", number)
         at = story.epoch("created_at_i")
+        counted = is_seen_now(at, self.lag, last, now)
         return Item(
             kind="post",
             source=self.name,

@@ -8,7 +8,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from btc_assets.news.plain_text import plain_summary
-from btc_assets.news.sources.answer import Entry, EntryError, epoch, iso_time, items_of, list_in, once, shortfall
+from btc_assets.news.sources.answer import (
+    Entry,
+    EntryError,
+    epoch,
+    is_seen_now,
+    iso_time,
+    items_of,
+    list_in,
+    once,
+    shortfall,
+)
 from btc_assets.news.sources.feed_entries import DocumentEntry, FeedError, read_apart
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, Transport
@@ -81,7 +91,7 @@ class RedditSource:
             posts, ended = self._listing(channel, start)
         except (SourceRefusedError, SourceMalformedError) as refusal:
             posts, ended = self._feed(channel, refusal), False
-        items, faults = items_of(self.name, posts, now, lambda post: self._item(post, channel, counted=now < last))
+        items, faults = items_of(self.name, posts, now, lambda post: self._item(post, channel, last, now))
         times = [item.published_at for item in items if item.published_at is not None]
         if not ended:
             faults += shortfall(f"{self.name} (r/{channel})", min(times, default=None), first, last, now, _ELSEWHERE)
@@ -128,8 +138,8 @@ class RedditSource:
             raise SourceMalformedError(f"reddit: expected a feed at {path}, but {fault}; try again later") from fault
         return once([_post_of(entry) for entry in document.entries], "id")
 
-    def _item(self, post: Entry, channel: str, *, counted: bool) -> Item | None:
-        """Read a post; its votes and comments only where they were counted now, when it is first seen."""
+    def _item(self, post: Entry, channel: str, last: datetime, now: datetime) -> Item | None:
+        """Read a post; None where it is pinned or was taken down."""
         number = _ID.match(post.identifier("id"))
         if number is None:
             raise EntryError("have an id that is none of Reddit's", post.identifier("id"))
@@ -141,6 +151,7 @@ class RedditSource:
         told = post.text("subreddit")
         named = told if _CHANNEL.match(told) else channel
         at = post.epoch("created_utc")
+        counted = is_seen_now(at, self.lag, last, now)
         return Item(
             kind="post",
             source=self.name,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from btc_assets.news.sentiment.ensemble import combined, fit_ensemble, load_ensemble
+from btc_assets.news.sentiment.ensemble import HELD_BACK, combined, fit_ensemble, load_ensemble
 from btc_assets.news.sentiment.judge import LABELLED
 from btc_assets.news.sentiment.protocol import CLASSES, ScorerError
 from btc_assets_tests.news.sentiment.builders import KnownScorer, some_shares
@@ -112,6 +112,20 @@ def test_the_order_of_texts_and_their_copies_decide_nothing(path: Path, tmp_path
     other = tmp_path / "other.json"
     fit_ensemble(pl.concat([frame.reverse(), frame[:50]]), [FAIR, GOOD], other, DAY)
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_texts_held_back_move_no_weight(path: Path) -> None:
+    frame = texts_of(600)
+    told = fit_ensemble(frame, [FAIR, GOOD], path, DAY)
+    held = frame["text"].map_elements(
+        lambda text: hashlib.sha256(text.encode()).digest()[0] % HELD_BACK == 0, return_dtype=pl.Boolean
+    )
+    assert held.sum() == told["provenance"]["texts_held_back"]
+    wrong = frame.with_columns(label=pl.when(held).then(pl.lit("neutral")).otherwise("label"))
+    again = fit_ensemble(wrong, [FAIR, GOOD], path, DAY)
+    assert again["scorers"] == told["scorers"]
+    assert again["constants"] == told["constants"]
+    assert again["provenance"]["held_back"] != told["provenance"]["held_back"]
 
 
 def test_texts_with_two_labels_are_left_out(path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btc_assets.news.sentiment.protocol import CLASSES
@@ -44,6 +44,12 @@ despite extremely LESS
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=14).map(" ".join))
+@example("Everyone says he is such a bad ass here")
+@example("That was really the kiss of death for it")
+@example("The view from up there is to die for")
+@example("They told us they won yeah right")
+@example("She thinks that it is the shit or the bomb")
+@example("It is sort of good and kind of great")
 def test_the_general_scorer_is_vader_to_its_last_printed_digit(text: str) -> None:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 

@@ -351,8 +351,8 @@ def test_whatever_stands_in_an_entry_it_becomes_an_item_or_a_sentence(service: S
     ]
     source: Any = service.source(None)  # type: ignore[arg-type]
     read = {
-        "hacker_news": lambda entry: source._item(entry, counted=True),
-        "reddit": lambda entry: source._item(entry, "Bitcoin", counted=True),
+        "hacker_news": lambda entry: source._item(entry, NEXT, NOW),
+        "reddit": lambda entry: source._item(entry, "Bitcoin", NEXT, NOW),
     }.get(service.name, getattr(source, "_item", None))
     items, faults = items_of(service.name, entries, NOW, read)
     left_out = sum(int(fault.split()[1]) for fault in faults)

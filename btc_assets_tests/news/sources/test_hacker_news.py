@@ -78,6 +78,9 @@ def test_a_story_is_a_post_of_its_discussion(server: Exchange) -> None:
 def test_votes_counted_later_than_the_text_was_seen_are_not_told(server: Exchange) -> None:
     Search(server, [story(7, DAY + MINUTE)])
     assert [(item.points, item.comments) for item in fetch(server, now=NEXT + MINUTE)] == [(None, None)]
+    Search(server, [story(1, DAY + MINUTE), story(2, DAY - 10 * MINUTE), story(3, DAY - 20 * MINUTE)])
+    week = fetch(server, first=DAY - timedelta(days=7))
+    assert {item.guid[-1]: item.points for item in week} == {"1": 11, "2": 12, "3": None}, "of yesterday, with the lag"
 
 
 @pytest.mark.parametrize(("page", "said"), [(1_000, 0), (130, 0), (1_000, 3)], ids=["whole", "pages", "estimated"])
