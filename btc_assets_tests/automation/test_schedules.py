@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.automation import schedules
-from btc_assets.automation.schedules import days_to_refresh, hourly_refresh, weekly_training
+from btc_assets.automation.schedules import (
+    MOST_DAYS_TO_GATHER,
+    days_to_gather,
+    days_to_refresh,
+    gather_news,
+    hourly_refresh,
+    weekly_training,
+)
+from btc_assets.automation.spans import Span
 from btc_assets.contracts import HOURLY_FEATURES, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake, by_day
 from btc_assets.settings import Settings
@@ -192,3 +200,48 @@ def test_the_refresh_comes_at_minute_five_and_the_training_on_mondays() -> None:
     assert hourly_refresh.cron_schedule == "5 * * * *"
     assert str(weekly_training.cron_schedule).endswith("* * 1")
     assert {hourly_refresh.execution_timezone, weekly_training.execution_timezone} == {"UTC"}
+
+
+# --- texts -----------------------------------------------------------------------------------------
+def test_todays_texts_are_gathered_and_those_of_days_the_machine_was_off() -> None:
+    today, now = date(2024, 5, 10), datetime(2024, 5, 10, 9, 15, tzinfo=UTC)
+    assert days_to_gather(now, []) == Span(today, today)
+    assert days_to_gather(now, [today - timedelta(days=1), today]) == Span(today, today)
+    assert days_to_gather(now, [today - timedelta(days=3)]) == Span(today - timedelta(days=3), today)
+    assert days_to_gather(now, [date(2024, 1, 5)]).first == today - timedelta(days=MOST_DAYS_TO_GATHER)
+    assert days_to_gather(now, [today + timedelta(days=4)]) == Span(today, today)
+
+
+def gather(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    return gather_news(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
+
+
+def test_a_tick_asks_for_todays_texts(lake: Lake) -> None:
+    asked = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.partition_key == "2024-05-10"
+
+
+def test_while_one_gathering_runs_no_other_is_started(lake: Lake, instance: dg.DagsterInstance) -> None:
+    create_run_for_test(instance, job_name="gather_texts", status=dg.DagsterRunStatus.STARTED)
+    said = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(said, dg.SkipReason)
+    assert "still runs" in str(said.skip_message)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"market_source": "binance", "news_sources": "none"}, "BTC_NEWS_SOURCES is none"),
+        ({"market_source": "sample"}, "the history is closed"),
+        ({"market_source": "binance", "history_start": date(2025, 1, 1)}, "the history begins"),
+    ],
+)
+def test_where_there_is_nothing_to_gather_the_tick_says_so(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], why: str
+) -> None:
+    chosen = Settings(**values)
+    monkeypatch.setattr(schedules, "settings", lambda: chosen)
+    said = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(said, dg.SkipReason)
+    assert why in str(said.skip_message)

@@ -11,7 +11,18 @@ from dagster._core.test_utils import create_run_for_test
 
 from btc_assets import contracts
 from btc_assets.automation import sensors
-from btc_assets.automation.jobs import FEATURES, FORECASTS, JOBS, LABELS, ONE_AT_A_TIME, OUTCOMES, PRICES
+from btc_assets.automation.jobs import (
+    ARTICLES,
+    FEATURES,
+    FORECASTS,
+    JOBS,
+    LABELS,
+    ONE_AT_A_TIME,
+    OUTCOMES,
+    POSTS,
+    PRICES,
+    SCORES,
+)
 from btc_assets.automation.sensors import (
     ATTEMPT_TAG,
     ATTEMPTS,
@@ -20,8 +31,11 @@ from btc_assets.automation.sensors import (
     asked_again,
     days_touched,
     forecast_from_new_prices,
+    forecast_from_new_scores,
+    positions_of,
     publish_new_forecasts,
     report_on_closed_days,
+    score_new_texts,
 )
 from btc_assets.automation.spans import Span
 from btc_assets.automation.walk_forward import WALK_TAG
@@ -389,3 +403,59 @@ def test_a_position_remembers_the_newest_days_only() -> None:
     assert sorted(moved.seen) == sorted(content)[-sensors.REMEMBERED_DAYS :]
     assert Position.parse(str(moved)) == moved
     assert json.loads(str(moved))["after"] == 7
+
+
+# --- texts -----------------------------------------------------------------------------------------
+def test_articles_and_posts_of_one_gathering_are_scored_in_one_run(instance: dg.DagsterInstance) -> None:
+    tell(instance, ARTICLES, {"2018-05-01": "a"})
+    tell(instance, POSTS, {"2018-05-01": "p"})
+    requests, cursor = tick(score_new_texts, instance)
+    assert [request.partition_key for request in requests] == ["2018-05-01"]
+    assert set(positions_of(cursor)) == {"articles", "posts"}
+    assert tick(score_new_texts, instance, cursor)[0] == []
+
+
+def test_new_posts_alone_are_scored_as_well_and_unchanged_ones_are_not(instance: dg.DagsterInstance) -> None:
+    tell(instance, ARTICLES, {"2018-05-01": "a"})
+    _, cursor = tick(score_new_texts, instance)
+    tell(instance, ARTICLES, {"2018-05-01": "a"})
+    requests, cursor = tick(score_new_texts, instance, cursor)
+    assert requests == []
+    tell(instance, POSTS, {"2018-05-01": "p"})
+    assert len(tick(score_new_texts, instance, cursor)[0]) == 1
+
+
+def bars_of(lake: Lake, *days: date) -> None:
+    schema = contracts.PRICES.columns
+    for day in days:
+        row = dict.fromkeys(schema) | {"open_time": datetime(day.year, day.month, day.day, tzinfo=UTC)}
+        lake.write(contracts.PRICES, day, pl.DataFrame([row], schema=schema))
+
+
+def test_scores_of_a_day_with_bars_become_features_and_forecasts(instance: dg.DagsterInstance, lake: Lake) -> None:
+    bars_of(lake, date(2018, 5, 1))
+    crown(lake, date(2018, 4, 30), champion=1)
+    tell(instance, SCORES, {"2018-05-01": "s"})
+    (request,), _ = tick(forecast_from_new_scores, instance)
+    assert request.partition_key == "2018-05-01"
+    assert request.asset_selection == [FEATURES, LABELS, FORECASTS, OUTCOMES]
+
+
+def test_scores_of_a_day_without_bars_wait_for_the_bars(instance: dg.DagsterInstance) -> None:
+    tell(instance, SCORES, {"2018-05-01": "s"})
+    assert tick(forecast_from_new_scores, instance)[0] == []
+
+
+def test_scores_of_today_are_carried_on_once_an_hour(
+    instance: dg.DagsterInstance, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars_of(lake, date(2018, 5, 1))
+    keys, cursor = [], None
+    for minute, hour in ((5, 10), (20, 10), (50, 10), (5, 11)):
+        now = datetime(2018, 5, 1, hour, minute, tzinfo=UTC)
+        monkeypatch.setattr(type(sensors.settings()), "now", lambda _, now=now: now)
+        tell(instance, SCORES, {"2018-05-01": f"s{hour}:{minute}"})
+        (request,), cursor = tick(forecast_from_new_scores, instance, cursor)
+        keys.append(request.run_key)
+    assert len(set(keys)) == 2
+    assert len(set(keys[:3])) == 1

@@ -193,7 +193,7 @@ def _parsed(text: str) -> Any:
     """Parse JSON in which a backslash or a control character may stand as it is, which GDELT lets happen."""
     try:
         return json.loads(_BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", text), strict=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceMalformedError(
             f"gdelt: the answer is truncated or not JSON, it starts with {shown(text)} and has {len(text)} characters; "
             f"try again later."

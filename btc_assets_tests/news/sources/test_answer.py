@@ -143,7 +143,9 @@ def test_an_answer_of_another_shape_is_refused(body: Any, service: Service, serv
 
 
 @every_service
-@pytest.mark.parametrize("body", [b"[]", b"null", b'"sorry"', b"7", b""])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"null", b'"sorry"', b"7", b"", b'{"a":' * 100_000], ids=lambda body: str(body[:8])
+)
 def test_an_answer_that_is_no_object_is_refused(body: bytes, service: Service, server: Exchange) -> None:
     with pytest.raises(SourceError):
         ask(service, server, *[Answer(body)] * 3)
