@@ -1,4 +1,4 @@
-"""The command line: `python -m btc_assets demo | walk-forward | train | sql | up`."""
+"""The command line: `python -m btc_assets demo | walk-forward | train | fit-ensemble | sql | up`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     walk.add_argument("--again", action="store_true", help="make everything again, also what is already there")
     train = commands.add_parser("train", help="train and judge one cutoff, forecast its day and publish")
     train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (the newest Monday)")
+    commands.add_parser(
+        "fit-ensemble", help="fit the scorer `ensemble` on the labelled texts of BTC_LABELLED_SENTIMENT"
+    )
     sql = commands.add_parser("sql", help="ask the lake: every table is a view, such as monitoring.forecasts")
     sql.add_argument("query", help="one SELECT in DuckDB's SQL")
     return top
@@ -47,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from btc_assets.demo import demo
 
         return demo(config)
+    if chosen.command == "fit-ensemble":
+        from btc_assets.news.sentiment.score import fit_on_labelled
+
+        return fit_on_labelled(config)
     from btc_assets.automation.command import ask, train, walk_forward
 
     if chosen.command == "sql":
