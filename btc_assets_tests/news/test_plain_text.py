@@ -8,7 +8,7 @@ import unicodedata
 from html import escape
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from btc_assets.news import plain_text as module
@@ -21,6 +21,7 @@ from btc_assets.news.plain_text import (
     web_address,
 )
 
+unhurried = settings(deadline=None)
 MARKUP = re.compile(r"<[a-zA-Z/!?]|&(?:#\d|#x[0-9a-fA-F]|amp|lt|gt|quot|nbsp;)")
 HOSTILE = st.sampled_from(
     [
@@ -35,6 +36,7 @@ HOSTILE = st.sampled_from(
 TEXTS = st.one_of(st.text(st.characters(), max_size=200), st.lists(HOSTILE, max_size=40).map("".join))
 
 
+@unhurried
 @given(TEXTS)
 @example("<<script>script>alert(1)</script>")
 @example("&amp;amp;amp;amp;amp;amp;amp;amp;amp;lt;b&gt;")
@@ -48,6 +50,7 @@ def test_what_is_plain_holds_no_markup_and_nothing_unseen(text: str) -> None:
     plain.encode()  # no half of a surrogate pair
 
 
+@unhurried
 @given(TEXTS, st.integers(1, 60))
 def test_what_is_plain_stays_as_it_is(text: str, limit: int) -> None:
     for plain in (plain_text(text), plain_text(text, limit)):
@@ -55,6 +58,7 @@ def test_what_is_plain_stays_as_it_is(text: str, limit: int) -> None:
         assert plain_text(plain, limit) == plain or len(plain) > limit
 
 
+@unhurried
 @given(TEXTS, st.integers(1, 60))
 def test_no_more_than_the_limit_is_kept_and_a_cut_shows(text: str, limit: int) -> None:
     whole, plain = plain_text(text), plain_text(text, limit)
@@ -62,6 +66,7 @@ def test_no_more_than_the_limit_is_kept_and_a_cut_shows(text: str, limit: int) -
     assert plain == whole or plain == "" or (plain.endswith("…") and whole.startswith(plain[:-1]))
 
 
+@unhurried
 @given(TEXTS, st.integers(1, 30))
 def test_text_that_is_not_read_to_its_end_is_as_plain(text: str, read: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -71,6 +76,7 @@ def test_text_that_is_not_read_to_its_end_is_as_plain(text: str, read: int) -> N
     assert plain_text(plain) == plain
 
 
+@unhurried
 @given(st.text(st.characters(categories=["L", "N", "P", "Sc", "Zs"]), max_size=120), st.integers(0, 4))
 def test_escaped_text_is_the_text_however_often_it_was_escaped(text: str, times: int) -> None:
     escaped = text
@@ -79,6 +85,7 @@ def test_escaped_text_is_the_text_however_often_it_was_escaped(text: str, times:
     assert plain_text(escaped) == plain_text(text)
 
 
+@unhurried
 @given(st.lists(st.from_regex(r"[A-Za-z0-9$%.,]{1,12}", fullmatch=True), max_size=30))
 def test_plain_words_are_left_alone(words: list[str]) -> None:
     text = " ".join(words)
@@ -164,6 +171,7 @@ def test_anything_else_is_no_web_address(text: str) -> None:
     assert web_address(text) == ""
 
 
+@unhurried
 @given(TEXTS)
 def test_no_text_makes_the_address_check_raise(text: str) -> None:
     for candidate in (text, f"https://{text}", f"https://example.com/{text}", f"https://example.com:{text}"):

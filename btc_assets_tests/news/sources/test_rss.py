@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.news.gather import fetch_all
@@ -36,6 +36,7 @@ from btc_assets.transport import (
 )
 from btc_assets_tests.news.conftest import MANY, NOW, Answer, WebServer, moved, rss_feed, rss_item, until_changed
 
+unhurried = settings(deadline=None)
 TODAY = (NOW.replace(hour=0), NOW.replace(hour=0) + timedelta(days=1))
 ENTRY = FeedEntry("news", "https://news.example/rss?key=s3cret", "news.example", timedelta(hours=6))
 
@@ -223,6 +224,7 @@ def test_a_date_that_cannot_be_told_for_sure_is_none(told: str) -> None:
     assert published_at(told) == (None, "none")
 
 
+@unhurried
 @given(st.one_of(st.text(max_size=70), st.text("0123456789-:TZ +/.,GMTAugSat", max_size=40)))
 def test_no_date_makes_a_feed_fail(told: str) -> None:
     at, precision = published_at(told)
@@ -230,6 +232,7 @@ def test_no_date_makes_a_feed_fail(told: str) -> None:
     assert at is None or at.tzinfo is UTC
 
 
+@unhurried
 @given(
     st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)),
     st.integers(-14 * 60, 14 * 60).map(lambda minutes: timedelta(minutes=minutes)),
@@ -308,6 +311,7 @@ def test_control_characters_do_not_end_a_feed() -> None:
     assert len(delivered(rss_feed(rss_item(1, title="a\x00b\x0bc"), rss_item(2))).items) == 2
 
 
+@unhurried
 @given(st.binary(max_size=300))
 def test_any_bytes_become_text(body: bytes) -> None:
     assert isinstance(decoded(body), str)
@@ -382,6 +386,7 @@ def test_the_entries_before_a_cut_are_used_and_the_cut_is_named() -> None:
     assert delivery.faults == ["news: the feed is cut short; the 3 entries before the cut are used."]
 
 
+@unhurried
 @given(st.integers(0, 1500))
 def test_no_cut_gives_half_an_entry(length: int) -> None:
     whole = rss_feed()
