@@ -51,12 +51,14 @@ class Side:
     Attributes:
         name: `pipeline`, or the runtime of the scorer.
         texts_per_s: texts scored in a second.
+        cpu_ms: CPU a text, all threads, user and system.
         peak_mib: most memory the process held, libraries and weights included, MiB.
         difference: largest difference of a probability from the pipeline's.
     """
 
     name: str
     texts_per_s: float
+    cpu_ms: float
     peak_mib: float
     difference: float
 
@@ -148,12 +150,16 @@ def one_side(name: str, model: str, work: Path) -> None:
     texts: list[str] = json.loads((work / "texts.json").read_text())
     score = scorer_of(name, model, work / "graphs")
     score(texts[:WARM_UP])
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     probabilities = score(texts)
-    seconds = time.perf_counter() - began
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     np.save(work / f"{name}.npy", probabilities)
-    peak_mib = _peak_mib()
-    (work / f"{name}.json").write_text(json.dumps({"texts_per_s": len(texts) / seconds, "peak_mib": peak_mib}))
+    found = {
+        "texts_per_s": len(texts) / seconds,
+        "cpu_ms": 1000 * cpu_s / len(texts),
+        "peak_mib": _peak_mib(),
+    }
+    (work / f"{name}.json").write_text(json.dumps(found))
 
 
 # --- all sides --------------------------------------------------------------------------------------
@@ -179,6 +185,7 @@ def run(count: int = TEXTS, model: str = "") -> list[Side]:
             Side(
                 name,
                 max(turn["texts_per_s"] for turn in turns[name]),
+                min(turn["cpu_ms"] for turn in turns[name]),
                 max(turn["peak_mib"] for turn in turns[name]),
                 float(np.abs(said[name] - said[PEER]).max()),
             )
@@ -206,8 +213,9 @@ def main() -> None:
         return
     sides = run(chosen.texts, chosen.model)
     for side in sides:
+        times = side.texts_per_s / sides[0].texts_per_s
         print(
-            f"{side.name}: {side.texts_per_s:.1f} texts/s ({side.texts_per_s / sides[0].texts_per_s:.1f} x), "
+            f"{side.name}: {side.texts_per_s:.1f} texts/s ({times:.1f} x), {side.cpu_ms:.0f} ms of CPU each, "
             f"peak {side.peak_mib:,.0f} MiB, largest difference of a probability {side.difference:.1e}"
         )
 

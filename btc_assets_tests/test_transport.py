@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +144,19 @@ def test_the_rate_is_kept(web: WebServer) -> None:
     for _ in range(5):
         limited.json("/x", {})
     assert time.monotonic() - start >= 4 / 20
+
+
+def test_each_request_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen:
+        waits: ClassVar[list[float]] = []
+        monotonic = staticmethod(lambda: 1000.0)
+        sleep = staticmethod(waits.append)
+
+    monkeypatch.setattr(module, "time", Frozen)
+    monkeypatch.setattr(module, "_NEXT", {})
+    for url in ("http://a.example/1", "http://A.example:80/2", "http://a.example/3?x", "https://a.example/4"):
+        module._pace(url, 20.0)
+    assert Frozen.waits == pytest.approx([0.05, 0.1]), "of one host; https is another"
 
 
 def test_the_rate_is_of_the_host_whoever_asks(web: WebServer) -> None:

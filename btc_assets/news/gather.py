@@ -227,8 +227,8 @@ def _ask(source: TextSource, first: datetime, last: datetime, now: datetime) -> 
 def available_at(item: Item, *, live: bool, lag: timedelta, days: Collection[date], now: datetime) -> datetime | None:
     """Return when a text became available, UTC; None where nobody can tell.
 
-    For an archive that is when it first saw the text, where it tells; else when the text was published, plus the lag
-    of the source. A live source asked about today shows the text now, unless its history puts it on an earlier
+    That is when its source first saw the text, where it tells; else when the text was published, plus the lag of the
+    source. A live source asked about today shows the text now, unless its history puts it on an earlier
     day that is asked for as well: filing several days at once and one after another comes to the same.
 
     Args:
@@ -238,9 +238,7 @@ def available_at(item: Item, *, live: bool, lag: timedelta, days: Collection[dat
         days: the UTC days asked for.
         now: the moment asked at, UTC.
     """
-    if not live and item.first_seen_at is not None:
-        return item.first_seen_at.astimezone(UTC)
-    declared = declared_at(item, lag)
+    declared = item.first_seen_at.astimezone(UTC) if item.first_seen_at is not None else declared_at(item, lag)
     today = now.astimezone(UTC).date()
     if live and today in days and not (declared is not None and declared.date() < today and declared.date() in days):
         return now

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import dagster as dg
 import polars as pl
 import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.__main__ import main
@@ -45,6 +46,7 @@ from btc_assets_tests.conftest import random_walk_bars
 SAMPLE = Settings(market_source="sample")
 
 
+@settings(deadline=None)
 @given(st.dates(date(2018, 1, 1), date(2019, 1, 1)), st.integers(0, 300), st.integers(1, 60))
 def test_every_day_is_forecast_once_and_never_before_its_cutoff(first: date, length: int, every: int) -> None:
     last = first + timedelta(days=length)
@@ -158,8 +160,7 @@ def real_graph() -> AssetGraph:
 class Project:
     """The project's assets under their own names, in their own order and in its own jobs, over a lake of their own.
 
-    Each stores something small, remembers that it did, and fails where it is told to. The lake holds the bars,
-    features and labels of old.
+    Each stores something small, remembers that it did, and fails where it is told to.
 
     Attributes:
         made: every table and day that was stored, in order.
@@ -172,10 +173,6 @@ class Project:
         self.made: list[Made] = []
         self.failing: Made | None = None
         self.said: list[str] = []
-        needed = Span(FIRST_CUTOFF - timedelta(days=SMALL.window_days + WARMUP_DAYS), STORED_UNTIL - timedelta(days=1))
-        for day in needed.days:
-            for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
-                self.lake.write(contract, day, _content(contract, [day]))
         self.definitions = dg.Definitions(
             assets=[self._asset(key, contract) for key, contract in CONTRACTS.items()],
             jobs=JOBS,
@@ -185,16 +182,17 @@ class Project:
 
     def _asset(self, name: str, contract: Contract) -> dg.AssetsDefinition:
         key = dg.AssetKey(name.split("/"))
-        graph = real_graph()
-        node = graph.get(key) if graph.has(key) else None
-        parents = [] if node is None else sorted(node.parent_keys)
+        node = real_graph().get(key)
 
         @dg.asset(
             key=key,
-            group_name=key.path[0],
+            group_name=node.group_name,
             partitions_def=DAILY,
             backfill_policy=dg.BackfillPolicy.single_run(),
-            deps=[dg.AssetDep(parent, partition_mapping=node.partition_mappings.get(parent)) for parent in parents],
+            deps=[
+                dg.AssetDep(parent, partition_mapping=node.partition_mappings.get(parent))
+                for parent in node.parent_keys
+            ],
         )
         def made(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
             days = [day_of(day) for day in context.partition_keys]
@@ -224,15 +222,31 @@ LEARNING = {name for name in CONTRACTS if name.startswith("learning/")}
 ASKED_EACH_TIME = {("monitoring/performance_report", LAST_DAY), ("serving/bundle", LAST_DAY)}
 
 
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake with the bars, features and labels of old."""
+    root = tmp_path_factory.mktemp("history")
+    needed = Span(FIRST_CUTOFF - timedelta(days=SMALL.window_days + WARMUP_DAYS), STORED_UNTIL - timedelta(days=1))
+    for day in needed.days:
+        for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
+            Lake(root=str(root)).write(contract, day, _content(contract, [day]))
+    return root
+
+
+def _project(history: Path, folder: Path) -> Project:
+    shutil.copytree(history, folder / "lake")
+    return Project(folder / "lake")
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path / "lake")
+def project(history: Path, tmp_path: Path) -> Project:
+    return _project(history, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> set[Made]:
+def uninterrupted(history: Path, tmp_path_factory: pytest.TempPathFactory) -> set[Made]:
     """What a walk makes that nothing stops."""
-    project = Project(tmp_path_factory.mktemp("lake"))
+    project = _project(history, tmp_path_factory.mktemp("uninterrupted"))
     project.walk()
     return set(project.made)
 

@@ -8,8 +8,10 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from btc_assets.automation.jobs import STUDY
 from btc_assets.contracts import (
     CV_FOLDS,
+    FEATURE_GROUP_STUDY,
     FOLD_FORECASTS,
     HORIZONS,
     HOURLY_FEATURES,
@@ -29,6 +31,8 @@ from btc_assets.learning import assets as learning
 from btc_assets.learning.registry import CHAMPION, EXPERIMENT, PREVIOUS, ModelRegistry
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
+from btc_assets.news import assets as news
+from btc_assets.news.resources import News
 from btc_assets.partitions import key_of
 from btc_assets.settings import settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -74,15 +78,23 @@ def registry(place: Path) -> ModelRegistry:
 
 
 def train(lake: Lake, registry: ModelRegistry, cutoff: date, **changed: object) -> dg.ExecuteInProcessResult:
+    selection = dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY)
+    return materialise(lake, registry, cutoff, selection, **changed)
+
+
+def materialise(
+    lake: Lake, registry: ModelRegistry, cutoff: date, selection: dg.AssetSelection, **changed: object
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*market.ASSETS, *features.ASSETS, *learning.ASSETS],
-        selection=dg.AssetSelection.groups("learning"),
+        [*market.ASSETS, *news.ASSETS, *features.ASSETS, *learning.ASSETS],
+        selection=selection,
         partition_key=key_of(cutoff),
         resources={
             "lake": lake,
             "io_manager": lake,
             "registry": registry,
             "market": Market.from_settings(settings()),
+            "news": News.from_settings(settings()),
             **changed,
         },
         raise_on_error=False,
@@ -193,3 +205,19 @@ def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake:
     assert error.cause is not None
     assert "Materialise prices, features and labels" in error.cause.message
     assert lake.read(TRAINED_MODEL, early) is None
+
+
+@pytest.mark.usefixtures("first")
+def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left_out(
+    lake: Lake, registry: ModelRegistry
+) -> None:
+    result = materialise(lake, registry, CUTOFF, dg.AssetSelection.assets(STUDY))
+    assert result.success
+    study = table(lake, FEATURE_GROUP_STUDY)
+    assert FEATURE_GROUP_STUDY.faults(study) == []
+    assert study["groups"].to_list() == ["price"], "nobody gathered texts here"
+    assert study["seeds"].to_list() == [5]
+    [event] = result.get_asset_materialization_events()
+    assert event.materialization.metadata["verdicts"].value == {
+        f"price against {study['against'][0]}": study["verdict"][0]
+    }

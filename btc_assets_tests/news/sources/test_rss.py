@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -469,7 +472,9 @@ def test_a_broken_feed_is_a_clear_error_and_stops_no_other(
     web.pages |= {"/bad": answer, "/rss": Answer(rss_feed())}
     if answer.status == 302 and answer.headers["Location"] == "/rss":
         answer.headers["Location"] = "/bad"
-    bad = feed_at(web, "/bad", name="bad" if said[:5] != "news:" else "news", total_s=1.5, attempts=2)
+    bad = feed_at(
+        web, "/bad", name="bad" if said[:5] != "news:" else "news", total_s=1.5 if answer.drip_s else 60.0, attempts=2
+    )
     with pytest.raises(kind) as error:
         ask(bad)
     assert said in str(error.value)
@@ -495,6 +500,15 @@ def test_a_parser_kept_busy_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FeedError, match="reading it takes longer than 2 s, which no ordinary feed does"):
         read_apart(body.encode(), ENTRY.url)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(("what", "ended"), [("while True: pass", -signal.SIGXCPU), ("bytes(600 * 2**20)", 1)])
+def test_the_child_has_bounds_of_its_own(what: str, ended: int) -> None:
+    bounds = f"import runpy; child = runpy.run_path({feed_entries.__file__!r}); bound = child['_bound_resources']"
+    code = f"{bounds}; bound.__globals__.update(SECONDS=1, MEBIBYTES=500); bound()\n{what}"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert child.returncode == ended
+    assert ended < 0 or "MemoryError" in child.stderr
 
 
 def test_a_parser_that_breaks_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
