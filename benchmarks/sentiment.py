@@ -37,7 +37,7 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 LABELS = ("Bearish", "Neutral", "Bullish")
 LAYERS, WIDTH, HEADS, VOCABULARY = 12, 768, 12, 50_265
 TEXTS = 300
-TURNS = 2
+TURNS = 3
 WARM_UP = 8
 SPREAD = 2.0
 """Standard deviation of each logit over the texts, which the last layer is stretched to."""

@@ -108,12 +108,18 @@ class Lake(dg.ConfigurableIOManager):
         parts = [content for day in days if (content := self._content(contract, day)) is not None]
         if not parts:
             return contract.empty().lazy()
-        return pl.scan_parquet(parts, hive_partitioning=False)
+        # A column that came with a later version of the project is unknown in the partitions stored before it.
+        return pl.scan_parquet(parts, schema=contract.columns, missing_columns="insert", hive_partitioning=False)
 
     def read(self, contract: Contract, day: date) -> pl.DataFrame | None:
         """Return one stored partition, or None."""
         content = self._content(contract, day)
         return None if content is None else pl.read_parquet(content, hive_partitioning=False)
+
+    def columns(self, contract: Contract, day: date) -> list[str]:
+        """Return the columns one partition was stored with, which an older version may have had fewer of."""
+        content = self._content(contract, day)
+        return [] if content is None else list(pl.read_parquet_schema(io.BytesIO(content)))
 
     def fingerprint(self, contract: Contract, day: date) -> str:
         """Return the SHA-256 of a stored partition's bytes, or an empty string if it is not stored."""

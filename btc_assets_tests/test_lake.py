@@ -252,3 +252,16 @@ def test_equal_frames_have_equal_digests_whatever_lies_under_their_nulls() -> No
     assert digest(plain) != digest(plain.fill_null(0).with_columns(s=pl.lit("a")))
     assert digest(plain) != digest(plain.rename({"x": "y"}))
     assert digest(pl.DataFrame({"x": [None, 0.0]})) != digest(pl.DataFrame({"x": [0.0, None]}))
+
+
+def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path) -> None:
+    lake = Lake(root=str(tmp_path))
+    bars = random_walk_bars(48, start=datetime(2018, 1, 1, tzinfo=UTC))
+    for day, part in by_day(PRICES, bars, [date(2018, 1, 1), date(2018, 1, 2)]):
+        lake.write(PRICES, day, part.drop("trades") if day == date(2018, 1, 1) else part)
+    found = lake.scan(PRICES).collect()
+    assert found.columns == list(PRICES.columns)
+    assert found["trades"].null_count() == 24
+    assert lake.columns(PRICES, date(2018, 1, 1)) == [name for name in PRICES.columns if name != "trades"]
+    assert lake.columns(PRICES, date(2018, 1, 3)) == []
+    assert found.filter(PRICES.day == date(2018, 1, 2)).equals(bars.tail(24))

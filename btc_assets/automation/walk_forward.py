@@ -20,13 +20,19 @@ from pydantic import Field
 from btc_assets.automation.spans import DAY, Span, spans
 from btc_assets.contracts import (
     ARTICLES,
+    CV_FOLDS,
+    FOLD_FORECASTS,
+    FORECAST_OUTCOMES,
     FORECASTS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
+    MODEL_EXPLANATION,
     MODEL_VERDICT,
     POSTS,
     PRICES,
     SENTIMENT_SCORES,
+    TRAINED_MODEL,
+    TUNED_PARAMETERS,
     Contract,
 )
 from btc_assets.features.catalog import WARMUP_DAYS
@@ -50,6 +56,8 @@ MODEL_SETTINGS = {
     "gate_margin_nats",
 }
 """Settings a model depends on."""
+LEARNED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT)
+"""Tables of a cutoff; one that failed does not stop those beside it, so a cutoff is done when all of them are."""
 REPORT_SETTINGS = {"fee_bps", "too_small_to_call"}
 """Settings forecasts and outcomes depend on beside the model."""
 
@@ -130,7 +138,7 @@ def period(config: WalkForwardConfig, chosen: Settings) -> tuple[date, date]:
 def days_lacking(lake: Lake, contract: Contract, days: Iterable[date]) -> list[date]:
     """Return the days that are not stored, or are stored with other columns than the contract has today."""
     stored = set(lake.days(contract))
-    return [day for day in days if day not in stored or _columns(lake, contract, day) != list(contract.columns)]
+    return [day for day in days if day not in stored or lake.columns(contract, day) != list(contract.columns)]
 
 
 def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]:
@@ -148,10 +156,6 @@ def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]
         if first < end and (told is None or told < end - timedelta(hours=1)):
             wanted.add(newest)
     return sorted(wanted)
-
-
-def _columns(lake: Lake, contract: Contract, day: date) -> list[str]:
-    return lake.scan_days(contract, [day]).collect_schema().names()
 
 
 @dataclass
@@ -248,7 +252,7 @@ class Walk:
     def _train(self, leg: Leg, *, again: bool) -> bool:
         """Train and judge a cutoff unless that is done; return whether it was done now."""
         fingerprint = self._fingerprint(MODEL_SETTINGS, "learning", self._content(leg.cutoff))
-        if not again and self._made_from(MODEL_VERDICT, [leg.cutoff], fingerprint):
+        if not again and all(self._made_from(table, [leg.cutoff], fingerprint) for table in LEARNED):
             return False
         self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, fingerprint)
         return True
@@ -259,7 +263,8 @@ class Walk:
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
         content.append(self._digest(MODEL_VERDICT, leg.cutoff))
         fingerprint = self._fingerprint(MODEL_SETTINGS | REPORT_SETTINGS, "monitoring", content)
-        if not again and self._made_from(FORECASTS, leg.days.days, fingerprint):
+        forecast = (FORECASTS, FORECAST_OUTCOMES)
+        if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
             return False
         self._materialise(
             "forecast_days", leg.days, ["monitoring/forecasts", "monitoring/forecast_outcomes"], fingerprint

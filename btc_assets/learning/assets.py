@@ -23,6 +23,7 @@ from btc_assets.contracts import (
     TUNED_PARAMETERS,
     dagster_type,
 )
+from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
 from btc_assets.lake import Lake, digest, stored
 from btc_assets.learning import folds, gate, training
@@ -451,11 +452,12 @@ def model_verdict(
         bundle = registry.load(before.version)
         judged = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
         champion = gate.champion_evidence(bundle, folds.matrix(judged, bundle.features), evidence)
+    texts = stored_texts(lake, cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1))
     decision, criteria = gate.judge(
         evidence,
         champion,
         parity_error=float(trained["parity_error"].to_numpy().max()),
-        causality_failures=feature_failures(prices.collect()),
+        causality_failures=feature_failures(prices.collect(), texts),
         margin_nats=config.gate_margin_nats,
     )
     frame = gate.verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)

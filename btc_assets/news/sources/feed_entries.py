@@ -23,7 +23,9 @@ MOST_ENTRIES = 2_000
 LONGEST_TEXT = 32_000
 """Characters kept of one value."""
 SECONDS = 20
-"""Processor time the child may take; it is given up after twice that on the clock."""
+"""Processor time the child may take."""
+PATIENCE_S = 120
+"""Seconds on the clock after which it is given up; other processes may need the processor more."""
 MEBIBYTES = 1024
 """Memory the child may take."""
 
@@ -98,10 +100,10 @@ def read_apart(body: bytes, url: str) -> Document:
     """
     try:
         child = subprocess.run(
-            [sys.executable, "-P", __file__, url], input=body, capture_output=True, timeout=2 * SECONDS, check=False
+            [sys.executable, "-P", __file__, url], input=body, capture_output=True, timeout=PATIENCE_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise FeedError(f"reading it takes longer than {2 * SECONDS} s, which no ordinary feed does") from error
+        raise FeedError(f"reading it takes longer than {PATIENCE_S} s, which no ordinary feed does") from error
     if child.returncode != 0:
         said = (child.stderr.decode("utf-8", "replace").strip().splitlines() or [f"status {child.returncode}"])[-1]
         raise FeedError(f"its reader gave up within {SECONDS} s and {MEBIBYTES} MiB, which suffice: {said[:200]!r}")

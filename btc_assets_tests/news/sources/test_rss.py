@@ -494,7 +494,7 @@ def test_a_redirected_feed_is_read_where_it_moved(web: WebServer) -> None:
 
 def test_a_parser_kept_busy_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in this process, the 50 kB would keep it, and every thread in it, busy for hours."""
-    monkeypatch.setattr(feed_entries, "SECONDS", 1)
+    monkeypatch.setattr(feed_entries, "PATIENCE_S", 2)
     body = rss_feed(rss_item(1) + "<item><author>" + "a." * 25_000 + "</author></item>")
     start = time.monotonic()
     with pytest.raises(FeedError, match="reading it takes longer than 2 s, which no ordinary feed does"):
@@ -502,13 +502,12 @@ def test_a_parser_kept_busy_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize(("what", "ended"), [("while True: pass", -signal.SIGXCPU), ("bytes(600 * 2**20)", 1)])
-def test_the_child_has_bounds_of_its_own(what: str, ended: int) -> None:
+@pytest.mark.parametrize(("what", "ended"), [("while True: pass", "killed"), ("bytes(600 * 2**20)", "MemoryError")])
+def test_the_child_has_bounds_of_its_own(what: str, ended: str) -> None:
     bounds = f"import runpy; child = runpy.run_path({feed_entries.__file__!r}); bound = child['_bound_resources']"
     code = f"{bounds}; bound.__globals__.update(SECONDS=1, MEBIBYTES=500); bound()\n{what}"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert child.returncode == ended
-    assert ended < 0 or "MemoryError" in child.stderr
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert ended in ("killed" if child.returncode in (-signal.SIGKILL, -signal.SIGXCPU) else child.stderr)
 
 
 def test_a_parser_that_breaks_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
