@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?=
+# A comma inside $(call ...) would end the argument.
+EVERYTHING := .[dev,text]
 
 # Dagster finds dagster.yaml here; everything it and the project store goes under data/.
 export DAGSTER_HOME := $(CURDIR)
@@ -27,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(call timed,make .venv with $(PYTHON) and install the pinned packages,\
 	"$(PYTHON)" -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "Python 3.11 or 3.12 is needed: make setup PYTHON=/path/to/python3.11"); ' \
 	&& { [ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV); } \
-	&& $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,text]' \
+	&& $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '$(EVERYTHING)' \
 	&& touch $(STAMP))
 
 demo: $(STAMP) ## sample data to a forecast over HTTP, with walk-forward results (no network)
