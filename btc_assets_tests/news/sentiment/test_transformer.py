@@ -193,6 +193,7 @@ def test_a_model_is_never_given_more_than_the_project_reads(
 
 
 # --- batches ------------------------------------------------------------------------------------------
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.integers(0, 600), max_size=200), st.integers(1, 2_000))
 def test_every_row_is_in_one_batch_of_its_own_length_and_no_batch_is_too_large(lengths: list[int], budget: int) -> None:
     found = list(batches(lengths, budget))
@@ -202,6 +203,7 @@ def test_every_row_is_in_one_batch_of_its_own_length_and_no_batch_is_too_large(l
         assert len(rows) == 1 or len(rows) * lengths[rows[0]] <= budget
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-1e4, 1e4, width=32)] * 3), min_size=1))
 def test_softmax_adds_up_to_one_and_keeps_the_order(rows: list[tuple[float, float, float]]) -> None:
     logits = np.array(rows, dtype=np.float32)
