@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, MODEL_EXPLANATION, MODEL_VERDICT, ROLES
+from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, MODEL_EXPLANATION, MODEL_VERDICT, REPORTED_ROLES
 from btc_assets.lake import Lake, digest
 from btc_assets.monitoring.performance import (
     ALL,
@@ -137,10 +137,10 @@ def _beside_the_reference(outcomes: pl.DataFrame, config: Settings, last: date) 
     lines = [
         f"1 h horizon, hours of {from_hour:%Y-%m-%d} to {to_hour:%Y-%m-%d}.",
         "",
-        "| metric | reference | " + " | ".join(ROLES) + " |",
-        "|---|---|" + "---|" * len(ROLES),
+        "| metric | reference | " + " | ".join(REPORTED_ROLES) + " |",
+        "|---|---|" + "---|" * len(REPORTED_ROLES),
     ]
-    found = [_rows(report, role, 1, ALL) for role in ROLES]
+    found = [_rows(report, role, 1, ALL) for role in REPORTED_ROLES]
     lines.append(f"| n | {REFERENCE[1]['n']} | " + " | ".join(_count(rows) for rows in found) + " |")
     for name, metric, form in REFERENCE_METRICS:
         ours = " | ".join(cell(rows.get(metric), form) for rows in found)
@@ -200,7 +200,7 @@ def _costs(report: pl.DataFrame, fee_bps: float) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for horizon in HORIZONS:
-        rows = _rows(report, ROLES[0], horizon, ALL)
+        rows = _rows(report, REPORTED_ROLES[0], horizon, ALL)
         for rule, lags in (("model", LAGS), ("persistence", (0,)), ("buy_and_hold", (0,))):
             for fee in sorted({*FEES_BPS, fee_bps}):
                 for lag in lags:
@@ -279,7 +279,7 @@ def _top_features(explanation: pl.DataFrame, top: int = 10) -> str:
 
 
 def _groups(report: pl.DataFrame) -> Iterator[tuple[str, int, Rows]]:
-    for role in ROLES:
+    for role in REPORTED_ROLES:
         for horizon in HORIZONS:
             rows = _rows(report, role, horizon, ALL)
             if rows:

@@ -1,4 +1,4 @@
-"""The command line: `python -m btc_assets demo | walk-forward | train | fit-ensemble | sql | up`."""
+"""The command line: `python -m btc_assets demo | walk-forward | train | rollback | fit-ensemble | sql | up`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     walk.add_argument("--again", action="store_true", help="make everything again, also what is already there")
     train = commands.add_parser("train", help="train and judge one cutoff, forecast its day and publish")
     train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (the newest Monday)")
+    back = commands.add_parser("rollback", help="go back to an earlier champion and serve its forecast")
+    back.add_argument("--to", type=int, help="registry version of a former champion (the one before the present)")
+    back.add_argument("--reason", default="", help="why, kept in learning/model_history")
     commands.add_parser(
         "fit-ensemble", help="fit the scorer `ensemble` on the labelled texts of BTC_LABELLED_SENTIMENT"
     )
@@ -54,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from btc_assets.news.sentiment.score import fit_on_labelled
 
         return fit_on_labelled(config)
-    from btc_assets.automation.command import ask, train, walk_forward
+    from btc_assets.automation.command import ask, rollback, train, walk_forward
 
     if chosen.command == "sql":
         return ask(config, chosen.query)
+    if chosen.command == "rollback":
+        return rollback(config, chosen.to, chosen.reason)
     if chosen.command == "train":
         return train(config, chosen.cutoff)
     return walk_forward(chosen.start, chosen.end, every_days=chosen.every_days, resume=not chosen.again)

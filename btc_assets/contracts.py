@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 UTC_TIME = pl.Datetime("us", "UTC")
 HORIZONS = (1, 4, 24)
 """Forecast horizons in hours; the first is the primary one."""
-ROLES = ("champion", "newest")
-"""Whose forecast a row is: the gated champion's, or the newest cutoff's own model."""
+ROLES = ("champion", "newest", "challenger")
+"""Whose forecast a row is: the gated champion's, the newest cutoff's own model, or the challenger's in shadow."""
+REPORTED_ROLES = ROLES[:2]
+"""Roles with a forecast for every hour, whose figures are reported; the challenger is held against the champion."""
+HELD_ROLES = ("champion", "challenger")
+"""Roles a model holds by decision, from one hour until the next decision."""
+HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")
+"""What changes who holds a role."""
 
 
 class Column:
@@ -91,12 +97,14 @@ class Contract:
         schema: its columns and laws; strict, so an unknown column is a fault.
         day: expression that gives each row the UTC day (pl.Date) of the partition it belongs to.
         key: columns that name a row; sorted by and unique on.
+        append_only: whether a row, once stored, stays as it is; storing a partition again only adds rows to it.
     """
 
     table: str
     schema: Schema
     day: pl.Expr
     key: tuple[str, ...]
+    append_only: bool = False
 
     @property
     def columns(self) -> pl.Schema:
@@ -479,7 +487,7 @@ MODEL_VERDICT = Contract(
             "candidate_version": Column(pl.Int64, about="registry version of the candidate"),
             "candidate_digest": _DIGEST,
             "champion_version": Column(
-                pl.Int64, nullable=True, about="registry version of the champion after this verdict; null: none yet"
+                pl.Int64, nullable=True, about="registry version of the champion it was held against; null: none yet"
             ),
             "champion_cutoff": Column(pl.Date, nullable=True, about="its cutoff"),
             "champion_digest": Column(pl.String, nullable=True, about="its digest"),
@@ -487,6 +495,27 @@ MODEL_VERDICT = Contract(
     ),
     day=pl.col("cutoff"),
     key=("cutoff", "criterion"),
+)
+
+MODEL_HISTORY = Contract(
+    table="learning/model_history",
+    schema=_schema(
+        {
+            "effective_from": Column(UTC_TIME, about="first hour (open_time) it holds for"),
+            "recorded_at": Column(UTC_TIME, about="when it was written down; of two for one hour the later holds"),
+            "role": Column(pl.String, _check("isin", HELD_ROLES), about="the role that changes hands"),
+            "event": Column(pl.String, _check("isin", HISTORY_EVENTS), about="what happened"),
+            "model_version": Column(pl.Int64, nullable=True, about="registry version that holds the role; null: none"),
+            "model_cutoff": Column(pl.Date, nullable=True, about="its cutoff"),
+            "model_digest": Column(pl.String, nullable=True, about="its digest"),
+            "reason": Column(pl.String, about="a sentence for a person"),
+            "actor": Column(pl.String, about="who decided: model_verdict, shadow_report, or a person"),
+            "verdict_cutoff": Column(pl.Date, nullable=True, about="cutoff whose verdict decided; null: not a verdict"),
+        },
+    ),
+    day=pl.col("effective_from").dt.date(),
+    key=("effective_from", "recorded_at", "role"),
+    append_only=True,
 )
 
 FEATURE_GROUP_STUDY = Contract(
@@ -586,6 +615,29 @@ PERFORMANCE_REPORT = Contract(
     ),
     day=pl.col("day"),
     key=("day", "role", "horizon_hours", "period", "metric"),
+)
+
+SHADOW_REPORT = Contract(
+    table="monitoring/shadow_report",
+    schema=_schema(
+        {
+            "day": Column(pl.Date, about="last day of the hours compared"),
+            "criterion": Column(pl.String, about="what is asked of the challenger"),
+            "value": Column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
+            "bound": Column(pl.Float64, nullable=True, about="what was asked"),
+            "passed": Column(pl.Boolean, about="whether it holds"),
+            "reason": Column(pl.String, about="a sentence for a person"),
+            "decision": Column(
+                pl.String, _check("isin", ["wait", "promote", "dismiss"]), about="of the whole comparison"
+            ),
+            "challenger_version": Column(pl.Int64, about="registry version in shadow"),
+            "challenger_cutoff": _CUTOFF,
+            "challenger_digest": _DIGEST,
+            "champion_version": Column(pl.Int64, about="registry version it is held against, of the newest hour"),
+        },
+    ),
+    day=pl.col("day"),
+    key=("day", "criterion"),
 )
 
 DRIFT_REPORT = Contract(
@@ -721,10 +773,12 @@ CONTRACTS: dict[str, Contract] = {
         TRAINED_MODEL,
         MODEL_EXPLANATION,
         MODEL_VERDICT,
+        MODEL_HISTORY,
         FEATURE_GROUP_STUDY,
         FORECASTS,
         FORECAST_OUTCOMES,
         PERFORMANCE_REPORT,
+        SHADOW_REPORT,
         DRIFT_REPORT,
         ALERTS,
         SERVING_BUNDLE,

@@ -10,6 +10,7 @@ that anyone reads.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -29,6 +30,8 @@ from btc_assets.partitions import day_of, key_of
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
+LOCK = ".lock"
+"""Held by a writer that reads what it replaces."""
 LONGEST_WRITE_S = 600.0
 """A temporary file this old has no writer any more; a write takes milliseconds."""
 
@@ -151,21 +154,44 @@ class Lake(dg.ConfigurableIOManager):
             temporary.unlink(missing_ok=True)
         _sweep(target.parent)
 
+    def append(self, contract: Contract, day: date, rows: pl.DataFrame) -> None:
+        """Add rows to a partition; those that are stored stay as they are, whoever else adds at the same time.
+
+        Writers on one machine wait for each other; an object store has no such lock.
+        """
+        with _alone(self._path(contract, day).parent):
+            stored = self.read(contract, day)
+            whole = rows if stored is None else pl.concat([stored, rows]).unique(contract.key, keep="first")
+            self.write(contract, day, whole.sort(contract.key))
+
     def _path(self, contract: Contract, day: date) -> UPath:
         return UPath(self.root) / contract.table / f"day={key_of(day)}" / PART
 
     # --- the IO manager ------------------------------------------------------------------------
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
-        """Write each partition of the run that made `obj`."""
+        """Write each partition of the run that made `obj`; what is append-only is added to."""
         contract = contract_of(context.asset_key)
+        store = self.append if contract.append_only else self.write
         for day, part in by_day(contract, obj, [day_of(key) for key in context.asset_partition_keys]):
-            self.write(contract, day, part)
+            store(contract, day, part)
 
     def load_input(self, context: dg.InputContext) -> pl.LazyFrame:
         """Scan the partitions an asset's mapping asks for; days not stored are absent, never filled."""
         contract = contract_of(context.asset_key)
         days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         return self.scan_days(contract, days)
+
+
+@contextlib.contextmanager
+def _alone(folder: UPath) -> Iterator[None]:
+    """Hold a partition's lock, if it is on this machine; the kernel lets go of it when the process dies."""
+    if folder.protocol not in ("", "file"):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(str(folder / LOCK), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _sweep(folder: UPath) -> None:

@@ -201,6 +201,23 @@ class Settings(BaseSettings):
         le=0.1,
         description="How much lower the candidate's 1 h log-loss must be than the champion's, in nats.",
     )
+    gate_significance: float = Field(
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="Largest p-value, one-sided, at which that gain counts as shown.",
+    )
+    gate_new_inputs: bool = Field(
+        default=False,
+        description="Let a candidate be promoted whose inputs are not the champion's; callers of /predict must then "
+        "send others.",
+    )
+    shadow_hours: int = Field(
+        default=312,
+        ge=24,
+        le=8760,
+        description="Realised hours a challenger spends in shadow before it is promoted or dismissed.",
+    )
 
     # --- judgement ---------------------------------------------------------------------------
     fee_bps: float = Field(default=5.0, ge=0, le=100, description="One-way trading cost of outcomes, basis points.")

@@ -17,6 +17,8 @@ from btc_assets.monitoring.degradation import degraded
 PRICE_DAYS = 31
 """Days of bars the rules on prices look back on."""
 _DAY_HOURS = 24
+LONGEST = 300
+"""Characters of a message; a person's reason may be longer."""
 
 
 def on_prices(book: Rulebook, bars: pl.DataFrame, now: datetime) -> list[Finding]:
@@ -121,23 +123,22 @@ def on_report(book: Rulebook, report: pl.DataFrame) -> list[Finding]:
     ]
 
 
-def on_verdicts(book: Rulebook, verdicts: pl.DataFrame) -> list[Finding]:
-    """Find promotions.
+def on_history(book: Rulebook, history: pl.DataFrame) -> list[Finding]:
+    """Find promotions and rollbacks; a promotion that is withdrawn counts as a rollback.
 
     Args:
         book: the rules.
-        verdicts: MODEL_VERDICT rows of new cutoffs.
+        history: MODEL_HISTORY rows of one day.
     """
-    promoted = verdicts.filter(pl.col("decision") == "promoted").unique("cutoff", keep="any").sort("cutoff")
-    return [
-        Finding(
-            rule,
-            f"version {row['candidate_version']}",
-            f"version {row['candidate_version']} of cutoff {row['cutoff']} is {ROLES[0]} now",
-        )
-        for row in promoted.iter_rows(named=True)
-        for rule in book.of("promotion")
-    ]
+    kinds = {"promoted": "promotion", "rolled_back": "rollback", "withdrawn": "rollback"}
+    changes = history.filter(pl.col("role") == ROLES[0]).sort("effective_from", "recorded_at")
+    found = []
+    for row in changes.iter_rows(named=True):
+        said = f"version {row['model_version']} of cutoff {row['model_cutoff']} is {ROLES[0]} now"
+        said = f"{said} ({row['event']} by {row['actor']}: {row['reason']})"[:LONGEST]
+        since = f"version {row['model_version']} from {row['effective_from']:%Y-%m-%d %H:%M}"
+        found += [Finding(rule, since, said) for rule in book.of(kinds[row["event"]])]
+    return found
 
 
 def on_silence(book: Rulebook, silent: Sequence[tuple[str, str]]) -> list[Finding]:

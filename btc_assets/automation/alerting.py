@@ -10,7 +10,7 @@ from btc_assets.alerts import watch
 from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.resources import AlertDesk
 from btc_assets.alerts.rules import Rulebook
-from btc_assets.automation.jobs import ARTICLES, DRIFT, POSTS, REPORT, VERDICT, record_alerts
+from btc_assets.automation.jobs import ARTICLES, DRIFT, HISTORY, POSTS, REPORT, record_alerts
 from btc_assets.automation.sensors import (
     PARTITION_TAG,
     RUNNING_WHEN_LIVE,
@@ -20,14 +20,14 @@ from btc_assets.automation.sensors import (
     positions_text,
 )
 from btc_assets.automation.spans import DAY, RANGE_START_TAG
-from btc_assets.contracts import DRIFT_REPORT, FORECASTS, MODEL_VERDICT, PERFORMANCE_REPORT, PRICES
+from btc_assets.contracts import DRIFT_REPORT, FORECASTS, MODEL_HISTORY, PERFORMANCE_REPORT, PRICES
 from btc_assets.lake import Lake
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
 
 NEWEST_DAYS = 3
-"""Reports and verdicts older than this many days tell of history that was filled in, and alert nobody."""
+"""Reports and changes older than this many days tell of history that was filled in, and alert nobody."""
 LONGEST_MESSAGE = 300
 SILENT_SOURCES = "silent_sources"
 """Metadata of a gathering that names the sources which were silent for longer than their rhythm."""
@@ -51,7 +51,7 @@ def on_the_newest_hour(book: Rulebook, lake: Lake, now: datetime) -> list[Findin
 def on_new_events(
     book: Rulebook, lake: Lake, instance: dg.DagsterInstance, positions: dict[str, Position], now: datetime
 ) -> list[Finding]:
-    """Find what new drift reports, performance reports and verdicts are worth telling; moves the positions on.
+    """Find what new reports and changes of the history are worth telling; moves the positions on.
 
     Args:
         book: the rules.
@@ -64,7 +64,7 @@ def on_new_events(
     for asset, contract, on in (
         (DRIFT, DRIFT_REPORT, watch.on_drift),
         (REPORT, PERFORMANCE_REPORT, watch.on_report),
-        (VERDICT, MODEL_VERDICT, watch.on_verdicts),
+        (HISTORY, MODEL_HISTORY, watch.on_history),
     ):
         name = asset.to_user_string()
         position = positions.get(name, Position())

@@ -1,14 +1,16 @@
-"""The walk-forward and a single training from the command line, through the same job the UI launches."""
+"""The walk-forward, a single training and a rollback from the command line, through the jobs the UI launches."""
 
+import getpass
 import sys
-from datetime import date
+from datetime import UTC, date, datetime
 
 import dagster as dg
 import polars as pl
 
 from btc_assets.automation.spans import DAY
-from btc_assets.contracts import PERFORMANCE_REPORT
-from btc_assets.partitions import previous_monday
+from btc_assets.contracts import FORECASTS, MODEL_HISTORY, PERFORMANCE_REPORT
+from btc_assets.learning.history import CHAMPION, holder
+from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings
 
 ONLY_ONE = 0
@@ -45,9 +47,7 @@ def walk_forward(start: date | None, end: date | None, *, every_days: int, resum
             raise_on_error=False,
         )
     if not result.success:
-        for event in result.get_step_failure_events():
-            error = event.step_failure_data.error
-            print(error.message.strip() if error else "The walk-forward failed.", file=sys.stderr, flush=True)
+        _complain(result, "The walk-forward failed.")
         return 1
     lake = Lake(root=settings().lake_root)
     reported = max(lake.days(PERFORMANCE_REPORT) if end is None else [end])
@@ -75,6 +75,47 @@ def train(config: Settings, cutoff: date | None) -> int:
     """
     cutoff, end = days_of_one_cutoff(config, cutoff)
     return walk_forward(cutoff, end, every_days=ONLY_ONE, resume=True)
+
+
+def rollback(config: Settings, to: int | None, reason: str) -> int:
+    """Go back to an earlier champion, on the newest day with forecasts, and return the exit status.
+
+    Args:
+        config: the settings of the deployment.
+        to: registry version of a champion of the past; None is the one before the present.
+        reason: why, for the history.
+    """
+    from btc_assets.definitions import defs
+    from btc_assets.lake import Lake
+    from btc_assets.learning.assets import history_config
+
+    lake = Lake(root=config.lake_root)
+    days = lake.days(FORECASTS)
+    if not days:
+        print("Nothing is forecast yet, so there is nothing to roll back.", file=sys.stderr)
+        return 2
+    change = history_config(event="rollback", to=to or 0, reason=reason, actor=getpass.getuser())
+    with dg.DagsterInstance.get() as instance:
+        result = defs.resolve_job_def("rollback_champion").execute_in_process(
+            instance=instance,
+            partition_key=key_of(days[-1]),
+            run_config=change | {"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            raise_on_error=False,
+        )
+    if not result.success:
+        _complain(result, "The rollback failed.")
+        return 1
+    stands = holder(lake.scan(MODEL_HISTORY).collect(), CHAMPION, datetime.max.replace(tzinfo=UTC))
+    if stands is not None:
+        print(f"Champion is version {stands.version}, trained to {stands.cutoff}; its newest forecast is published.")
+    return 0
+
+
+def _complain(result: dg.ExecuteInProcessResult, otherwise: str) -> None:
+    """Print why a run failed."""
+    for event in result.get_step_failure_events():
+        error = event.step_failure_data.error
+        print((error.cause or error).message.strip() if error else otherwise, file=sys.stderr, flush=True)
 
 
 def days_of_one_cutoff(config: Settings, cutoff: date | None) -> tuple[date, date]:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from btc_assets.automation.walk_forward import walk_forward
+from btc_assets.learning.assets import history_config
 
 PRICES = dg.AssetKey(["market", "prices"])
 ARTICLES = dg.AssetKey(["news", "articles"])
@@ -23,7 +24,9 @@ OUTCOMES = dg.AssetKey(["monitoring", "forecast_outcomes"])
 REPORT = dg.AssetKey(["monitoring", "performance_report"])
 DRIFT = dg.AssetKey(["monitoring", "drift_report"])
 ALERTS = dg.AssetKey(["monitoring", "alerts"])
+SHADOW = dg.AssetKey(["monitoring", "shadow_report"])
 VERDICT = dg.AssetKey(["learning", "model_verdict"])
+HISTORY = dg.AssetKey(["learning", "model_history"])
 STUDY = dg.AssetKey(["learning", "feature_group_study"])
 BUNDLE = dg.AssetKey(["serving", "bundle"])
 
@@ -80,9 +83,9 @@ forecast_days = dg.define_asset_job(
 
 report_performance = dg.define_asset_job(
     "report_performance",
-    selection=dg.AssetSelection.assets(REPORT, DRIFT),
-    description="Report on the forecasts known by the end of a day, and on drift; apart from what they watch, so that "
-    "they cannot stop it.",
+    selection=dg.AssetSelection.assets(REPORT, SHADOW, DRIFT),
+    description="Report on the forecasts known by the end of a day, on the challenger in shadow and on drift; apart "
+    "from what they watch, so that they cannot stop it.",
     tags=_tags("report", minutes=60),
 )
 
@@ -107,6 +110,23 @@ study_groups = dg.define_asset_job(
     tags=_tags("study", minutes=120),
 )
 
+settle_shadow = dg.define_asset_job(
+    "settle_shadow",
+    selection=dg.AssetSelection.assets(HISTORY),
+    config=history_config(event="shadow"),
+    description="Promote or dismiss the challenger, as the shadow report of the day before decided.",
+    tags=_tags("models", minutes=10),
+)
+
+rollback_champion = dg.define_asset_job(
+    "rollback_champion",
+    selection=dg.AssetSelection.assets(HISTORY, FORECASTS, OUTCOMES, BUNDLE),
+    config=history_config(event="rollback"),
+    description="Go back to an earlier champion: write it down, forecast the newest hour with it and serve that. Run "
+    "it on the newest day; `to` names a version, 0 is the champion before.",
+    tags=_tags("rollback", minutes=10),
+)
+
 publish_bundle = dg.define_asset_job(
     "publish_bundle",
     selection=dg.AssetSelection.assets(BUNDLE),
@@ -124,6 +144,8 @@ JOBS: list[Any] = [
     record_alerts,
     train_cutoff,
     study_groups,
+    settle_shadow,
+    rollback_champion,
     publish_bundle,
     walk_forward,
 ]

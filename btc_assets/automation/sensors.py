@@ -1,4 +1,4 @@
-"""The sensors: new texts are scored, new bars and scores become forecasts, forecasts are published and reported on.
+"""The sensors: new texts are scored; new bars, scores and models become forecasts; those are published and reported on.
 
 What a run was asked for counts as done; a run that fails is asked for again, a few minutes apart and a few times.
 """
@@ -16,24 +16,28 @@ from btc_assets.automation.jobs import (
     ARTICLES,
     FEATURES,
     FORECASTS,
+    HISTORY,
     LABELS,
     OUTCOMES,
     POSTS,
     PRICES,
     SCORES,
+    SHADOW,
     forecast_days,
     publish_bundle,
     report_performance,
     score_texts,
+    settle_shadow,
 )
 from btc_assets.automation.spans import DAY, RANGE_END_TAG, RANGE_START_TAG, Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import FORECASTS as FORECASTS_TABLE
-from btc_assets.contracts import MODEL_VERDICT
+from btc_assets.contracts import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.contracts import PRICES as PRICES_TABLE
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
-from btc_assets.learning.gate import champion_as_of
+from btc_assets.learning.history import CHAMPION, holder
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
@@ -184,10 +188,8 @@ def days_touched(changed: Iterable[date], stored: Sequence[date]) -> list[date]:
 
 
 def has_champion(lake: Lake, day: date) -> bool:
-    """Say whether a stored verdict names a champion on a day."""
-    window = settings().window_days
-    verdicts = lake.scan(MODEL_VERDICT, day - timedelta(days=window), day).collect()
-    return champion_as_of(verdicts, day, window_days=window) is not None
+    """Say whether the history names a champion by the end of a day."""
+    return holder(lake.scan(MODEL_HISTORY, None, day).collect(), CHAMPION, midnight(day + DAY) - HOUR) is not None
 
 
 def forecast_assets(lake: Lake, span: Span) -> list[dg.AssetKey]:
@@ -322,6 +324,63 @@ def publish_new_forecasts(
 
 
 @dg.sensor(
+    name="forecast_from_new_models",
+    job=forecast_days,
+    minimum_interval_seconds=15,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Let a model that was promoted, rolled back to or sent into shadow forecast the newest hour at once.",
+)
+def forecast_from_new_models(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.SensorResult | dg.SkipReason:
+    """Ask for today's forecasts where the history of the newest days has changed; older days are not made anew."""
+    position = Position.parse(context.cursor)
+    after, changed = new_content(context.instance, HISTORY, position)
+    moved = str(position.moved(after, changed))
+    requests = asked_again(context.instance, "forecast_from_new_models", datetime.now(tz=UTC))
+    today = settings().now().date()
+    stored = [day for day in lake.days(PRICES_TABLE) if day <= today]
+    recent = {key: content for key, content in changed.items() if day_of(key) >= today - DAY}
+    if recent and stored and stored[-1] >= today - DAY and has_champion(lake, stored[-1]):
+        content = hashlib.sha256(json.dumps(recent, sort_keys=True).encode()).hexdigest()
+        newest = Span(stored[-1], stored[-1])
+        requests.append(_request(newest, f"{newest}|{content}|{after}", [FORECASTS, OUTCOMES]))
+    if not requests:
+        context.update_cursor(moved)
+        return dg.SkipReason("nobody new stands today")
+    return dg.SensorResult(run_requests=requests, cursor=moved)
+
+
+@dg.sensor(
+    name="settle_shadows",
+    job=settle_shadow,
+    minimum_interval_seconds=30,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Promote or dismiss a challenger once the report of a closed day has judged it.",
+)
+def settle_shadows(
+    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
+) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the history of the day after the newest report, where that report promotes or dismisses."""
+    position = Position.parse(context.cursor)
+    after, changed = new_content(context.instance, SHADOW, position)
+    moved = str(position.moved(after, changed))
+    requests = asked_again(context.instance, "settle_shadows", datetime.now(tz=UTC))
+    today = settings().now().date()
+    said = "no report of a closed day judges a challenger"
+    if key_of(today - DAY) in changed and DAILY.has_partition_key(key_of(today)):
+        report = lake.read(SHADOW_REPORT, today - DAY)
+        decision = "wait" if report is None or report.is_empty() else report["decision"][0]
+        said = f"the report of {key_of(today - DAY)} says {decision}"
+        if decision != "wait":
+            requests.append(_request(Span(today, today), f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"))
+    if not requests:
+        context.update_cursor(moved)
+        return dg.SkipReason(said)
+    return dg.SensorResult(run_requests=requests, cursor=moved)
+
+
+@dg.sensor(
     name="report_on_closed_days",
     job=report_performance,
     minimum_interval_seconds=60,
@@ -349,6 +408,8 @@ SENSORS = [
     score_new_texts,
     forecast_from_new_prices,
     forecast_from_new_scores,
+    forecast_from_new_models,
     publish_new_forecasts,
     report_on_closed_days,
+    settle_shadows,
 ]

@@ -9,34 +9,41 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import polars as pl
 from pydantic import Field
 
 from btc_assets.automation.spans import DAY, Span, spans
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import (
     ARTICLES,
     CV_FOLDS,
     FOLD_FORECASTS,
     FORECAST_OUTCOMES,
     FORECASTS,
+    HELD_ROLES,
     HOURLY_FEATURES,
     HOURLY_LABELS,
     MODEL_EXPLANATION,
+    MODEL_HISTORY,
     MODEL_VERDICT,
     POSTS,
     PRICES,
     SENTIMENT_SCORES,
+    SHADOW_REPORT,
     TRAINED_MODEL,
     TUNED_PARAMETERS,
     Contract,
 )
 from btc_assets.features.catalog import WARMUP_DAYS
-from btc_assets.lake import Lake
+from btc_assets.lake import Lake, digest
+from btc_assets.learning.assets import history_config
+from btc_assets.learning.history import CHALLENGER, holder, holders
 from btc_assets.market.assets import closed_hours
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings, settings
@@ -54,11 +61,15 @@ MODEL_SETTINGS = {
     "tune_every_days",
     "seed",
     "gate_margin_nats",
+    "gate_significance",
+    "gate_new_inputs",
+    "shadow_hours",
+    "fee_bps",
 }
 """Settings a model depends on."""
-LEARNED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT)
+LEARNED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT, MODEL_HISTORY)
 """Tables of a cutoff; one that failed does not stop those beside it, so a cutoff is done when all of them are."""
-REPORT_SETTINGS = {"fee_bps", "too_small_to_call"}
+REPORT_SETTINGS = {"too_small_to_call"}
 """Settings forecasts and outcomes depend on beside the model."""
 
 
@@ -196,7 +207,10 @@ class Walk:
         trained, stale = 0, not self.resume
         for number, leg in enumerate(legs, start=1):
             started = time.monotonic()
-            stale = self._train(leg, again=stale) or stale
+            stale = stale or self._lacks_model(leg)
+            if stale:
+                self._settle_shadow(leg.cutoff)
+                self._train(leg)
             trained += stale
             mark = time.monotonic()
             made = self._forecast(leg, again=stale)
@@ -206,7 +220,8 @@ class Walk:
                 f"forecasts {leg.days} {'made' if made else 'already made'} ({time.monotonic() - mark:.1f} s)"
             )
         started = time.monotonic()
-        self._materialise("report_performance", Span(last_day, last_day), ["monitoring/performance_report"])
+        reports = ["monitoring/performance_report", "monitoring/shadow_report"]
+        self._materialise("report_performance", Span(last_day, last_day), reports)
         self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
         self.say(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
         self.say(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
@@ -249,19 +264,32 @@ class Walk:
             self.say(f"sentiment of {span} scored ({time.monotonic() - started:.1f} s)")
         return {day + i * DAY for day in scores for i in range(WARMUP_DAYS + 1)}
 
-    def _train(self, leg: Leg, *, again: bool) -> bool:
-        """Train and judge a cutoff unless that is done; return whether it was done now."""
-        fingerprint = self._fingerprint(MODEL_SETTINGS, "learning", self._content(leg.cutoff))
-        if not again and all(self._made_from(table, [leg.cutoff], fingerprint) for table in LEARNED):
-            return False
-        self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, fingerprint)
-        return True
+    def _lacks_model(self, leg: Leg) -> bool:
+        """Say whether a cutoff is still to be trained and judged."""
+        return not all(self._made_from(table, [leg.cutoff], self._model_fingerprint(leg)) for table in LEARNED)
+
+    def _train(self, leg: Leg) -> None:
+        """Train and judge a cutoff."""
+        self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, self._model_fingerprint(leg))
+
+    def _model_fingerprint(self, leg: Leg) -> str:
+        return self._fingerprint(MODEL_SETTINGS, "learning", self._content(leg.cutoff))
+
+    def _settle_shadow(self, cutoff: date) -> None:
+        """Let the hours in shadow until a cutoff decide, and forget what an earlier walk decided on its day."""
+        eve = cutoff - DAY
+        history = self.lake.scan(MODEL_HISTORY, None, cutoff).collect()
+        in_shadow = holder(history, CHALLENGER, midnight(cutoff) - HOUR) is not None
+        if in_shadow:
+            self._materialise("report_performance", Span(eve, eve), [SHADOW_REPORT.table])
+        if in_shadow or history.filter(MODEL_HISTORY.day == cutoff).height:
+            self._materialise("settle_shadow", Span(cutoff, cutoff), None, config=history_config(event="replay"))
 
     def _forecast(self, leg: Leg, *, again: bool) -> bool:
         """Forecast a leg's days unless that is done; return whether it was done now."""
         tables = (PRICES, HOURLY_FEATURES, HOURLY_LABELS)
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
-        content.append(self._digest(MODEL_VERDICT, leg.cutoff))
+        content += [self._digest(TRAINED_MODEL, leg.cutoff), *self._who_stands(leg)]
         fingerprint = self._fingerprint(MODEL_SETTINGS | REPORT_SETTINGS, "monitoring", content)
         forecast = (FORECASTS, FORECAST_OUTCOMES)
         if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
@@ -271,7 +299,23 @@ class Walk:
         )
         return True
 
-    def _materialise(self, job: str, span: Span, assets: Sequence[str] | None, fingerprint: str = "") -> None:
+    def _who_stands(self, leg: Leg) -> Iterator[str]:
+        """Yield who holds each role in the hours of a leg; the history's own bytes tell when that was written down."""
+        history = self.lake.scan(MODEL_HISTORY, None, leg.days.last).collect()
+        hours = pl.datetime_range(
+            midnight(leg.days.first), midnight(leg.days.last + DAY), HOUR, closed="left", eager=True
+        )
+        for role in HELD_ROLES:
+            yield digest(holders(history, role, hours))
+
+    def _materialise(
+        self,
+        job: str,
+        span: Span,
+        assets: Sequence[str] | None,
+        fingerprint: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Run one of the project's jobs here and now, on a day or a range of days."""
         one = span.first == span.last
         result = self.definitions.resolve_job_def(job).execute_in_process(
@@ -279,7 +323,7 @@ class Walk:
             partition_key=key_of(span.first) if one else None,
             tags={WALK_TAG: self.walk_id, FINGERPRINT_TAG: fingerprint, **({} if one else span.tags)},
             asset_selection=None if assets is None else [dg.AssetKey(name.split("/")) for name in assets],
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **(config or {})},
             raise_on_error=False,
         )
         if not result.success:
@@ -296,8 +340,8 @@ class Walk:
                 yield self._digest(table, day)
 
     def _digest(self, contract: Contract, day: date) -> str:
-        """Return the digest of a stored partition; verdicts change during a walk, data does not."""
-        if contract is MODEL_VERDICT:
+        """Return the digest of a stored partition; models change during a walk, data does not."""
+        if contract is TRAINED_MODEL:
             return self.lake.fingerprint(contract, day)
         if (contract.table, day) not in self._digests:
             self._digests[contract.table, day] = self.lake.fingerprint(contract, day)

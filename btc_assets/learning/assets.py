@@ -1,24 +1,31 @@
-"""Learning on cutoff days: folds, parameters, out-of-fold forecasts, the model, why, and the verdict."""
+"""Learning on cutoff days: folds, parameters, out-of-fold forecasts, the model, why, the verdict and the history."""
 
 import base64
 import json
 import tempfile
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
+import numpy as np
 import polars as pl
+from pydantic import Field
 
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import (
     CV_FOLDS,
     FEATURE_GROUP_STUDY,
     FOLD_FORECASTS,
+    FORECASTS,
     HORIZONS,
+    HOURLY_FEATURES,
     MODEL_EXPLANATION,
+    MODEL_HISTORY,
     MODEL_VERDICT,
     QUANTILE_COLUMNS,
+    SHADOW_REPORT,
     TRAINED_MODEL,
     TUNED_PARAMETERS,
     dagster_type,
@@ -26,9 +33,9 @@ from btc_assets.contracts import (
 from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
 from btc_assets.lake import Lake, digest, stored
-from btc_assets.learning import folds, gate, training
-from btc_assets.learning.bundle import graph_name, write_bundle
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning import folds, gate, history, training
+from btc_assets.learning.bundle import ModelBundle, graph_name, write_bundle
+from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
 from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
 from btc_assets.partitions import DAILY, day_of, days_before
@@ -296,6 +303,7 @@ def trained_model(
             ],
             metrics=metrics,
             seed=config.seed,
+            other_seeds=_other_seeds(),
             threads=config.train_threads,
         )
         with tempfile.TemporaryDirectory() as scratch:
@@ -414,9 +422,10 @@ def model_explanation(
         ),
         "hourly_features": _window("features/hourly_features"),
         "hourly_labels": _window("features/hourly_labels"),
+        "cv_folds": _same_cutoff("learning/cv_folds"),
+        "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
         "fold_forecasts": _same_cutoff("learning/fold_forecasts"),
         "trained_model": _same_cutoff("learning/trained_model"),
-        "earlier": _window("learning/model_verdict"),
     },
     kinds={"mlflow"},
 )
@@ -427,38 +436,61 @@ def model_verdict(
     prices: pl.LazyFrame,
     hourly_features: pl.LazyFrame,
     hourly_labels: pl.LazyFrame,
+    cv_folds: pl.LazyFrame,
+    tuned_parameters: pl.LazyFrame,
     fold_forecasts: pl.LazyFrame,
     trained_model: pl.LazyFrame,
-    earlier: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """The gate: does the candidate of this cutoff become champion? One row a criterion.
+    """The gate: is the candidate of this cutoff better than the champion? One row a criterion.
 
-    The first valid model becomes champion; after that a candidate must show a lower log-loss than the
-    champion, by `BTC_GATE_MARGIN_NATS`, on hours neither has learnt from. Its graphs must equal their
-    library, its calibration and coverage must hold, and the causality laws must be green. Any failure or
-    doubt keeps the champion. The aliases in the MLflow registry follow the newest verdict.
+    The first valid model becomes champion. After that a candidate must show a lower log-loss than the champion on
+    hours neither has learnt from: by `BTC_GATE_MARGIN_NATS`, significant at `BTC_GATE_SIGNIFICANCE` by a one-sided
+    Diebold-Mariano test, and with at least four of five paired seeds; its Sharpe ratio after costs must not be
+    shown to be worse, and its inputs must be the champion's. Its graphs must equal their library, its calibration and
+    coverage must hold, and the causality laws must be green. Any failure or doubt keeps the champion.
+
+    Whom it is held against is read from the history of the hours before, which this verdict itself goes on: a circle
+    in time that a lineage without circles cannot draw.
     """
     from btc_assets.features.causality import feature_failures
 
     config, cutoff = settings(), day_of(context.partition_key)
     trained = trained_model.collect()
-    candidate = gate.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
-    before = gate.champion_as_of(earlier.collect(), cutoff - timedelta(days=1), window_days=config.window_days)
+    candidate = history.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
+    past = lake.scan(MODEL_HISTORY, None, cutoff).collect().filter(pl.col("verdict_cutoff").ne_missing(cutoff))
+    before = history.holder(past, history.CHAMPION, takes_effect(lake, cutoff, replayed=has_passed(cutoff)))
     wide, known, forecasts = hourly_features.collect(), hourly_labels.collect(), fold_forecasts.collect()
     rows = _rows(wide.lazy(), known.lazy(), cutoff, _names(wide, cutoff))[gate.PRIMARY]
-    evidence = gate.candidate_evidence(forecasts, rows)
-    champion = None
+    newest = cv_folds.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
+    learnt, judged = folds.split(rows, newest)
+    parameters = _parameters(tuned_parameters.collect())[gate.PRIMARY]
+    fits = training.fit_seeds(
+        learnt, parameters, horizon=gate.PRIMARY, seeds=_other_seeds(), threads=config.train_threads
+    )
+    evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(judged.inputs) for fit in fits]))
+    champion, changed = None, set[str]()
     if before is not None:
         bundle = registry.load(before.version)
-        judged = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
-        champion = gate.champion_evidence(bundle, folds.matrix(judged, bundle.features), evidence)
+        natives = registry.native(before.version)
+        stored_fits = [
+            BoostedOutput.read(natives / training.seed_name(seed), len(bundle.features))
+            for seed in _other_seeds()
+            if (natives / training.seed_name(seed)).exists()
+        ]
+        hours = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
+        champion = gate.champion_evidence(bundle, folds.matrix(hours, bundle.features), evidence, stored_fits)
+        changed = set(bundle.features) ^ set(rows.names)
     texts = stored_texts(lake, cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1))
     decision, criteria = gate.judge(
         evidence,
         champion,
         parity_error=float(trained["parity_error"].to_numpy().max()),
         causality_failures=feature_failures(prices.collect(), texts),
+        inputs_changed=sorted(changed),
+        new_inputs_allowed=config.gate_new_inputs,
         margin_nats=config.gate_margin_nats,
+        significance=config.gate_significance,
+        fee_bps=config.fee_bps,
     )
     frame = gate.verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
     summary = _markdown(frame.select("criterion", "value", "bound", "passed", "reason"))
@@ -468,19 +500,150 @@ def model_verdict(
         run.metrics({criterion.name: criterion.value for criterion in criteria if criterion.value is not None})
         run.table("verdict.md", f"# {decision}\n\n{summary}\n")
         link = run.link()
-    history = lake.scan(MODEL_VERDICT).filter(pl.col("cutoff") != cutoff).collect()
-    registry.stand(gate.standing(pl.concat([history, frame])))
     return stored(
         context,
         MODEL_VERDICT,
         frame,
         {
             "decision": decision,
-            "champion_version": frame["champion_version"][0],
+            "held_against": before.version if before else "nobody",
             "verdict": dg.MetadataValue.md(summary),
             "mlflow_run": link,
         },
     )
+
+
+class HistoryChange(dg.Config):
+    """What to write into the history beside the verdict of the day; empty for an ordinary training."""
+
+    event: Literal["verdict", "shadow", "rollback", "replay"] = Field(
+        default="verdict",
+        description="verdict: what the day's verdict decides. shadow: what the shadow report of the day before "
+        "decides. rollback: go back to an earlier champion. replay: as shadow, but forget the day's rows first, for a "
+        "walk-forward that decides it anew.",
+    )
+    to: int = Field(default=0, ge=0, description="Registry version to roll back to; 0 is the champion before.")
+    reason: str = Field(default="", max_length=500, description="Why a person rolls back.")
+    actor: str = Field(default="", max_length=100, description="Who rolls back.")
+
+
+def history_config(**change: str | int) -> dict[str, Any]:
+    """Return the run config that asks `learning/model_history` for a change, see `HistoryChange`."""
+    return {"ops": {"learning__model_history": {"config": change}}}
+
+
+@dg.asset(
+    key=["learning", "model_history"],
+    **_COMMON,
+    dagster_type=dagster_type(MODEL_HISTORY),
+    ins={"model_verdict": _same_cutoff("learning/model_verdict")},
+    kinds={"polars"},
+)
+def model_history(
+    context: dg.AssetExecutionContext,
+    config: HistoryChange,
+    registry: ModelRegistry,
+    lake: dg.ResourceParam[Lake],
+    model_verdict: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Who is champion and who is in shadow, since which hour, by whose decision and why; rows are only ever added.
+
+    A verdict promotes its candidate or sends it into the shadow; a shadow report promotes the challenger or dismisses
+    it; a person rolls back. Forecasts of every hour, past or present, are made by whom this table names for that hour.
+    A change counts from the newest hour forecast by then, so that no forecast that was already served is made anew
+    by another model. Asking again for what is already written adds nothing.
+    """
+    day = day_of(context.partition_key)
+    everything = lake.scan(MODEL_HISTORY).collect()
+    on_the_day = MODEL_HISTORY.day == day
+    if config.event == "replay":
+        lake.write(MODEL_HISTORY, day, MODEL_HISTORY.empty())
+        everything = everything.filter(~on_the_day)
+    try:
+        added = _added(config, everything, lake, model_verdict.collect(), day)
+    except history.HistoryError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    for version in added["model_version"].drop_nulls().unique():
+        _can_forecast(registry.load(version), version)
+    frame = pl.concat([everything.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
+    stands = history.standing(pl.concat([everything, added]))
+    return stored(
+        context,
+        MODEL_HISTORY,
+        frame,
+        {
+            "added": added.height,
+            "champion": stands.champion or "nobody",
+            "previous": stands.previous or "nobody",
+            "challenger": stands.challenger or "nobody",
+            "changes": dg.MetadataValue.md(
+                _markdown(frame.select("effective_from", "role", "event", "model_version", "actor", "reason"))
+            ),
+        },
+    )
+
+
+def _added(
+    config: HistoryChange,
+    everything: pl.DataFrame,
+    lake: Lake,
+    verdict: pl.DataFrame,
+    day: date,
+) -> pl.DataFrame:
+    """Return the rows that what is asked for adds to the history."""
+    since = takes_effect(lake, day, replayed=config.event != "rollback" and has_passed(day))
+    times = {"effective_from": since, "recorded_at": datetime.now(tz=UTC)}
+    if config.event == "rollback":
+        newest = max(lake.days(FORECASTS), default=day)
+        if day < newest:
+            raise history.HistoryError(f"roll back on {newest}, the newest day with forecasts, not on {day}")
+        return history.after_rollback(
+            everything,
+            to=config.to or None,
+            reason=" ".join(config.reason.split()) or "no reason was given",
+            actor=" ".join(config.actor.split()) or "unknown",
+            **times,
+        )
+    if config.event != "verdict":
+        report = lake.read(SHADOW_REPORT, day - timedelta(days=1))
+        return history.after_shadow(everything, SHADOW_REPORT.empty() if report is None else report, **times)
+    if verdict.is_empty():
+        raise history.HistoryError(f"no verdict of {day} is stored: materialise learning/model_verdict first")
+    return history.after_verdict(everything, verdict, **times)
+
+
+def _can_forecast(bundle: ModelBundle, version: int) -> None:
+    """Refuse a model that the hourly features of today cannot feed: it would stop every forecast."""
+    missing = sorted(set(bundle.features) - set(HOURLY_FEATURES.columns))
+    if missing:
+        raise dg.Failure(
+            f"version {version} needs features that are not computed any more: {', '.join(missing)}",
+            allow_retries=False,
+        )
+
+
+def takes_effect(lake: Lake, day: date, *, replayed: bool) -> datetime:
+    """Return the first hour (open_time, UTC) that a change decided on a day holds for.
+
+    In a replay that is the day's first hour. On the running day, hours were forecast and served before the change was
+    decided: it holds from the newest of them on, which is forecast anew at once, and never before.
+
+    Args:
+        lake: where the forecasts are.
+        day: the day of the change.
+        replayed: whether the day has passed, so that its decision is made as if at its first hour.
+    """
+    start, own = midnight(day), pl.col("role") == history.CHAMPION
+    if replayed:
+        return start
+    newest = lake.scan(FORECASTS, day, day).filter(own).select(pl.col("open_time").max()).collect().item()
+    return start if newest is None else newest
+
+
+def has_passed(day: date) -> bool:
+    """Say whether a day is decided after the fact: in a closed history, or once its last hour has closed."""
+    chosen = settings()
+    return chosen.history_end is not None or day < (chosen.now() - HOUR).date()
 
 
 @dg.asset(
@@ -538,6 +701,11 @@ def feature_group_study(
     )
 
 
+def _other_seeds() -> range:
+    """Return the seeds of the fits that a verdict compares beside the model's own."""
+    return range(settings().seed + 1, settings().seed + gate.SEEDS)
+
+
 def _versions(**frames: pl.DataFrame) -> dict[str, str]:
     """Return tags with the content hash of what a model was made from."""
     return {f"data_version.{name}": digest(frame) for name, frame in frames.items()}
@@ -564,5 +732,6 @@ ASSETS = [
     trained_model,
     model_explanation,
     model_verdict,
+    model_history,
     feature_group_study,
 ]

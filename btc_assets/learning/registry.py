@@ -17,7 +17,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from btc_assets.learning.bundle import ModelBundle
-from btc_assets.learning.gate import Standing
+from btc_assets.learning.history import Standing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -227,7 +227,7 @@ class ModelRegistry(dg.ConfigurableResource):
             raise
 
     def stand(self, standing: Standing) -> None:
-        """Point every alias where the verdicts say; the verdicts are the record, aliases only show it."""
+        """Point every alias where the history says; the history is the record, aliases only show it."""
         for name, version in (
             (CHAMPION, standing.champion),
             (PREVIOUS, standing.previous),

@@ -20,7 +20,7 @@ from btc_assets.learning.bundle import graph_name, row_scale
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
-from btc_assets.learning.families.protocol import Forecaster, Vector
+from btc_assets.learning.families.protocol import FittedOutput, Forecaster, Vector
 from btc_assets.learning.folds import Rows, split
 
 Item = TypeVar("Item")
@@ -118,6 +118,37 @@ def forecast_folds(
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
 
 
+def seed_name(seed: int) -> str:
+    """Return the file name of the primary P(up) fitted with another seed, in the library's own format."""
+    return f"p_up_{HORIZONS[0]}h_seed_{seed}.ubj"
+
+
+def fit_seeds(
+    rows: Rows, parameters: BoostingParameters, *, horizon: int, seeds: Sequence[int], threads: int
+) -> list[FittedOutput]:
+    """Fit P(up) of one horizon once for each seed, in the order of the seeds.
+
+    Args:
+        rows: labelled rows of the horizon.
+        parameters: of the boosters.
+        horizon: hours ahead.
+        seeds: of the fits.
+        threads: fits at a time, one thread each.
+    """
+    weights, rose = row_weights(rows, horizon, parameters.half_life_days), up(rows)
+
+    def fit_some(own: Sequence[int]) -> dict[int, FittedOutput]:
+        fitted: dict[int, FittedOutput] = {}
+        model = GradientBoosting(parameters, seed=0, threads=1)
+        for seed in own:  # one forecaster, so that the seeds share the binned rows
+            model.seed = seed
+            fitted[seed] = model.fit_direction(rows.inputs, rose, weights).outputs()["p_up"]
+        return fitted
+
+    parts = side_by_side(fit_some, [seeds[i::threads] for i in range(threads)], threads)
+    return [next(part[seed] for part in parts if seed in part) for seed in seeds]
+
+
 def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
     """Return the metrics of one horizon's out-of-sample forecasts by name; what cannot be computed is left out.
 
@@ -173,7 +204,7 @@ class FittedModel:
     Attributes:
         document: content of `model.json`, less what `write_bundle` fills in.
         graphs: ONNX graphs by file name.
-        natives: boosters of P(up) in the library's own format, by file name.
+        natives: boosters of P(up) in the library's own format, by file name; those of other seeds among them.
         trees: number of trees by file name of the graph.
         parity: largest |ONNX - library| by file name of the graph.
     """
@@ -195,6 +226,7 @@ def fit_model(
     features: Sequence[Mapping[str, str]],
     metrics: Mapping[int, Mapping[str, float]],
     seed: int,
+    other_seeds: Sequence[int] = (),
     threads: int,
 ) -> FittedModel:
     """Fit the model of a cutoff on its whole window and export it.
@@ -208,6 +240,7 @@ def fit_model(
         features: name, unit, group and about of each feature, in column order.
         metrics: out-of-fold metrics by horizon, carried for people to read.
         seed: of the fits.
+        other_seeds: seeds of further fits of the primary P(up), which a later verdict compares with a candidate's.
         threads: fits at a time, one thread each.
 
     Raises:
@@ -233,7 +266,9 @@ def fit_model(
         lessons[horizon] = learn(forecasts, own, horizon)
 
     side_by_side(fit_horizon, HORIZONS, threads)
-    primary = rows[HORIZONS[0]]
+    first, primary = HORIZONS[0], rows[HORIZONS[0]]
+    others = fit_seeds(primary, parameters[first], horizon=first, seeds=other_seeds, threads=threads)
+    natives |= {seed_name(other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
     document = {
         "cutoff": cutoff.isoformat(),
         "horizons": list(HORIZONS),

@@ -17,14 +17,16 @@ from btc_assets.contracts import (
     FORECAST_OUTCOMES,
     FORECASTS,
     HORIZONS,
+    MODEL_HISTORY,
     PERFORMANCE_REPORT,
     ROLES,
+    SHADOW_REPORT,
     dagster_type,
 )
-from btc_assets.lake import stored
+from btc_assets.lake import Lake, stored
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring import drift, performance, plots
-from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
+from btc_assets.monitoring import drift, performance, plots, shadow
+from btc_assets.monitoring.forecasting import CHAMPION, NEWEST, choose_models, forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.monitoring.watching import watch_day
 from btc_assets.partitions import DAILY, day_of, days_before
@@ -34,6 +36,8 @@ GROUP = "monitoring"
 CODE_VERSION = "1"
 MOST_DAYS_OF_A_CHAMPION = 182
 """Days a champion may have stood for its whole training window to be compared with; an older one's is cut short."""
+MOST_DAYS_IN_SHADOW = 370
+"""Days back a shadow may have begun; `BTC_SHADOW_HOURS` allows a year."""
 _BACKFILL = dg.BackfillPolicy.single_run()
 _HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
@@ -61,36 +65,42 @@ def _models_as_of(table: str) -> dg.AssetIn:
         "hourly_features": dg.AssetIn(key=["features", "hourly_features"]),
         "prices": dg.AssetIn(key=["market", "prices"]),
         "trained_model": _models_as_of("learning/trained_model"),
-        "model_verdict": _models_as_of("learning/model_verdict"),
     },
+    deps=[
+        dg.AssetDep(
+            ["learning", "model_history"], partition_mapping=days_before(settings().window_days, and_today=True)
+        )
+    ],
     kinds={"polars", "onnx"},
     freshness_policy=_HOURLY,
 )
 def forecasts(
     context: dg.AssetExecutionContext,
     registry: ModelRegistry,
+    lake: dg.ResourceParam[Lake],
     hourly_features: pl.LazyFrame,
     prices: pl.LazyFrame,
     trained_model: pl.LazyFrame,
-    model_verdict: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
     """Forecasts of every closed hour with features: P(up) and five return quantiles for 1, 4 and 24 hours.
 
-    Two roles forecast each hour: the champion that the newest verdict with a cutoff up to that day names, and
-    the newest cutoff's own model. Both are read from the append-only history and never from a registry alias,
-    so that materialising an old day again gives the same rows. A day before the first model has none.
+    Three roles forecast an hour: the champion of that hour, the newest cutoff's own model and, in shadow, the
+    challenger. Who they are is read from the append-only history, of however long ago, and never from a registry
+    alias, so that materialising an old day again gives the same rows. A day before the first model has none.
     """
     days = [day_of(key) for key in context.partition_keys]
-    chosen = choose_models(model_verdict.collect(), trained_model.collect(), days, window_days=settings().window_days)
-    frame = forecast_hours(hourly_features.collect(), prices.collect(), chosen, registry)
-    without = [day for day in days if day not in chosen[CHAMPION]]
+    features = hourly_features.collect()
+    history = lake.scan(MODEL_HISTORY, None, max(days)).collect()
+    chosen = choose_models(history, trained_model.collect(), features["open_time"], window_days=settings().window_days)
+    frame = forecast_hours(features, prices.collect(), chosen, registry)
+    with_a_champion = frame.filter(pl.col("role") == CHAMPION)["open_time"].dt.date().unique()
     return stored(
         context,
         FORECASTS,
         frame,
         {
-            "models": {role: sorted({choice.version for choice in chosen[role].values()}) for role in ROLES},
-            "days_without_a_champion": len(without),
+            "models": {role: sorted(frame.filter(pl.col("role") == role)["model_version"].unique()) for role in ROLES},
+            "days_without_a_champion": len(set(days) - set(with_a_champion)),
             "newest": dg.MetadataValue.md(_newest_forecasts(frame)),
         },
     )
@@ -160,6 +170,59 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
         pl.concat(reports),
         {"summary": dg.MetadataValue.md(performance.markdown(reports[-1])), **_pictures(newest, config.fee_bps)},
     )
+
+
+@dg.asset(
+    key=["monitoring", "shadow_report"],
+    **_COMMON,
+    dagster_type=dagster_type(SHADOW_REPORT),
+    ins={
+        "forecasts": dg.AssetIn(key=["monitoring", "forecasts"]),
+        "forecast_outcomes": dg.AssetIn(
+            key=["monitoring", "forecast_outcomes"],
+            partition_mapping=days_before(MOST_DAYS_IN_SHADOW, and_today=True),
+        ),
+    },
+    kinds={"polars", "matplotlib"},
+    freshness_policy=_DAILY,
+)
+def shadow_report(
+    context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, forecast_outcomes: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """Champion against challenger, by the tests of the gate, on every hour the challenger has spent in shadow.
+
+    The challenger forecasts beside the champion without being served. After `BTC_SHADOW_HOURS` realised hours it is
+    judged once: promoted if it passes every test, else dismissed. Empty on days when nobody is in shadow.
+    """
+    config = settings()
+    outcomes, made = forecast_outcomes.collect(), forecasts.collect()
+    days = sorted(map(day_of, context.partition_keys))
+    known, at = FORECAST_OUTCOMES.day, pl.col("open_time").dt.date()
+    reports = [
+        shadow.shadow_rows(
+            outcomes.filter(known <= day),
+            made.filter(at == day),
+            day=day,
+            least_hours=config.shadow_hours,
+            margin_nats=config.gate_margin_nats,
+            significance=config.gate_significance,
+            fee_bps=config.fee_bps,
+        )
+        for day in days
+    ]
+    newest = reports[-1]
+    metadata: dict[str, Any] = {"decision": "Nobody is in shadow."}
+    if newest.height:
+        first = newest.row(0, named=True)
+        drawn = plots.shadow(outcomes.filter(pl.col("role") != NEWEST), version=first["challenger_version"])
+        metadata = {
+            "decision": first["decision"],
+            "challenger": first["challenger_version"],
+            "champion": first["champion_version"],
+            "criteria": _table(newest.select("criterion", "value", "bound", "passed", "reason")),
+            **({"picture": dg.MetadataValue.md(plots.embedded(drawn, "shadow"))} if drawn else {}),
+        }
+    return stored(context, SHADOW_REPORT, pl.concat(reports), metadata)
 
 
 @dg.asset(
@@ -306,4 +369,4 @@ def _table(frame: pl.DataFrame) -> dg.TableMetadataValue:
     )
 
 
-ASSETS = [forecasts, forecast_outcomes, performance_report, drift_report, alerts]
+ASSETS = [forecasts, forecast_outcomes, performance_report, shadow_report, drift_report, alerts]

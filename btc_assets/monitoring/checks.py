@@ -10,13 +10,12 @@ from btc_assets.contracts import (
     FORECASTS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
-    MODEL_VERDICT,
+    MODEL_HISTORY,
     PRICES,
     TRAINED_MODEL,
     Contract,
 )
 from btc_assets.lake import Lake
-from btc_assets.learning.gate import ModelChoice
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring.assets import forecast_outcomes, forecasts
 from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
@@ -30,13 +29,13 @@ _COVERAGE_TOLERANCE = 0.05
 _COVERAGE_ROWS = 24 * 14
 
 
-def _chosen(lake: Lake, day: date) -> dict[str, dict[date, ModelChoice]]:
-    """Return the models of one day, from what the forecasts' own mapping shows."""
+def _chosen(lake: Lake, day: date) -> pl.DataFrame:
+    """Return who forecasts each hour of a day, from what the forecasts themselves are shown."""
     window = settings().window_days
-    first = day - timedelta(days=window)
-    verdicts = lake.scan(MODEL_VERDICT, first, day).collect()
-    trained = lake.scan(TRAINED_MODEL, first, day).collect()
-    return choose_models(verdicts, trained, [day], window_days=window)
+    history = lake.scan(MODEL_HISTORY, None, day).collect()
+    trained = lake.scan(TRAINED_MODEL, day - timedelta(days=window), day).collect()
+    hours = _one_day(lake, HOURLY_FEATURES, day)["open_time"]
+    return choose_models(history, trained, hours, window_days=window)
 
 
 def _one_day(lake: Lake, contract: Contract, day: date) -> pl.DataFrame:
@@ -50,7 +49,7 @@ def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.Reso
     if day is None:
         return nothing_stored(FORECASTS.table)
     chosen = _chosen(lake, day)
-    if not chosen[CHAMPION]:
+    if CHAMPION not in chosen["role"]:
         return dg.AssetCheckResult(
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,

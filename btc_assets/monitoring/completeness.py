@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date
-
 import polars as pl
 
 from btc_assets.contracts import FORECASTS, HORIZONS
-from btc_assets.learning.gate import ModelChoice
 
 _KEY = list(FORECASTS.key)
 
@@ -17,7 +13,7 @@ def missing_forecasts(
     features: pl.DataFrame,
     prices: pl.DataFrame,
     forecasts: pl.DataFrame,
-    chosen: Mapping[str, Mapping[date, ModelChoice]],
+    chosen: pl.DataFrame,
 ) -> pl.DataFrame:
     """Return (open_time, horizon_hours, role) of each forecast that should be there and is not.
 
@@ -25,16 +21,12 @@ def missing_forecasts(
         features: HOURLY_FEATURES rows.
         prices: PRICES rows of the same hours.
         forecasts: FORECASTS rows stored.
-        chosen: the model of each role and day, see `forecasting.choose_models`.
+        chosen: the model of each hour and role, see `forecasting.choose_models`.
     """
-    hours = features.join(prices, on="open_time", how="semi").select("open_time")
-    wanted = [
-        hours.filter(pl.col("open_time").dt.date().is_in(list(by_day)))
-        .join(pl.DataFrame({"horizon_hours": HORIZONS}, schema={"horizon_hours": pl.Int64}), how="cross")
-        .with_columns(pl.lit(role).alias("role"))
-        for role, by_day in chosen.items()
-    ]
-    return pl.concat(wanted).join(forecasts, on=_KEY, how="anti").sort(_KEY)
+    hours = features.join(prices, on="open_time", how="semi")
+    horizons = pl.DataFrame({"horizon_hours": HORIZONS}, schema={"horizon_hours": pl.Int64})
+    wanted = chosen.join(hours, on="open_time", how="semi").join(horizons, how="cross").select(_KEY)
+    return wanted.join(forecasts, on=_KEY, how="anti").sort(_KEY)
 
 
 def missing_outcomes(forecasts: pl.DataFrame, labels: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:

@@ -1,13 +1,12 @@
-"""Forecasts of closed hours by the models that stood on the hour's own day.
+"""Forecasts of closed hours by the models that stood in the hour itself.
 
-Which model forecasts day d is read from what was written by cutoffs up to d: the champion from the
-append-only history of verdicts, the newest from the history of trained models. A registry alias says
-who stands today and is never asked, so a replay gives the same forecasts.
+Which model forecasts an hour is read from what was decided by then: the champion and the challenger from the
+append-only history of models, the newest from the table of trained models. A registry alias says who stands today
+and is never asked, so a replay gives the same forecasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -15,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.contracts import FORECASTS, ROLES
+from btc_assets.contracts import FORECASTS, HELD_ROLES, ROLES, UTC_TIME
 from btc_assets.learning.bundle import QUANTILE_NAMES, HorizonForecast
-from btc_assets.learning.gate import ModelChoice, champion_as_of
+from btc_assets.learning.history import ModelChoice, holders
 
-CHAMPION, NEWEST = ROLES
+CHAMPION, NEWEST, CHALLENGER = ROLES
 
 
 class ForecastError(RuntimeError):
@@ -46,42 +45,35 @@ class Models(Protocol):
         ...
 
 
-def newest_as_of(trained: pl.DataFrame, day: date, *, window_days: int) -> ModelChoice | None:
-    """Return the model of the newest cutoff <= day, judged or not.
+def choose_models(history: pl.DataFrame, trained: pl.DataFrame, hours: pl.Series, *, window_days: int) -> pl.DataFrame:
+    """Return who forecasts each hour: open_time, role, model_version, model_cutoff, model_digest.
 
     Args:
-        trained: TRAINED_MODEL rows.
-        day: the day to be forecast.
-        window_days: models older than this many days are not asked.
+        history: MODEL_HISTORY rows; the champion and the challenger of an hour are the ones it names for that hour.
+        trained: TRAINED_MODEL rows; the newest model of an hour is that of the newest cutoff, judged or not.
+        hours: open_time, UTC.
+        window_days: models trained more than this many days before an hour are not its newest.
     """
-    standing = trained.filter(pl.col("cutoff").is_between(day - timedelta(days=window_days), day)).sort("cutoff")
-    if standing.is_empty():
-        return None
-    row = standing.row(-1, named=True)
-    return ModelChoice(row["model_version"], row["cutoff"], row["model_digest"])
+    parts = {role: holders(history, role, hours) for role in HELD_ROLES}
+    parts[NEWEST] = _newest(trained, hours, window_days)
+    columns = ["open_time", "role", "model_version", "model_cutoff", "model_digest"]
+    return pl.concat(part.with_columns(pl.lit(role).alias("role")).select(columns) for role, part in parts.items())
 
 
-def choose_models(
-    verdicts: pl.DataFrame, trained: pl.DataFrame, days: Iterable[date], *, window_days: int
-) -> dict[str, dict[date, ModelChoice]]:
-    """Return each role's model for each day; a day without a model is absent."""
-    chosen: dict[str, dict[date, ModelChoice]] = {role: {} for role in ROLES}
-    for day in days:
-        champion = champion_as_of(verdicts, day, window_days=window_days)
-        newest = newest_as_of(trained, day, window_days=window_days)
-        if champion:
-            chosen[CHAMPION][day] = champion
-        if newest:
-            chosen[NEWEST][day] = newest
-    return chosen
+def _newest(trained: pl.DataFrame, hours: pl.Series, window_days: int) -> pl.DataFrame:
+    """Return the newest cutoff's own model of each hour; an hour without one is left out."""
+    models = (
+        trained.select("model_version", pl.col("cutoff").alias("model_cutoff"), "model_digest")
+        .unique("model_cutoff", keep="any")
+        .with_columns(pl.col("model_cutoff").cast(UTC_TIME).alias("since"))
+        .sort("since")
+    )
+    held = pl.DataFrame({"open_time": hours.sort()}).join_asof(models, left_on="open_time", right_on="since")
+    recent = pl.col("model_cutoff") >= pl.col("open_time").dt.date() - timedelta(days=window_days)
+    return held.drop_nulls("model_version").filter(recent).drop("since")
 
 
-def forecast_hours(
-    features: pl.DataFrame,
-    prices: pl.DataFrame,
-    chosen: Mapping[str, Mapping[date, ModelChoice]],
-    models: Models,
-) -> pl.DataFrame:
+def forecast_hours(features: pl.DataFrame, prices: pl.DataFrame, chosen: pl.DataFrame, models: Models) -> pl.DataFrame:
     """Forecast every hour that has features and a bar.
 
     A feature that is not known is missing to the model, not a reason to be silent. Each model is loaded once
@@ -90,42 +82,37 @@ def forecast_hours(
     Args:
         features: HOURLY_FEATURES rows.
         prices: PRICES rows of the same hours.
-        chosen: the model of each role and day, see `choose_models`.
+        chosen: the model of each hour and role, see `choose_models`.
         models: where the models come from.
 
     Returns:
-        FORECASTS rows, by open_time, horizon and role; none for a day without a model.
+        FORECASTS rows, by open_time, horizon and role; none for an hour without a model.
 
     Raises:
         ForecastError: a model is not the one chosen, is newer than the day, or needs a feature that is not there.
     """
+    early = chosen.filter(pl.col("model_cutoff") > pl.col("open_time").dt.date())
+    if early.height:
+        first = early.sort("open_time").row(0, named=True)
+        raise ForecastError(
+            f"model version {first['model_version']} was cut off on {first['model_cutoff']}, after "
+            f"{first['open_time']:%Y-%m-%d}: it would have seen the hours it is to forecast"
+        )
     hours = features.join(prices.select("open_time", "close"), on="open_time", how="inner").sort("open_time")
-    hours = hours.with_columns(pl.col("open_time").dt.date().alias("_day"))
-    roles_of: dict[ModelChoice, dict[str, list[date]]] = {}
-    for role, by_day in chosen.items():
-        for day, choice in by_day.items():
-            if choice.cutoff > day:
-                raise ForecastError(
-                    f"model version {choice.version} was cut off on {choice.cutoff}, after {day}: "
-                    "it would have seen the hours it is to forecast"
-                )
-            roles_of.setdefault(choice, {}).setdefault(role, []).append(day)
     parts = []
-    for choice, roles in roles_of.items():
-        asked = hours.filter(pl.col("_day").is_in({day for days in roles.values() for day in days}))
+    for _, own in sorted(chosen.group_by("model_version"), key=lambda part: part[0]):
+        choice = ModelChoice(*own.select("model_version", "model_cutoff", "model_digest").row(0))
+        asked = hours.join(own, on="open_time", how="semi")
         if asked.height:
             forecast = _forecast_by(choice, models.load(choice.version), asked)
-            parts += [
-                forecast.filter(pl.col("_day").is_in(set(days))).with_columns(pl.lit(role).alias("role"))
-                for role, days in roles.items()
-            ]
+            parts.append(forecast.join(own.select("open_time", "role"), on="open_time"))
     if not parts:
         return FORECASTS.empty()
     return pl.concat(parts).select(list(FORECASTS.columns)).sort(FORECASTS.key)
 
 
 def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> pl.DataFrame:
-    """Put hours to one model; FORECASTS columns without the role, and `_day`."""
+    """Put hours to one model; FORECASTS columns without the role."""
     if (model.digest, model.cutoff) != (choice.digest, choice.cutoff):
         raise ForecastError(
             f"registry version {choice.version} holds the model {model.digest[:12]} of {model.cutoff}, "
@@ -140,7 +127,6 @@ def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> 
     made_at = pl.col("open_time") + HOUR
     return pl.concat(
         hours.select(
-            "_day",
             "open_time",
             pl.lit(horizon, pl.Int64).alias("horizon_hours"),
             made_at.alias("made_at"),

@@ -34,7 +34,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, ROLES
+from btc_assets.contracts import HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, REPORTED_ROLES
 from btc_assets.learning import evaluation
 from btc_assets.learning.evaluation import Estimate, Floats, Significance, Strategy
 
@@ -147,7 +147,7 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
     hours = Hours.of(known)
     parts = {
         (role, horizon, period): part
-        for role in ROLES
+        for role in REPORTED_ROLES
         for horizon in HORIZONS
         for period, part in periods(known.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)), end)
     }

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from btc_assets.learning.evaluation import CALIBRATION_BINS
+from btc_assets.contracts import HORIZONS
+from btc_assets.learning.evaluation import CALIBRATION_BINS, log_losses
 from btc_assets.monitoring.drift import PSI_BOUND, FeatureDrift
+from btc_assets.monitoring.forecasting import CHALLENGER, CHAMPION
 from btc_assets.monitoring.performance import LAGS, Hours, trade
 
 if TYPE_CHECKING:
@@ -106,6 +108,28 @@ def drift(found: Sequence[FeatureDrift], most: int = 20) -> bytes:
     axes.barh([one.name for one in ranked], [one.psi for one in ranked], color=colours, height=0.7)
     axes.axvline(PSI_BOUND, color="black", linewidth=0.8)
     axes.tick_params(axis="y", labelsize=5)
+    return _png(figure)
+
+
+def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
+    """Draw the summed gain of a challenger over the champion in log-loss, hour by hour, 1 h horizon.
+
+    Args:
+        outcomes: FORECAST_OUTCOMES rows of both roles.
+        version: registry version of the challenger.
+
+    Returns:
+        A PNG, or None when they share no hour.
+    """
+    own = _of(outcomes.filter(pl.col("model_version") == version), CHALLENGER, HORIZONS[0])
+    both = own.join(_of(outcomes, CHAMPION, HORIZONS[0]), on="open_time", suffix="_champion").sort("open_time")
+    if both.is_empty():
+        return None
+    rose = both["log_return"].to_numpy() > 0
+    gains = log_losses(both["p_up_champion"].to_numpy(), rose) - log_losses(both["p_up"].to_numpy(), rose)
+    figure, axes = _figure(f"Version {version} in shadow: summed gain in log-loss, n = {both.height:,}", "nats")
+    axes.plot(both["open_time"].to_list(), np.cumsum(gains), linewidth=1.2)
+    axes.axhline(0, color="grey", linewidth=0.8)
     return _png(figure)
 
 

@@ -11,12 +11,14 @@ from btc_assets.contracts import (
     FORECAST_OUTCOMES,
     FORECASTS,
     HOURLY_FEATURES,
+    MODEL_HISTORY,
     PERFORMANCE_REPORT,
     PRICES,
     SERVING_BUNDLE,
     dagster_type,
 )
 from btc_assets.lake import Lake, stored
+from btc_assets.learning.history import Standing, standing
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.serving.publish import PublishError, publish
 from btc_assets.settings import settings
@@ -36,11 +38,15 @@ def _read(table: str, days: int) -> dg.AssetDep:
     return dg.AssetDep(table.split("/"), partition_mapping=days_before(days - 1, and_today=True))
 
 
-class ModelFolders(Protocol):
-    """Where the folder of a registered model is; the model registry is one."""
+class Registry(Protocol):
+    """Where the folder of a registered model is, and who stands; the model registry is one."""
 
     def folder(self, version: int) -> Path:
         """Return the verified folder of a registry version."""
+        ...
+
+    def stand(self, standing: Standing) -> None:
+        """Point every alias where the history says."""
         ...
 
 
@@ -68,7 +74,7 @@ class BundleConfig(dg.Config):
     deps=[
         _read("monitoring/forecast_outcomes", FORECAST_DAYS),
         _read("monitoring/performance_report", FORECAST_DAYS),
-        _read("learning/model_verdict", settings().window_days + 1),
+        _read("learning/model_history", settings().window_days + 1),
         _read("features/hourly_features", NEWEST_DAYS),
         _read("market/prices", PRICE_DAYS),
     ],
@@ -82,7 +88,7 @@ def bundle(
     config: BundleConfig,
     forecasts: pl.LazyFrame,
     lake: dg.ResourceParam[Lake],
-    registry: dg.ResourceParam[ModelFolders],
+    registry: dg.ResourceParam[Registry],
 ) -> dg.Output[pl.DataFrame]:
     """Publish the champion's newest forecast to the server, in one step nobody can see halfway.
 
@@ -90,7 +96,7 @@ def bundle(
     90 days of forecasts and outcomes, the newest performance report, a week of prices) is built aside and
     verified; then the pointer the server watches moves onto it. Publishing the same again changes nothing,
     and an older forecast never replaces a newer one unless `allow_older` is set. The last three bundles
-    are kept.
+    are kept. The aliases of the MLflow registry move with the pointer, just before it.
 
     The row says what was published for the day: bundle, model, and the time the newest forecast was made.
     """
@@ -105,11 +111,15 @@ def bundle(
         )
     tables = published_tables(lake, day)
     facts = manifest_of(newest, day=day, features=newest_features(lake, newest))
+    model_folder = registry.folder(facts["model_version"])
+    stands = standing(lake.scan(MODEL_HISTORY).collect())
+    if stands.champion == facts["model_version"]:  # else it has not forecast yet, and what is served is not it
+        registry.stand(stands)
     try:
         publication = publish(
             settings().serving_dir,
             manifest=facts,
-            model_folder=registry.folder(facts["model_version"]),
+            model_folder=model_folder,
             tables=tables,
             allow_older=config.allow_older,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from btc_assets.alerts import watch
 from btc_assets.alerts.rules import Rulebook, read_rules
-from btc_assets.contracts import DRIFT_REPORT, MODEL_VERDICT
+from btc_assets.contracts import DRIFT_REPORT, MODEL_HISTORY
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -98,12 +98,28 @@ def test_many_moved_inputs_inform_and_a_broken_promise_is_grave(book: Rulebook) 
     assert watch.on_drift(book, drift_report(3, broken=True).clear()) == []
 
 
-def test_a_promotion_is_told_once_a_cutoff(book: Rulebook) -> None:
-    row = dict.fromkeys(MODEL_VERDICT.columns) | {"cutoff": date(2024, 5, 6), "candidate_version": 7}
-    rows = [row | {"criterion": name, "decision": "promoted"} for name in ("a", "b")]
-    rows.append(row | {"cutoff": date(2024, 5, 13), "criterion": "a", "decision": "kept"})
-    found = watch.on_verdicts(book, pl.DataFrame(rows, schema=MODEL_VERDICT.columns))
-    assert [finding.subject for finding in found] == ["version 7"]
+def test_promotions_and_rollbacks_are_told_with_who_and_why_and_shadows_are_not(book: Rulebook) -> None:
+    at = datetime(2024, 5, 6, tzinfo=UTC)
+    row = dict.fromkeys(MODEL_HISTORY.columns) | {"model_cutoff": date(2024, 5, 6), "reason": "because", "actor": "ann"}
+    changes = [
+        ("champion", "promoted", 7),
+        ("challenger", "left_shadow", None),
+        ("champion", "rolled_back", 6),
+        ("champion", "withdrawn", 5),
+    ]
+    rows = [
+        row
+        | {"role": role, "event": event, "model_version": version}
+        | {"effective_from": at + timedelta(hours=n), "recorded_at": at}
+        for n, (role, event, version) in enumerate(changes)
+    ]
+    found = watch.on_history(book, pl.DataFrame(rows, schema=MODEL_HISTORY.columns))
+    assert [(one.rule.kind, one.rule.severity, one.subject) for one in found] == [
+        ("promotion", "info", "version 7 from 2024-05-06 00:00"),
+        ("rollback", "high", "version 6 from 2024-05-06 02:00"),
+        ("rollback", "high", "version 5 from 2024-05-06 03:00"),
+    ]
+    assert "rolled_back by ann: because" in found[1].message
 
 
 def test_each_silent_source_is_a_subject_of_its_own(book: Rulebook) -> None:

@@ -18,7 +18,7 @@ from btc_assets.automation.schedules import (
     weekly_training,
 )
 from btc_assets.automation.spans import Span
-from btc_assets.contracts import HOURLY_FEATURES, MODEL_VERDICT, PRICES
+from btc_assets.contracts import HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake, by_day
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -177,6 +177,8 @@ def test_a_cutoff_that_is_judged_is_not_trained_again(lake: Lake) -> None:
     schema = MODEL_VERDICT.columns
     verdict = pl.DataFrame([dict.fromkeys(schema) | {"cutoff": MONDAY.date()}], schema=schema)
     lake.write(MODEL_VERDICT, MONDAY.date(), verdict)
+    assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest), "judged, but not written down"
+    lake.write(MODEL_HISTORY, MONDAY.date(), MODEL_HISTORY.empty())
     skipped = train(lake, MONDAY.replace(hour=1, minute=20))
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "the model of 2024-03-04 is trained and judged"

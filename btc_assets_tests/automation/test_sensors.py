@@ -15,6 +15,7 @@ from btc_assets.automation.jobs import (
     ARTICLES,
     FEATURES,
     FORECASTS,
+    HISTORY,
     JOBS,
     LABELS,
     ONE_AT_A_TIME,
@@ -22,6 +23,7 @@ from btc_assets.automation.jobs import (
     POSTS,
     PRICES,
     SCORES,
+    SHADOW,
 )
 from btc_assets.automation.sensors import (
     ATTEMPT_TAG,
@@ -30,15 +32,18 @@ from btc_assets.automation.sensors import (
     Position,
     asked_again,
     days_touched,
+    forecast_from_new_models,
     forecast_from_new_prices,
     forecast_from_new_scores,
     positions_of,
     publish_new_forecasts,
     report_on_closed_days,
     score_new_texts,
+    settle_shadows,
 )
 from btc_assets.automation.spans import Span
 from btc_assets.automation.walk_forward import WALK_TAG
+from btc_assets.clock import midnight
 from btc_assets.definitions import defs
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
@@ -62,16 +67,13 @@ RESOURCES: dict[str, object] = {}
 
 
 def crown(lake: Lake, cutoff: date, *, champion: int | None) -> None:
-    """Store a verdict after which this version is the champion, or nobody."""
-    row: dict[str, object] = {"cutoff": cutoff}
+    """Write into the history that this version is the champion from a day on, or nobody."""
+    at = midnight(cutoff)
+    row: dict[str, object] = {"effective_from": at, "recorded_at": at, "role": "champion", "event": "promoted"}
     if champion is not None:
-        row |= {"champion_version": champion, "champion_cutoff": cutoff, "champion_digest": "a"}
-    schema = contracts.MODEL_VERDICT.columns
-    lake.write(
-        contracts.MODEL_VERDICT,
-        cutoff,
-        pl.DataFrame([dict.fromkeys(schema) | row], schema=schema),
-    )
+        row |= {"model_version": champion, "model_cutoff": cutoff, "model_digest": "a"}
+    schema = contracts.MODEL_HISTORY.columns
+    lake.write(contracts.MODEL_HISTORY, cutoff, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
 
 
 def forecast(lake: Lake, day: date, role: str) -> None:
@@ -268,6 +270,61 @@ def test_an_open_day_is_not_reported_on(instance: dg.DagsterInstance, monkeypatc
     assert tick(report_on_closed_days, instance)[0] == []
 
 
+# --- models ----------------------------------------------------------------------------------------
+class Noon:
+    """A clock that stands at noon of 2018-05-02."""
+
+    def now(self) -> datetime:
+        return datetime(2018, 5, 2, 12, tzinfo=UTC)
+
+
+TODAY = date(2018, 5, 2)
+
+
+@pytest.fixture
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "settings", Noon)
+
+
+@pytest.mark.usefixtures("noon")
+def test_a_model_that_stands_from_today_forecasts_today_at_once(instance: dg.DagsterInstance, lake: Lake) -> None:
+    crown(lake, TODAY, champion=3)
+    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
+    tell(instance, HISTORY, {"2018-05-02": "a"})
+    (request,), cursor = tick(forecast_from_new_models, instance)
+    assert request.partition_key == "2018-05-02"
+    assert request.asset_selection == [FORECASTS, OUTCOMES]
+    assert forecast_from_new_models.job_name == "forecast_days"
+    assert tick(forecast_from_new_models, instance, cursor)[0] == []
+    tell(instance, HISTORY, {"2018-05-02": "a"})
+    assert tick(forecast_from_new_models, instance, cursor)[0] == [], "nothing was added"
+    tell(instance, HISTORY, {"2018-05-02": "b"})
+    assert len(tick(forecast_from_new_models, instance, cursor)[0]) == 1
+
+
+@pytest.mark.usefixtures("noon")
+def test_a_model_of_long_ago_makes_no_old_forecast_anew(instance: dg.DagsterInstance, lake: Lake) -> None:
+    crown(lake, TODAY, champion=3)
+    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
+    tell(instance, HISTORY, {"2018-04-20": "a"})
+    assert tick(forecast_from_new_models, instance)[0] == []
+
+
+@pytest.mark.usefixtures("noon")
+@pytest.mark.parametrize("decision", ["wait", "promote", "dismiss", None])
+def test_the_report_of_the_day_that_closed_settles_the_shadow(
+    instance: dg.DagsterInstance, lake: Lake, decision: str | None
+) -> None:
+    row = dict.fromkeys(contracts.SHADOW_REPORT.columns) | {"day": date(2018, 5, 1), "decision": decision}
+    rows = [] if decision is None else [row]
+    lake.write(contracts.SHADOW_REPORT, date(2018, 5, 1), pl.DataFrame(rows, schema=contracts.SHADOW_REPORT.columns))
+    tell(instance, SHADOW, {"2018-04-28": "x", "2018-05-01": "a"})
+    requests, cursor = tick(settle_shadows, instance)
+    assert [one.partition_key for one in requests] == (["2018-05-02"] if decision in ("promote", "dismiss") else [])
+    assert tick(settle_shadows, instance, cursor)[0] == []
+    assert settle_shadows.job_name == "settle_shadow"
+
+
 # --- publication -------------------------------------------------------------------------------------
 def test_the_newest_forecast_is_published_once(instance: dg.DagsterInstance, lake: Lake) -> None:
     forecast(lake, date(2018, 5, 2), "champion")
@@ -394,7 +451,8 @@ def test_runs_that_write_the_same_tables_wait_for_each_other() -> None:
     assert limits == [{"key": ONE_AT_A_TIME, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}]
     alone = {job.name: job.tags[ONE_AT_A_TIME] for job in JOBS if job.name != "walk_forward"}
     assert alone.pop("build_features") == alone["forecast_days"]
-    assert len(set(alone.values())) == len(alone) == 9
+    assert alone.pop("settle_shadow") == alone["train_cutoff"]
+    assert len(set(alone.values())) == len(alone) == 10
 
 
 def test_a_position_remembers_the_newest_days_only() -> None:

@@ -1,22 +1,24 @@
 """A cutoff from bars to verdict, on a lake and an MLflow store of its own."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 
 from btc_assets.automation.jobs import STUDY
+from btc_assets.automation.walk_forward import LEARNED
+from btc_assets.clock import midnight
 from btc_assets.contracts import (
-    CV_FOLDS,
     FEATURE_GROUP_STUDY,
-    FOLD_FORECASTS,
     HORIZONS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
-    MODEL_EXPLANATION,
+    MODEL_HISTORY,
     MODEL_VERDICT,
     PRICES,
     TRAINED_MODEL,
@@ -28,7 +30,13 @@ from btc_assets.features.engine import compute_features
 from btc_assets.features.labels import compute_labels
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
-from btc_assets.learning.registry import CHAMPION, EXPERIMENT, PREVIOUS, ModelRegistry
+from btc_assets.learning.assets import history_config
+from btc_assets.learning.families.gradient_boosting import BoostedOutput
+from btc_assets.learning.folds import matrix
+from btc_assets.learning.gate import SEEDS
+from btc_assets.learning.history import CHALLENGER, CHAMPION, Standing, after_verdict, holder, standing
+from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
+from btc_assets.learning.training import seed_name
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
 from btc_assets.news import assets as news
@@ -41,10 +49,6 @@ FIRST = date(2018, 1, 1)
 CUTOFF = date(2018, 5, 28)
 NEXT = date(2018, 6, 4)
 DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
-
-
-def midnight(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time(), tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +87,18 @@ def train(lake: Lake, registry: ModelRegistry, cutoff: date, **changed: object) 
 
 
 def materialise(
-    lake: Lake, registry: ModelRegistry, cutoff: date, selection: dg.AssetSelection, **changed: object
+    lake: Lake,
+    registry: ModelRegistry,
+    cutoff: date,
+    selection: dg.AssetSelection,
+    run_config: dict[str, Any] | None = None,
+    **changed: object,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [*market.ASSETS, *news.ASSETS, *features.ASSETS, *learning.ASSETS],
         selection=selection,
         partition_key=key_of(cutoff),
+        run_config=run_config,
         resources={
             "lake": lake,
             "io_manager": lake,
@@ -116,22 +126,22 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 @pytest.mark.usefixtures("first")
 def test_every_table_of_a_cutoff_keeps_its_contract(lake: Lake) -> None:
-    for contract in (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT):
+    for contract in LEARNED:
         frame = table(lake, contract)
         assert contract.faults(frame) == []
         assert frame.height > 0
 
 
 @pytest.mark.usefixtures("first")
-def test_the_first_valid_model_is_champion_in_the_verdict_and_in_the_registry(
-    lake: Lake, registry: ModelRegistry
-) -> None:
+def test_the_first_valid_model_is_champion_and_can_be_loaded(lake: Lake, registry: ModelRegistry) -> None:
     verdict = table(lake, MODEL_VERDICT)
     assert verdict["passed"].all()
     assert set(verdict["decision"]) == {"promoted"}
-    version = verdict["champion_version"][0]
-    bundle = registry.load(version)
-    assert bundle.digest == table(lake, TRAINED_MODEL)["model_digest"][0] == verdict["champion_digest"][0]
+    assert verdict["champion_version"].null_count() == verdict.height, "it was held against nobody"
+    champion = holder(table(lake, MODEL_HISTORY), CHAMPION, midnight(CUTOFF))
+    assert champion is not None
+    bundle = registry.load(champion.version)
+    assert bundle.digest == table(lake, TRAINED_MODEL)["model_digest"][0] == champion.digest
     assert bundle.horizons == HORIZONS
 
 
@@ -187,12 +197,35 @@ def test_the_next_cutoff_reuses_parameters_and_is_held_against_the_champion(
     assert train(lake, registry, NEXT).success
     assert set(table(lake, TUNED_PARAMETERS, NEXT)["source"]) == {"reused"}
     verdict = table(lake, MODEL_VERDICT, NEXT)
-    assert "log_loss_gain" in verdict["criterion"].to_list()
-    stands = verdict["champion_version"][0]
-    assert registry.alias(CHAMPION) == stands
-    candidate, champion = verdict["candidate_version"][0], table(lake, MODEL_VERDICT)["champion_version"][0]
-    assert stands == (candidate if verdict["decision"][0] == "promoted" else champion)
-    assert registry.alias(PREVIOUS) == (champion if stands == candidate else None)
+    found = {row["criterion"]: row for row in verdict.iter_rows(named=True)}
+    assert {"log_loss_gain", "gain_p_value", "seed_wins", "net_sharpe", "input_schema"} <= set(found)
+    assert found["seed_wins"]["value"] in range(6)
+    assert found["input_schema"]["value"] == 0
+    champion, candidate = table(lake, MODEL_VERDICT)["candidate_version"][0], verdict["candidate_version"][0]
+    assert set(verdict["champion_version"]) == {champion}
+    history = pl.concat([table(lake, MODEL_HISTORY), table(lake, MODEL_HISTORY, NEXT)])
+    stands, in_shadow = (holder(history, role, midnight(NEXT)) for role in (CHAMPION, CHALLENGER))
+    assert stands is not None
+    assert stands.version == (candidate if verdict["decision"][0] == "promoted" else champion)
+    assert (in_shadow.version if in_shadow else None) == (candidate if verdict["decision"][0] == "kept" else None)
+
+
+@pytest.mark.usefixtures("first")
+def test_the_pairs_of_a_verdict_are_the_recipe_with_other_seeds(lake: Lake, registry: ModelRegistry) -> None:
+    version = table(lake, TRAINED_MODEL)["model_version"][0]
+    seeds = range(settings().seed + 1, settings().seed + SEEDS)
+    stored = sorted(path.name for path in registry.native(version).glob("*_seed_*.ubj"))
+    assert stored == sorted(seed_name(seed) for seed in seeds)
+    bundle = registry.load(version)
+    inputs = matrix(table(lake, HOURLY_FEATURES), bundle.features)
+    fits = [
+        BoostedOutput.read(registry.native(version) / name, len(bundle.features)).predict(inputs) for name in stored
+    ]
+    own = bundle.predict(inputs)[HORIZONS[0]].p_up
+    for number, fit in enumerate(fits):
+        assert np.abs(fit - own).max() > 1e-3, "another seed is another model"
+        assert np.corrcoef(fit, own)[0, 1] > 0.3, "of the same recipe"
+        assert all(np.abs(fit - other).max() > 1e-3 for other in fits[:number])
 
 
 def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake: Lake, registry: ModelRegistry) -> None:
@@ -205,6 +238,59 @@ def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake:
     assert error.cause is not None
     assert "Materialise prices, features and labels" in error.cause.message
     assert lake.read(TRAINED_MODEL, early) is None
+
+
+HISTORY_ASSET = dg.AssetSelection.assets("learning/model_history")
+
+
+@pytest.mark.usefixtures("first")
+def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
+    lake: Lake, registry: ModelRegistry
+) -> None:
+    """Version 2 is made champion by hand of a verdict; a rollback to 1 stands, whatever is materialised again."""
+    aside = Lake(root=f"{lake.root}-aside")
+    for contract in (MODEL_VERDICT, MODEL_HISTORY):
+        aside.write(contract, CUTOFF, table(lake, contract))
+    verdict = table(lake, MODEL_VERDICT).with_columns(
+        cutoff=NEXT,
+        candidate_version=pl.lit(2, pl.Int64),
+        candidate_digest=pl.lit("f" * 64),
+        decision=pl.lit("promoted"),
+    )
+    aside.write(MODEL_VERDICT, NEXT, verdict)
+    promoted = after_verdict(
+        table(aside, MODEL_HISTORY), verdict, effective_from=midnight(NEXT), recorded_at=midnight(NEXT)
+    )
+    aside.write(MODEL_HISTORY, NEXT, promoted)
+    config = history_config(event="rollback", reason="it forecasts\n nonsense", actor="ann")
+    for _ in range(2):
+        assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
+        assert materialise(aside, registry, NEXT, HISTORY_ASSET).success
+    history = pl.concat([table(aside, MODEL_HISTORY), table(aside, MODEL_HISTORY, NEXT)])
+    assert MODEL_HISTORY.faults(history) == []
+    assert history["event"].to_list() == ["promoted", "promoted", "rolled_back"]
+    assert history.row(-1, named=True)["reason"] == "it forecasts nonsense"
+    assert standing(history) == Standing(1, None, None)
+
+
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"event": "rollback"}, "version 1 is the first champion there was"),
+        ({"event": "rollback", "to": 99}, "version 99 was never champion"),
+    ],
+)
+def test_a_rollback_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
+    lake: Lake, registry: ModelRegistry, change: dict[str, Any], said: str
+) -> None:
+    aside = Lake(root=f"{lake.root}-alone")
+    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
+    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(**change))
+    assert not result.success
+    [failure] = result.get_step_failure_events()
+    assert said in str(failure.step_failure_data.user_failure_data)
+    assert table(aside, MODEL_HISTORY).equals(table(lake, MODEL_HISTORY))
 
 
 @pytest.mark.usefixtures("first")

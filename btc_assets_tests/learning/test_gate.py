@@ -12,15 +12,15 @@ from btc_assets.contracts import MODEL_VERDICT
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.gate import (
+    SEEDS,
+    Criterion,
     Evidence,
-    ModelChoice,
-    Standing,
     candidate_evidence,
-    champion_as_of,
+    compare,
     judge,
-    standing,
     verdict_rows,
 )
+from btc_assets.learning.history import ModelChoice
 from btc_assets.learning.training import forecast_folds
 from btc_assets_tests.learning.conftest import CUTOFF
 
@@ -30,62 +30,153 @@ CHAMPION = ModelChoice(1, date(2018, 6, 4), "a" * 64)
 
 
 def evidence(
-    edge: float, hours: int = HOURS, *, width: float = 1.645, shift: float = 0.0, newest: int = HOURS
+    edge: float, hours: int = HOURS, *, width: float = 1.645, shift: float = 0.0, seeds: tuple[float, ...] | None = None
 ) -> Evidence:
-    """Return forecasts with an edge, in log-odds, over a coin; the newest of the judged hours."""
+    """Return forecasts with an edge, in log-odds, over a coin; the newest of the judged hours.
+
+    Every other seed has the same edge, unless `seeds` gives each of them its own.
+    """
     rng = np.random.default_rng(1)
     signal = rng.choice([-1.0, 1.0], HOURS)
-    up = rng.random(HOURS) < 1 / (1 + np.exp(-0.4 * signal))
+    up = rng.random(HOURS) < 1 / (1 + np.exp(-0.8 * signal))
     returns = np.where(up, 1, -1) * np.abs(rng.normal(0, 0.01, HOURS))
     quantiles = np.tile(0.01 * width * np.array([-1, -0.41, 0, 0.41, 1.0]), (HOURS, 1))
     start = datetime(2018, 5, 14, tzinfo=UTC)
     times = pl.datetime_range(start, start + timedelta(hours=HOURS - 1), "1h", eager=True, time_unit="us")
-    p_up = np.clip(1 / (1 + np.exp(-edge * signal)) + shift, 0.01, 0.99)
-    return Evidence(times[-hours:], p_up[-hours:], quantiles[-hours:], returns[-hours:])
+    fits = [
+        np.clip(1 / (1 + np.exp(-one * signal)) + shift, 0.01, 0.99)[-hours:]
+        for one in (edge, *((edge,) * (SEEDS - 1) if seeds is None else seeds))
+    ]
+    others = np.array(fits[1:]) if fits[1:] else np.empty((0, 0))
+    return Evidence(times[-hours:], fits[0], quantiles[-hours:], returns[-hours:], others)
+
+
+ASKED = {"parity_error": 1e-7, "causality_failures": [], "margin_nats": 0.0005, "significance": 0.05, "fee_bps": 5.0}
 
 
 def decide(candidate: Evidence, champion: Evidence | None, **changed: object) -> str:
-    asked = {"parity_error": 1e-7, "causality_failures": [], "margin_nats": 0.0005, **changed}
-    return judge(candidate, champion, **asked)[0]  # type: ignore[arg-type]
+    return judge(candidate, champion, **{**ASKED, **changed})[0]  # type: ignore[arg-type]
+
+
+def criteria_of(candidate: Evidence, champion: Evidence | None, **changed: object) -> dict[str, Criterion]:
+    return {one.name: one for one in judge(candidate, champion, **{**ASKED, **changed})[1]}  # type: ignore[arg-type]
 
 
 def test_the_first_valid_model_becomes_champion() -> None:
-    assert decide(evidence(0.4), None) == "promoted"
+    assert decide(evidence(0.8), None) == "promoted"
 
 
 def test_a_better_candidate_is_promoted() -> None:
-    assert decide(evidence(0.4), evidence(0.0)) == "promoted"
+    assert decide(evidence(0.8), evidence(0.0)) == "promoted"
 
 
 def test_a_candidate_as_good_as_the_champion_does_not_replace_it() -> None:
-    assert decide(evidence(0.4), evidence(0.4)) == "kept"
+    assert decide(evidence(0.8), evidence(0.8)) == "kept"
 
 
 def test_a_gain_below_the_margin_is_not_enough() -> None:
-    assert decide(evidence(0.4), evidence(0.0), margin_nats=0.1) == "kept"
+    assert decide(evidence(0.8), evidence(0.0), margin_nats=0.1) == "kept"
 
 
 def test_too_few_common_hours_keep_the_champion_however_good_the_candidate() -> None:
-    assert decide(evidence(0.4), evidence(-3.0, hours=100)) == "kept"
+    assert decide(evidence(0.8), evidence(-3.0, hours=100)) == "kept"
 
 
 def test_only_common_hours_are_compared() -> None:
-    candidate, champion = evidence(0.4), evidence(0.0, hours=200)
-    _, criteria = judge(candidate, champion, parity_error=0, causality_failures=[], margin_nats=0)
-    gain = next(c.value for c in criteria if c.name == "log_loss_gain")
-    assert gain == pytest.approx(champion.losses().mean() - candidate.losses()[-200:].mean())
+    candidate, champion = evidence(0.8), evidence(0.0, hours=200)
+    found = criteria_of(candidate, champion)
+    assert found["common_hours"].value == 200
+    assert found["log_loss_gain"].value == pytest.approx(champion.losses().mean() - candidate.losses()[:, -200:].mean())
+
+
+def test_a_gain_that_chance_explains_is_not_enough() -> None:
+    """The gain exceeds the margin by far, on too few hours to be shown."""
+    candidate, champion = evidence(0.6, hours=200), evidence(0.8, hours=200)
+    found = criteria_of(candidate, champion)
+    assert found["log_loss_gain"].passed
+    assert not found["gain_p_value"].passed
+    assert decide(candidate, champion) == "kept"
+    assert decide(candidate, champion, significance=0.5) == "promoted"
+
+
+def test_the_test_is_one_sided() -> None:
+    better, worse = (criteria_of(*pair)["gain_p_value"].value for pair in _both_ways(evidence(0.8), evidence(0.0)))
+    assert better is not None
+    assert worse is not None
+    assert better + worse == pytest.approx(1)
+    assert better < 0.001
+
+
+def _both_ways(one: Evidence, other: Evidence) -> tuple[tuple[Evidence, Evidence], tuple[Evidence, Evidence]]:
+    return (one, other), (other, one)
+
+
+def test_a_lucky_seed_is_no_evidence() -> None:
+    """The seed that would be served wins clearly; the others do not, and the average still does."""
+    lucky = evidence(0.8, seeds=(0.1, 0.1, 0.0, 0.0))
+    found = criteria_of(lucky, evidence(0.24))
+    assert found["seed_wins"].value == 1
+    assert decide(lucky, evidence(0.24), margin_nats=0.0, significance=0.5) == "kept"
+
+
+def test_a_candidate_without_the_pairs_is_not_promoted() -> None:
+    assert decide(evidence(0.8, seeds=()), evidence(0.0)) == "kept"
+
+
+def test_a_champion_with_one_fit_is_held_against_every_seed() -> None:
+    found = criteria_of(evidence(0.8), evidence(0.0, seeds=()))
+    assert found["seed_wins"].value == SEEDS
+
+
+def test_other_inputs_need_to_be_allowed() -> None:
+    changed = {"inputs_changed": ["sentiment_mean"]}
+    assert decide(evidence(0.8), evidence(0.0), **changed) == "kept"
+    assert "sentiment_mean" in criteria_of(evidence(0.8), evidence(0.0), **changed)["input_schema"].reason
+    assert decide(evidence(0.8), evidence(0.0), **changed, new_inputs_allowed=True) == "promoted"
+
+
+def test_a_candidate_that_trades_worse_beyond_doubt_is_not_promoted() -> None:
+    """Better probabilities, but it turns its position every hour while the champion holds: costs eat it."""
+    rng = np.random.default_rng(3)
+    up = np.tile([True, False], HOURS // 2)
+    returns = np.where(up, 1, -1) * np.abs(rng.normal(0, 1e-4, HOURS))
+    steady = evidence(0.0)
+    quantiles = np.tile(1e-4 * 1.645 * np.array([-1, -0.41, 0, 0.41, 1.0]), (HOURS, 1))
+    times = steady.open_time
+    busy = Evidence(times, np.where(up, 0.6, 0.4), quantiles, returns, np.tile(np.where(up, 0.6, 0.4), (SEEDS - 1, 1)))
+    idle = Evidence(times, np.full(HOURS, 0.501), quantiles, returns)
+    found = criteria_of(busy, idle, fee_bps=20.0)
+    assert found["log_loss_gain"].passed
+    assert found["gain_p_value"].passed
+    assert not found["net_sharpe"].passed
+    assert decide(busy, idle, fee_bps=20.0) == "kept"
+    assert decide(busy, idle, fee_bps=0.0) == "promoted"
+
+
+def test_without_pairs_asked_for_nothing_is_said_of_seeds() -> None:
+    found = compare(
+        evidence(0.8, seeds=()),
+        evidence(0.0, seeds=()),
+        seeds=1,
+        min_hours=120,
+        margin_nats=0.0,
+        significance=0.05,
+        fee_bps=5.0,
+    )
+    assert "seed_wins" not in {one.name for one in found}
+    assert all(one.passed for one in found)
 
 
 @pytest.mark.parametrize("champion", [None, evidence(0.0)], ids=["no champion", "a champion"])
 @pytest.mark.parametrize(
     ("candidate", "changed"),
     [
-        (evidence(0.4), {"parity_error": 1e-3}),
-        (evidence(0.4), {"causality_failures": ["prefix invariance"]}),
-        (evidence(0.4, hours=50), {}),
-        (evidence(0.4, width=0.3), {}),
-        (evidence(0.4, width=9.0), {}),
-        (evidence(0.4, shift=0.2), {}),
+        (evidence(0.8), {"parity_error": 1e-3}),
+        (evidence(0.8), {"causality_failures": ["prefix invariance"]}),
+        (evidence(0.8, hours=50), {}),
+        (evidence(0.8, width=0.3), {}),
+        (evidence(0.8, width=9.0), {}),
+        (evidence(0.8, shift=0.2), {}),
     ],
     ids=["parity", "causality", "hours", "too narrow", "too wide", "bias"],
 )
@@ -95,34 +186,13 @@ def test_a_candidate_that_is_not_valid_is_refused(
     assert decide(candidate, champion, **changed) == "refused"
 
 
-def verdict(cutoff: date, decision: str, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:
-    _, criteria = judge(evidence(0.4), None, parity_error=0, causality_failures=[], margin_nats=0)
-    return verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
-
-
-def test_a_verdict_keeps_its_contract_and_names_who_stands_after_it() -> None:
-    for decision, before, stands in (
-        ("promoted", CHAMPION, CANDIDATE),
-        ("kept", CHAMPION, CHAMPION),
-        ("refused", CHAMPION, CHAMPION),
-        ("refused", None, None),
-    ):
-        rows = verdict(CANDIDATE.cutoff, decision, CANDIDATE, before)
+def test_a_verdict_keeps_its_contract_and_names_whom_it_was_held_against() -> None:
+    _, criteria = judge(evidence(0.8), None, **ASKED)  # type: ignore[arg-type]
+    for decision, before in (("promoted", CHAMPION), ("kept", CHAMPION), ("promoted", None), ("refused", None)):
+        rows = verdict_rows(decision, criteria, cutoff=CANDIDATE.cutoff, candidate=CANDIDATE, before=before)
         assert MODEL_VERDICT.faults(rows) == []
-        assert set(rows["champion_version"]) == {stands.version if stands else None}
-
-
-def test_a_replay_of_a_past_day_sees_the_champion_of_that_day() -> None:
-    history = pl.concat(
-        [
-            verdict(CHAMPION.cutoff, "promoted", CHAMPION, None),
-            verdict(CANDIDATE.cutoff, "promoted", CANDIDATE, CHAMPION),
-        ]
-    )
-    assert champion_as_of(history, date(2018, 6, 3), window_days=30) is None
-    assert champion_as_of(history, date(2018, 6, 10), window_days=30) == CHAMPION
-    assert champion_as_of(history, CANDIDATE.cutoff, window_days=30) == CANDIDATE
-    assert champion_as_of(history, date(2018, 8, 1), window_days=30) is None
+        assert set(rows["champion_version"]) == {before.version if before else None}
+        assert set(rows["candidate_version"]) == {CANDIDATE.version}
 
 
 def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
@@ -137,19 +207,6 @@ def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only
     other = candidate_evidence(spoilt, rows[1])
     assert other.p_up.tobytes() == clean.p_up.tobytes()
     assert other.quantiles.tobytes() == clean.quantiles.tobytes()
-
-
-def test_aliases_follow_the_newest_verdict_and_nothing_else() -> None:
-    later = ModelChoice(3, date(2018, 6, 18), "d" * 64)
-    first = verdict(CHAMPION.cutoff, "promoted", CHAMPION, None)
-    second = verdict(CANDIDATE.cutoff, "promoted", CANDIDATE, CHAMPION)
-    kept = verdict(later.cutoff, "kept", later, CANDIDATE)
-    refused = verdict(later.cutoff, "refused", later, CANDIDATE)
-    assert standing(MODEL_VERDICT.empty()) == Standing(None, None, None)
-    assert standing(first) == Standing(1, None, None)
-    assert standing(pl.concat([second, first])) == Standing(2, 1, None)
-    assert standing(pl.concat([kept, first, second])) == Standing(2, 1, 3)
-    assert standing(pl.concat([first, second, refused])) == Standing(2, 1, None)
 
 
 def test_the_older_folds_teach_only_what_was_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from btc_assets.learning.bundle import BundleError, write_bundle
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.gate import Standing
+from btc_assets.learning.history import Standing
 from btc_assets.learning.registry import (
     CHALLENGER,
     CHAMPION,

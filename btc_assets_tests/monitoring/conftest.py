@@ -1,4 +1,4 @@
-"""A small history: bars, features, labels, and two models that stand behind verdicts."""
+"""A small history: bars, features, labels, and two models that stand one after the other."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import (
     HORIZONS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
-    MODEL_VERDICT,
+    MODEL_HISTORY,
     QUANTILE_COLUMNS,
     TRAINED_MODEL,
 )
 from btc_assets.learning.bundle import HorizonForecast
-from btc_assets.learning.gate import ModelChoice
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 1, 1)
@@ -100,28 +100,23 @@ def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
     return labels.filter(pl.col("known_at") <= last).sort(HOURLY_LABELS.key)
 
 
-def verdict_rows(cutoff: date, candidate: int, champion: int | None, *, champion_cutoff: date | None) -> pl.DataFrame:
-    """Return MODEL_VERDICT rows of two criteria."""
-    return pl.DataFrame(
-        [
-            {
-                "cutoff": cutoff,
-                "criterion": criterion,
-                "value": None,
-                "bound": None,
-                "passed": True,
-                "reason": "because",
-                "decision": "promoted" if candidate == champion else "kept",
-                "candidate_version": candidate,
-                "candidate_digest": digest_of(candidate),
-                "champion_version": champion,
-                "champion_cutoff": champion_cutoff,
-                "champion_digest": None if champion is None else digest_of(champion),
-            }
-            for criterion in ("calibration", "log_loss")
-        ],
-        schema=dict(MODEL_VERDICT.columns),
-    )
+def history_rows(day: date, version: int | None, role: str = "champion", *, hour: int = 0) -> pl.DataFrame:
+    """Return the MODEL_HISTORY row that gives a role to the model of that version, or to nobody."""
+    cutoff = {1: DAYS[3], 2: DAYS[7]}.get(version or 0)
+    at = midnight(day) + timedelta(hours=hour)
+    row = {
+        "effective_from": at,
+        "recorded_at": at,
+        "role": role,
+        "event": "promoted" if role == "champion" else "entered_shadow" if version else "left_shadow",
+        "model_version": version,
+        "model_cutoff": cutoff,
+        "model_digest": None if version is None else digest_of(version),
+        "reason": "because",
+        "actor": "model_verdict",
+        "verdict_cutoff": cutoff,
+    }
+    return pl.DataFrame([row], schema=MODEL_HISTORY.columns)
 
 
 def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
@@ -144,8 +139,3 @@ def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
         ],
         schema=dict(TRAINED_MODEL.columns),
     ).sort(TRAINED_MODEL.key)
-
-
-def choice(version: int, cutoff: date) -> ModelChoice:
-    """Return the choice that names a `LinearModel`."""
-    return ModelChoice(version, cutoff, digest_of(version))

@@ -15,9 +15,10 @@ from btc_assets.contracts import (
     FORECASTS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
-    MODEL_VERDICT,
+    MODEL_HISTORY,
     PERFORMANCE_REPORT,
     PRICES,
+    SHADOW_REPORT,
     TRAINED_MODEL,
     Contract,
 )
@@ -26,22 +27,24 @@ from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring.assets import ASSETS
 from btc_assets.monitoring.checks import CHECKS
 from btc_assets.monitoring.completeness import moved_forecasts
+from btc_assets.monitoring.forecasting import CHALLENGER
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.settings import settings
 from btc_assets_tests.monitoring.conftest import (
     DAYS,
     FEATURE,
     LinearModel,
     bars_of_the_history,
     features_of,
+    history_rows,
     labels_of,
     shelf,
     trained_rows,
-    verdict_rows,
 )
 
 UPSTREAM = [
     dg.AssetSpec(contract.table.split("/"), partitions_def=DAILY)
-    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, MODEL_VERDICT)
+    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, MODEL_HISTORY)
 ]
 FIRST, LAST = DAYS[2], DAYS[-1]
 
@@ -97,11 +100,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder, PRICES, bars)
     store(folder, HOURLY_FEATURES, features_of(bars))
     store(folder, HOURLY_LABELS, labels_of(bars))
-    verdicts = [
-        verdict_rows(DAYS[3], 1, 1, champion_cutoff=DAYS[3]),
-        verdict_rows(DAYS[7], 2, 1, champion_cutoff=DAYS[3]),
-    ]
-    store(folder, MODEL_VERDICT, pl.concat(verdicts))
+    store(folder, MODEL_HISTORY, pl.concat([history_rows(DAYS[3], 1), history_rows(DAYS[7], 2, CHALLENGER)]))
     store(folder, TRAINED_MODEL, pl.concat([trained_rows(DAYS[3], 1), trained_rows(DAYS[7], 2)]))
     return folder
 
@@ -173,6 +172,30 @@ def test_a_report_of_a_range_has_one_for_each_day(root: Path, run: dg.ExecuteInP
     assert stored(root, PERFORMANCE_REPORT).equals(together)
 
 
+def test_the_shadow_is_judged_once_enough_hours_are_realised(
+    root: Path, run: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = materialise(root, DAYS[6], LAST, ("shadow_report",))
+    report = stored(root, SHADOW_REPORT)
+    assert SHADOW_REPORT.faults(report) == []
+    assert set(report["day"]) == set(DAYS[7:]), "nobody is in shadow before"
+    assert set(report["decision"]) == {"wait"}, "312 hours are asked for"
+    metadata = result.asset_materializations_for_node("monitoring__shadow_report")[0].metadata
+    assert metadata["challenger"].value == 2
+    assert "data:image/png;base64," in metadata["picture"].value
+    monkeypatch.setenv("BTC_SHADOW_HOURS", "60")
+    settings.cache_clear()
+    try:
+        materialise(root, DAYS[6], LAST, ("shadow_report",))
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    decided = stored(root, SHADOW_REPORT).unique("day").sort("day")
+    hours = stored(root, SHADOW_REPORT).filter(pl.col("criterion") == "common_hours").sort("day")["value"]
+    assert decided["decision"].to_list() == ["wait" if n < 60 else "dismiss" for n in hours]
+    assert hours[0] < 60 <= hours[-1]
+
+
 def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProcessResult) -> None:
     lake = Lake(root=str(root))
     whole = lake.read(FORECASTS, LAST)
@@ -214,9 +237,9 @@ def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteIn
     assert moved_forecasts(day, nudged).rows() == [day.row(3)[:3]]
 
 
-def test_no_forecast_can_see_a_verdict_after_its_day() -> None:
+def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
     forecasts = ASSETS[0]
-    for table in (TRAINED_MODEL, MODEL_VERDICT):
+    for table in (TRAINED_MODEL, MODEL_HISTORY):
         mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
         assert mapping.end_offset == 0
         assert mapping.start_offset < 0

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import FORECASTS, HORIZONS, ROLES
-from btc_assets.learning.gate import champion_as_of
+from btc_assets.clock import midnight
+from btc_assets.contracts import FORECASTS, HORIZONS
 from btc_assets.monitoring.forecasting import (
+    CHALLENGER,
     CHAMPION,
     NEWEST,
     ForecastError,
     choose_models,
     forecast_hours,
-    newest_as_of,
 )
 from btc_assets_tests.monitoring.conftest import (
     DAYS,
@@ -24,69 +24,77 @@ from btc_assets_tests.monitoring.conftest import (
     LinearModel,
     Shelf,
     bars_of_the_history,
-    choice,
     features_of,
+    history_rows,
     shelf,
     trained_rows,
-    verdict_rows,
 )
 
 WINDOW = 365
 BARS = bars_of_the_history()
 FEATURES = features_of(BARS)
-VERDICTS = pl.concat(
-    [
-        verdict_rows(DAYS[1], 9, None, champion_cutoff=None),
-        verdict_rows(DAYS[3], 1, 1, champion_cutoff=DAYS[3]),
-        verdict_rows(DAYS[7], 2, 1, champion_cutoff=DAYS[3]),
-    ]
-)
+HOURS = FEATURES["open_time"]
+SHADOW = [history_rows(DAYS[7], 2, CHALLENGER), history_rows(DAYS[10], None, CHALLENGER)]
+HISTORY = pl.concat([history_rows(DAYS[3], 1), *SHADOW])
 TRAINED = pl.concat([trained_rows(DAYS[3], 1), trained_rows(DAYS[7], 2)])
-CHOSEN = choose_models(VERDICTS, TRAINED, DAYS, window_days=WINDOW)
+CHOSEN = choose_models(HISTORY, TRAINED, HOURS, window_days=WINDOW)
+IN_SHADOW = 3
+"""Days the challenger is in shadow."""
+
+
+def versions_of(chosen: pl.DataFrame) -> dict[tuple[str, date], list[int]]:
+    """Return the versions chosen, by role and day."""
+    found = chosen.group_by("role", pl.col("open_time").dt.date().alias("day")).agg(pl.col("model_version").unique())
+    return {(row["role"], row["day"]): row["model_version"] for row in found.iter_rows(named=True)}
 
 
 def test_before_the_first_champion_nobody_stands() -> None:
-    assert champion_as_of(VERDICTS, DAYS[0], window_days=WINDOW) is None
-    assert champion_as_of(VERDICTS, DAYS[2], window_days=WINDOW) is None
-    assert newest_as_of(TRAINED, DAYS[2], window_days=WINDOW) is None
+    assert CHOSEN["open_time"].min() == midnight(DAYS[3])
 
 
-def test_a_verdict_counts_from_its_own_cutoff_day() -> None:
-    assert champion_as_of(VERDICTS, DAYS[3], window_days=WINDOW) == choice(1, DAYS[3])
-    assert newest_as_of(TRAINED, DAYS[7], window_days=WINDOW) == choice(2, DAYS[7])
+def test_a_model_counts_from_its_own_first_hour_while_others_stay() -> None:
+    by_day = versions_of(CHOSEN)
+    assert by_day[CHAMPION, DAYS[3]] == by_day[NEWEST, DAYS[3]] == [1]
+    assert (by_day[CHAMPION, DAYS[9]], by_day[NEWEST, DAYS[9]], by_day[CHALLENGER, DAYS[9]]) == ([1], [2], [2])
+    assert (CHALLENGER, DAYS[6]) not in by_day
+    assert (CHALLENGER, DAYS[10]) not in by_day
 
 
-def test_a_kept_champion_goes_on_while_the_newest_moves() -> None:
-    assert champion_as_of(VERDICTS, DAYS[9], window_days=WINDOW) == choice(1, DAYS[3])
-    assert newest_as_of(TRAINED, DAYS[9], window_days=WINDOW) == choice(2, DAYS[7])
+def test_a_champion_may_change_within_a_day() -> None:
+    """A rollback at noon leaves the morning to the one who forecast it."""
+    back = pl.concat([history_rows(DAYS[7], 2), history_rows(DAYS[8], 1, hour=12)])
+    chosen = choose_models(pl.concat([HISTORY, back]), TRAINED, HOURS, window_days=WINDOW)
+    noon = midnight(DAYS[8]) + timedelta(hours=12)
+    own = chosen.filter(pl.col("role") == CHAMPION)
+    assert set(own.filter(pl.col("open_time").is_between(midnight(DAYS[7]), noon, "left"))["model_version"]) == {2}
+    assert set(own.filter(pl.col("open_time") >= noon)["model_version"]) == {1}
 
 
-def test_later_verdicts_do_not_change_who_stood_on_an_earlier_day() -> None:
-    later = pl.concat([VERDICTS, verdict_rows(DAYS[10], 2, 2, champion_cutoff=DAYS[7])])
-    for day in DAYS[:10]:
-        found = [champion_as_of(history, day, window_days=WINDOW) for history in (VERDICTS, later)]
-        assert found[0] == found[1]
+def test_later_changes_do_not_touch_earlier_hours() -> None:
+    later = pl.concat([HISTORY, history_rows(DAYS[10], 2)])
+    past = HOURS.filter(midnight(DAYS[10]) > HOURS)
+    found = [choose_models(history, TRAINED, past, window_days=WINDOW) for history in (HISTORY, later)]
+    assert found[0].equals(found[1])
 
 
-def test_a_day_is_the_same_alone_and_in_a_long_run() -> None:
-    """A run over many days scans more history than one day's mapping shows; the window makes up for it."""
-    assert champion_as_of(VERDICTS, DAYS[9], window_days=1) is None
-    assert champion_as_of(VERDICTS, DAYS[8], window_days=1) == choice(1, DAYS[3])
+def test_an_hour_is_the_same_alone_and_in_a_long_run() -> None:
+    """A run over many days scans more trained models than one day's mapping shows; the window makes up for it."""
+    short = choose_models(HISTORY, TRAINED, HOURS, window_days=1)
+    assert (NEWEST, DAYS[5]) not in versions_of(short)
+    assert versions_of(short)[NEWEST, DAYS[8]] == [2]
+    assert versions_of(short)[CHAMPION, DAYS[11]] == [1], "a champion stands however long ago it was promoted"
 
 
 def test_forecasts_fulfil_their_contract_and_miss_no_hour() -> None:
     found = forecast_hours(FEATURES, BARS, CHOSEN, shelf())
     assert FORECASTS.faults(found) == []
-    assert found.height == 9 * 24 * len(HORIZONS) * len(ROLES)
+    assert found.height == (9 + 9 + IN_SHADOW) * 24 * len(HORIZONS)
     assert found["open_time"].dt.date().min() == DAYS[3]
 
 
 def test_each_role_gets_its_own_model() -> None:
     found = forecast_hours(FEATURES, BARS, CHOSEN, shelf())
-    versions = found.group_by("role", pl.col("open_time").dt.date().alias("day")).agg(pl.col("model_version").unique())
-    by_day = {(row["role"], row["day"]): row["model_version"] for row in versions.iter_rows(named=True)}
-    assert by_day[(CHAMPION, DAYS[6])] == by_day[(NEWEST, DAYS[6])] == [1]
-    assert (by_day[(CHAMPION, DAYS[7])], by_day[(NEWEST, DAYS[7])]) == ([1], [2])
+    assert versions_of(found.unique(["open_time", "role"])) == versions_of(CHOSEN)
 
 
 def test_the_numbers_are_the_models_and_the_close_is_the_bars() -> None:
@@ -105,7 +113,7 @@ def test_replaying_a_day_gives_the_same_bits() -> None:
     whole = forecast_hours(FEATURES, BARS, CHOSEN, shelf())
     for day in DAYS[3:]:
         one = pl.col("open_time").dt.date() == day
-        chosen = choose_models(VERDICTS, TRAINED, [day], window_days=WINDOW)
+        chosen = choose_models(HISTORY, TRAINED, FEATURES.filter(one)["open_time"], window_days=WINDOW)
         alone = forecast_hours(FEATURES.filter(one), BARS.filter(one), chosen, shelf())
         assert alone.equals(whole.filter(one))
 
@@ -121,7 +129,7 @@ def test_poisoning_later_hours_changes_no_forecast() -> None:
 def test_an_unknown_feature_is_missing_to_the_model_and_not_a_missing_forecast() -> None:
     blank = FEATURES.with_columns(pl.lit(None, pl.Float64).alias(FEATURE))
     found = forecast_hours(blank, BARS, CHOSEN, shelf())
-    assert found.height == 9 * 24 * len(HORIZONS) * len(ROLES)
+    assert found.height == (9 + 9 + IN_SHADOW) * 24 * len(HORIZONS)
     assert found["p_up"].unique().to_list() == [0.5]
 
 
@@ -132,7 +140,7 @@ def test_an_hour_without_a_bar_has_no_forecast() -> None:
 
 
 def test_a_day_without_a_model_and_a_day_without_hours_are_empty() -> None:
-    assert forecast_hours(FEATURES, BARS, {role: {} for role in ROLES}, shelf()).equals(FORECASTS.empty())
+    assert forecast_hours(FEATURES, BARS, CHOSEN.clear(), shelf()).equals(FORECASTS.empty())
     assert forecast_hours(FEATURES.clear(), BARS, CHOSEN, shelf()).equals(FORECASTS.empty())
 
 
@@ -149,8 +157,9 @@ def test_a_model_that_is_not_the_one_judged_is_refused() -> None:
 
 
 def test_a_model_from_the_future_is_refused() -> None:
+    early = CHOSEN.with_columns(pl.col("open_time").dt.offset_by("-1d"))
     with pytest.raises(ForecastError, match="would have seen the hours"):
-        forecast_hours(FEATURES, BARS, {CHAMPION: {DAYS[2]: choice(1, DAYS[3])}}, shelf())
+        forecast_hours(FEATURES, BARS, early, shelf())
 
 
 def test_a_feature_that_is_not_computed_is_named() -> None:

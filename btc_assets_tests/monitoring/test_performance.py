@@ -9,7 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, ROLES
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    HORIZONS,
+    PERFORMANCE_REPORT,
+    QUANTILE_COLUMNS,
+    QUANTILES,
+    REPORTED_ROLES,
+)
 from btc_assets.learning import evaluation
 from btc_assets.monitoring import plots
 from btc_assets.monitoring.performance import (
@@ -37,7 +44,7 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
     steps = rng.normal(0, 0.005, hours)
     log_price = np.concatenate([[0.0], np.cumsum(steps)])
     parts = []
-    for role in ROLES:
+    for role in REPORTED_ROLES:
         for h in HORIZONS:
             n = hours - h
             y = log_price[h : h + n] - log_price[:n]
@@ -83,7 +90,7 @@ def test_the_report_fulfils_its_contract_for_every_role_horizon_and_period() -> 
     assert FORECAST_OUTCOMES.faults(OUTCOMES) == []
     assert PERFORMANCE_REPORT.faults(REPORT) == []
     groups = REPORT.group_by("role", "horizon_hours", "period").len()
-    assert groups.height == len(ROLES) * len(HORIZONS) * 4
+    assert groups.height == len(REPORTED_ROLES) * len(HORIZONS) * 4
     assert groups["len"].n_unique() == 1
     assert set(REPORT["period"]) == {"all", "2018", "2019", "last_90_days"}
 
@@ -191,20 +198,22 @@ def test_skill_survives_the_deflation_in_the_report_and_noise_does_not() -> None
 def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() -> None:
     hours = Hours.of(OUTCOMES)
     looked_at = []
-    for role in ROLES:
+    for role in REPORTED_ROLES:
         for h in HORIZONS:
             rows = OUTCOMES.filter((pl.col("role") == role) & (pl.col("horizon_hours") == h)).sort("open_time")
             looked_at.append(trade(rows, hours, horizon=h))
-    assert value("strategies_tried_5bps")["value"] == len(ROLES) * len(HORIZONS) * len(LAGS)
+    assert value("strategies_tried_5bps")["value"] == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
     trials = trial_sharpes(looked_at, 5)
-    assert len(set(trials)) == len(ROLES) * len(HORIZONS) * len(LAGS)
+    assert len(set(trials)) == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
     wanted = evaluation.deflated_sharpe(looked_at[0].model[0].at(5).net, trials)
     assert value("deflated_sharpe_5bps")["value"] == wanted
 
 
 def test_the_same_strategy_under_two_roles_is_one_trial_and_an_idle_one_none() -> None:
     same = OUTCOMES.filter(pl.col("role") == "champion")
-    both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in ROLES]).sort(FORECAST_OUTCOMES.key)
+    both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in REPORTED_ROLES]).sort(
+        FORECAST_OUTCOMES.key
+    )
     report = performance_report(both, day=END, fee_bps=5, seed=7)
     assert value("strategies_tried_5bps", report=report)["value"] == len(HORIZONS) * len(LAGS)
     idle = performance_report(both.with_columns(pl.lit(0.5).alias("p_up")), day=END, fee_bps=5, seed=7)
@@ -278,7 +287,7 @@ def test_a_window_ends_with_its_day() -> None:
 
 def test_the_summary_shows_each_group_with_n_and_interval() -> None:
     lines = markdown(REPORT).splitlines()
-    assert len(lines) == 2 + len(ROLES) * len(HORIZONS) * 4
+    assert len(lines) == 2 + len(REPORTED_ROLES) * len(HORIZONS) * 4
     assert "| champion | 1 h | all | 2,879 |" in "\n".join(lines)
     assert " to " in lines[2]
     assert markdown(REPORT.clear()) == "No forecast has a known outcome yet."

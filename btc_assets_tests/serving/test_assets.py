@@ -10,8 +10,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, PRICES, SERVING_BUNDLE, Contract
+from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, MODEL_HISTORY, PRICES, SERVING_BUNDLE, Contract
 from btc_assets.lake import Lake
+from btc_assets.learning.history import Standing
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.serving import assets as serving
 from btc_assets.serving.publish import live_manifest
@@ -31,6 +32,13 @@ class Folders(dg.ConfigurableResource):
     def folder(self, version: int) -> Path:
         """Return the folder of a version."""
         return Path(self.root) / f"model-{version}"
+
+    def stand(self, standing: Standing) -> None:
+        """Write down who stands, and what was live at that moment."""
+        live = Path(self.root).parent / "serving" / "current"
+        said = f"{standing.champion} {live.read_text().strip() if live.exists() else 'nothing'}\n"
+        with (Path(self.root) / "aliases").open("a") as sink:
+            sink.write(said)
 
 
 @pytest.fixture
@@ -107,6 +115,37 @@ def test_nothing_from_after_the_day_is_published(lake: Lake, digest: str, here: 
         for table, column in (("forecasts", "open_time"), ("prices", "open_time"), ("forecast_outcomes", "known_at")):
             newest = connection.sql(f"SELECT epoch_us(max({column})) FROM {table}").fetchall()[0][0]
             assert newest <= LAST.timestamp() * 1e6
+
+
+def test_the_aliases_move_just_before_the_pointer(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+    fill(lake, digest)
+    crown(lake, 1)
+    materialise(lake, tmp_path / "models", DAY)
+    materialise(lake, tmp_path / "models", DAY)
+    live = (here / "current").read_text().strip()
+    assert (tmp_path / "models" / "aliases").read_text().splitlines() == ["1 nothing", f"1 {live}"]
+
+
+def test_a_champion_that_has_not_forecast_yet_gets_no_alias(lake: Lake, digest: str, tmp_path: Path) -> None:
+    fill(lake, digest)
+    crown(lake, 2)
+    assert materialise(lake, tmp_path / "models", DAY).success
+    assert not (tmp_path / "models" / "aliases").exists()
+
+
+def crown(lake: Lake, version: int) -> None:
+    """Write into the history that a version is the champion."""
+    at = datetime(2019, 6, 1, tzinfo=UTC)
+    row = dict.fromkeys(MODEL_HISTORY.columns) | {
+        "effective_from": at,
+        "recorded_at": at,
+        "role": "champion",
+        "event": "promoted",
+        "model_version": version,
+        "model_cutoff": at.date(),
+        "model_digest": "d",
+    }
+    lake.write(MODEL_HISTORY, at.date(), pl.DataFrame([row], schema=MODEL_HISTORY.columns))
 
 
 def test_materialising_twice_gives_the_same_bundle(lake: Lake, digest: str, tmp_path: Path) -> None:

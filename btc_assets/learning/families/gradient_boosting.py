@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -77,6 +78,13 @@ class BoostedOutput:
 
     booster: xgboost.Booster
     features: int
+
+    @classmethod
+    def read(cls, path: Path, features: int) -> Self:
+        """Read what `native` returned from a file."""
+        import xgboost
+
+        return cls(xgboost.Booster({"nthread": 1}, model_file=str(path)), features)
 
     @property
     def trees(self) -> int:
