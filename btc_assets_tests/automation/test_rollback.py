@@ -1,0 +1,269 @@
+"""Going back to an earlier champion, as a person does it: the command, a server that watches, and kills in between."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from btc_assets.clock import HOUR, midnight
+from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_HISTORY, PRICES
+from btc_assets.features.engine import compute_features
+from btc_assets.lake import Lake, by_day
+from btc_assets.learning.bundle import write_bundle
+from btc_assets.learning.history import CHAMPION, holder
+from btc_assets.learning.registry import CHAMPION as CHAMPION_ALIAS
+from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
+from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.serve.conftest import Server, running_server
+from btc_assets_tests.serving.builders import document, tiny_graphs
+
+FIRST = date(2018, 6, 4)
+DAYS = [FIRST + timedelta(days=n) for n in range(14)]
+TODAY = DAYS[-1]
+CUTOFFS = {1: DAYS[0], 2: DAYS[7], 3: DAYS[10]}
+"""Cutoff of each registry version; each was promoted in its turn."""
+NEWEST_HOUR = midnight(TODAY) + 15 * HOUR
+STEPS = ("before the history", "after the history", "before the forecasts", "before the aliases", "before the pointer")
+"""Where the command is killed, in the order it comes there."""
+
+COMMAND = """
+import os, signal, sys
+step = sys.argv.pop(1)
+from btc_assets.__main__ import main
+from btc_assets.lake import Lake
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.serving import publish
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def around(name, original, table, *, after=False):
+    def write(self, contract, day, frame):
+        if contract.table != table:
+            return original(self, contract, day, frame)
+        if after:
+            original(self, contract, day, frame)
+        die()
+    setattr(Lake, name, write)
+
+if step == "before the history":
+    around("append", Lake.append, "learning/model_history")
+if step == "after the history":
+    around("append", Lake.append, "learning/model_history", after=True)
+if step == "before the forecasts":
+    around("write", Lake.write, "monitoring/forecasts")
+if step == "before the aliases":
+    ModelRegistry.stand = die
+if step == "before the pointer":
+    publish._point = die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@dataclass
+class Deployment:
+    """A project with three champions in a row, the newest forecasting and served."""
+
+    root: Path
+    digests: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BTC_", "DAGSTER_"))}
+        return kept | {
+            "BTC_DATA_DIR": str(self.root),
+            "BTC_MARKET_SOURCE": "sample",
+            "BTC_NEWS_SOURCES": "none",
+            "DAGSTER_HOME": str(self.root),
+            "PYTHONPATH": str(PROJECT_ROOT),
+        }
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(root=str(self.root / "lake"))
+
+    @property
+    def registry(self) -> ModelRegistry:
+        mlflow = self.root / "mlflow"
+        return ModelRegistry(tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifacts=str(mlflow / "artifacts"))
+
+    def fill(self) -> None:
+        bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST)).filter(pl.col("open_time") <= NEWEST_HOUR)
+        for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(bars))):
+            for day, part in by_day(contract, frame, DAYS):
+                self.lake.write(contract, day, part)
+        for day in DAYS:
+            self.lake.write(HOURLY_LABELS, day, HOURLY_LABELS.empty())
+        registry = self.registry
+        experiment = registry._experiment_id() if (self.root / "mlflow").mkdir() is None else ""
+        for version, cutoff in CUTOFFS.items():
+            folder = self.root / f"model-{version}"
+            self.digests[version] = write_bundle(folder, document(cutoff=cutoff.isoformat()), tiny_graphs(version))
+            run = registry.client.create_run(experiment)
+            registry.client.log_artifacts(run.info.run_id, str(folder), MODEL_FOLDER)
+            assert registry.register(run.info.run_id, self.digests[version], cutoff.isoformat()) == version
+            at = midnight(cutoff)
+            row = {
+                "effective_from": at,
+                "recorded_at": at,
+                "role": CHAMPION,
+                "event": "promoted",
+                "model_version": version,
+                "model_cutoff": cutoff,
+                "model_digest": self.digests[version],
+                "reason": "it was better",
+                "actor": "model_verdict",
+                "verdict_cutoff": cutoff,
+            }
+            self.lake.append(MODEL_HISTORY, cutoff, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
+
+    def run(self, *arguments: str, step: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", COMMAND, step, *arguments],
+            cwd=PROJECT_ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def champion(self) -> int:
+        """Return who stands in the newest hour."""
+        found = holder(self.lake.scan(MODEL_HISTORY).collect(), CHAMPION, NEWEST_HOUR)
+        assert found is not None
+        return found.version
+
+    def versions(self) -> dict[int, int]:
+        """Return who forecast each hour of today."""
+        today = self.lake.read(FORECASTS, TODAY)
+        assert today is not None
+        own = today.filter(pl.col("role") == CHAMPION).unique("open_time")
+        return {row["open_time"].hour: row["model_version"] for row in own.iter_rows(named=True)}
+
+
+PREPARE = f"""
+import dagster as dg
+from btc_assets.definitions import defs
+with dg.DagsterInstance.get() as instance:
+    for job, assets in (("forecast_days", ["monitoring/forecasts"]), ("publish_bundle", ["serving/bundle"])):
+        result = defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key="{TODAY}",
+            asset_selection=[dg.AssetKey(name.split("/")) for name in assets],
+        )
+        assert result.success
+"""
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    made = Deployment(tmp_path_factory.mktemp("deployment"))
+    made.fill()
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PREPARE],
+        cwd=PROJECT_ROOT,
+        env=made.environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(deployment: Deployment) -> Iterator[Server]:
+    with running_server(deployment.root, deployment.root) as running:
+        yield running
+
+
+class Watcher:
+    """Asks for the forecast over and over, and keeps every answer."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[tuple[float, int, int | None]] = []
+        self._url, self._over = url, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        with httpx.Client(timeout=10) as client:
+            while not self._over.is_set():
+                answer = client.get(f"{self._url}/v1/forecast")
+                version = answer.json()["model"]["version"] if answer.status_code == 200 else None
+                self.answers.append((time.monotonic(), answer.status_code, version))
+                time.sleep(0.05)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def versions(self) -> list[int | None]:
+        """The versions served, one after the other."""
+        found = [version for _, _, version in self.answers]
+        return [version for n, version in enumerate(found) if n == 0 or version != found[n - 1]]
+
+
+def test_a_rollback_killed_at_every_step_serves_the_old_champion_until_it_is_through(
+    deployment: Deployment, server: Server
+) -> None:
+    """One command killed at each of its steps in turn and asked for again, while a client asks for the forecast."""
+    assert deployment.versions() == dict.fromkeys(range(16), 3)
+    with Watcher(server.url) as watcher:
+        for number, step in enumerate(STEPS):
+            died = deployment.run("rollback", "--reason", "it forecasts nonsense", step=step)
+            assert died.returncode == -9, died.stderr
+            assert deployment.champion() == (3 if number == 0 else 2)
+            assert watcher.versions == [3], f"killed {step}"
+        done = deployment.run("rollback", "--reason", "it forecasts nonsense")
+        returned = time.monotonic()
+        assert done.returncode == 0, done.stderr
+        while watcher.answers[-1][2] != 2:
+            assert time.monotonic() < returned + 2, "the server follows within two seconds"
+            time.sleep(0.02)
+    assert {status for _, status, _ in watcher.answers} == {200}, "no request was dropped"
+    assert watcher.versions == [3, 2]
+    assert "Champion is version 2" in done.stdout
+    assert deployment.registry.alias(CHAMPION_ALIAS) == 2
+    assert deployment.versions() == {**dict.fromkeys(range(15), 3), 15: 2}, "only the newest hour is forecast anew"
+    history = deployment.lake.scan(MODEL_HISTORY).collect()
+    [back] = history.filter(pl.col("event") == "rolled_back").to_dicts()
+    assert (back["reason"], back["model_version"], back["effective_from"]) == ("it forecasts nonsense", 2, NEWEST_HOUR)
+    assert back["actor"], "who asked"
+
+
+def test_a_version_is_chosen_and_a_wrong_one_changes_nothing(deployment: Deployment, server: Server) -> None:
+    before = deployment.champion()
+    wrong = deployment.run("rollback", "--to", "99")
+    assert wrong.returncode == 1
+    assert "version 99 was never champion; those that were: 1, 2, 3" in wrong.stderr
+    assert deployment.champion() == before
+    chosen = deployment.run("rollback", "--to", "1")
+    assert chosen.returncode == 0, chosen.stderr
+    give_up = time.monotonic() + 2
+    while httpx.get(f"{server.url}/v1/forecast").json()["model"]["version"] != 1:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    assert deployment.registry.alias(CHAMPION_ALIAS) == 1
+
+
+def test_before_the_first_forecast_there_is_nothing_to_roll_back(tmp_path: Path) -> None:
+    done = Deployment(tmp_path).run("rollback")
+    assert done.returncode == 2
+    assert "Nothing is forecast yet" in done.stderr
