@@ -230,8 +230,6 @@ class Project:
 LEARNING = {name for name in CONTRACTS if name.startswith("learning/")}
 REPORTS = ("monitoring/performance_report", SHADOW_REPORT.table, "serving/bundle")
 ASKED_EACH_TIME = {(name, LAST_DAY) for name in REPORTS}
-    (name, LAST_DAY) for name in ("monitoring/performance_report", SHADOW_REPORT.table, "serving/bundle")
-}
 
 
 @pytest.fixture(scope="module")
