@@ -1,0 +1,190 @@
+"""Once for real: a champion gone bad is found out, a new cutoff is trained, judged and served, and nobody is asked."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from btc_assets.clock import midnight
+from btc_assets.contracts import MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.lake import Lake
+from btc_assets.learning.bundle import ModelBundle, write_bundle
+from btc_assets.learning.history import CHAMPION, holder
+from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
+from btc_assets.partitions import key_of
+from btc_assets.processes import free_port, running, wait_for_port
+from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, _until
+
+DAY = timedelta(days=1)
+FORECAST_DAYS = 14
+"""Days the bad champion has forecast: enough to prove it bad."""
+WRONG_WAY = -40.0
+"""Slope of the bad champion's calibration: it says the contrary of what it has learnt, and loudly."""
+
+IN_DAGSTER = """
+import sys
+import dagster as dg
+from btc_assets.definitions import defs
+job, first, last, *assets = sys.argv[1:]
+tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+with dg.DagsterInstance.get() as instance:
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        partition_key=first if first == last else None,
+        tags=None if first == last else tags,
+        asset_selection=[dg.AssetKey(name.split("/")) for name in assets],
+    )
+"""
+
+
+class Project:
+    """A deployment on folders of its own, whose exchange is local."""
+
+    def __init__(self, root: Path, venue: Venue, today: date) -> None:
+        self.root, self.today, self.port = root, today, free_port(LOOPBACK, 0)
+        home = root / "home"
+        home.mkdir()
+        config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(root / "dagster"))
+        (home / "dagster.yaml").write_text(config)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
+        self.environment = kept | {
+            "DAGSTER_HOME": str(home),
+            "BTC_DATA_DIR": str(root / "data"),
+            "BTC_MARKET_SOURCE": "binance",
+            "BTC_BINANCE_URL": venue.exchange.url,
+            "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
+            "BTC_HTTP_REQUESTS_PER_SECOND": "50",
+            "BTC_NEWS_SOURCES": "none",
+            "BTC_HISTORY_START": str(venue.bars["open_time"][0].date() + 2 * DAY),
+            "BTC_TRAIN_DAYS": "60",
+            "BTC_CV_FOLDS": "2",
+            "BTC_CV_TEST_DAYS": "7",
+            "BTC_TUNE_TRIALS": "0",
+            "BTC_FEATURE_SET": "streamlined",
+            "BTC_REFRESH_CRON": "* * * * *",
+            "BTC_RETRAIN_COOLDOWN_HOURS": "0",
+            "BTC_SERVE_PORT": str(self.port),
+        }
+        self.lake = Lake(root=str(root / "data" / "lake"))
+
+    def run(self, *command: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", *command],
+            env=self.environment,
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    def spoil(self, cutoff: date) -> int:
+        """Make a champion of the model of a cutoff with its calibration turned round; return its version."""
+        mlflow = self.root / "data" / "mlflow"
+        registry = ModelRegistry(tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifacts=str(mlflow / "artifacts"))
+        honest = registry.folder(1)
+        document = json.loads((honest / "model.json").read_text())
+        document["calibration"]["1"] = {"slope": WRONG_WAY, "intercept": 0.0}
+        spoilt = self.root / "spoilt"
+        digest = write_bundle(spoilt, document, {name: (honest / name).read_bytes() for name in document["graphs"]})
+        assert ModelBundle.load(spoilt).digest == digest
+        run = registry.client.create_run(registry._experiment_id())
+        registry.client.log_artifacts(run.info.run_id, str(spoilt), MODEL_FOLDER)
+        version = registry.register(run.info.run_id, digest, cutoff.isoformat())
+        row = {
+            "effective_from": midnight(cutoff),
+            "recorded_at": datetime.now(tz=UTC),
+            "role": CHAMPION,
+            "event": "promoted",
+            "model_version": version,
+            "model_cutoff": cutoff,
+            "model_digest": digest,
+            "reason": "planted by a test",
+            "actor": "a test",
+            "verdict_cutoff": None,
+        }
+        self.lake.append(MODEL_HISTORY, cutoff, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
+        return version
+
+    def champion(self) -> int:
+        found = holder(self.lake.scan(MODEL_HISTORY).collect(), CHAMPION, midnight(self.today + DAY) - HOUR)
+        assert found is not None
+        return found.version
+
+
+class Client:
+    """Asks for the forecast all the time, and keeps what it was told."""
+
+    def __init__(self, port: int) -> None:
+        self.statuses: set[int] = set()
+        self.version = 0
+        self._url, self._over = f"http://{LOOPBACK}:{port}/v1/forecast", threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=10) as client:
+            while not self._over.is_set():
+                answer = client.get(self._url)
+                self.statuses.add(answer.status_code)
+                self.version = answer.json()["model"]["version"] if answer.status_code == 200 else 0
+                time.sleep(0.1)
+
+    def __enter__(self) -> "Client":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=15)
+
+
+@pytest.mark.live
+@pytest.mark.timeout(600)
+def test_a_champion_gone_bad_is_replaced_within_three_minutes_and_no_request_is_dropped(tmp_path: Path) -> None:
+    now = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
+    venue = Venue(newest=now - HOUR)
+    today, yesterday = now.date(), now.date() - DAY
+    cutoff = today - FORECAST_DAYS * DAY
+    project = Project(tmp_path, venue, today)
+    project.run("-m", "btc_assets", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
+    bad = project.spoil(cutoff)
+    in_dagster = ("-c", IN_DAGSTER)
+    forecast = ("monitoring/forecasts", "monitoring/forecast_outcomes")
+    project.run(*in_dagster, "forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
+    project.run(*in_dagster, "publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
+    dagster = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    ui, dev_log = free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
+    with (
+        (tmp_path / "serve.log").open("wb") as serve_output,
+        dev_log.open("wb") as dev_output,
+        running([sys.executable, "-m", "serve"], environment=project.environment, log=serve_output.fileno()) as server,
+        running([*dagster, "-p", str(ui)], environment=project.environment, log=dev_output.fileno()) as dev,
+    ):
+        wait_for_port(server, LOOPBACK, project.port, seconds=60)
+        wait_for_port(dev, LOOPBACK, ui, seconds=120)
+        with Client(project.port) as client:
+            assert _until(lambda: client.version == bad, seconds=30)
+            planted = time.monotonic()
+            report = "monitoring/performance_report"
+            project.run(*in_dagster, "report_performance", key_of(yesterday), key_of(yesterday), report)
+            served = _until(lambda: client.version not in (0, bad), seconds=180)
+            took = time.monotonic() - planted
+            assert served, dev_log.read_text()[-6000:]
+            print(f"from the report that proves it to the new champion served: {took:.0f} s")
+        assert client.statuses == {200}, "no request was dropped"
+    verdict = project.lake.read(MODEL_VERDICT, today)
+    assert verdict is not None
+    assert verdict["decision"][0] == "promoted", verdict.select("criterion", "value", "passed").rows()
+    assert verdict["champion_version"][0] == bad
+    assert project.champion() == client.version == verdict["candidate_version"][0]
+    venue.exchange.close()
