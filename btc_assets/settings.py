@@ -146,7 +146,9 @@ class Settings(BaseSettings):
     hacker_news_url: str = Field(
         default="https://hn.algolia.com", description="Base URL of the Hacker News search API."
     )
-    reddit_url: str = Field(default="https://www.reddit.com", description="Base URL of Reddit's public listings.")
+    reddit_url: str = Field(
+        default="https://www.reddit.com", description="Base URL of Reddit's public listings and feeds."
+    )
     reddit_channels: str = Field(
         default="Bitcoin,CryptoCurrency",
         pattern=r"^[A-Za-z0-9_]{2,21}(,[A-Za-z0-9_]{2,21})*$",
@@ -164,10 +166,13 @@ class Settings(BaseSettings):
     )
     sentiment_model: str = Field(
         default="ElKulako/cryptobert",
-        description="For `transformer` and `ensemble`: a Hugging Face model or a local folder, safetensors only.",
+        description="For `transformer` and `ensemble`: a Hugging Face model, with `@revision` to pin it, or a local "
+        "folder; safetensors only.",
     )
     sentiment_runtime: Literal["torch", "torch-int8", "onnx"] = Field(
-        default="torch", description="What runs the transformer; int8 is faster and not equal to the last digit."
+        default="onnx",
+        description="What runs the transformer. `onnx` is the fastest at equal scores; `torch-int8` is faster still, "
+        "but can move a probability by tenths.",
     )
     labelled_sentiment: str = Field(
         default="",

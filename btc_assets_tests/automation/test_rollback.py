@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 
@@ -130,8 +132,11 @@ class Deployment:
             self.lake.append(MODEL_HISTORY, cutoff, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
 
     def run(self, *arguments: str, step: str = "") -> subprocess.CompletedProcess[str]:
+        return self.python("-c", COMMAND, step, *arguments)
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", COMMAND, step, *arguments],
+            [sys.executable, "-W", "ignore", *arguments],
             cwd=PROJECT_ROOT,
             env=self.environment,
             capture_output=True,
@@ -172,14 +177,8 @@ with dg.DagsterInstance.get() as instance:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     made = Deployment(tmp_path_factory.mktemp("deployment"))
     made.fill()
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PREPARE],
-        cwd=PROJECT_ROOT,
-        env=made.environment,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    prepared = made.python("-c", PREPARE)
+    assert prepared.returncode == 0, prepared.stderr
     return made
 
 
@@ -261,6 +260,29 @@ def test_a_version_is_chosen_and_a_wrong_one_changes_nothing(deployment: Deploym
         assert time.monotonic() < give_up
         time.sleep(0.02)
     assert deployment.registry.alias(CHAMPION_ALIAS) == 1
+
+
+@pytest.mark.parametrize("hour", [12, 15], ids=["served before the rollback", "forecast anew by it"])
+def test_a_past_forecast_is_rebuilt_to_the_last_bit_as_the_operations_page_says(
+    deployment: Deployment, hour: int
+) -> None:
+    """The page's own lines, with another hour in them; they fail when the stored forecast is off by one bit."""
+    page = (PROJECT_ROOT / "docs" / "operations.md").read_text()
+    [lines] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines, replaced = re.subn(r"hour = .*", f"hour = datetime(2018, 6, {TODAY.day}, {hour}, tzinfo=UTC)", lines)
+    assert replaced == 1
+    as_told = ("-c", lines)
+    assert deployment.python(*as_told).returncode == 0
+    told = deployment.lake.read(FORECASTS, TODAY)
+    assert told is not None
+    try:
+        nudged = told["p_up"].to_numpy().copy()
+        deployment.lake.write(FORECASTS, TODAY, told.with_columns(p_up=pl.Series(np.nextafter(nudged, 1.0))))
+        failed = deployment.python(*as_told)
+        assert failed.returncode == 1
+        assert "AssertionError" in failed.stderr
+    finally:
+        deployment.lake.write(FORECASTS, TODAY, told)
 
 
 def test_before_the_first_forecast_there_is_nothing_to_roll_back(tmp_path: Path) -> None:
