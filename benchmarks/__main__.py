@@ -12,16 +12,16 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from benchmarks import features, history, load, predict
+from benchmarks import features, history, load, predict, sentiment
 
 Row = tuple[str, str, str, str, str]
-PEERS = ("pandas-ta-classic", "mlflow", "dagster")
+PEERS = ("pandas-ta-classic", "mlflow", "dagster", "transformers")
 HEADINGS: Row = ("what", "ours", "compared with", "ratio", "alone")
 
 
 def rows() -> list[Row]:
     """Run each benchmark once and return its lines of the table."""
-    return [*_features(), *_predict(), *_history(), *_load()]
+    return [*_features(), *_predict(), *_history(), *_load(), *_sentiment()]
 
 
 def _features() -> list[Row]:
@@ -76,6 +76,22 @@ def _load() -> list[Row]:
     loaded, bare = load.run()
     what, beside, ratio = "(d) load of the code location, s", f"import dagster {bare:.2f}", f"{loaded / bare:.2f}"
     return [(what, f"{loaded:.2f}", beside, ratio, "python -m benchmarks.load")]
+
+
+def _sentiment() -> list[Row]:
+    _say("sentiment of headlines")
+    peer, *sides = sentiment.run()
+    beside = f"{sentiment.PEER}, one text at a time {peer.texts_per_s:.1f} ({peer.peak_mib:,.0f})"
+    return [
+        (
+            f"(e) headlines/s, {side.name} (peak MiB)",
+            f"{side.texts_per_s:.1f} ({side.peak_mib:,.0f})",
+            beside,
+            f"{side.texts_per_s / peer.texts_per_s:.1f} x, |dp| {side.difference:.0e}",
+            "python -m benchmarks.sentiment",
+        )
+        for side in sides
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,8 +16,16 @@ from pathlib import Path
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import FORECAST_OUTCOMES, HORIZONS, MODEL_EXPLANATION, MODEL_VERDICT, REPORTED_ROLES
+from btc_assets.contracts import (
+    FORECAST_OUTCOMES,
+    HORIZONS,
+    MODEL_EXPLANATION,
+    MODEL_HISTORY,
+    MODEL_VERDICT,
+    REPORTED_ROLES,
+)
 from btc_assets.lake import Lake, digest
+from btc_assets.learning.history import CHALLENGER, CHAMPION, SHADOW
 from btc_assets.monitoring.performance import (
     ALL,
     FEES_BPS,
@@ -62,18 +70,22 @@ class ResultsError(RuntimeError):
     """There is nothing to write about."""
 
 
-def results(outcomes: pl.DataFrame, explanation: pl.DataFrame, verdicts: pl.DataFrame, config: Settings) -> str:
+def results(
+    outcomes: pl.DataFrame, explanation: pl.DataFrame, verdicts: pl.DataFrame, history: pl.DataFrame, config: Settings
+) -> str:
     """Return the generated part of docs/results.md.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows of the period.
         explanation: MODEL_EXPLANATION rows, may be empty.
         verdicts: MODEL_VERDICT rows, may be empty.
+        history: MODEL_HISTORY rows, may be empty.
         config: the settings they were made with.
 
     Raises:
         ResultsError: there are no outcomes.
     """
+    outcomes = outcomes.filter(pl.col("role").is_in(REPORTED_ROLES))
     if outcomes.is_empty():
         raise ResultsError("the lake holds no forecast outcomes in this period; run the walk_forward job first")
     last = (outcomes["known_at"].sort().to_list()[-1] - timedelta(microseconds=1)).date()
@@ -86,6 +98,7 @@ def results(outcomes: pl.DataFrame, explanation: pl.DataFrame, verdicts: pl.Data
         _calibration(report),
         _costs(report, config.fee_bps),
         _significance(report, config.fee_bps),
+        _who_stood(history.filter(pl.col("effective_from").is_between(*_ends(outcomes)))),
         _top_features(explanation),
     ]
     return "\n\n".join(section for section in sections if section)
@@ -114,6 +127,30 @@ def _what_was_run(outcomes: pl.DataFrame, verdicts: pl.DataFrame, config: Settin
             f"- In brackets: 95 % intervals, robust to overlap and autocorrelation (Newey-West). Seed {config.seed}.",
         ]
     )
+
+
+def _who_stood(history: pl.DataFrame) -> str:
+    """Return who was champion and when, and what became of the challengers."""
+    champions = history.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
+    if champions.is_empty():
+        return ""
+    shadow = history.filter(pl.col("role") == CHALLENGER)
+    entered = shadow.filter(pl.col("event") == "entered_shadow").height
+    promoted = champions.filter(pl.col("actor") == SHADOW).height
+    valid = f"{entered} candidates that were valid but not shown to be better entered the shadow"
+    lines = [
+        "## Champions",
+        "",
+        f"{valid}; {promoted} of them were promoted from it.",
+        "",
+        "| from | version | event | by |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['effective_from']:%Y-%m-%d} | {row['model_version']} | {row['event']} | {row['actor']} |"
+            for row in champions.iter_rows(named=True)
+        ),
+    ]
+    return "\n".join(lines)
 
 
 def _ends(outcomes: pl.DataFrame) -> tuple[datetime, datetime]:
@@ -335,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes,
             lake.scan(MODEL_EXPLANATION).filter(pl.col("cutoff").is_in(cutoffs.implode())).collect(),
             lake.scan(MODEL_VERDICT).filter(pl.col("cutoff").is_in(cutoffs.implode())).collect(),
+            lake.scan(MODEL_HISTORY).collect(),
             config,
         )
     except ResultsError as error:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import results
-from btc_assets.contracts import FORECAST_OUTCOMES, MODEL_EXPLANATION, MODEL_VERDICT
+from btc_assets.contracts import FORECAST_OUTCOMES, MODEL_EXPLANATION, MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.lake import Lake, by_day
 from btc_assets.settings import Settings
 from btc_assets_tests.monitoring.test_performance import OUTCOMES
@@ -26,7 +26,7 @@ EXPLANATION = pl.DataFrame(
     schema=dict(MODEL_EXPLANATION.columns),
 )
 RECENT = OUTCOMES.filter(pl.col("open_time").dt.date() >= date(2018, 12, 20))
-GENERATED = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), CONFIG)
+GENERATED = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)
 
 
 def test_every_part_is_there() -> None:
@@ -37,6 +37,24 @@ def test_every_part_is_there() -> None:
     assert "best of the 12 strategies looked at" in GENERATED
     assert "deflated Sharpe, 0 bp | deflated Sharpe, 5 bp" in GENERATED
     assert "nan" not in GENERATED.lower().split()
+
+
+def test_champions_and_what_became_of_challengers_are_listed() -> None:
+    at = RECENT["open_time"].min()
+    changes = [("champion", "promoted", 1, "model_verdict"), ("challenger", "entered_shadow", 2, "model_verdict")]
+    changes += [("challenger", "left_shadow", None, "shadow_report"), ("champion", "promoted", 2, "shadow_report")]
+    rows = [
+        dict.fromkeys(MODEL_HISTORY.columns)
+        | {"effective_from": at + timedelta(hours=n), "recorded_at": at, "role": role, "event": event}
+        | {"model_version": version, "actor": actor}
+        for n, (role, event, version, actor) in enumerate(changes)
+    ]
+    history = pl.DataFrame(rows, schema=MODEL_HISTORY.columns)
+    text = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), history, CONFIG)
+    assert "1 candidates that were valid but not shown to be better entered the shadow; 1 of them were promoted" in text
+    assert [line.split(" | ")[1:] for line in text.splitlines() if line.endswith("_report |")] == [
+        ["2", "promoted", "shadow_report |"]
+    ]
 
 
 def test_tables_have_as_many_cells_as_headings() -> None:
@@ -54,7 +72,7 @@ def test_the_reference_is_compared_on_its_own_hours_only() -> None:
     assert "hold none of its hours" in GENERATED
     shift = date(2023, 1, 1) - date(2018, 12, 20)
     moved = RECENT.with_columns(pl.col("open_time", "known_at") + shift, pl.col("model_cutoff") + shift)
-    text = results.results(moved, MODEL_EXPLANATION.empty(), MODEL_VERDICT.empty(), CONFIG)
+    text = results.results(moved, MODEL_EXPLANATION.empty(), MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)
     inside = moved.filter(
         (pl.col("open_time").dt.date() >= date(2023, 1, 2))
         & (pl.col("role") == "champion")

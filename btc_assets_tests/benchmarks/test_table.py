@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as table
-from benchmarks import features, history, load, predict
+from benchmarks import features, history, load, predict, sentiment
 from benchmarks.predict import Measurement
 from btc_assets.settings import PROJECT_ROOT
 
@@ -37,13 +37,19 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(features, "run", lambda: [("bars", 0.5 * counted("features"), 1.5)])
     monkeypatch.setattr(predict, "run", served)
     monkeypatch.setattr(history, "run", aged)
+
+    def scored() -> list[sentiment.Side]:
+        n = counted("sentiment")
+        return [sentiment.Side("pipeline", 10.0, 90, 800, 0.0), sentiment.Side("onnx", 45.0 * n, 30, 1000, 1e-5)]
+
+    monkeypatch.setattr(sentiment, "run", scored)
     monkeypatch.setattr(load, "run", lambda: (3.0 * counted("load"), 2.0))
     return made
 
 
 def test_every_benchmark_runs_once(runs: list[str]) -> None:
     table.rows()
-    assert sorted(runs) == ["features", "history", "load", "predict"]
+    assert sorted(runs) == ["features", "history", "load", "predict", "sentiment"]
 
 
 def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
@@ -56,8 +62,9 @@ def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
         "1.78",
         "8.00",
         "1.50",
+        "4.5 x, |dp| 1e-05",
     ]
-    for _, ours, beside, ratio, _ in found[3:]:
+    for _, ours, beside, ratio, _ in found[3:6]:
         other = float(beside.split()[-1])
         assert float(ours) / other == pytest.approx(float(ratio), abs=0.01)
 
@@ -71,7 +78,7 @@ def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
     assert re.search(r"pandas-ta-classic [\d.]+, mlflow [\d.]+, dagster [\d.]+", printed)
     for peer in ("pandas-ta-classic 1.500", "mlflow: 100", "1 year of history 1.12", "import dagster 2.00"):
         assert f"| {peer}" in printed
-    for name in ("features", "predict", "history", "load"):
+    for name in ("features", "predict", "history", "load", "sentiment"):
         assert f"| python -m benchmarks.{name} |" in printed
 
 
