@@ -232,10 +232,10 @@ def _times(column: pl.Series, name: str, called: str) -> pl.Series:
     elif column.dtype == pl.Date:
         read = time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     elif column.dtype.is_numeric():
-        read = _epoch(time)
+        read = epoch_time(time)
     elif column.dtype == pl.String:
         epoch = time.str.strip_chars().cast(pl.Float64, strict=False)
-        read = pl.when(epoch.is_not_null()).then(_epoch(time.str.strip_chars())).otherwise(_iso(time))
+        read = pl.when(epoch.is_not_null()).then(epoch_time(time.str.strip_chars())).otherwise(iso_time(time))
     else:
         raise SourceMalformedError(f"{name}: column {called!r} holds {column.dtype}, expected times. {_REMEDY}")
     times = frame.select(read.cast(UTC_TIME)).to_series().alias(column.name)
@@ -248,7 +248,7 @@ def _times(column: pl.Series, name: str, called: str) -> pl.Series:
     return times
 
 
-def _epoch(time: pl.Expr) -> pl.Expr:
+def epoch_time(time: pl.Expr) -> pl.Expr:
     """Read epochs, each by its size: 1e9 is seconds, 1e12 milliseconds, 1e15 microseconds, 1e18 nanoseconds."""
     value = time.cast(pl.Float64, strict=False)
     exact = pl.coalesce(time.cast(pl.Int64, strict=False), value.cast(pl.Int64, strict=False))
@@ -259,7 +259,7 @@ def _epoch(time: pl.Expr) -> pl.Expr:
     return pl.from_epoch(micros, time_unit="us").dt.replace_time_zone("UTC")
 
 
-def _iso(time: pl.Expr) -> pl.Expr:
+def iso_time(time: pl.Expr) -> pl.Expr:
     """Read ISO 8601 and its common variants; an offset is honoured, without one it is UTC."""
     text = time.str.strip_chars().str.replace(r"(?i)( UTC|Z)$", "").str.replace("T", " ", literal=True)
     # An offset can only follow a clock time: the end of a bare date looks like one.

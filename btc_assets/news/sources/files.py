@@ -13,8 +13,7 @@ from typing import Any
 import polars as pl
 
 from btc_assets.contracts import UTC_TIME
-from btc_assets.market.sources.files import _epoch as epoch_time
-from btc_assets.market.sources.files import _iso as iso_time
+from btc_assets.market.sources.files import epoch_time, iso_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind, Precision
