@@ -66,7 +66,7 @@ class ModelRegistry(dg.ConfigurableResource):
     # --- runs ----------------------------------------------------------------------------------
     @contextmanager
     def run(self, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> Iterator[MlflowRun]:
-        """Open the MLflow run of this asset and partition; it is closed whatever happens inside.
+        """Open the MLflow run of this asset and partition, or range of them; it is closed whatever happens inside.
 
         Args:
             context: of the asset; gives the run its name and its Dagster tags.
@@ -75,13 +75,14 @@ class ModelRegistry(dg.ConfigurableResource):
         import mlflow
         from dagster_mlflow import mlflow_tracking
 
-        name = context.asset_key.to_user_string()
+        name, partitions = context.asset_key.to_user_string(), context.partition_keys
+        partition = partitions[0] if len(partitions) == 1 else f"{partitions[0]}..{partitions[-1]}"
         opened = self.client.create_run(
             self._experiment_id(),
-            run_name=f"{name} {context.partition_key}",
+            run_name=f"{name} {partition}",
             tags={
                 "asset": name,
-                "partition": context.partition_key,
+                "partition": partition,
                 "dagster_run_id": context.run.run_id,
                 "code_version": str(context.assets_def.code_versions_by_key.get(context.asset_key)),
                 "source_digest": source_digest(),

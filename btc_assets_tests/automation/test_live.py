@@ -28,10 +28,10 @@ HISTORY_DAYS = 75
 class Venue:
     """Binance's klines on a local socket, with bars up to an hour of the test's choosing."""
 
-    def __init__(self, newest: datetime) -> None:
+    def __init__(self, newest: datetime, history_days: int = HISTORY_DAYS) -> None:
         self.newest = newest
         self.headlines: list[str] = []
-        start = (newest - timedelta(days=HISTORY_DAYS)).replace(hour=0)
+        start = (newest - timedelta(days=history_days)).replace(hour=0)
         self.bars = random_walk_bars(int((newest + 48 * HOUR - start) / HOUR), start=start)
         self.exchange = Exchange()
         self.exchange.respond = self.answer

@@ -25,7 +25,7 @@ from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, _until
 
 DAY = timedelta(days=1)
-FORECAST_DAYS = 14
+FORECAST_DAYS = 20
 """Days the bad champion has forecast: enough to prove it bad."""
 WRONG_WAY = -40.0
 """Slope of the bad champion's calibration: it says the contrary of what it has learnt, and loudly."""
@@ -152,7 +152,7 @@ class Client:
 @pytest.mark.timeout(600)
 def test_a_champion_gone_bad_is_replaced_within_three_minutes_and_no_request_is_dropped(tmp_path: Path) -> None:
     now = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
-    venue = Venue(newest=now - HOUR)
+    venue = Venue(newest=now - HOUR, history_days=FORECAST_DAYS + 64)
     today, yesterday = now.date(), now.date() - DAY
     cutoff = today - FORECAST_DAYS * DAY
     project = Project(tmp_path, venue, today)

@@ -84,6 +84,33 @@ def test_a_run_says_where_it_came_from_and_is_closed(registry: ModelRegistry, fo
     assert run.data.metrics == {"1h.auc": 0.6}
 
 
+def test_one_run_over_several_days_names_the_first_and_the_last(registry: ModelRegistry) -> None:
+    @dg.asset(
+        key=["learning", "toy"],
+        partitions_def=dg.DailyPartitionsDefinition("2018-06-01"),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        code_version="1",
+    )
+    def toy(context: dg.AssetExecutionContext, registry: ModelRegistry) -> dg.Output[None]:
+        with registry.run(context, {}) as run:
+            return dg.Output(None, metadata={"run_id": run.run_id})
+
+    job = dg.define_asset_job("toys", selection=[toy])
+    resources = {"registry": registry, "io_manager": dg.mem_io_manager}
+    result = (
+        dg.Definitions(assets=[toy], jobs=[job], resources=resources)
+        .resolve_job_def("toys")
+        .execute_in_process(
+            tags={
+                "dagster/asset_partition_range_start": "2018-06-04",
+                "dagster/asset_partition_range_end": "2018-06-06",
+            }
+        )
+    )
+    events = [event.materialization.metadata["run_id"].value for event in result.get_asset_materialization_events()]
+    assert registry.client.get_run(str(events[0])).data.tags["partition"] == "2018-06-04..2018-06-06"
+
+
 def test_a_failed_step_closes_its_run_as_failed(registry: ModelRegistry, folder: Path) -> None:
     result = materialise(registry, folder, fail=True)
     assert not result.success
