@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.contracts import (
+    DRIFT_REPORT,
     FORECAST_OUTCOMES,
     FORECASTS,
     HOURLY_FEATURES,
@@ -17,7 +18,7 @@ from btc_assets.contracts import (
 )
 from btc_assets.lake import Lake
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring.assets import forecast_outcomes, forecasts
+from btc_assets.monitoring.assets import drift_report, forecast_outcomes, forecasts
 from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
 from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
 from btc_assets.partitions import day_to_check, nothing_stored
@@ -134,4 +135,49 @@ def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePara
     )
 
 
-CHECKS = [every_hour_is_forecast, replay_gives_the_same, every_known_label_is_judged, intervals_hold]
+def _newest_drift(context: dg.AssetCheckExecutionContext, lake: Lake) -> tuple[date | None, pl.DataFrame]:
+    """Return the day to check and its drift report."""
+    day = day_to_check(context.run.tags, lake.days(DRIFT_REPORT))
+    return day, DRIFT_REPORT.empty() if day is None else _one_day(lake, DRIFT_REPORT, day)
+
+
+@dg.asset_check(asset=drift_report, name="few_inputs_moved")
+def few_inputs_moved(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Fewer than `BTC_DRIFT_SHARE` of the champion's inputs have moved away from its training window."""
+    day, report = _newest_drift(context, lake)
+    if day is None:
+        return nothing_stored(DRIFT_REPORT.table)
+    inputs = report.filter((pl.col("kind") == "input") & (pl.col("measure") == "psi"))
+    moved = inputs.filter(pl.col("alarm"))["subject"].to_list()
+    share, named = len(moved) / max(inputs.height, 1), ", ".join(moved[:8]) or "none"
+    return dg.AssetCheckResult(
+        passed=share < settings().drift_share,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(moved)} of {inputs.height} inputs moved by {day}: {named}.",
+        metadata={"day": str(day), "share": share},
+    )
+
+
+@dg.asset_check(asset=drift_report, name="promises_hold")
+def promises_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Calibration, coverage and log-loss of the champion's 1 h forecasts are as promised."""
+    day, report = _newest_drift(context, lake)
+    if day is None:
+        return nothing_stored(DRIFT_REPORT.table)
+    broken = report.filter((pl.col("kind") == "concept") & pl.col("alarm"))["subject"].unique().sort().to_list()
+    return dg.AssetCheckResult(
+        passed=not broken,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"By {day}, " + (f"{', '.join(broken)} no longer hold." if broken else "every promise holds."),
+        metadata={"day": str(day), "broken": broken},
+    )
+
+
+CHECKS = [
+    every_hour_is_forecast,
+    replay_gives_the_same,
+    every_known_label_is_judged,
+    intervals_hold,
+    few_inputs_moved,
+    promises_hold,
+]

@@ -29,6 +29,8 @@ COVERAGE_SLACK = 0.05
 """How far coverage of the 90 % interval may be off."""
 _STAKES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the largest safe stake that are bet; a detector is the mean of them."""
+_RUIN = 1e-300
+"""Least factor of a bet: its logarithm is finite, and nobody recovers from it."""
 _LARGEST_LOSS = 1.0
 """Nats at which the difference of two log-losses is cut off, so that a bet on it cannot lose more than its stake."""
 
@@ -70,16 +72,23 @@ def e_detector(gains: Floats, bound: float) -> tuple[Floats, npt.NDArray[np.int6
         (n,) mean wealth of the k bets, and (n,) the first hour of the run of the richest of them.
     """
     n, k = gains.shape
-    wealth, start = np.ones(k), np.zeros(k, dtype=np.int64)
+    steps = np.log(np.maximum(gains, _RUIN))
     path, since = np.empty(n), np.empty(n, dtype=np.int64)
-    for hour in range(n):
-        anew = wealth <= 1
-        start[anew] = hour
-        wealth = np.maximum(wealth, 1) * gains[hour]
-        path[hour] = wealth.mean()
-        since[hour] = start[int(wealth.argmax())]
-        if path[hour] >= bound:
-            wealth = np.ones(k)
+    begin = 0
+    while begin < n:
+        # Wealth that starts anew whenever it falls below 1 is, in logarithms, the height above the lowest point so far.
+        walked = np.cumsum(steps[begin:], axis=0)
+        before = np.vstack([np.zeros(k), walked[:-1]])
+        lowest = np.minimum.accumulate(before, axis=0)
+        wealth = np.exp(walked - lowest)
+        hours = np.arange(begin, n)
+        started = np.maximum.accumulate(np.where(before <= lowest, hours[:, None], begin), axis=0)
+        mean = wealth.mean(axis=1)
+        crossed = np.flatnonzero(mean >= bound)
+        until = int(crossed[0]) + 1 if len(crossed) else len(hours)
+        path[begin : begin + until] = mean[:until]
+        since[begin : begin + until] = started[np.arange(until), wealth[:until].argmax(axis=1)]
+        begin += until
     return path, since
 
 

@@ -14,7 +14,7 @@ scoring, 0.2 being the usual mark of a large move.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -85,23 +85,66 @@ def effective_size(hours: int, remembered: float) -> float:
     return max(1.0, hours * (1 - remembered) / (1 + remembered))
 
 
-def stability_index(reference: Floats, current: Floats) -> float:
-    """Return the population stability index, NaN counted as a bin of its own.
+@dataclass(frozen=True)
+class Reference:
+    """What a column was: all that a comparison with it needs, worked out once for many.
 
-    Args:
-        reference: (n,) values, NaN where unknown.
-        current: (m,) values, NaN where unknown.
+    Attributes:
+        name: of the column.
+        known: its known values, sorted.
+        edges: of the bins of the population stability index.
+        shares: of its values in each bin, the unknown ones last.
+        missing: share of unknown values.
+        spread: standard deviation of the known values.
+        memory: see `memory`.
     """
-    known = reference[np.isfinite(reference)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(known) else np.empty(0)
 
-    def shares(values: Floats) -> Floats:
-        inside = values[np.isfinite(values)]
-        counts = np.bincount(np.searchsorted(edges, inside, side="left"), minlength=len(edges) + 1)
-        return np.maximum(np.append(counts, len(values) - len(inside)) / max(len(values), 1), _EMPTY_BIN)
+    name: str
+    known: Floats
+    edges: Floats
+    shares: Floats
+    missing: float
+    spread: float
+    memory: float
 
-    before, now = shares(reference), shares(current)
-    return float(((now - before) * np.log(now / before)).sum())
+    @classmethod
+    def of(cls, name: str, values: Floats) -> Reference:
+        """Work it out for values in time order, NaN where unknown."""
+        known = values[np.isfinite(values)]
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(known) else np.empty(0)
+        return cls(
+            name=name,
+            known=np.sort(known),
+            edges=edges,
+            shares=_shares(values, edges),
+            missing=_missing(values),
+            spread=float(known.std()) if len(known) else 0.0,
+            memory=memory(known),
+        )
+
+    def stability_index(self, current: Floats) -> float:
+        """Return the population stability index of values now, NaN counted as a bin of its own."""
+        now = _shares(current, self.edges)
+        return float(((now - self.shares) * np.log(now / self.shares)).sum())
+
+    def compared(self, current: Floats) -> FeatureDrift:
+        """Measure how far values now have moved; whether they drifted rests on all columns, see `judged`.
+
+        Args:
+            current: values in time order, NaN where unknown.
+        """
+        from scipy.stats import kstwobign, wasserstein_distance
+
+        now = current[np.isfinite(current)]
+        psi, change, n = self.stability_index(current), _missing(current) - self.missing, len(now)
+        if min(len(self.known), n) < _LEAST:
+            return FeatureDrift(self.name, psi, None, None, None, None, change, drifted=False, n=n)
+        ks = _largest_gap(self.known, np.sort(now))
+        # A week is too short to show its own memory.
+        sizes = [effective_size(hours, self.memory) for hours in (len(self.known), n)]
+        p_value = float(kstwobign.sf(np.sqrt(sizes[0] * sizes[1] / (sizes[0] + sizes[1])) * ks))
+        distance = float(wasserstein_distance(self.known, now)) / self.spread if self.spread > 0 else None
+        return FeatureDrift(self.name, psi, distance, ks, p_value, None, change, drifted=False, n=n)
 
 
 def input_drift(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> list[FeatureDrift]:
@@ -115,34 +158,26 @@ def input_drift(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[
     Returns:
         One entry a column, in the order of `names`.
     """
-    from scipy.stats import false_discovery_control, kstwobign, wasserstein_distance
+    return judged([Reference.of(name, values_of(reference, name)).compared(values_of(current, name)) for name in names])
 
-    measured: list[tuple[str, float, float | None, float | None, float | None, float, int]] = []
-    for name in names:
-        before, now = (
-            frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for frame in (reference, current)
-        )
-        known_before, known_now = before[np.isfinite(before)], now[np.isfinite(now)]
-        change = _missing(now) - _missing(before)
-        psi = stability_index(before, now)
-        if min(len(known_before), len(known_now)) < _LEAST:
-            measured.append((name, psi, None, None, None, change, len(known_now)))
-            continue
-        spread = float(known_before.std())
-        ks = _largest_gap(known_before, known_now)
-        remembered = memory(known_before)  # a week is too short to show its own
-        sizes = [effective_size(len(known), remembered) for known in (known_before, known_now)]
-        p_value = float(kstwobign.sf(np.sqrt(sizes[0] * sizes[1] / (sizes[0] + sizes[1])) * ks))
-        distance = float(wasserstein_distance(known_before, known_now)) / spread if spread > 0 else None
-        measured.append((name, psi, distance, ks, p_value, change, len(known_now)))
-    p_values = [p for *_, p, _, _ in measured if p is not None]
+
+def values_of(frame: pl.DataFrame, name: str) -> Floats:
+    """Return a column as numbers, NaN where it is null."""
+    return frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def judged(found: Sequence[FeatureDrift]) -> list[FeatureDrift]:
+    """Say of each of the columns measured whether it drifted, at `FALSE_DISCOVERIES` over all of them."""
+    from scipy.stats import false_discovery_control
+
+    p_values = [one.p_value for one in found if one.p_value is not None]
     q_values = iter(false_discovery_control(p_values) if p_values else [])
-    found = []
-    for name, psi, apart, gap, p, change, n in measured:
-        q = float(next(q_values)) if p is not None else None
-        moved = q is not None and q <= FALSE_DISCOVERIES and psi >= PSI_BOUND
-        found.append(FeatureDrift(name, psi, apart, gap, p, q, change, moved or abs(change) >= MISSING_BOUND, n))
-    return found
+    verdicts = []
+    for one in found:
+        q = float(next(q_values)) if one.p_value is not None else None
+        moved = q is not None and q <= FALSE_DISCOVERIES and one.psi >= PSI_BOUND
+        verdicts.append(replace(one, q_value=q, drifted=moved or abs(one.missing_change) >= MISSING_BOUND))
+    return verdicts
 
 
 def drift_rows(found: Sequence[FeatureDrift], *, day: date, version: int, cutoff: date) -> pl.DataFrame:
@@ -203,12 +238,25 @@ def _missing(values: Floats) -> float:
     return float(1 - np.isfinite(values).mean()) if len(values) else 0.0
 
 
+def _shares(values: Floats, edges: Floats) -> Floats:
+    """Return the share of values in each bin, the unknown ones last; no bin is quite empty."""
+    inside = values[np.isfinite(values)]
+    counts = np.bincount(np.searchsorted(edges, inside, side="left"), minlength=len(edges) + 1)
+    return np.maximum(np.append(counts, len(values) - len(inside)) / max(len(values), 1), _EMPTY_BIN)
+
+
 def _largest_gap(one: Floats, other: Floats) -> float:
-    """Return the largest distance between two empirical distribution functions."""
-    points = np.concatenate([one, other])
-    share_one = np.searchsorted(np.sort(one), points, side="right") / len(one)
-    share_other = np.searchsorted(np.sort(other), points, side="right") / len(other)
-    return float(np.abs(share_one - share_other).max())
+    """Return the largest distance between two empirical distribution functions.
+
+    Between two values of `other` its function is level and that of `one` rises: the gap is largest at their ends.
+
+    Args:
+        one: sorted.
+        other: sorted.
+    """
+    at, below = (np.searchsorted(one, other, side=side) / len(one) for side in ("right", "left"))
+    own_at, own_below = (np.searchsorted(other, other, side=side) / len(other) for side in ("right", "left"))
+    return float(max(np.abs(at - own_at).max(), np.abs(below - own_below).max()))
 
 
 def write_evidently(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str], path: Path) -> None:

@@ -103,8 +103,8 @@ def test_the_stability_index_is_never_negative_and_zero_for_the_same_values(
     rng = np.random.default_rng(seed)
     values = rng.normal(size=300)
     other = np.where(rng.random(300) < missing, np.nan, values + shift)
-    assert drift.stability_index(values, values) == 0
-    assert drift.stability_index(values, other) >= 0
+    assert drift.Reference.of("x", values).stability_index(values) == 0
+    assert drift.Reference.of("x", values).stability_index(other) >= 0
 
 
 def test_the_stability_index_equals_plain_arithmetic() -> None:
@@ -112,7 +112,7 @@ def test_the_stability_index_equals_plain_arithmetic() -> None:
     now = np.concatenate([np.full(50, 5.0), np.full(50, 95.0)])
     shares = np.array([0.5, *[1e-4] * 8, 0.5])
     expected = ((shares - 0.1) * np.log(shares / 0.1)).sum()
-    assert drift.stability_index(before, now) == pytest.approx(expected)
+    assert drift.Reference.of("x", before).stability_index(now) == pytest.approx(expected)
 
 
 def test_the_rows_keep_their_contract_and_the_picture_is_one() -> None:

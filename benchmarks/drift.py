@@ -1,0 +1,618 @@
+"""What the drift report is worth on a real history: how often it cries wolf, and how soon it finds what was planted.
+
+    python -m benchmarks.drift [--first 2023-01-02] [--last 2025-07-31] [--plants 60] [--out docs/drift.md]
+
+The lake and the models are those the `BTC_*` settings name; they must hold the features, forecasts and outcomes of a
+walk-forward. Every report is made by the functions that make `monitoring/drift_report`, from the same rows. A plant
+changes one feature, or what was forecast, from a random hour on; the reports of the following days are made again, and
+an alarm counts only where the report of the same day without the plant has none. Forecasts are not made anew from
+planted features. The same lake, settings and seed give the same document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import textwrap
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+
+from btc_assets.clock import HOUR, midnight
+from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, HOURLY_FEATURES, QUANTILE_COLUMNS
+from btc_assets.lake import Lake
+from btc_assets.learning.registry import ModelRegistry, RegistryError
+from btc_assets.monitoring import drift
+from btc_assets.monitoring.forecasting import CHAMPION, Models, Predictor
+from btc_assets.monitoring.watching import Watch, watch_day
+from btc_assets.settings import PROJECT_ROOT, Settings, settings
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+DAY = timedelta(days=1)
+WITHIN_DAYS = (7, 14, 30)
+"""Days within which a plant may be found; reports later than the last of them are not made."""
+PROMISES = ("calibration", "coverage_90", "log_loss")
+EVIDENTLY_SHARE = 0.5
+"""Share of drifted columns from which Evidently's default preset calls a data set drifted."""
+_CERTAINTY = 0.95
+
+
+class DriftHistoryError(RuntimeError):
+    """The lake holds no history on which a drift report can be tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is tried.
+
+    Attributes:
+        plants: places in which each kind of change is planted.
+        peer_days: days on which Evidently is asked as well.
+        seed: of the places, the columns and the days.
+    """
+
+    plants: int = 60
+    peer_days: int = 30
+    seed: int = 7
+
+
+@dataclass
+class History:
+    """The stored history a drift report looks at, see `watch_day`.
+
+    Attributes:
+        features: HOURLY_FEATURES rows, in time order.
+        forecasts: FORECASTS rows of the champions for 1 h.
+        outcomes: FORECAST_OUTCOMES rows of the champions for 1 h.
+        models: where the champions come from.
+        config: windows and bounds.
+    """
+
+    features: pl.DataFrame
+    forecasts: pl.DataFrame
+    outcomes: pl.DataFrame
+    models: Models
+    config: Settings
+    _asked: dict[int, Predictor] = field(default_factory=dict)
+    _references: dict[tuple[int, str], drift.Reference] = field(default_factory=dict)
+
+    def load(self, version: int) -> Predictor:
+        """Return a model, kept in mind: each is asked for on many days."""
+        if version not in self._asked:
+            self._asked[version] = self.models.load(version)
+        return self._asked[version]
+
+    def reference(self, watch: Watch, name: str) -> drift.Reference:
+        """Return what a feature was in the window of the day's champion, kept in mind likewise."""
+        key = (watch.version, name)
+        if key not in self._references:
+            self._references[key] = drift.Reference.of(name, drift.values_of(watch.reference, name))
+        return self._references[key]
+
+    @property
+    def days(self) -> list[date]:
+        """The days with forecasts, in order."""
+        return self.forecasts["open_time"].dt.date().unique().sort().to_list()
+
+    def watch(
+        self, day: date, *, features: pl.DataFrame | None = None, outcomes: pl.DataFrame | None = None
+    ) -> Watch | None:
+        """Return what the drift report of a day looks at, with other features or outcomes where they are given."""
+        return watch_day(
+            day,
+            features=self.features if features is None else features,
+            forecasts=self.forecasts,
+            outcomes=self.outcomes if outcomes is None else outcomes,
+            models=self,
+            window_days=self.config.window_days,
+            drift_days=self.config.drift_days,
+            watch_days=self.config.watch_days,
+            mean_days=self.config.mean_days_to_false_alarm,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the report of a day says without any plant.
+
+    Attributes:
+        names: features of the day's champion.
+        inputs: how they and P(up) moved.
+        broken: promises that no longer hold.
+    """
+
+    names: tuple[str, ...]
+    inputs: list[drift.FeatureDrift]
+    broken: frozenset[str]
+
+    @property
+    def share(self) -> float:
+        """Share of drifted inputs."""
+        return sum(one.drifted for one in self.inputs) / len(self.inputs)
+
+
+Reports = Mapping[date, Report]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of the plants of one kind.
+
+    Attributes:
+        delays: from the first planted hour to the report that told of it, days; infinite where none did.
+        told_by: promises of that first report, over all plants.
+        visible: of each plant, whether the feature it changed is `visible`.
+    """
+
+    delays: list[float]
+    told_by: Counter[str] = field(default_factory=Counter)
+    visible: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature about to be changed.
+
+    Attributes:
+        x: the feature.
+        mean: of the training window's length before the change.
+        sd: standard deviation, likewise.
+        last: value before the change.
+    """
+
+    x: pl.Expr
+    mean: float
+    sd: float
+    last: float
+
+
+INPUT_CHANGES: Mapping[str, Callable[[Column], pl.Expr]] = {
+    "mean moved by 1 standard deviation": lambda of: of.x + of.sd,
+    "mean moved by 3 standard deviations": lambda of: of.x + 3 * of.sd,
+    "spread twice as wide": lambda of: of.mean + 2 * (of.x - of.mean),
+    "spread four times as wide": lambda of: of.mean + 4 * (of.x - of.mean),
+    "stuck at its last value": lambda of: pl.lit(of.last, pl.Float64),
+    "gone (null)": lambda _: pl.lit(None, pl.Float64),
+    "sign flipped": lambda of: -of.x,
+}
+"""What a feature becomes, by the name the document shows."""
+
+_LOG_ODDS = (pl.col("p_up").clip(1e-6, 1 - 1e-6) / (1 - pl.col("p_up").clip(1e-6, 1 - 1e-6))).log()
+
+
+def _sharper(factor: float) -> list[pl.Expr]:
+    return [(1 / (1 + (-factor * _LOG_ODDS).exp())).alias("p_up")]
+
+
+def _narrower(factor: float) -> list[pl.Expr]:
+    return [pl.col(name) * factor for name in QUANTILE_COLUMNS]
+
+
+OUTCOME_CHANGES: Mapping[str, list[pl.Expr]] = {
+    "P(up) flipped": [(1 - pl.col("p_up")).alias("p_up")],
+    "P(up) of another hour (no information)": [pl.col("p_up").shuffle(seed=7)],
+    "P(up) twice too sure (log-odds)": _sharper(2),
+    "P(up) four times too sure": _sharper(4),
+    "P(up) ten points too high": [(pl.col("p_up") + 0.1).clip(0.01, 0.99)],
+    "intervals a quarter too narrow": _narrower(0.75),
+    "intervals half as wide": _narrower(0.5),
+}
+"""What forecasts become, likewise."""
+
+
+def read(config: Settings, first: date | None, last: date | None) -> History:
+    """Read the history the settings name.
+
+    Args:
+        config: where it is.
+        first: first day forecast; None takes all.
+        last: last day forecast; None takes all.
+
+    Raises:
+        DriftHistoryError: there is none.
+    """
+    lake = Lake(root=config.lake_root)
+    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    day = pl.col("open_time").dt.date()
+    asked = primary & (day >= (first or date.min)) & (day <= (last or date.max))
+    forecasts, outcomes = (
+        lake.scan(contract).filter(asked).collect().sort(contract.key) for contract in (FORECASTS, FORECAST_OUTCOMES)
+    )
+    features = lake.scan(HOURLY_FEATURES).collect().sort("open_time")
+    for contract, frame in ((FORECASTS, forecasts), (FORECAST_OUTCOMES, outcomes), (HOURLY_FEATURES, features)):
+        if frame.is_empty():
+            raise DriftHistoryError(f"no {contract.table} of a champion is stored; run the walk-forward first")
+    registry = ModelRegistry(tracking_uri=config.tracking_uri, artifacts=str(config.mlflow_artifacts))
+    return History(features, forecasts, outcomes, registry, config)
+
+
+def reports(history: History) -> dict[date, Report]:
+    """Make the report of every day, without any plant.
+
+    Raises:
+        DriftHistoryError: the history is too short to follow a plant through.
+    """
+    made = {
+        day: one
+        for day, one in zip(history.days, _each(history, partial(_report, history), history.days), strict=True)
+        if one
+    }
+    least = history.config.drift_days + 2 * WITHIN_DAYS[-1]
+    if len(made) < least:
+        raise DriftHistoryError(
+            f"{len(made)} days have forecasts of a champion and features of its training window; a trial needs {least}"
+        )
+    return made
+
+
+def _report(history: History, day: date) -> Report | None:
+    watch = history.watch(day)
+    if watch is None or watch.reference.is_empty() or watch.current.is_empty():
+        return None
+    compared = [
+        history.reference(watch, name).compared(drift.values_of(watch.current, name)) for name in watch.features
+    ]
+    # As `Watch.inputs` has it, without working out a champion's window anew each day.
+    inputs = [*drift.judged(compared), *drift.input_drift(watch.p_up_before, watch.p_up_now, ["p_up"])]
+    return Report(watch.features, inputs, frozenset(one.name for one in watch.promises if one.alarm))
+
+
+def _each(history: History, ask: Callable[[T], R], things: Iterable[T]) -> list[R]:
+    """Ask the same of many things, some at a time: most of it is numpy, which lets other threads work."""
+    with ThreadPoolExecutor(history.config.train_threads) as threads:
+        return list(threads.map(ask, things))
+
+
+def starts(quiet: Reports, plan: Plan) -> list[datetime]:
+    """Return the hours at which plants begin: random ones that can be followed to the end."""
+    days = sorted(quiet)
+    rng = np.random.default_rng(plan.seed)
+    last = days[-1] - WITHIN_DAYS[-1] * DAY
+    eligible = [day for day in days[WITHIN_DAYS[-1] :] if day <= last]
+    return [
+        midnight(eligible[int(rng.integers(len(eligible)))]) + int(rng.integers(24)) * HOUR for _ in range(plan.plants)
+    ]
+
+
+def plant_in_inputs(history: History, quiet: Reports, plan: Plan) -> dict[str, Found]:
+    """Change one random feature in each place, in every way, and see when the reports tell."""
+    rng = np.random.default_rng(plan.seed + 1)
+    places: list[tuple[datetime, str]] = []
+    seen = []
+    for start in starts(quiet, plan):
+        known = _moving(_before(history.features, start, history.config.window_days), quiet[start.date()].names)
+        places.append((start, known[int(rng.integers(len(known)))]))
+        watch = history.watch(start.date())
+        assert watch is not None
+        seen.append(visible(history.reference(watch, places[-1][1]), history.config.drift_days))
+    found = {}
+    for name, change in INPUT_CHANGES.items():
+        delays = _each(history, partial(_input_delay, history, quiet, change), places)
+        found[name] = Found(delays, visible=seen)
+    return found
+
+
+def visible(reference: drift.Reference, days: int) -> bool:
+    """Return whether so many days can show any move of a feature: one beyond all it ever was is significant."""
+    beyond = np.full(24 * days, reference.known[-1] + 1)
+    p_value = reference.compared(beyond).p_value
+    return p_value is not None and p_value <= drift.FALSE_DISCOVERIES
+
+
+def _before(features: pl.DataFrame, start: datetime, days: int) -> pl.DataFrame:
+    """Return the hours of so many days before an hour."""
+    return features.filter(pl.col("open_time").is_between(start - days * DAY, start, "left"))
+
+
+def _moving(window: pl.DataFrame, names: Sequence[str]) -> list[str]:
+    """Return the features that are known and not constant in a window."""
+    spread = window.select(pl.col(names).std()).row(0, named=True)
+    return [name for name in names if spread[name]]
+
+
+def _input_delay(
+    history: History, quiet: Reports, change: Callable[[Column], pl.Expr], place: tuple[datetime, str]
+) -> float:
+    """Return after how many days the reports call a changed feature drifted."""
+    start, name = place
+    at, x = pl.col("open_time"), pl.col(name)
+    series = history.features.select("open_time", x.cast(pl.Float64))
+    before = drift.values_of(_before(series, start, history.config.window_days), name)
+    before = before[np.isfinite(before)]
+    changed = change(Column(x, float(before.mean()), float(before.std()), float(before[-1])))
+    planted = series.with_columns(pl.when(at >= start).then(changed).otherwise(x).alias(name))
+    own = replace(history, _references={})  # a champion trained after the start has seen planted hours
+    for day, delay in _following(start):
+        report = quiet.get(day)
+        watch = history.watch(day, features=planted) if report else None
+        if report is None or watch is None or name not in report.names:
+            continue
+        index = report.names.index(name)
+        features = report.inputs[: len(report.names)]
+        features[index] = own.reference(watch, name).compared(drift.values_of(watch.current, name))
+        if drift.judged(features)[index].drifted and not report.inputs[index].drifted:
+            return delay
+    return math.inf
+
+
+def plant_in_outcomes(history: History, quiet: Reports, plan: Plan) -> dict[str, Found]:
+    """Change what was forecast from each place on, in every way, and see when a promise counts as broken."""
+    found = {}
+    for name, change in OUTCOME_CHANGES.items():
+        told = _each(history, partial(_outcome_delay, history, quiet, change), starts(quiet, plan))
+        found[name] = Found([delay for delay, _ in told], Counter(promise for _, by in told for promise in by))
+    return found
+
+
+def _outcome_delay(
+    history: History, quiet: Reports, change: list[pl.Expr], start: datetime
+) -> tuple[float, frozenset[str]]:
+    """Return after how many days the reports call a promise broken, and which they name."""
+    at = pl.col("open_time")
+    near = history.outcomes.filter(
+        at.is_between(start - (history.config.watch_days + 2) * DAY, start + (WITHIN_DAYS[-1] + 2) * DAY)
+    )
+    planted = pl.concat([near.filter(at < start), near.filter(at >= start).with_columns(change)])
+    nothing = history.features.select("open_time").clear()  # promises do not look at features
+    for day, delay in _following(start):
+        watch = history.watch(day, features=nothing, outcomes=planted) if day in quiet else None
+        if watch is not None:
+            broken = frozenset(one.name for one in watch.promises if one.alarm) - quiet[day].broken
+            if broken:
+                return delay, broken
+    return math.inf, frozenset()
+
+
+def _following(start: datetime) -> list[tuple[date, float]]:
+    """Return the days whose reports come within the time followed, each with how long after the start, in days."""
+    days = [start.date() + n * DAY for n in range(WITHIN_DAYS[-1] + 1)]
+    delays = [(midnight(day + DAY) - start) / DAY for day in days]
+    return [(day, delay) for day, delay in zip(days, delays, strict=True) if delay <= WITHIN_DAYS[-1]]
+
+
+def evidently_shares(history: History, days: Sequence[date]) -> list[float]:
+    """Return the share of the champion's features that Evidently's default tests call drifted, day by day."""
+    from evidently import DataDefinition, Dataset
+    from evidently import Report as Page
+    from evidently.metrics import DriftedColumnsCount
+
+    shares = []
+    for day in days:
+        watch = history.watch(day)
+        assert watch is not None
+        known = [name for name in watch.features if watch.reference[name].count() and watch.current[name].count()]
+        definition = DataDefinition(numerical_columns=known)
+        before, now = (
+            Dataset.from_pandas(frame.select(pl.col(known).cast(pl.Float64)).to_pandas(), data_definition=definition)
+            for frame in (watch.reference, watch.current)
+        )
+        with warnings.catch_warnings(action="ignore"):  # it correlates constant columns
+            (counted,) = Page([DriftedColumnsCount()]).run(now, before).dict()["metrics"]
+        shares.append(float(counted["value"]["count"]) / len(known))
+    return shares
+
+
+def share_with_interval(happened: Sequence[bool], *, most_independent: float = math.inf) -> str:
+    """Return a share of days with its 95 % interval (Wilson), at the effective number of independent days.
+
+    Args:
+        happened: day by day.
+        most_independent: no more days than this are independent.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    series = np.asarray(happened, dtype=np.float64)
+    independent = min(drift.effective_size(len(series), drift.memory(series)), most_independent)
+    low, high = proportion_confint(series.mean() * independent, independent, 1 - _CERTAINTY, method="wilson")
+    return f"{series.mean():.1%} ({max(low, 0):.1%} to {min(high, 1):.1%})"
+
+
+def median_with_interval(delays: Sequence[float]) -> str:
+    """Return the median delay in days and its 95 % interval (order statistics); what was not found counts as later."""
+    from scipy.stats import binom
+
+    ranked, n = sorted(delays), len(delays)
+    low, high = (int(binom.ppf(q, n, 0.5)) for q in ((1 - _CERTAINTY) / 2, (1 + _CERTAINTY) / 2))
+    shown = [
+        f"over {WITHIN_DAYS[-1]}" if math.isinf(value) else f"{value:.1f}"
+        for value in (float(np.median(ranked)), ranked[max(low - 1, 0)], ranked[min(high, n - 1)])
+    ]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def document(history: History, plan: Plan) -> str:
+    """Return the whole document.
+
+    Raises:
+        DriftHistoryError: the history is too short.
+        RegistryError: a champion is not in the registry.
+    """
+    quiet = _timed("reports without plants", lambda: reports(history))
+    days = sorted(quiet)
+    rng = np.random.default_rng(plan.seed + 2)
+    asked = sorted(rng.choice(len(days), size=min(plan.peer_days, len(days)), replace=False).tolist())
+    peer_days = [days[n] for n in asked]
+    peer = _timed("Evidently", lambda: evidently_shares(history, peer_days))
+    inputs = _timed("plants in inputs", lambda: plant_in_inputs(history, quiet, plan))
+    outcomes = _timed("plants in outcomes", lambda: plant_in_outcomes(history, quiet, plan))
+    return "\n".join(
+        [
+            "# What the drift report is worth",
+            "",
+            *_what_was_tried(history, quiet, plan),
+            *_quiet_table(quiet, history.config),
+            *_peer_table(quiet, peer_days, peer, history.config),
+            *_input_table(inputs, _visible_now(history, quiet), history.config),
+            *_outcome_table(outcomes),
+        ]
+    )
+
+
+def _what_was_tried(history: History, quiet: Reports, plan: Plan) -> list[str]:
+    config = history.config
+    return [
+        _prose(
+            """Written by `python -m benchmarks.drift`; do not edit. The reports of a walk-forward, made day by day by
+            the functions of `monitoring/drift_report` ([what they do](method.md#drift-and-degradation)): first of the
+            days as they were, then with changes planted in them."""
+        ),
+        "",
+        f"- {len(quiet):,} days, {min(quiet)} to {max(quiet)}; {history.outcomes.height:,} outcomes of 1 h.",
+        f"- Training windows of {config.window_days} days, the last {config.drift_days} compared with them;",
+        f"  {config.watch_days} days of outcomes watched.",
+        f"- {plan.plants} places for each kind of change, the same for all, at random hours (seed {plan.seed}).",
+        "- In brackets: 95 % intervals. Days that resemble their neighbours count in part; places count as",
+        "  independent, though some share days.",
+        "",
+    ]
+
+
+def _quiet_table(quiet: Reports, config: Settings) -> list[str]:
+    made = [quiet[day] for day in sorted(quiet)]
+    apart = len(made) / config.drift_days
+    lines = [
+        "## Alarms without a plant",
+        "",
+        "Real months are not quiet: an alarm here may be true. Share of days alarmed:",
+        "",
+        "| alarm | days | alarmed | share of days |",
+        "|---|---|---|---|",
+    ]
+    for what, happened in (
+        (f"{config.drift_share:.0%} of the inputs or more moved", [one.share >= config.drift_share for one in made]),
+        ("any input moved", [one.share > 0 for one in made]),
+    ):
+        share = share_with_interval(happened, most_independent=apart)
+        lines.append(f"| {what} | {len(made):,} | {sum(happened)} | {share} |")
+    for promise in PROMISES:
+        broken = [promise in one.broken for one in made]
+        lines.append(f"| {promise} broken | {len(made):,} | {sum(broken)} | {share_with_interval(broken)} |")
+    moved, days = np.array([one.share for one in made]), config.mean_days_to_false_alarm
+    said = f"""A report has {np.mean([len(one.inputs) for one in made]):.0f} inputs, of which {moved.mean():.1%} are
+        called moved on average, {np.median(moved):.1%} in the median and {moved.max():.1%} at most. A promise that
+        holds may be called broken on one day of {days:,}, {1 / days:.2%} of days."""
+    return [*lines, "", _prose(said), ""]
+
+
+def _peer_table(quiet: Reports, days: Sequence[date], peer: Sequence[float], config: Settings) -> list[str]:
+    ours = [
+        sum(one.drifted for one in quiet[day].inputs[: len(quiet[day].names)]) / len(quiet[day].names) for day in days
+    ]
+    said = f"""The same features, windows and {len(days)} random days, by the default tests of Evidently
+        {version("evidently")} (for columns as long as these a normed Wasserstein distance of 0.1). Share of days on
+        which"""
+    lines = ["## Beside Evidently", "", _prose(said), "", "| | drift report | Evidently, defaults |", "|---|---|---|"]
+    for what, bound in (
+        ("any feature is called drifted", 1e-9),
+        (f"{config.drift_share:.0%} of the features or more are", config.drift_share),
+        (f"{EVIDENTLY_SHARE:.0%} or more are (Evidently's data set drift)", EVIDENTLY_SHARE),
+    ):
+        cells = [share_with_interval([share >= bound for share in shares]) for shares in (ours, peer)]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    lines += [f"| mean share of features called drifted | {np.mean(ours):.1%} | {np.mean(peer):.1%} |", ""]
+    return lines
+
+
+_HEADING = "| planted | n | " + " | ".join(f"within {days} days" for days in WITHIN_DAYS) + " | median delay, days |"
+_RULE = "|---|---|" + "---|" * (len(WITHIN_DAYS) + 1)
+
+
+def _visible_now(history: History, quiet: Reports) -> str:
+    """Return how many features of the newest champion are `visible`."""
+    watch = history.watch(max(quiet))
+    assert watch is not None
+    seen = [visible(history.reference(watch, name), history.config.drift_days) for name in watch.features]
+    return f"{sum(seen)} of the {len(seen)} features of the newest champion"
+
+
+def _input_table(inputs: Mapping[str, Found], seen: str, config: Settings) -> list[str]:
+    said = f"""A random feature of the champion is changed from a random hour on; it is found when a report calls that
+        very feature drifted. The delay is to the end of the day reported on. A report compares the last
+        {config.drift_days} days, so a change is seen whole after as many. A feature that hardly changes from hour to
+        hour shows a handful of independent values in that time, and no move of it can be significant, however large;
+        {config.drift_days} days can show a move of {seen}, and the last column counts the plants in such features
+        alone. A flipped sign is no move of a feature that is as often positive as negative. What stays unfound here has
+        to show in the outcomes."""
+    lines = []
+    for name, found in inputs.items():
+        shown = [delay for delay, seen_here in zip(found.delays, found.visible, strict=True) if seen_here]
+        lines.append(f"| {name} | {_cells(found)} | {_share(shown, WITHIN_DAYS[-1])} of {len(shown)} |")
+    heading = f"{_HEADING} within {WITHIN_DAYS[-1]} days, where it can show |"
+    return ["## Planted in one input", "", _prose(said), "", heading, f"{_RULE}---|", *lines, ""]
+
+
+def _outcome_table(outcomes: Mapping[str, Found]) -> list[str]:
+    said = """What was forecast is changed from a random hour on; it is found when a promise counts as broken, which
+        asks for a training. The last column counts the promises named by the first report that told."""
+    lines = []
+    for name, found in outcomes.items():
+        told = ", ".join(f"{promise} {found.told_by[promise]}" for promise in PROMISES if found.told_by[promise])
+        lines.append(f"| {name} | {_cells(found)} | {told or '-'} |")
+    return ["## Planted in the forecasts", "", _prose(said), "", f"{_HEADING} told by |", f"{_RULE}---|", *lines, ""]
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120)
+
+
+def _cells(found: Found) -> str:
+    shares = " | ".join(_share(found.delays, days) for days in WITHIN_DAYS)
+    return f"{len(found.delays)} | {shares} | {median_with_interval(found.delays)}"
+
+
+def _share(delays: Sequence[float], days: int) -> str:
+    from statsmodels.stats.proportion import proportion_confint
+
+    if not delays:
+        return "-"
+    count, n = sum(delay <= days for delay in delays), len(delays)
+    low, high = proportion_confint(count, n, 1 - _CERTAINTY, method="wilson")
+    return f"{count / n:.0%} ({max(low, 0):.0%} to {min(high, 1):.0%})"
+
+
+def _timed(what: str, make: Callable[[], R]) -> R:
+    began = time.perf_counter()
+    made = make()
+    print(f"{what}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write and print the document; 1 where there is no history to try a report on."""
+    description, _, notes = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=description, epilog=notes)
+    parser.add_argument("--first", type=date.fromisoformat, default=None, help="first day forecast, YYYY-MM-DD")
+    parser.add_argument("--last", type=date.fromisoformat, default=None, help="last day forecast, YYYY-MM-DD")
+    parser.add_argument("--plants", type=int, default=Plan.plants, help="places of each kind of change")
+    parser.add_argument("--peer-days", type=int, default=Plan.peer_days, help="days on which Evidently is asked")
+    parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "docs" / "drift.md")
+    asked = parser.parse_args(arguments)
+    config = settings()
+    plan = replace(Plan(), plants=asked.plants, peer_days=asked.peer_days)
+    try:
+        text = document(read(config, asked.first, asked.last), plan)
+    except (DriftHistoryError, RegistryError) as error:
+        print(f"{config.lake_root}: {error}", file=sys.stderr)
+        return 1
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Once for real: `dagster dev`, a webhook, a mail server, and something to tell a person about."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import polars as pl
+import pytest
+
+from btc_assets import contracts
+from btc_assets.lake import Lake, by_day
+from btc_assets.partitions import key_of
+from btc_assets.processes import free_port, running, wait_for_port
+from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.market.conftest import Exchange
+
+LOOPBACK = "127.0.0.1"
+MOST_S = 60.0
+"""Seconds from an event to its delivery."""
+LAUNCH = """
+mutation launch($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
+
+def until(holds: Callable[[], bool], log: Path, seconds: float = MOST_S) -> float:
+    """Wait until something holds; return when it did, seconds since the epoch."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, log.read_text()[-4000:]
+        time.sleep(0.1)
+    return time.time()
+
+
+def store_flat_bars(lake: Lake) -> None:
+    """Store 31 days of bars (synthetic) up to the newest closed hour, whose close hardly moves."""
+    this_hour = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
+    start = this_hour.replace(hour=0) - timedelta(days=31)
+    bars = random_walk_bars(int((this_hour - start) / timedelta(hours=1)), start=start)
+    flat = bars.with_columns(pl.lit(10_000.0).alias("close") + pl.int_range(pl.len()).mod(7))
+    days = flat["open_time"].dt.date().unique().sort().to_list()
+    for day, part in by_day(contracts.PRICES, flat, days):
+        lake.write(contracts.PRICES, day, part)
+
+
+def let_the_price_fall(lake: Lake) -> float:
+    """Let the newest stored bar close 12 % lower; return when it was stored."""
+    day = lake.days(contracts.PRICES)[-1]
+    bars = lake.read(contracts.PRICES, day)
+    assert bars is not None
+    newest = pl.col("open_time") == pl.col("open_time").max()
+    fallen = pl.when(newest).then(8_800.0).otherwise("close").alias("close")
+    lake.write(contracts.PRICES, day, bars.with_columns(fallen))
+    return time.time()
+
+
+def launch(ui: int, job: str, partition: str) -> str:
+    """Launch a job of one partition as a person would in the UI; return the id of its run."""
+    selector = {"repositoryLocationName": "btc_assets", "repositoryName": "__repository__", "jobName": job}
+    tags = [{"key": "dagster/partition", "value": partition}]
+    asked = {"query": LAUNCH, "variables": {"parameters": {"selector": selector, "executionMetadata": {"tags": tags}}}}
+    answer = httpx.post(f"http://{LOOPBACK}:{ui}/graphql", json=asked, timeout=30).raise_for_status().json()
+    assert answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", json.dumps(answer)
+    return str(answer["data"]["launchRun"]["run"]["runId"])
+
+
+def ended(home: Path, run_id: str) -> float:
+    """Return when a run ended, seconds since the epoch."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        record = instance.get_run_record_by_id(run_id)
+    assert record is not None
+    assert record.dagster_run.status == dg.DagsterRunStatus.FAILURE
+    assert record.end_time is not None
+    return record.end_time
+
+
+@pytest.mark.live
+@pytest.mark.timeout(420)
+def test_a_fall_and_a_failed_run_reach_webhook_and_mail_within_a_minute(
+    tmp_path: Path,
+    webhook: tuple[str, list[dict[str, str]], list[int]],
+    mail_server: tuple[int, list[str], list[str]],
+) -> None:
+    (url, told, _), (smtp_port, mails, _) = webhook, mail_server
+    lake = Lake(root=str(tmp_path / "data" / "lake"))
+    store_flat_bars(lake)
+    nobody = Exchange()  # knows no bars: every run that fetches them fails
+    home, ui, log = tmp_path / "home", free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
+    home.mkdir()
+    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
+    (home / "dagster.yaml").write_text(config)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
+        "DAGSTER_HOME": str(home),
+        "BTC_DATA_DIR": str(tmp_path / "data"),
+        "BTC_MARKET_SOURCE": "binance",
+        "BTC_BINANCE_URL": nobody.url,
+        "BTC_BINANCE_ARCHIVE_URL": nobody.url,
+        "BTC_HTTP_ATTEMPTS": "1",
+        "BTC_NEWS_SOURCES": "none",
+        "BTC_HISTORY_START": key_of(lake.days(contracts.PRICES)[0]),
+        "BTC_REFRESH_CRON": "0 0 1 1 *",
+        "BTC_ALERT_WEBHOOK_URL": url,
+        "BTC_SMTP_HOST": LOOPBACK,
+        "BTC_SMTP_PORT": str(smtp_port),
+        "BTC_SMTP_SECURITY": "none",
+        "BTC_ALERT_EMAIL_TO": "quant@example.com",
+    }
+    dagster = Path(sys.executable).parent / "dagster"
+    command = [str(dagster), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml"), "-p", str(ui)]
+    with log.open("wb") as output, running(command, environment=environment, log=output.fileno()) as dev:
+
+        def delivered(rule: str) -> bool:
+            posted = any(message["text"].startswith(f"[HIGH] {rule}: ") for message in told)
+            return posted and any(f"rule: {rule}" in mail for mail in mails)
+
+        wait_for_port(dev, LOOPBACK, ui, seconds=150)
+        until((tmp_path / "data" / "alerts" / "outbox.db").exists, log, seconds=120)  # the sensors are awake
+        assert not told
+        fell = let_the_price_fall(lake)
+        run_id = launch(ui, "refresh_prices", key_of(lake.days(contracts.PRICES)[-1]))
+        fall_s = until(lambda: delivered("drawdown"), log) - fell
+        reached = until(lambda: delivered("failed_run"), log, seconds=2 * MOST_S)
+        failed_s = reached - ended(home, run_id)
+    nobody.close()
+    print(f"stored to delivered: {fall_s:.0f} s; failed to delivered: {failed_s:.0f} s")
+    assert fall_s < MOST_S
+    assert failed_s < MOST_S
+    texts = [message["text"] for message in told]
+    assert any("[MEDIUM] price_move_24h: the price moved -12" in text for text in texts)
+    assert any(f"(run {run_id})" in text for text in texts)
+    assert all("rule: price_move_24h" not in mail for mail in mails)  # a medium one goes to the webhook alone

@@ -1,0 +1,185 @@
+"""The trial of the drift report: what is planted is found, what is not is not, and delays are counted rightly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import drift as trial
+from btc_assets.clock import midnight
+from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, HOURLY_FEATURES
+from btc_assets.lake import Lake, by_day
+from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.monitoring.drift import Reference
+from btc_assets.monitoring.forecasting import CHAMPION, forecast_hours
+from btc_assets.monitoring.outcomes import judge_forecasts
+from btc_assets.settings import Settings
+from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.monitoring.conftest import FIRST, LinearModel, choice, features_of, labels_of
+
+WINDOW, DAYS = 60, 160
+CALENDAR = [FIRST + timedelta(days=n) for n in range(DAYS)]
+CUTOFF = CALENDAR[WINDOW]
+NAMES = tuple(list(HOURLY_FEATURES.columns)[2:5])
+PLAN = trial.Plan(plants=6, peer_days=2)
+
+
+class Oracle(LinearModel):
+    """A model (synthetic) whose first feature knows the next hour's sign more often than not, and says how often."""
+
+    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+        """Forecast a rise at 0.65 where the first feature is positive, else at 0.35."""
+        p_up = np.where(np.nan_to_num(rows[:, 0]) > 0, 0.65, 0.35)
+        half = np.array([-1.645, -0.674, 0.0, 0.674, 1.645]) * 0.006
+        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h), (len(rows), 1))) for h in HORIZONS}
+
+
+class Shelf:
+    """Holds the one model."""
+
+    def __init__(self, **_: object) -> None:
+        """Take what a registry takes."""
+
+    def load(self, version: int) -> Oracle:
+        """Return it."""
+        return Oracle(version, CUTOFF, NAMES)
+
+
+def config(folder: Path) -> Settings:
+    return Settings(data_dir=folder, train_days=WINDOW, cv_folds=2, cv_test_days=7, watch_days=60)
+
+
+@pytest.fixture(scope="module")
+def history() -> trial.History:
+    """A history (synthetic) of a hundred days of a champion that keeps its word."""
+    bars = random_walk_bars(DAYS * 24, start=midnight(FIRST))
+    rng = np.random.default_rng(1)
+    up = bars["close"].shift(-1).fill_null(1.0).to_numpy() > bars["close"].to_numpy()
+    knows = np.where(rng.random(len(up)) < 0.65, up, ~up)
+    columns = [np.where(knows, 1, -1) * np.abs(rng.normal(size=len(up))), *rng.normal(size=(2, len(up)))]
+    features = features_of(bars).with_columns(
+        pl.Series(name, values) for name, values in zip(NAMES, columns, strict=True)
+    )
+    made = forecast_hours(features, bars, {CHAMPION: {day: choice(1, CUTOFF) for day in CALENDAR[WINDOW:]}}, Shelf())
+    made = made.filter(pl.col("horizon_hours") == 1)
+    outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
+    return trial.History(features, made, outcomes, Shelf(), config(Path("unused")))
+
+
+@pytest.fixture(scope="module")
+def quiet(history: trial.History) -> dict:
+    return trial.reports(history)
+
+
+def test_a_report_is_that_of_the_asset(history: trial.History, quiet: dict) -> None:
+    assert sorted(quiet) == CALENDAR[WINDOW:]
+    for day in (CALENDAR[80], CALENDAR[-1]):
+        watch = history.watch(day)
+        assert watch is not None
+        assert quiet[day].inputs == watch.inputs
+        assert quiet[day].broken == {one.name for one in watch.promises if one.alarm}
+
+
+def test_plants_begin_where_they_can_be_followed_to_the_end(quiet: dict) -> None:
+    begun = trial.starts(quiet, replace(PLAN, plants=200))
+    assert begun == trial.starts(quiet, replace(PLAN, plants=200))
+    assert min(begun) >= midnight(CALENDAR[WINDOW + 30])
+    assert max(begun) <= midnight(CALENDAR[-1] - timedelta(days=29))
+    assert len({start.hour for start in begun}) > 12
+
+
+def test_a_delay_runs_from_the_first_planted_hour_to_the_end_of_the_day_reported_on() -> None:
+    start = midnight(FIRST) + timedelta(hours=18)
+    following = trial._following(start)
+    assert following[0] == (FIRST, 0.25)
+    assert following[-1] == (FIRST + timedelta(days=29), 29.25)
+    assert trial._following(midnight(FIRST))[-1] == (FIRST + timedelta(days=29), 30.0)
+
+
+def test_moves_of_an_input_are_found_and_what_is_none_is_not(
+    history: trial.History, quiet: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "INPUT_CHANGES", {**trial.INPUT_CHANGES, "nothing": lambda of: of.x})
+    found = trial.plant_in_inputs(history, quiet, PLAN)
+    assert all(len(one.delays) == PLAN.plants for one in found.values())
+    for change in ("mean moved by 3 standard deviations", "spread four times as wide", "gone (null)"):
+        assert max(found[change].delays) <= 7, change
+    assert max(found["mean moved by 3 standard deviations"].delays) <= max(
+        found["mean moved by 1 standard deviation"].delays
+    )
+    assert set(found["nothing"].delays) == {math.inf}
+
+
+def test_a_week_cannot_show_a_move_of_what_hardly_changes() -> None:
+    rng = np.random.default_rng(3)
+    slow = np.cumsum(rng.normal(size=2000))
+    assert not trial.visible(Reference.of("slow", slow), days=7)
+    assert trial.visible(Reference.of("quick", rng.normal(size=2000)), days=7)
+
+
+def test_what_no_longer_holds_is_found_by_the_promise_it_breaks(
+    history: trial.History, quiet: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {name: trial.OUTCOME_CHANGES[name] for name in ("P(up) flipped", "intervals half as wide")}
+    monkeypatch.setattr(trial, "OUTCOME_CHANGES", {**changes, "nothing": []})
+    found = trial.plant_in_outcomes(history, quiet, PLAN)
+    assert max(found["P(up) flipped"].delays) <= 14
+    assert found["P(up) flipped"].told_by["coverage_90"] == 0
+    assert max(found["intervals half as wide"].delays) <= 14
+    assert set(found["intervals half as wide"].told_by) == {"coverage_90"}
+    assert set(found["nothing"].delays) == {math.inf}
+    assert not found["nothing"].told_by
+
+
+def test_an_alarm_that_rings_without_the_plant_is_not_counted(history: trial.History, quiet: dict) -> None:
+    noisy = {day: replace(report, broken=frozenset(trial.PROMISES)) for day, report in quiet.items()}
+    change = trial.OUTCOME_CHANGES["intervals half as wide"]
+    start = trial.starts(quiet, PLAN)[0]
+    assert trial._outcome_delay(history, quiet, change, start)[0] <= 14
+    assert trial._outcome_delay(history, noisy, change, start) == (math.inf, frozenset())
+
+
+def test_shares_and_medians_come_with_intervals() -> None:
+    assert trial.share_with_interval([False] * 1000) == "0.0% (0.0% to 0.4%)"
+    assert trial.share_with_interval([False] * 1000, most_independent=100) == "0.0% (0.0% to 3.7%)"
+    held = [False] * 500 + [True] * 500  # one long alarm tells less than 500 of them
+    low, high = (float(end.strip("()%")) for end in trial.share_with_interval(held).split(" ", 1)[1].split(" to "))
+    assert high - low > 50
+    assert trial.median_with_interval([float(n) for n in range(1, 61)]) == "30.5 (22.0 to 39.0)"
+    assert trial.median_with_interval([1.0] * 20 + [math.inf] * 40) == "over 30 (over 30 to over 30)"
+
+
+def test_the_command_writes_a_document_or_says_what_is_missing(
+    history: trial.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = config(tmp_path)
+    monkeypatch.setattr(trial, "settings", lambda: chosen)
+    monkeypatch.setattr(trial, "ModelRegistry", Shelf)
+    out = tmp_path / "drift.md"
+    asked = ["--out", str(out), "--plants", "1", "--peer-days", "1"]
+    assert trial.main(asked) == 1
+    assert "no monitoring/forecasts of a champion is stored" in capsys.readouterr().err
+    lake = Lake(root=chosen.lake_root)
+    tables = ((HOURLY_FEATURES, history.features), (FORECASTS, history.forecasts))
+    for contract, frame in (*tables, (FORECAST_OUTCOMES, history.outcomes)):
+        for day, part in by_day(contract, frame, CALENDAR):
+            lake.write(contract, day, part)
+    assert trial.main([*asked, "--last", CALENDAR[90].isoformat()]) == 1
+    assert "31 days have forecasts" in capsys.readouterr().err
+    assert not out.exists()
+    assert trial.main(asked) == 0
+    text = out.read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    for name in (*trial.INPUT_CHANGES, *trial.OUTCOME_CHANGES):
+        assert f"| {name} | 1 |" in text
+    assert "| calibration broken | 100 | 0 | 0.0%" in text
+    assert "100 days, 2018-03-02 to 2018-06-09" in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert set(widths) == {4, 5, 8}
+    assert "nan" not in text.lower().split()
