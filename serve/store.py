@@ -39,8 +39,8 @@ _COUNT = """
 _REALISED = """
     SELECT role, horizon_hours, count(*) AS outcomes,
            avg(CAST((p_up > 0.5) = (log_return > 0) AS INTEGER)) AS accuracy,
-           avg(-ln(greatest(CASE WHEN log_return > 0 THEN p_up ELSE 1 - p_up END, 1e-15))) AS log_loss
-    FROM forecast_outcomes
+           avg(-ln(CASE WHEN log_return > 0 THEN p ELSE 1 - p END)) AS log_loss
+    FROM (SELECT *, least(greatest(p_up, 1e-15), 1 - 1e-15) AS p FROM forecast_outcomes)
     WHERE known_at > make_timestamptz($since) AND log_return IS NOT NULL
     GROUP BY role, horizon_hours
     ORDER BY role, horizon_hours
