@@ -139,6 +139,13 @@ def test_every_metric_has_a_panel(told: dict[str, set[str]]) -> None:
     assert ours <= {re.sub(r"_bucket$", "", name) for name in shown}
 
 
+def test_every_metric_is_explained(told: dict[str, set[str]]) -> None:
+    explained = (PROJECT_ROOT / "docs" / "operations.md").read_text()
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in told if name.startswith("btc_")}
+    assert {name for name in ours if f"| `{name}` |" not in explained} == set()
+    assert set(re.findall(r"\| `(btc_\w+)` \|", explained)) == ours
+
+
 def test_the_page_is_scraped_where_the_server_listens_by_default() -> None:
     (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     (targets,) = job["static_configs"]
