@@ -18,6 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import License
 
 from serve.answers import Fault
+from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES
 from serve.routes import ROUTES, Refusal
 from serve.schema import LoadedModelSchema
@@ -45,6 +46,7 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
         clock: what the age of a forecast is measured by.
     """
     watcher = Watcher(serving_dir)
+    metrics = Metrics(watcher, clock)
 
     @contextlib.asynccontextmanager
     async def watching(_app: Litestar) -> AsyncIterator[None]:
@@ -57,10 +59,10 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    return Litestar(
+    app = Litestar(
         route_handlers=ROUTES,
         lifespan=[watching],
-        state=AppState({"watcher": watcher, "clock": clock}),
+        state=AppState({"watcher": watcher, "clock": clock, "metrics": metrics}),
         exception_handlers={HTTPException: refuse, Exception: fail},
         openapi_config=OpenAPIConfig(
             title="btc_assets forecasts",
@@ -72,6 +74,9 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
         ),
         logging_config=None,
     )
+    # Outside the router: a middleware of Litestar's would not see what the router refuses.
+    app.asgi_handler = metrics.measured(app.asgi_handler)
+    return app
 
 
 def refuse(request: Request[Any, Any, Any], error: HTTPException) -> Response[Fault]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from litestar import Request, get, post
+from litestar import Request, Response, get, post
 from litestar.datastructures import State as AppState
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
@@ -31,6 +31,7 @@ from serve.answers import (
     PriceBand,
     Ready,
 )
+from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES, BadRows
 from serve.model import predict as predict_rows
 from serve.state import State, Watcher
@@ -178,7 +179,15 @@ async def forecasts(
     )
 
 
-ROUTES = [health, ready, forecast, predict, model, forecasts]
+@get("/metrics", sync_to_thread=True, include_in_schema=False)
+def metrics(request: Request[Any, Any, Any], state: AppState) -> Response[bytes]:
+    """Return the metrics in a format that Prometheus reads; from a thread, so that a scrape holds nobody up."""
+    told: Metrics = state["metrics"]
+    page, content_type = told.page(request.headers.get("accept", ""))
+    return Response(page, headers={"content-type": content_type})
+
+
+ROUTES = [health, ready, forecast, predict, model, forecasts, metrics]
 
 
 def _watcher(state: AppState) -> Watcher:

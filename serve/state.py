@@ -17,7 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.core import Metric
+
 from btc_assets.learning.bundle import QUANTILE_NAMES, BundleError, ModelBundle
+from serve.figures import figures
 from serve.model import RowReader
 from serve.store import Store, StoreError
 
@@ -45,6 +48,7 @@ class State:
         store: its database.
         newest: the newest forecast, one row a horizon.
         reader: decodes feature rows for this model.
+        figures: what it tells Prometheus, besides its age.
     """
 
     bundle_id: str
@@ -53,6 +57,7 @@ class State:
     store: Store
     newest: tuple[dict[str, Any], ...]
     reader: RowReader = field(repr=False)
+    figures: tuple[Metric, ...] = field(repr=False)
 
     @property
     def model_version(self) -> int:
@@ -98,6 +103,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         now = newest[0]["made_at"] if newest else None
         if now is not None:
             store.forecasts(now, now, limit=1, offset=0)
+        told = figures(store, newest) if newest else ()
     except (OSError, ValueError, BundleError, StoreError) as error:
         raise StateError(f"bundle {bundle_id} cannot be served: {error}") from error
     if not newest:
@@ -112,7 +118,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         raise StateError(f"bundle {bundle_id} cannot be served: its manifest names another model than it holds")
     if newest[0]["model_digest"] != model.digest:
         raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast was made by another model")
-    return State(bundle_id, manifest, model, store, newest, RowReader(model.features))
+    return State(bundle_id, manifest, model, store, newest, RowReader(model.features), told)
 
 
 class Watcher:

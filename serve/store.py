@@ -35,6 +35,25 @@ _COUNT = """
     SELECT count(*) FROM forecasts
     WHERE role = 'champion' AND made_at >= make_timestamptz($first) AND made_at < make_timestamptz($last)
 """
+# As the performance report has it: a P(up) of one half calls "not up", and no forecast is surer than 1e-15.
+_REALISED = """
+    SELECT role, horizon_hours, count(*) AS outcomes,
+           avg(CAST((p_up > 0.5) = (log_return > 0) AS INTEGER)) AS accuracy,
+           avg(-ln(CASE WHEN log_return > 0 THEN p ELSE 1 - p END)) AS log_loss
+    FROM (SELECT *, least(greatest(p_up, 1e-15), 1 - 1e-15) AS p FROM forecast_outcomes)
+    WHERE known_at > make_timestamptz($since) AND log_return IS NOT NULL
+    GROUP BY role, horizon_hours
+    ORDER BY role, horizon_hours
+"""
+_DRIFT = """
+    SELECT day, kind, subject, bool_or(alarm) AS alarm
+    FROM drift_report
+    WHERE day = (SELECT max(day) FROM drift_report)
+    GROUP BY day, kind, subject
+    ORDER BY kind, subject
+"""
+_ALERTS = "SELECT alert_id, severity, state FROM alerts"
+_TABLES = "SELECT table_name FROM duckdb_tables()"
 _TIMES = frozenset({"open_time", "made_at", "target_time", "known_at"})
 
 
@@ -74,6 +93,25 @@ class Store:
         """
         bounds = {"first": micros(first), "last": micros(last), "limit": limit, "offset": offset}
         return self._rows(_RANGE, bounds)
+
+    def tables(self) -> frozenset[str]:
+        """Return the names of the tables it holds; those published by older versions have fewer."""
+        return frozenset(row["table_name"] for row in self._rows(_TABLES, {}))
+
+    def realised(self, since: datetime) -> list[dict[str, Any]]:
+        """Return what the outcomes known after `since` say of each role and horizon.
+
+        Columns: `role`, `horizon_hours`, `outcomes` (their number), `accuracy` (fraction), `log_loss` (nats).
+        """
+        return self._rows(_REALISED, {"since": micros(since)})
+
+    def drift(self) -> list[dict[str, Any]]:
+        """Return whether each input moved and each promise broke (`day`, `kind`, `subject`, `alarm`), newest report."""
+        return self._rows(_DRIFT, {})
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return every published delivery of an alert: `alert_id`, `severity`, `state`."""
+        return self._rows(_ALERTS, {})
 
     def _rows(self, sql: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
         names, rows = self._query(sql, parameters)

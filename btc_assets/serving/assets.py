@@ -8,6 +8,8 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.contracts import (
+    ALERTS,
+    DRIFT_REPORT,
     FORECAST_OUTCOMES,
     FORECASTS,
     HOURLY_FEATURES,
@@ -15,6 +17,7 @@ from btc_assets.contracts import (
     PERFORMANCE_REPORT,
     PRICES,
     SERVING_BUNDLE,
+    Contract,
     dagster_type,
 )
 from btc_assets.lake import Lake, stored
@@ -27,7 +30,10 @@ FORECAST_DAYS = 90
 """Days of forecasts and outcomes that are published."""
 PRICE_DAYS = 7
 """Days of prices that are published."""
-
+ALERT_DAYS = 7
+"""Days of alerts that are published."""
+ALERT_COLUMNS = ("alert_id", "channel", "raised_at", "rule", "kind", "severity", "state")
+"""What is published of an alert: enough to count by; what it says stays with whom it was told."""
 
 NEWEST_DAYS = 2
 """Days among which the newest champion forecast is looked for: the day itself, and the one before it."""
@@ -74,6 +80,8 @@ class BundleConfig(dg.Config):
     deps=[
         _read("monitoring/forecast_outcomes", FORECAST_DAYS),
         _read("monitoring/performance_report", FORECAST_DAYS),
+        _read("monitoring/drift_report", FORECAST_DAYS),
+        _read("monitoring/alerts", ALERT_DAYS),
         _read("learning/model_history", settings().window_days + 1),
         _read("features/hourly_features", NEWEST_DAYS),
         _read("market/prices", PRICE_DAYS),
@@ -81,7 +89,7 @@ class BundleConfig(dg.Config):
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
     backfill_policy=dg.BackfillPolicy.multi_run(1),
     op_tags={"dagster/max_runtime": 600},
-    code_version="1",
+    code_version="2",
 )
 def bundle(
     context: dg.AssetExecutionContext,
@@ -93,10 +101,11 @@ def bundle(
     """Publish the champion's newest forecast to the server, in one step nobody can see halfway.
 
     A folder with the champion's ONNX graphs and `model.json`, a manifest, and `serving.duckdb` (the last
-    90 days of forecasts and outcomes, the newest performance report, a week of prices) is built aside and
-    verified; then the pointer the server watches moves onto it. Publishing the same again changes nothing,
-    and an older forecast never replaces a newer one unless `allow_older` is set. The last three bundles
-    are kept. The aliases of the MLflow registry move with the pointer, just before it.
+    90 days of forecasts and outcomes, the newest performance and drift reports, a week of prices and of
+    alerts, without their texts) is built aside and verified; then the pointer the server watches moves onto
+    it. Publishing the same again changes nothing, and an older forecast never replaces a newer one unless
+    `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry move with the
+    pointer, just before it.
 
     The row says what was published for the day: bundle, model, and the time the newest forecast was made.
     """
@@ -161,11 +170,16 @@ def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
 def published_tables(lake: Lake, day: date) -> dict[str, pl.DataFrame]:
     """Read what `serving.duckdb` holds as of `day`: nothing stored under a later day enters."""
     first = day - timedelta(days=FORECAST_DAYS - 1)
-    report_days = [d for d in lake.days(PERFORMANCE_REPORT) if first <= d <= day][-1:]
+
+    def newest_report(contract: Contract) -> pl.DataFrame:
+        return lake.scan_days(contract, [d for d in lake.days(contract) if first <= d <= day][-1:]).collect()
+
     return {
         "forecasts": lake.scan(FORECASTS, first, day).collect(),
         "forecast_outcomes": lake.scan(FORECAST_OUTCOMES, first, day).collect(),
-        "performance_report": lake.scan_days(PERFORMANCE_REPORT, report_days).collect(),
+        "performance_report": newest_report(PERFORMANCE_REPORT),
+        "drift_report": newest_report(DRIFT_REPORT),
+        "alerts": lake.scan(ALERTS, day - timedelta(days=ALERT_DAYS - 1), day).select(ALERT_COLUMNS).collect(),
         "prices": lake.scan(PRICES, day - timedelta(days=PRICE_DAYS - 1), day).collect(),
     }
 

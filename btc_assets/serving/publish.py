@@ -3,7 +3,7 @@
     <serving_dir>/current                      the live bundle's id
     <serving_dir>/bundles/<id>/manifest.json   what is in it
                               /model/          the model, see `btc_assets.learning.bundle`
-                              /serving.duckdb  forecasts, outcomes, report and prices, for reading only
+                              /serving.duckdb  forecasts, outcomes, reports, alerts and prices, for reading only
 
 A reader follows the pointer and finds a whole bundle, the old one or the new one, whenever it looks
 and wherever a publisher is killed: the folder gets its name only when every byte of it is on disk,

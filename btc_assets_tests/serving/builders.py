@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, PERFORMANCE_REPORT, PRICES, QUANTILE_COLUMNS
+from btc_assets.contracts import (
+    ALERTS,
+    DRIFT_REPORT,
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    HORIZONS,
+    PERFORMANCE_REPORT,
+    PRICES,
+    QUANTILE_COLUMNS,
+)
 from btc_assets.learning.bundle import DOCUMENT, QUANTILES, graph_name, write_bundle
 from btc_assets.serving.publish import Publication, publish
 from btc_assets_tests.conftest import random_walk_bars
@@ -108,6 +117,54 @@ def outcome_frame(forecasts: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
     )
 
 
+def drift_frame(day: date, *, version: int = 1) -> pl.DataFrame:
+    """Return a drift report in which one input of four moved and calibration is broken."""
+    subjects = [("input", name, measure, name == "rsi") for name in FEATURE_NAMES for measure in ("ks", "psi")]
+    subjects += [("concept", name, "wealth", name == "calibration") for name in ("calibration", "coverage_90")]
+    rows = [
+        {
+            "day": day,
+            "kind": kind,
+            "subject": subject,
+            "measure": measure,
+            "value": 0.1,
+            "bound": None,
+            "alarm": alarm,
+            "n": 168,
+            "model_version": version,
+            "model_cutoff": date(2018, 1, 1),
+        }
+        for kind, subject, measure, alarm in subjects
+    ]
+    return pl.DataFrame(rows, schema=DRIFT_REPORT.columns).sort(DRIFT_REPORT.key)
+
+
+def alert_frame(raised_at: datetime) -> pl.DataFrame:
+    """Return two alerts: a grave one delivered to the log and pending for mail, and a slight one."""
+    deliveries = [
+        ("a", "log", "high", "delivered"),
+        ("a", "email", "high", "pending"),
+        ("b", "log", "info", "delivered"),
+    ]
+    rows = [
+        {
+            "alert_id": alert * 32,
+            "channel": channel,
+            "raised_at": raised_at,
+            "rule": "failed_run",
+            "kind": "failed_run",
+            "severity": severity,
+            "subject": "a subject",
+            "message": "a message",
+            "state": state,
+            "tries": 1,
+            "fault": "",
+        }
+        for alert, channel, severity, state in deliveries
+    ]
+    return pl.DataFrame(rows, schema=ALERTS.columns).sort(ALERTS.key)
+
+
 def published_frames(digest: str, *, made_at: datetime = MADE_AT, version: int = 1) -> dict[str, pl.DataFrame]:
     """Return the tables of a bundle whose newest forecast was made at `made_at`."""
     forecasts = forecast_frame(digest, made_at=made_at, version=version)
@@ -115,15 +172,24 @@ def published_frames(digest: str, *, made_at: datetime = MADE_AT, version: int =
         "forecasts": forecasts,
         "forecast_outcomes": outcome_frame(forecasts, now=made_at),
         "performance_report": PERFORMANCE_REPORT.empty(),
+        "drift_report": drift_frame(made_at.date(), version=version),
+        "alerts": alert_frame(made_at).drop("subject", "message", "value", "bound", "tries", "settled_at", "fault"),
         "prices": random_walk_bars(48, start=made_at - timedelta(hours=48)).select(list(PRICES.columns)),
     }
 
 
 def publish_small(
-    serving_dir: Path, models: Path, *, seed: int = 7, made_at: datetime = MADE_AT, allow_older: bool = False
+    serving_dir: Path,
+    models: Path,
+    *,
+    seed: int = 7,
+    made_at: datetime = MADE_AT,
+    allow_older: bool = False,
+    **tables: pl.DataFrame | None,
 ) -> Publication:
-    """Write the model of `seed` and publish a forecast of it."""
+    """Write the model of `seed` and publish a forecast of it; `tables` take the place of those there, None of one."""
     digest = write_model(models / f"model-{seed}", seed=seed)
+    frames = {**published_frames(digest, made_at=made_at, version=seed), **tables}
     return publish(
         serving_dir,
         manifest={
@@ -135,6 +201,6 @@ def publish_small(
             "features": dict.fromkeys(FEATURE_NAMES, 0.1),
         },
         model_folder=models / f"model-{seed}",
-        tables=published_frames(digest, made_at=made_at, version=seed),
+        tables={name: frame for name, frame in frames.items() if frame is not None},
         allow_older=allow_older,
     )

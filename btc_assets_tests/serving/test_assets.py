@@ -10,14 +10,30 @@ import duckdb
 import polars as pl
 import pytest
 
-from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, MODEL_HISTORY, PRICES, SERVING_BUNDLE, Contract
+from btc_assets.contracts import (
+    ALERTS,
+    DRIFT_REPORT,
+    FORECAST_OUTCOMES,
+    FORECASTS,
+    MODEL_HISTORY,
+    PRICES,
+    SERVING_BUNDLE,
+    Contract,
+)
 from btc_assets.lake import Lake
 from btc_assets.learning.history import Standing
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.serving import assets as serving
 from btc_assets.serving.publish import live_manifest
 from btc_assets.settings import Settings
-from btc_assets_tests.serving.builders import forecast_frame, outcome_frame, published_frames, write_model
+from btc_assets_tests.serving.builders import (
+    alert_frame,
+    drift_frame,
+    forecast_frame,
+    outcome_frame,
+    published_frames,
+    write_model,
+)
 
 DAY = date(2019, 6, 3)
 LAST = datetime(2019, 6, 4, tzinfo=UTC)
@@ -146,6 +162,28 @@ def crown(lake: Lake, version: int) -> None:
         "model_digest": "d",
     }
     lake.write(MODEL_HISTORY, at.date(), pl.DataFrame([row], schema=MODEL_HISTORY.columns))
+
+
+def test_the_newest_drift_report_and_a_week_of_alerts_are_published_without_their_texts(lake: Lake) -> None:
+    for back in (-1, 0, 2, 5, 6, 7):
+        day = DAY - timedelta(days=back)
+        store(lake, ALERTS, alert_frame(datetime(day.year, day.month, day.day, 9, tzinfo=UTC)))
+    for back in (-1, 1, 3):
+        store(lake, DRIFT_REPORT, drift_frame(DAY - timedelta(days=back)))
+    tables = serving.published_tables(lake, DAY)
+    assert tables["drift_report"].equals(drift_frame(DAY - timedelta(days=1)))
+    days = {DAY - timedelta(days=back) for back in (0, 2, 5, 6)}
+    assert set(tables["alerts"]["raised_at"].dt.date()) == days
+    assert tables["alerts"].height == 3 * len(days)
+    assert tables["alerts"].columns == published_frames("0" * 64)["alerts"].columns
+    assert {"message", "subject", "fault"}.isdisjoint(tables["alerts"].columns)
+    assert tables["alerts"].schema == ALERTS.empty().select(tables["alerts"].columns).schema
+
+
+def test_a_lake_without_reports_and_alerts_publishes_empty_tables(lake: Lake) -> None:
+    tables = serving.published_tables(lake, DAY)
+    assert {name: frame.height for name, frame in tables.items()} == dict.fromkeys(tables, 0)
+    assert tables["drift_report"].columns == DRIFT_REPORT.empty().columns
 
 
 def test_materialising_twice_gives_the_same_bundle(lake: Lake, digest: str, tmp_path: Path) -> None:

@@ -1,0 +1,274 @@
+"""What `deploy/` says fits what the server tells; where Prometheus is installed, it says so itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from litestar.testing import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from btc_assets.alerts.rules import SEVERITIES
+from btc_assets.processes import free_port
+from btc_assets.settings import PROJECT_ROOT, Settings
+from btc_assets_tests.serve.conftest import running_server, this_hour
+from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
+from serve.app import create_app
+
+DEPLOY = PROJECT_ROOT / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+GRAFANA = DEPLOY / "grafana"
+LOOPBACK = "127.0.0.1"
+OF_PROMETHEUS = {"up", "job", "instance", "le"}
+"""Names and labels that Prometheus itself adds."""
+
+
+def tool(name: str) -> str:
+    """Return the path of one of Prometheus' programs, or skip the test where it is not installed."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}, which is not installed (Debian: apt-get install prometheus)")
+    return found
+
+
+def promtool(*arguments: str, text: str | None = None) -> None:
+    """Run promtool beside the rules; it must find no fault."""
+    answer = subprocess.run(
+        [tool("promtool"), *arguments],
+        cwd=PROMETHEUS,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (answer.returncode, answer.stderr) == (0, ""), answer.stdout + answer.stderr
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the page of an app that has answered requests from a whole bundle."""
+    folder = tmp_path_factory.mktemp("published")
+    publish_small(folder, folder / "models")
+    with TestClient(create_app(folder)) as client:
+        client.post("/v1/predict", json=dict.fromkeys(FEATURE_NAMES, 0.1))
+        client.get("/nowhere")
+        return client.get("/metrics").text
+
+
+@pytest.fixture(scope="module")
+def told(page: str) -> dict[str, set[str]]:
+    """Return the labels of every sample by its name."""
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return every recording and alerting rule."""
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    """Return the dashboard as it is committed."""
+    content: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "btc_assets.json").read_text())
+    return content
+
+
+def panels() -> list[dict[str, Any]]:
+    """Return the panels that show something."""
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def dashboard_queries() -> list[str]:
+    """Return every query of the dashboard, those of its variables included."""
+    shown = [target["expr"] for panel in panels() for target in panel["targets"]]
+    return shown + [v["query"]["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
+
+
+def metrics_in(query: str) -> set[str]:
+    """Return the names of metrics that a query reads: ours, the process's, `up` and what rules record."""
+    bare = re.sub(r'"[^"]*"', '""', query)
+    return set(re.findall(r"\b(?:\w+:)*(?:btc|process)_\w+(?::\w+)*|\bup\b", bare))
+
+
+def labels_in(query: str) -> Iterator[tuple[str, str]]:
+    """Yield each metric of a query with a label it is selected by."""
+    for name, selected in re.findall(r"([\w:]+)\{([^}]*)\}", query):
+        for label in re.findall(r"(\w+)\s*=?[=~!]", selected):
+            yield name, label
+
+
+def test_the_names_in_a_query_are_found() -> None:
+    query = 'sum by (le) (rate(btc_a_bucket{route!="btc_b"}[5m])) / a_b:btc_c:rate5m and up{job="x"} > ln(vector(2))'
+    assert metrics_in(query) == {"btc_a_bucket", "a_b:btc_c:rate5m", "up"}
+    assert set(labels_in(query)) == {("btc_a_bucket", "route"), ("up", "job")}
+
+
+def test_every_metric_that_is_asked_for_is_told(told: dict[str, set[str]]) -> None:
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    for query in [rule["expr"] for rule in rules()] + dashboard_queries():
+        names = metrics_in(query)
+        assert names or query == "ln(vector(2))", query
+        assert names <= told.keys() | recorded | OF_PROMETHEUS, query
+        for name, label in labels_in(query):
+            assert name in recorded or label in told.get(name, set()) | OF_PROMETHEUS, (query, label)
+
+
+def test_every_metric_has_a_panel(told: dict[str, set[str]]) -> None:
+    expressions = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    shown = {name for query in dashboard_queries() for name in metrics_in(query)}
+    shown |= {name for recorded in shown & expressions.keys() for name in metrics_in(expressions[recorded])}
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in told if name.startswith("btc_")}
+    assert ours <= {re.sub(r"_bucket$", "", name) for name in shown}
+
+
+def test_every_metric_is_explained(told: dict[str, set[str]]) -> None:
+    explained = (PROJECT_ROOT / "docs" / "operations.md").read_text()
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in told if name.startswith("btc_")}
+    assert {name for name in ours if f"| `{name}` |" not in explained} == set()
+    assert set(re.findall(r"\| `(btc_\w+)` \|", explained)) == ours
+
+
+def test_the_page_is_scraped_where_the_server_listens_by_default() -> None:
+    (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    (targets,) = job["static_configs"]
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    assert targets["targets"] == [f"{default['serve_host']}:{default['serve_port']}"]
+    assert all(job["job_name"] in rule["expr"] for rule in rules() if "up{" in rule["expr"])
+
+
+def test_every_alert_is_told_apart_explained_and_tested() -> None:
+    alerts = [rule for rule in rules() if "alert" in rule]
+    names = [rule["alert"] for rule in alerts]
+    assert len(names) == len(set(names))
+    for rule in alerts:
+        assert rule["labels"]["severity"] in SEVERITIES
+        assert all(rule["annotations"][text].endswith(".") for text in ("summary", "description"))
+    tested = (PROMETHEUS / "rules_test.yml").read_text()
+    assert [name for name in names if name not in tested] == []
+
+
+def test_the_dashboard_is_the_one_its_script_builds() -> None:
+    built = runpy.run_path(str(GRAFANA / "build_dashboard.py"))["dashboard"]()
+    assert dashboard() == json.loads(json.dumps(built))
+
+
+def test_the_dashboard_has_a_place_and_a_name_for_every_panel() -> None:
+    everything = dashboard()["panels"]
+    ids = [panel["id"] for panel in everything]
+    assert len(ids) == len(set(ids))
+    titles = [panel["title"] for panel in everything]
+    assert len(titles) == len(set(titles))
+    places = [panel["gridPos"] for panel in everything]
+    assert all(p["x"] >= 0 and p["w"] > 0 and p["h"] > 0 and p["x"] + p["w"] <= 24 for p in places)
+    for a, b in combinations(places, 2):
+        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert beside or above, (a, b)
+    for panel in panels():
+        assert panel["targets"]
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_every_query_goes_to_the_provisioned_datasource() -> None:
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/btc_assets.yml").read_text())["datasources"]
+    expected = {"type": source["type"], "uid": source["uid"]}
+    variables = [v["datasource"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
+    asked = [target["datasource"] for panel in panels() for target in panel["targets"]]
+    assert [d for d in [*variables, *asked, *(panel["datasource"] for panel in panels())] if d != expected] == []
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/btc_assets.yml").read_text())["providers"]
+    folder = provider["options"]["path"].replace("$GF_PATHS_PROVISIONING", str(GRAFANA / "provisioning"))
+    assert [path.name for path in Path(folder).glob("*.json")] == ["btc_assets.json"]
+
+
+# --- with Prometheus itself ------------------------------------------------------------------------
+def test_promtool_finds_no_fault(page: str) -> None:
+    promtool("check", "config", "prometheus.yml")
+    promtool("check", "metrics", text=page)
+
+
+def test_every_alert_fires_on_what_it_is_for() -> None:
+    promtool("test", "rules", "rules_test.yml")
+
+
+@contextlib.contextmanager
+def running_prometheus(folder: Path, target: str) -> Iterator[str]:
+    """Run Prometheus on `deploy/` but for the address and the pace of its scrapes; yield its own address."""
+    program = tool("prometheus")
+    config = (PROMETHEUS / "prometheus.yml").read_text().replace("127.0.0.1:8000", target).replace(": 15s", ": 1s")
+    (folder / "prometheus.yml").write_text(config)
+    shutil.copy(PROMETHEUS / "rules.yml", folder)
+    address = f"{LOOPBACK}:{free_port(LOOPBACK, 19_090)}"
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(timeout=15)
+
+
+def wait_for(url: str, query: str, values: set[float], *, timeout_s: float = 60) -> list[dict[str, Any]]:
+    """Wait until a query is answered with these values; return its series."""
+    give_up = time.monotonic() + timeout_s
+    while True:
+        series: list[dict[str, Any]] = []
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"{url}/api/v1/query", params={"query": query})
+            series = answer.json()["data"]["result"] if answer.is_success else []
+        if {float(one["value"][1]) for one in series} == values:
+            return series
+        assert time.monotonic() < give_up, f"{query}: {series}"
+        time.sleep(0.05)
+
+
+def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path) -> None:
+    tool("prometheus")
+    (tmp_path / "serving").mkdir()
+    publish_small(tmp_path / "serving", tmp_path / "models", made_at=this_hour())
+    with (
+        running_server(tmp_path, tmp_path / "models") as server,
+        running_prometheus(tmp_path, server.url.removeprefix("http://")) as url,
+    ):
+        wait_for(url, 'up{job="btc_assets"}', {1})
+        p_up = {one["p_up"] for one in httpx.get(f"{server.url}/v1/forecast").json()["horizons"]}
+        series = wait_for(url, "btc_forecast_up_probability", p_up)
+        assert {one["metric"]["horizon_hours"] for one in series} == {"1", "4", "24"}
+        (age,) = httpx.get(f"{url}/api/v1/query", params={"query": "btc_data_age_seconds"}).json()["data"]["result"]
+        assert abs(float(age["value"][1]) - (datetime.now(tz=UTC) - this_hour()).total_seconds()) < 10
+        wait_for(url, "job:btc_http_errors:ratio_rate5m", {0})
+        groups = httpx.get(f"{url}/api/v1/rules").json()["data"]["groups"]
+        health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+        assert len(health) == len(rules())
+        assert set(health.values()) <= {"ok", "unknown"}, "unknown: not evaluated yet"
+        # Every query of the dashboard is one that Prometheus understands.
+        for query in dashboard_queries():
+            if not query.startswith("label_values"):
+                asked = query.replace("$role", "champion").replace("$window", "90d")
+                assert httpx.get(f"{url}/api/v1/query", params={"query": asked}).is_success, query

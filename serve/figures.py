@@ -1,0 +1,128 @@
+"""What a bundle says in figures: Prometheus families, made once when the bundle is loaded and never per scrape."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from serve.store import Store, StoreError
+
+logger = logging.getLogger("serve")
+
+WINDOWS = {"7d": timedelta(days=7), "90d": timedelta(days=90)}
+"""Windows of realised figures by their label; the longest is as far back as outcomes are published."""
+SEVERITIES = ("info", "medium", "high")
+"""Severities of alerts, told even where there are none of them; so are the states of their deliveries."""
+STATES = ("pending", "delivered", "undeliverable")
+
+
+def figures(store: Store, newest: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
+    """Return the families of a bundle; a table it lacks or that cannot be read costs its families, nothing else.
+
+    Args:
+        store: its database.
+        newest: its newest forecast, one row a horizon.
+
+    Raises:
+        StoreError: the database cannot say which tables it holds.
+    """
+    found = [*_forecast(newest)]
+    made_at, tables = newest[0]["made_at"], store.tables()
+    parts: dict[str, Callable[[], Iterator[Metric]]] = {
+        "forecast_outcomes": lambda: _realised(store, made_at),
+        "drift_report": lambda: _drift(store),
+        "alerts": lambda: _alerts(store),
+    }
+    for table, part in parts.items():
+        if table not in tables:  # published by an older version of the project
+            continue
+        try:
+            found += part()
+        except StoreError as error:
+            logger.warning("There are no metrics of %s: %s.", table, error)
+    return tuple(found)
+
+
+def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    p_up = GaugeMetricFamily(
+        "btc_forecast_up_probability",
+        "P(up) of the newest published forecast, by horizon in hours.",
+        labels=["horizon_hours"],
+    )
+    for row in newest:
+        p_up.add_metric([str(row["horizon_hours"])], row["p_up"])
+    yield p_up
+
+
+def _realised(store: Store, made_at: datetime) -> Iterator[Metric]:
+    """Realised quality, by the definitions of the performance report."""
+    over = (
+        "of the forecasts of a role for a horizon in hours, over the outcomes known in the 7 or 90 days before the "
+        "newest published forecast (90: as far back as outcomes are published)."
+    )
+    labels = ["role", "horizon_hours", "window"]
+    accuracy = GaugeMetricFamily(
+        "btc_realised_accuracy_ratio", f"Share of directions called right, {over}", None, labels
+    )
+    log_loss = GaugeMetricFamily(
+        "btc_realised_log_loss_nats", f"Mean log-loss, nats; a coin has 0.6931, {over}", None, labels
+    )
+    n = GaugeMetricFamily("btc_realised_outcomes", f"Outcomes the realised figures rest on, {over}", None, labels)
+    for window, span in WINDOWS.items():
+        for row in store.realised(made_at - span):
+            values = [row["role"], str(row["horizon_hours"]), window]
+            accuracy.add_metric(values, row["accuracy"])
+            log_loss.add_metric(values, row["log_loss"])
+            n.add_metric(values, row["outcomes"])
+    yield from (accuracy, log_loss, n)
+
+
+def _drift(store: Store) -> Iterator[Metric]:
+    rows = store.drift()
+    if not rows:
+        return
+    day = GaugeMetricFamily(
+        "btc_drift_report_timestamp_seconds", "End of the day of the newest published drift report, Unix time."
+    )
+    day.add_metric([], datetime.combine(rows[0]["day"] + timedelta(days=1), time(), UTC).timestamp())
+    yield day
+    inputs = [row["alarm"] for row in rows if row["kind"] == "input"]
+    if inputs:
+        drifted = GaugeMetricFamily(
+            "btc_drift_inputs_ratio",
+            "Share of the champion's inputs, its P(up) included, that moved away from its training window.",
+        )
+        drifted.add_metric([], sum(inputs) / len(inputs))
+        yield drifted
+    broken = GaugeMetricFamily(
+        "btc_drift_promise_broken",
+        "1 where a promise of the champion's 1 h forecasts counts as broken on the day of the report, else 0.",
+        labels=["promise"],
+    )
+    for row in rows:
+        if row["kind"] == "concept":
+            broken.add_metric([row["subject"]], row["alarm"])
+    yield broken
+
+
+def _alerts(store: Store) -> Iterator[Metric]:
+    rows, as_of = store.alerts(), "in the last 7 days, as of the publication of the bundle."
+    raised = GaugeMetricFamily("btc_alerts_raised", f"Alerts raised {as_of}", labels=["severity"])
+    by_severity = Counter(severity for severity, _ in {(row["severity"], row["alert_id"]) for row in rows})
+    for severity in SEVERITIES:
+        raised.add_metric([severity], by_severity[severity])
+    deliveries = GaugeMetricFamily(
+        "btc_alert_deliveries",
+        f"Deliveries of the alerts raised {as_of} One alert has a delivery for each of its channels.",
+        labels=["severity", "state"],
+    )
+    by_state = Counter((row["severity"], row["state"]) for row in rows)
+    for severity in SEVERITIES:
+        for state in STATES:
+            deliveries.add_metric([severity, state], by_state[severity, state])
+    yield from (raised, deliveries)
