@@ -37,7 +37,7 @@ from btc_assets.learning import folds, gate, history, training
 from btc_assets.learning.bundle import ModelBundle, graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
 from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
-from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
+from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry, RegistryError
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.settings import settings
 
@@ -471,12 +471,7 @@ def model_verdict(
     champion, changed = None, set[str]()
     if before is not None:
         bundle = registry.load(before.version)
-        natives = registry.native(before.version)
-        stored_fits = [
-            BoostedOutput.read(natives / training.seed_name(seed), len(bundle.features))
-            for seed in _other_seeds()
-            if (natives / training.seed_name(seed)).exists()
-        ]
+        stored_fits = _fits_of(registry, before.version, len(bundle.features))
         hours = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
         champion = gate.champion_evidence(bundle, folds.matrix(hours, bundle.features), evidence, stored_fits)
         changed = set(bundle.features) ^ set(rows.names)
@@ -511,6 +506,16 @@ def model_verdict(
             "mlflow_run": link,
         },
     )
+
+
+def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[BoostedOutput]:
+    """Return a model's fits with the other seeds; a model that came without them has the one that serves."""
+    try:
+        natives = registry.native(version)
+    except RegistryError:
+        return []
+    paths = [natives / training.seed_name(seed) for seed in _other_seeds()]
+    return [BoostedOutput.read(path, features) for path in paths if path.exists()]
 
 
 class HistoryChange(dg.Config):
