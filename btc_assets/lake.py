@@ -40,19 +40,19 @@ class LakeError(RuntimeError):
 def digest(frame: pl.DataFrame) -> str:
     """Return the SHA-256 of a frame's columns and values; equal frames give equal digests.
 
-    Arrow leaves the bytes under a null undefined, so nulls are hashed as a mask beside filled values.
+    Values are hashed column by column and never as Arrow lays them out, which depends on what a frame was cut from:
+    nulls as a mask beside filled values, as the bytes under them are undefined; text as lengths and one piece.
     """
-    known = frame.select(
-        *(
-            pl.col(name).to_physical().fill_null("" if dtype == pl.String else False if dtype == pl.Boolean else 0)
-            for name, dtype in frame.schema.items()
-        ),
-        *(pl.col(name).is_null().alias(f"{name} is null") for name in frame.columns),
-    )
-    buffer = io.BytesIO()
-    known.rechunk().write_ipc(buffer, compression="uncompressed")
     whole = hashlib.sha256(repr(frame.schema).encode())
-    whole.update(buffer.getvalue())
+    for series in frame:
+        whole.update(series.is_null().cast(pl.UInt8).to_numpy())
+        if series.dtype == pl.String:
+            text = series.fill_null("")
+            whole.update(text.str.len_bytes().to_numpy())
+            whole.update(str(text.str.join().item()).encode() if len(text) else b"")
+        else:
+            known = series.cast(pl.UInt8) if series.dtype == pl.Boolean else series.to_physical()
+            whole.update(known.fill_null(0).to_numpy())
     return whole.hexdigest()
 
 
