@@ -10,6 +10,7 @@ that anyone reads.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -150,6 +151,24 @@ class Lake(dg.ConfigurableIOManager):
         finally:
             temporary.unlink(missing_ok=True)
         _sweep(target.parent)
+
+    @contextlib.contextmanager
+    def alone(self, contract: Contract) -> Iterator[None]:
+        """Keep other runs out of a table whose partitions are read, merged and written back, until the block ends.
+
+        Whoever else asks for it waits, whatever started the run; a process that dies lets go of it. An asset yields its
+        output inside the block, and goes on after it is written. An object store has no such lock: there the tags of
+        the jobs alone keep runs apart.
+        """
+        folder = UPath(self.root) / contract.table
+        if folder.protocol not in ("", "file"):
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(str(folder / ".lock"), "ab") as handle:
+            # A lock of the process and not of the file handle: a step that failed in this process cannot block the next.
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+            yield
 
     def _path(self, contract: Contract, day: date) -> UPath:
         return UPath(self.root) / contract.table / f"day={key_of(day)}" / PART
