@@ -166,7 +166,7 @@ class Lake(dg.ConfigurableIOManager):
             return
         folder.mkdir(parents=True, exist_ok=True)
         with open(str(folder / ".lock"), "ab") as handle:
-            # A lock of the process and not of the file handle: a step that failed in this process cannot block the next.
+            # A lock of the process and not of the file: a step that failed in this process cannot block the next one.
             fcntl.lockf(handle, fcntl.LOCK_EX)
             yield
 

@@ -254,7 +254,6 @@ def test_equal_frames_have_equal_digests_whatever_lies_under_their_nulls() -> No
     assert digest(pl.DataFrame({"x": [None, 0.0]})) != digest(pl.DataFrame({"x": [0.0, None]}))
 
 
-
 def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     bars = random_walk_bars(48, start=datetime(2018, 1, 1, tzinfo=UTC))

@@ -195,7 +195,7 @@ def make(data: Path, table: str) -> None:
 
 
 def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:
-    """Store a frame that was made before in a run of an asset of the same name and type, and die while it is written."""
+    """Store a frame made before, in a run of an asset of the same name and type, and die while it is written."""
     contract, day = CONTRACTS[table], day_made(table)
 
     @dg.asset(key=table.split("/"), partitions_def=DAILY, dagster_type=dagster_type(contract))
@@ -332,7 +332,7 @@ def promote(registry: ModelRegistry, second: dict[str, str]) -> int:
 
 
 def promote_and_die(database: Path, second: dict[str, str], step: int, count: Path) -> None:
-    """Promote the second model, and die before the given write or commit of MLflow's database; tell how many there are."""
+    """Promote the second model and die before a write or commit of MLflow's database; tell how many there are."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -425,7 +425,7 @@ def refused(act: Callable[[], object]) -> str:
     """Do what must fail on a full disk, and return the error's sentence."""
     try:
         act()
-    except Exception as error:  # noqa: BLE001 - of whatever kind, it must say what is wrong
+    except Exception as error:  # of whatever kind, it must say what is wrong
         said = f"{type(error).__name__}: {error}"
         assert re.search(FULL, said), said
         return said

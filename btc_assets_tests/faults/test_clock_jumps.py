@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +17,7 @@ from btc_assets.alerts.deliver import deliver
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
 from btc_assets.automation.jobs import ARTICLES, FORECASTS, OUTCOMES, PRICES, SCORES
-from btc_assets.automation.sensors import SENSORS, SENSOR_TAG, asked_again, publish_new_forecasts
+from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
 from btc_assets.definitions import defs
 from btc_assets.lake import Lake, digest
 from btc_assets.settings import Settings
@@ -50,11 +51,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
 def test_bars_survive_a_clock_that_jumps(
     jump: timedelta, venue: Venue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The refresh of a real local exchange, whose own clock is right, ticks once an hour; after the second tick the
-    project's clock is a day off for three. While it is, no stored hour is lost and no hour is stored that the exchange
-    has not begun. The hour it is in the middle of cannot be told from a closed one by a clock that is ahead; an hour
-    after the clock is right again it is replaced, and every day has the digest of a lake whose clock never jumped. A
-    tick that is evaluated twice asks under one key.
+    """Shown by the hours stored after every tick, and by digests at the end.
+
+    The refresh of a real local exchange, whose own clock is right, ticks once an hour; after the second tick the
+    project's clock is a day off for three. While it is, no stored hour is lost and no hour is stored that the
+    exchange has not begun. The hour it is in the middle of cannot be told from a closed one by a clock that is
+    ahead; an hour after the clock is right again it is replaced, and every day has the digest of a lake whose clock
+    never jumped. A tick that is evaluated twice asks under one key.
     """
     days = [(TODAY + n * DAY).date() for n in (-1, 0, 1)]
 
@@ -98,7 +101,9 @@ def store_forecast(lake: Lake, day: date) -> None:
 
 
 def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, clock: Callable[[datetime], None]) -> None:
-    """A clock that was a day ahead had tomorrow's partition made, without a row. When it is right again, each new
+    """Shown by what the sensor asks for.
+
+    A clock that was a day ahead had tomorrow's partition made, without a row. When it is right again, each new
     forecast of today is asked to be published, once; and tomorrow's when its time has come.
     """
     lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
@@ -130,9 +135,11 @@ def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, cloc
 def test_no_sensor_asks_without_end_when_the_clock_jumps(
     jump: timedelta, tmp_path: Path, clock: Callable[[datetime], None]
 ) -> None:
-    """Every sensor that carries data on is ticked three times at each of: the right time, a day off, the right time
-    again; the events that it follows are told once, before. Whatever it asks for it asks for at its first tick, as each
-    later request has been asked for before under the same key, or is none.
+    """Shown by the requests of nine ticks of every sensor.
+
+    Every sensor that carries data on is ticked three times at each of: the right time, a day off, the right time
+    again; the events that it follows are told once, before. Whatever it asks for it asks for at its first tick, as
+    each later request has been asked for before under the same key, or is none.
     """
     lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
     today = TODAY.date()
@@ -156,9 +163,11 @@ def test_no_sensor_asks_without_end_when_the_clock_jumps(
 
 @pytest.mark.parametrize(("jump", "asked"), [(DAY, 0), (-DAY, 1), (timedelta(), 1)], ids=["ahead", "back", "right"])
 def test_a_failed_run_is_asked_for_again_once_whatever_the_clock_says(jump: timedelta, asked: int) -> None:
-    """A run of a sensor fails. Six minutes later it is asked for again by a clock that is right, and by one that was put
-    back a day since. One that is a day ahead asks when it is right again; what is asked for carries its attempt, so that
-    it ends after three whatever the clock does.
+    """Shown by the requests of three clocks.
+
+    A run of a sensor fails. Six minutes later it is asked for again by a clock that is right, and by one that was
+    put back a day since. One that is a day ahead asks when it is right again; what is asked for carries its
+    attempt, so that it ends after three whatever the clock does.
     """
     instance = dg.DagsterInstance.ephemeral()
 
@@ -179,8 +188,11 @@ RULE = Rule("fall", "drawdown", "high", timedelta(hours=6), 0.1)
 
 @pytest.mark.parametrize("back", [timedelta(hours=1), DAY, timedelta(days=3650)], ids=["an hour", "a day", "a decade"])
 def test_the_quiet_period_of_an_alert_survives_a_clock_that_is_put_back(back: timedelta, tmp_path: Path) -> None:
-    """A fall is told, the clock is put back, and the rule looks every ten minutes for a day. The subject is told at most
-    once in any six hours of the clock, and it is told: a jump silences it for no longer than its quiet period twice.
+    """Shown by when the same fall is told in a day of ticks.
+
+    A fall is told, the clock is put back, and the rule looks every ten minutes for a day. The subject is told at
+    most once in any six hours of the clock, and it is told: a jump silences it for no longer than its quiet period
+    twice.
     """
     outbox = Outbox(tmp_path / "outbox.db")
 
@@ -192,13 +204,15 @@ def test_the_quiet_period_of_an_alert_survives_a_clock_that_is_put_back(back: ti
     times = [at for at in ticks if told(at)]
     assert times
     assert times[0] - ticks[0] <= 2 * RULE.quiet
-    for at, later in zip(times, times[1:], strict=False):
+    for at, later in pairwise(times):
         assert RULE.quiet <= later - at <= 2 * RULE.quiet
     assert all(abs(at - NOW) >= RULE.quiet for at in times)
 
 
 def test_a_delivery_waits_no_longer_because_the_clock_is_put_back(tmp_path: Path) -> None:
-    """A webhook is down when an alert is raised; then the clock is put back a day. The next try comes within the hour
+    """Shown by what reaches a webhook in two hours of tries.
+
+    A webhook is down when an alert is raised; then the clock is put back a day. The next try comes within the hour
     that is the longest wait, and the alert is delivered once.
     """
     outbox, at = Outbox(tmp_path / "outbox.db"), NOW

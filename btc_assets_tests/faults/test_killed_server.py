@@ -102,9 +102,11 @@ def answers(client: httpx.Client) -> list[tuple[int, str]]:
 def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_again(
     deployment: Deployment, forge: Forge
 ) -> None:
-    """The server dies by SIGKILL when it has read the new bundle's model and not yet its tables; until then it answers
-    from the old bundle, which is what it was started with. Started again it answers every question from the new one,
-    to which the pointer had moved.
+    """Shown by what a real server answers before, and after it was started again.
+
+    The server dies by SIGKILL when it has read the new bundle's model and not yet its tables; until then it answers
+    from the old bundle, which is what it was started with. Started again it answers every question from the new
+    one, to which the pointer had moved.
     """
     old = deployment.live
     with deployment.server("-c", DIES) as (process, url):
@@ -120,9 +122,11 @@ def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_
 
 
 def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: Deployment, tmp_path: Path) -> None:
-    """Publishers of ever later hours die by SIGKILL, each one step later than the one before, while a real server polls
-    the folder and a client asks without a pause. Every answer has status 200, and comes from a bundle that was live;
-    at the end the server answers from the one that was published whole.
+    """Shown by the status and the bundle of every answer.
+
+    Publishers of ever later hours die by SIGKILL, each one step later than the one before, while a real server
+    polls the folder and a client asks without a pause. Every answer has status 200, and comes from a bundle that
+    was live; at the end the server answers from the one that was published whole.
     """
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER)

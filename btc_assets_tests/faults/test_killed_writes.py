@@ -31,12 +31,14 @@ def rows_by_sql(lake: Lake, table: str) -> int:
 def test_a_run_killed_while_it_writes_leaves_the_old_day_or_the_new_one(
     table: str, made_project: Path, project: Path, forge: Forge
 ) -> None:
-    """A run of each asset is killed with SIGKILL at four points of `Lake.write`: before the temporary file is there,
-    within it, before the rename and after it. Before the rename, the run is the real asset's; at the other points, a
-    run that stores the frame the real one made. The day's digest, as the lake reads it, is then that of the old
-    partition (half the rows), or of none where none was, until the rename, and after it the digest of a project that
-    was not disturbed; the days named and the rows counted in SQL follow it. A real run that is not killed then makes
-    the undisturbed digest, and takes away what the killed ones left.
+    """Each asset, killed at four points of a write; shown by digests, days, SQL and a second run.
+
+    A run of each asset is killed with SIGKILL at four points of `Lake.write`: before the temporary file is there,
+    within it, before the rename and after it. Before the rename, the run is the real asset's; at the other points,
+    a run that stores the frame the real one made. The day's digest, as the lake reads it, is then that of the old
+    partition (half the rows), or of none where none was, until the rename, and after it the digest of a project
+    that was not disturbed; the days named and the rows counted in SQL follow it. A real run that is not killed then
+    makes the undisturbed digest, and takes away what the killed ones left.
     """
     contract, day = CONTRACTS[table], tasks.day_made(table)
     undisturbed, lake = tasks.lake_of(made_project), tasks.lake_of(project)

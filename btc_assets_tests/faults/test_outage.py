@@ -51,11 +51,13 @@ def span_of(request: dg.RunRequest) -> Span:
 def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
     venue: Venue, made_project: Path, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exchange answers 503 from 22:05 of one day to 22:05 of the next; every hourly tick asks, and every run fails
-    and stores nothing. At 23:05 it answers again: that tick's run stores every missed hour, and the digests of both days
-    are those of a lake whose exchange was never down. `forecast_from_new_prices` asks for both days, its run gives the
-    features, forecasts and outcomes of the undisturbed lake, and `publish_new_forecasts` asks for the bundle. Then
-    neither asks for more.
+    """Shown by digests of two lakes, one of which had no outage.
+
+    The exchange answers 503 from 22:05 of one day to 22:05 of the next; every hourly tick asks, and every run fails
+    and stores nothing. At 23:05 it answers again: that tick's run stores every missed hour, and the digests of both
+    days are those of a lake whose exchange was never down. `forecast_from_new_prices` asks for both days, its run
+    gives the features, forecasts and outcomes of the undisturbed lake, and `publish_new_forecasts` asks for the
+    bundle. Then neither asks for more.
     """
     data, calm = tmp_path / "data", tmp_path / "calm"
     for folder in (data, calm):
@@ -117,9 +119,11 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
 def test_hours_an_exchange_that_was_stuck_tells_late_are_fetched_though_days_without_a_bar_are_stored(
     venue: Venue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exchange answers, and tells nothing after 20:00 of one day until noon of the day after the next: the runs in
-    between succeed and store a whole day without a bar. The first tick after that stores every missed hour: the digests
-    are those of a lake that was filled in one go.
+    """Shown by digests of two lakes, one of which was filled in one go.
+
+    The exchange answers, and tells nothing after 20:00 of one day until noon of the day after the next: the runs in
+    between succeed and store a whole day without a bar. The first tick after that stores every missed hour: the
+    digests are those of a lake that was filled in one go.
     """
     refresher = Refresher(venue, Lake(root=str(tmp_path / "lake")), monkeypatch)
     venue.stuck_at = BEFORE + timedelta(hours=20)

@@ -42,10 +42,12 @@ def registered(database: Path) -> list[tuple[str, str]]:
 def test_a_run_killed_at_any_write_of_a_promotion_leaves_whole_versions_and_the_next_run_ends_it(
     store: Store, tmp_path: Path, forge: Forge
 ) -> None:
-    """A child registers a second model and makes it champion; others do the same on copies of the database, and die by
-    SIGKILL before the first, second, ... write or commit. In what each left, every version that is there can be loaded
-    and has the digest it was registered with, the champion is the old model or the new whole one, and the next run
-    comes to what the undisturbed one came to: version 2, champion 2, previous 1.
+    """Shown by loading every version left, and by the next run.
+
+    A child registers a second model and makes it champion; others do the same on copies of the database, and die by
+    SIGKILL before the first, second, ... write or commit. In what each left, every version that is there can be
+    loaded and has the digest it was registered with, the champion is the old model or the new whole one, and the
+    next run comes to what the undisturbed one came to: version 2, champion 2, previous 1.
     """
     count = tmp_path / "count"
     forge.succeed(tasks.promote_and_die, store.copy(tmp_path / "0.db"), store.second, 0, count)
@@ -63,9 +65,11 @@ def test_a_run_killed_at_any_write_of_a_promotion_leaves_whole_versions_and_the_
 def test_a_database_locked_for_a_while_is_waited_for_and_one_locked_for_long_is_named(
     store: Store, tmp_path: Path, forge: Forge
 ) -> None:
-    """This process holds the write lock of the database while a child promotes the second model. With less patience
-    than the lock lasts the child fails with SQLite's sentence and has registered nothing; with more it waits, and ends
-    well once the lock is gone.
+    """Shown by two children with little and with much patience.
+
+    This process holds the write lock of the database while a child promotes the second model. With less patience
+    than the lock lasts the child fails with SQLite's sentence and has registered nothing; with more it waits, and
+    ends well once the lock is gone.
     """
     database = store.copy(tmp_path / "mlflow.db")
     holder = sqlite3.connect(database, isolation_level=None)

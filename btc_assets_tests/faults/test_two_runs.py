@@ -21,9 +21,11 @@ FIRST, SECOND = range(14), range(10, 24)
 def test_of_two_runs_that_merge_into_one_day_none_loses_what_the_other_stored(
     table: str, tmp_path: Path, forge: Forge
 ) -> None:
-    """Without the tag of its job, as the button Materialize starts it, a run is held up while it asks its source, after
-    it has read the day; a second one starts and comes to its end, or to where it waits. Then the first goes on. The day
-    holds all that either source gave: equal to the day of a lake where the second ran after the first.
+    """Shown by the digest of a lake where one run came after the other.
+
+    Without the tag of its job, as the button Materialize starts it, a run is held up while it asks its source,
+    after it has read the day; a second one starts and comes to its end, or to where it waits. Then the first goes
+    on. The day holds all that either source gave: equal to the day of a lake where the second ran after the first.
     """
     signs, data, calm = tmp_path / "signs", tmp_path / "data", tmp_path / "calm"
     signs.mkdir()
@@ -49,7 +51,9 @@ def test_of_two_runs_that_merge_into_one_day_none_loses_what_the_other_stored(
 def test_of_two_runs_that_make_one_day_whole_one_is_stored_and_both_end_well(
     table: str, made_project: Path, tmp_path: Path, forge: Forge
 ) -> None:
-    """Two real runs of one asset and day are held until both have written their temporary file; then both move it into
+    """Shown by the digest of the undisturbed project.
+
+    Two real runs of one asset and day are held until both have written their temporary file; then both move it into
     place. Both end well, the day has the digest of the undisturbed project, and nothing is left beside it.
     """
     data = tmp_path / "data"
