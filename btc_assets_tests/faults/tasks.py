@@ -338,20 +338,28 @@ def promote_and_die(database: Path, second: dict[str, str], step: int, count: Pa
 
     registry = store_at(database)
     assert registry.alias("champion") == 1
-    steps = 0
+    steps, written = 0, False
 
-    def at_step(*_: Any) -> None:
+    def at_step() -> None:
         nonlocal steps
         steps += 1
         if steps == step:
             die()
 
     def at_write(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal written
         if statement.split(None, 1)[0] in ("INSERT", "UPDATE", "DELETE"):
+            written = True
             at_step()
 
+    def at_commit(_connection: Any) -> None:
+        nonlocal written
+        if written:
+            at_step()
+        written = False
+
     event.listen(Engine, "before_cursor_execute", at_write)
-    event.listen(Engine, "commit", at_step)
+    event.listen(Engine, "commit", at_commit)
     promote(registry, second)
     count.write_text(str(steps))
 
@@ -417,7 +425,7 @@ class Disk:
         self._ballast.unlink()
 
 
-FULL = r"No space left on device|File too large|disk is full|disk I/O error|database or disk is full|TransactionContext"
+FULL = r"No space left on device|File too large|disk is full|disk I/O error|unable to open database file"
 """How the errors of a full disk are worded, by the system, by SQLite and by DuckDB."""
 
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
+
+pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
 
 
 def outcome(forge: Forge, tmp_path: Path, task: Callable[..., None], *arguments: object) -> str:

@@ -24,6 +24,7 @@ from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.serving.builders import FEATURE_NAMES
 from btc_assets_tests.serving.test_publish import KILLER
 
+pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
 LOOPBACK = "127.0.0.1"
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
 DIES = """

@@ -13,6 +13,8 @@ from btc_assets.lake import PART, digest
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import LONGEST_S, Forge
 
+pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
+
 FIRST, SECOND = range(14), range(10, 24)
 """What the sources of the two runs give: each has something that the other has not."""
 
