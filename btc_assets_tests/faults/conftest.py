@@ -99,13 +99,13 @@ def _logged(log: Path, task: Callable[..., None], *arguments: Any) -> None:
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
+def _environment(data: Path) -> Iterator[None]:
     """The environment of the small project, and no other setting."""
     before = dict(os.environ)
     kept = {name: value for name, value in before.items() if not name.startswith("BTC_")}
     try:
         os.environ.clear()
-        os.environ.update(kept | tasks.SMALL)
+        os.environ.update(kept | tasks.SMALL | {"BTC_DATA_DIR": str(data)})
         yield
     finally:
         os.environ.clear()
@@ -115,9 +115,10 @@ def _environment() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
     """Return the process that runs are forked from."""
-    made = Forge(tmp_path_factory.mktemp("forge"))
+    folder = tmp_path_factory.mktemp("forge")
+    made = Forge(folder)
     multiprocessing.set_forkserver_preload(PRELOADED)
-    with _environment():
+    with _environment(folder / "data"):
         forkserver.ensure_running()
     yield made
     made.close()

@@ -126,7 +126,7 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
     """Shown by the status and the bundle of every answer.
 
     Publishers of ever later hours die by SIGKILL, each one step later than the one before, while a real server
-    polls the folder and a client asks without a pause. Every answer has status 200, and comes from a bundle that
+    polls the folder and a client asks again and again. Every answer has status 200, and comes from a bundle that
     was live; at the end the server answers from the one that was published whole.
     """
     killer = tmp_path / "killer.py"
@@ -137,7 +137,7 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
 
     def ask(url: str) -> None:
         with httpx.Client(base_url=url, timeout=20) as client:
-            while not stop.is_set():
+            while not stop.wait(0.01):
                 asked.extend(answers(client))
 
     with deployment.server("-m", "serve") as (_, url):
@@ -149,11 +149,11 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
                 env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": os.environ["PATH"]},
                 capture_output=True,
                 text=True,
-                timeout=150,
+                timeout=600,
                 check=True,
             )
             last = deployment.live
-            until = time.monotonic() + 30
+            until = time.monotonic() + 60
             while ("" if not asked else next((b for _, b in reversed(asked[:]) if b), "")) != last:
                 assert time.monotonic() < until, "the server does not come to the bundle published last"
                 time.sleep(0.05)
