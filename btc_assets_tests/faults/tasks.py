@@ -27,7 +27,7 @@ from upath import UPath
 
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
-from btc_assets.contracts import CONTRACTS, dagster_type
+from btc_assets.contracts import CONTRACTS, Contract, dagster_type
 from btc_assets.definitions import defs
 from btc_assets.lake import Lake, digest, stored
 from btc_assets.learning.bundle import DOCUMENT, ModelBundle, write_bundle
@@ -217,36 +217,25 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-class Slow:
-    """Gives numbered bars, articles or posts, and holds its run up while it is asked, until it is told to go on."""
+class Numbered:
+    """Gives numbered bars, articles and posts."""
 
     name, venue = "desk", "desk"
     kinds = ("article", "post")
     venues: tuple[str, ...] = ()
     live, lag, rhythm = False, timedelta(), None
 
-    def __init__(self, signs: Path, who: str, numbers: range, *, held: bool) -> None:
-        self._signs, self._who, self._numbers, self._held = signs, who, numbers, held
-
-    def fetch(self, first: datetime, last: datetime, now: datetime) -> Any:
-        """Give bars to a market, and texts to the news."""
-        (self._signs / f"{self._who} asks").touch()
-        if self._held:
-            wait_for(self._signs / "go on")
-        return self.given(first)
-
-    def given(self, first: datetime) -> Any:
-        raise NotImplementedError
+    def __init__(self, numbers: range) -> None:
+        self._numbers = numbers
 
 
-class SlowMarket(Slow):
-    def given(self, first: datetime) -> pl.DataFrame:
-        bars = random_walk_bars(24, start=first)
-        return bars[self._numbers.start : self._numbers.stop]
+class NumberedMarket(Numbered):
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        return random_walk_bars(24, start=first)[self._numbers.start : self._numbers.stop]
 
 
-class SlowDesk(Slow):
-    def given(self, first: datetime) -> Delivery:
+class NumberedDesk(Numbered):
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
         return Delivery([item for n in self._numbers for item in (self._item(n, "article"), self._item(n, "post"))])
 
     def _item(self, number: int, kind: Kind) -> Item:
@@ -266,21 +255,30 @@ class SlowDesk(Slow):
 
 
 def refresh(data: Path, table: str, signs: Path, who: str, numbers: range, held: bool) -> None:
-    """Run an asset that reads its day, asks a source, merges and writes back; tell when it waits for its turn."""
-    lock = fcntl.lockf
+    """Run an asset that reads its day, merges and writes back; tell when it waits for its turn, and when it writes.
+
+    One that is held up writes when it is told to go on.
+    """
+    lock, store = fcntl.lockf, Lake.write
+
+    def write(lake: Lake, contract: Contract, day: date, frame: pl.DataFrame) -> None:
+        (signs / f"{who} writes").touch()
+        if held:
+            wait_for(signs / "go on")
+        store(lake, contract, day, frame)
 
     def told(handle: Any, how: int) -> None:
         (signs / f"{who} waits").touch()
         lock(handle, how)
 
-    fcntl.lockf = told  # type: ignore[assignment]
-    desk = SlowDesk(signs, who, numbers, held=held)
+    fcntl.lockf, Lake.write = told, write  # type: ignore[assignment,method-assign]
+    desk = NumberedDesk(numbers)
     made(
         data,
         [dg.AssetKey(table.split("/"))],
         DAY,
         DAY,
-        market=Market(SlowMarket(signs, who, numbers, held=held), lambda: datetime(2019, 8, 8, tzinfo=UTC)),
+        market=Market(NumberedMarket(numbers), lambda: datetime(2019, 8, 8, tzinfo=UTC)),
         news=News(lambda: (desk,), lambda: datetime(2019, 8, 8, tzinfo=UTC)),
     )
 

@@ -25,14 +25,14 @@ def test_of_two_runs_that_merge_into_one_day_none_loses_what_the_other_stored(
 ) -> None:
     """Shown by the digest of a lake where one run came after the other.
 
-    Without the tag of its job, as the button Materialize starts it, a run is held up while it asks its source,
-    after it has read the day; a second one starts and comes to its end, or to where it waits. Then the first goes
-    on. The day holds all that either source gave: equal to the day of a lake where the second ran after the first.
+    Without the tag of its job, as the button Materialize starts it, a run is held up when it is about to write what it
+    has read and merged; a second one starts and comes to its end, or to where it waits. Then the first goes on. The day
+    holds all that either source gave, with the digest of a lake where the second ran after the first.
     """
     signs, data, calm = tmp_path / "signs", tmp_path / "data", tmp_path / "calm"
     signs.mkdir()
     first = forge.start(tasks.refresh, data, table, signs, "first", FIRST, True)
-    tasks.wait_for(signs / "first asks")
+    tasks.wait_for(signs / "first writes")
     second = forge.start(tasks.refresh, data, table, signs, "second", SECOND, False)
     until = time.monotonic() + LONGEST_S
     while second.is_alive() and not (signs / "second waits").exists():
