@@ -30,8 +30,6 @@ from btc_assets.partitions import day_of, key_of
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
-LOCK = ".lock"
-"""Held by a writer that reads what it replaces."""
 LONGEST_WRITE_S = 600.0
 """A temporary file this old has no writer any more; a write takes milliseconds."""
 
@@ -43,19 +41,19 @@ class LakeError(RuntimeError):
 def digest(frame: pl.DataFrame) -> str:
     """Return the SHA-256 of a frame's columns and values; equal frames give equal digests.
 
-    Arrow leaves the bytes under a null undefined, so nulls are hashed as a mask beside filled values.
+    Values are hashed column by column and never as Arrow lays them out, which depends on what a frame was cut from:
+    nulls as a mask beside filled values, as the bytes under them are undefined; text as lengths and one piece.
     """
-    known = frame.select(
-        *(
-            pl.col(name).to_physical().fill_null("" if dtype == pl.String else False if dtype == pl.Boolean else 0)
-            for name, dtype in frame.schema.items()
-        ),
-        *(pl.col(name).is_null().alias(f"{name} is null") for name in frame.columns),
-    )
-    buffer = io.BytesIO()
-    known.rechunk().write_ipc(buffer, compression="uncompressed")
     whole = hashlib.sha256(repr(frame.schema).encode())
-    whole.update(buffer.getvalue())
+    for series in frame:
+        whole.update(series.is_null().cast(pl.UInt8).to_numpy())
+        if series.dtype == pl.String:
+            text = series.fill_null("")
+            whole.update(text.str.len_bytes().to_numpy())
+            whole.update(str(text.str.join().item()).encode() if len(text) else b"")
+        else:
+            known = series.cast(pl.UInt8) if series.dtype == pl.Boolean else series.to_physical()
+            whole.update(known.fill_null(0).to_numpy())
     return whole.hexdigest()
 
 
@@ -159,10 +157,28 @@ class Lake(dg.ConfigurableIOManager):
 
         Writers on one machine wait for each other; an object store has no such lock.
         """
-        with _alone(self._path(contract, day).parent):
+        with self.alone(contract):
             stored = self.read(contract, day)
             whole = rows if stored is None else pl.concat([stored, rows]).unique(contract.key, keep="first")
             self.write(contract, day, whole.sort(contract.key))
+
+    @contextlib.contextmanager
+    def alone(self, contract: Contract) -> Iterator[None]:
+        """Keep other runs out of a table whose partitions are read, merged and written back, until the block ends.
+
+        Whoever else asks for it waits, whatever started the run; a process that dies lets go of it. An asset yields its
+        output inside the block, and goes on after it is written. An object store has no such lock: there the tags of
+        the jobs alone keep runs apart.
+        """
+        folder = UPath(self.root) / contract.table
+        if folder.protocol not in ("", "file"):
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(str(folder / ".lock"), "ab") as handle:
+            # A lock of the process and not of the file: a step that failed in this process cannot block the next one.
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+            yield
 
     def _path(self, contract: Contract, day: date) -> UPath:
         return UPath(self.root) / contract.table / f"day={key_of(day)}" / PART
@@ -180,18 +196,6 @@ class Lake(dg.ConfigurableIOManager):
         contract = contract_of(context.asset_key)
         days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         return self.scan_days(contract, days)
-
-
-@contextlib.contextmanager
-def _alone(folder: UPath) -> Iterator[None]:
-    """Hold a partition's lock, if it is on this machine; the kernel lets go of it when the process dies."""
-    if folder.protocol not in ("", "file"):
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(str(folder / LOCK), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _sweep(folder: UPath) -> None:

@@ -265,3 +265,14 @@ def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path)
     assert lake.columns(PRICES, date(2018, 1, 1)) == [name for name in PRICES.columns if name != "trades"]
     assert lake.columns(PRICES, date(2018, 1, 3)) == []
     assert found.filter(PRICES.day == date(2018, 1, 2)).equals(bars.tail(24))
+
+
+@given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.booleans(), st.none() | st.integers(0, 9))), st.data())
+def test_rows_cut_from_a_larger_frame_have_the_digest_of_those_rows_alone(
+    rows: list[tuple[str | None, bool | None, int | None]], data: st.DataObject
+) -> None:
+    """Arrow leaves bits and bytes of the larger frame around a slice, which must not name its content."""
+    schema = {"s": pl.String, "b": pl.Boolean, "n": pl.Int64}
+    first, length = data.draw(st.integers(0, len(rows))), data.draw(st.integers(0, len(rows)))
+    part = pl.DataFrame(rows, schema=schema, orient="row").slice(first, length)
+    assert digest(part) == digest(pl.DataFrame(rows[first : first + length], schema=schema, orient="row"))

@@ -101,7 +101,8 @@ class Outbox:
     ) -> list[str]:
         """Store what is new; return the ids of the alerts stored.
 
-        A finding whose rule told the same subject within its quiet period is left out.
+        A finding whose rule told the same subject within its quiet period is left out. What was told by a clock that
+        has been put back since is quiet around its own time only, so that it cannot silence a rule for longer.
 
         Args:
             findings: what the rules found.
@@ -112,10 +113,12 @@ class Outbox:
         with self._open() as connection:
             for finding in findings:
                 rule = finding.rule
+                quiet = max(rule.quiet, timedelta(microseconds=1))
                 told = connection.execute(
-                    "SELECT max(raised_at) FROM alert WHERE rule = ? AND subject = ?", (rule.name, finding.subject)
-                ).fetchone()[0]
-                if told is not None and now - datetime.fromisoformat(told) < max(rule.quiet, timedelta(microseconds=1)):
+                    "SELECT 1 FROM alert WHERE rule = ? AND subject = ? AND raised_at > ? AND raised_at < ?",
+                    (rule.name, finding.subject, _text(now - quiet), _text(now + quiet)),
+                ).fetchone()
+                if told is not None:
                     continue
                 alert_id = hashlib.sha256(f"{rule.name}\n{finding.subject}\n{now.isoformat()}".encode()).hexdigest()[
                     :32
@@ -142,8 +145,12 @@ class Outbox:
         return stored
 
     def due(self, now: datetime) -> list[Alert]:
-        """Return the deliveries to be tried now, the oldest first."""
-        return self._alerts("delivery.state = ? AND delivery.next_try <= ?", (PENDING, _text(now)))
+        """Return the deliveries to be tried now, the oldest first.
+
+        A try that would come later than the longest wait was set by a clock that has been put back since, and is due.
+        """
+        due = "delivery.state = ? AND (delivery.next_try <= ? OR delivery.next_try > ?)"
+        return self._alerts(due, (PENDING, _text(now), _text(now + LONGEST_WAIT)))
 
     def between(self, first: datetime, last: datetime) -> list[Alert]:
         """Return every delivery of the alerts raised from `first` on and before `last`, by time."""

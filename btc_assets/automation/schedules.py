@@ -1,5 +1,6 @@
 """The clock: bars every hour, articles and posts every quarter of one, a new model every Monday."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
 import dagster as dg
@@ -32,7 +33,7 @@ def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | No
     """Decide which days' bars to fetch.
 
     Today, once its first bar has closed; yesterday too while it is being closed or lacks its last hour; and
-    everything since the newest stored day, where the machine was off.
+    everything since the newest stored day and the newest bar, where the machine was off or the source was silent.
 
     Args:
         now: of the tick, UTC.
@@ -51,15 +52,19 @@ def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | No
     earlier = [day for day in stored if day <= today]
     if earlier:
         first = min(first, earlier[-1])
+    if newest_bar is not None:  # older than the newest day where that one is stored without a bar
+        first = min(first, newest_bar.date())
     first = max(first, settings().first_day)
     return Span(first, last) if first <= last else None
 
 
-def _newest_bar(lake: Lake, day: date | None) -> datetime | None:
-    if day is None:
-        return None
-    frame = lake.read(PRICES, day)
-    return None if frame is None else frame.select(pl.col("open_time").max()).item()
+def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
+    """Return when the newest bar of these days opened; a day may be stored without one."""
+    for day in reversed(days):
+        frame = lake.read(PRICES, day)
+        if frame is not None and not frame.is_empty():
+            return frame.select(pl.col("open_time").max()).item()
+    return None
 
 
 @dg.schedule(
@@ -79,8 +84,7 @@ def hourly_refresh(
     if end is not None and now.date() >= end:
         return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
     stored = lake.days(PRICES)
-    newest = next((day for day in reversed(stored) if day <= now.date()), None)
-    span = days_to_refresh(now, stored, _newest_bar(lake, newest))
+    span = days_to_refresh(now, stored, _newest_bar(lake, [day for day in stored if day <= now.date()]))
     if span is None:
         return dg.SkipReason("no bar of the first day has closed yet")
     run_key = f"{now.isoformat()}|{span}"

@@ -161,7 +161,8 @@ def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> lis
         if run.status != dg.DagsterRunStatus.FAILURE or attempt >= ATTEMPTS:
             continue
         rest = RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
-        if record.end_time is None or now.timestamp() - record.end_time < rest:
+        # An end that lies far ahead was told by a clock that has been put back since: it says nothing of the rest.
+        if record.end_time is None or abs(now.timestamp() - record.end_time) < rest:
             continue
         asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
         kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}
@@ -307,7 +308,8 @@ def publish_new_forecasts(
     """Ask for the bundle of the newest day with new forecasts; an older day never replaces a newer one."""
     position = Position.parse(context.cursor)
     after, changed = new_content(context.instance, FORECASTS, position)
-    newest = max([*position.seen, *changed], default=None)
+    today = key_of(settings().now().date())  # a clock that was ahead has made days to come, which are empty
+    newest = max((key for key in [*position.seen, *changed] if key <= today), default=None)
     moved = str(position.moved(after, changed))
     requests = asked_again(context.instance, "publish_new_forecasts", datetime.now(tz=UTC))
     said = "no new forecasts of the newest day"

@@ -1,6 +1,6 @@
 """`market/prices`: hourly bars, one partition a UTC day."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -32,7 +32,7 @@ _ROWS_SHOWN = 50
 )
 def prices(
     context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
-) -> dg.Output[pl.DataFrame]:
+) -> Iterator[dg.Output[pl.DataFrame]]:
     """Closed hourly Bitcoin bars of the chosen source (`BTC_MARKET_SOURCE`), with the venue on each row.
 
     Prices are USD (or the venue's dollar coin), volumes BTC; quote volume, trades and taker buy volumes where the
@@ -41,6 +41,12 @@ def prices(
     an hour the source no longer gives stays stored. A source that fails, or gives something that is no history of
     hourly bars, fails the run with a sentence and leaves every stored partition as it was.
     """
+    with lake.alone(PRICES):
+        yield _refreshed(context, lake, market)
+
+
+def _refreshed(context: dg.AssetExecutionContext, lake: Lake, market: Market) -> dg.Output[pl.DataFrame]:
+    """Ask for the days of the run, and merge what came with what is stored."""
     days = sorted(day_of(key) for key in context.partition_keys)
     first, last = closed_hours(days, market.now())
     old = lake.scan(PRICES, days[0], days[-1]).collect()

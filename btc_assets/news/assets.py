@@ -105,7 +105,8 @@ def articles(
     Articles with nearly one title within 48 hours are one story. A source that is slow or broken stops no other; the
     table below says what each one gave and why it failed. All text is plain: no markup, bounded in length.
     """
-    yield from _gathered(context, lake, news, "article", ARTICLES)
+    with lake.alone(ARTICLES):
+        yield from _gathered(context, lake, news, "article", ARTICLES)
 
 
 @dg.asset(
@@ -124,7 +125,8 @@ def posts(
     As `news/articles`: a post is stored once, its availability never moves, an edited one adds a revision. Votes and
     comments are those of the moment it was first seen.
     """
-    yield from _gathered(context, lake, news, "post", POSTS)
+    with lake.alone(POSTS):
+        yield from _gathered(context, lake, news, "post", POSTS)
 
 
 @dg.asset(

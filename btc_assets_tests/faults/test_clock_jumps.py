@@ -1,0 +1,232 @@
+"""A clock that jumps a day ahead, or back: no hour is made up, none is lost, and nobody is told or asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets import contracts
+from btc_assets.alerts.channels import DeliveryError
+from btc_assets.alerts.deliver import deliver
+from btc_assets.alerts.outbox import Finding, Outbox
+from btc_assets.alerts.rules import Rule
+from btc_assets.automation.jobs import ARTICLES, FORECASTS, OUTCOMES, PRICES, SCORES
+from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
+from btc_assets.definitions import defs
+from btc_assets.lake import Lake, digest
+from btc_assets.settings import Settings
+from btc_assets_tests.faults.venue import Refresher, Venue
+from btc_assets_tests.market.conftest import Exchange
+
+TODAY = datetime(2019, 8, 6, tzinfo=UTC)
+NOW = TODAY + timedelta(hours=10, minutes=5)
+DAY = timedelta(days=1)
+JUMPS = pytest.mark.parametrize("jump", [DAY, -DAY], ids=["ahead", "back"])
+
+
+@pytest.fixture
+def venue() -> Iterator[Venue]:
+    exchange = Exchange()
+    yield Venue(exchange, NOW)
+    exchange.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
+    """Set the project's clock."""
+
+    def put(now: datetime) -> None:
+        monkeypatch.setattr(Settings, "now", lambda _: now)
+
+    return put
+
+
+@JUMPS
+def test_bars_survive_a_clock_that_jumps(
+    jump: timedelta, venue: Venue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown by the hours stored after every tick, and by digests at the end.
+
+    The refresh of a real local exchange, whose own clock is right, ticks once an hour; after the second tick the
+    project's clock is a day off for three. While it is, no stored hour is lost and no hour is stored that the
+    exchange has not begun. The hour it is in the middle of cannot be told from a closed one by a clock that is
+    ahead; an hour after the clock is right again it is replaced, and every day has the digest of a lake whose clock
+    never jumped. A tick that is evaluated twice asks under one key.
+    """
+    days = [(TODAY + n * DAY).date() for n in (-1, 0, 1)]
+
+    def hours_of(refresher: Refresher) -> set[datetime]:
+        return {hour for day in days for hour in refresher.bars(day)["open_time"]}
+
+    def ticks(root: str, off: timedelta) -> Refresher:
+        venue.now = NOW - DAY
+        refresher = Refresher(venue, Lake(root=str(tmp_path / root)), monkeypatch)
+        for hour in range(7):
+            jumped = off if hour in (2, 3, 4) else timedelta()
+            before = hours_of(refresher)
+            refresher.now = venue.now + jumped
+            first, second = refresher.asked(), refresher.asked()
+            assert isinstance(first, dg.RunRequest)
+            assert isinstance(second, dg.RunRequest)
+            assert first.run_key == second.run_key
+            refresher.run(first.partition_key, first.tags)
+            assert hours_of(refresher) >= before
+            assert all(opened <= venue.now for opened in hours_of(refresher))
+            venue.now += timedelta(hours=1) if hour else DAY
+        return refresher
+
+    calm, jumped = ticks("calm", timedelta()), ticks("jumped", jump)
+    for day in days[:2]:
+        assert calm.bars(day).height
+        assert digest(jumped.bars(day)) == digest(calm.bars(day))
+    assert jumped.bars(days[2]).is_empty()
+
+
+def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[date, str]) -> None:
+    for day, told in content.items():
+        event = dg.AssetMaterialization(asset, partition=str(day), metadata={"partition_digest": told})
+        instance.report_runless_asset_event(event)
+
+
+def store_forecast(lake: Lake, day: date) -> None:
+    columns = contracts.FORECASTS.columns
+    row = {"role": "champion", "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
+    lake.write(contracts.FORECASTS, day, pl.DataFrame([dict.fromkeys(columns) | row], schema=columns))
+
+
+def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, clock: Callable[[datetime], None]) -> None:
+    """Shown by what the sensor asks for.
+
+    A clock that was a day ahead had tomorrow's partition made, without a row. When it is right again, each new
+    forecast of today is asked to be published, once; and tomorrow's when its time has come.
+    """
+    lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
+    today, tomorrow = TODAY.date(), (TODAY + DAY).date()
+    store_forecast(lake, today)
+    cursor = None
+
+    def published() -> list[str | None]:
+        nonlocal cursor
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, resources={"lake": lake})
+        result = publish_new_forecasts.evaluate_tick(context)
+        cursor = result.cursor
+        return [request.partition_key for request in result.run_requests or []]
+
+    clock(NOW + DAY)
+    tell(instance, FORECASTS, {today: "an hour", tomorrow: "nothing"})
+    published()
+    clock(NOW)
+    tell(instance, FORECASTS, {today: "another hour"})
+    assert published() == [str(today)]
+    assert published() == []
+    store_forecast(lake, tomorrow)
+    clock(NOW + DAY)
+    tell(instance, FORECASTS, {tomorrow: "its first hour"})
+    assert published() == [str(tomorrow)]
+
+
+@JUMPS
+def test_no_sensor_asks_without_end_when_the_clock_jumps(
+    jump: timedelta, tmp_path: Path, clock: Callable[[datetime], None]
+) -> None:
+    """Shown by the requests of nine ticks of every sensor.
+
+    Every sensor that carries data on is ticked three times at each of: the right time, a day off, the right time
+    again; the events that it follows are told once, before. Whatever it asks for it asks for at its first tick, as
+    each later request has been asked for before under the same key, or is none.
+    """
+    lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
+    today = TODAY.date()
+    lake.write(contracts.PRICES, today, contracts.PRICES.empty())
+    store_forecast(lake, today)
+    for asset in (PRICES, ARTICLES, SCORES, FORECASTS, OUTCOMES):
+        tell(instance, asset, {today: "an hour"})
+    for sensor in SENSORS:
+        cursor, keys = None, []
+        for now in (NOW, NOW + jump, NOW):
+            clock(now)
+            for _ in range(3):
+                context = dg.build_sensor_context(
+                    instance=instance, cursor=cursor, definitions=defs, resources={"lake": lake}
+                )
+                result = sensor.evaluate_tick(context)
+                cursor = result.cursor
+                keys.append([request.run_key for request in result.run_requests or []])
+        assert not any(keys[1:]), (sensor.name, keys)
+
+
+@pytest.mark.parametrize(("jump", "asked"), [(DAY, 0), (-DAY, 1), (timedelta(), 1)], ids=["ahead", "back", "right"])
+def test_a_failed_run_is_asked_for_again_once_whatever_the_clock_says(jump: timedelta, asked: int) -> None:
+    """Shown by the requests of three clocks.
+
+    A run of a sensor fails. Six minutes later it is asked for again by a clock that is right, and by one that was
+    put back a day since. One that is a day ahead asks when it is right again; what is asked for carries its
+    attempt, so that it ends after three whatever the clock does.
+    """
+    instance = dg.DagsterInstance.ephemeral()
+
+    @dg.asset
+    def fails() -> None:
+        raise ValueError("the disk is full")
+
+    tags = {SENSOR_TAG: "a sensor", "dagster/run_key": "a key"}
+    dg.materialize([fails], instance=instance, tags=tags, raise_on_error=False)
+    soon = datetime.now(tz=UTC) + timedelta(minutes=6)
+    requests = asked_again(instance, "a sensor", soon + jump)
+    assert [request.run_key for request in requests] == ["a key|attempt 2"] * asked
+    assert len(asked_again(instance, "a sensor", soon)) == 1
+
+
+RULE = Rule("fall", "drawdown", "high", timedelta(hours=6), 0.1)
+
+
+@pytest.mark.parametrize("back", [timedelta(hours=1), DAY, timedelta(days=3650)], ids=["an hour", "a day", "a decade"])
+def test_the_quiet_period_of_an_alert_survives_a_clock_that_is_put_back(back: timedelta, tmp_path: Path) -> None:
+    """Shown by when the same fall is told in a day of ticks.
+
+    A fall is told, the clock is put back, and the rule looks every ten minutes for a day. The subject is told at
+    most once in any six hours of the clock, and it is told: a jump silences it for no longer than its quiet period
+    twice.
+    """
+    outbox = Outbox(tmp_path / "outbox.db")
+
+    def told(at: datetime) -> bool:
+        return bool(outbox.raise_alerts([Finding(RULE, "drawdown", "it fell", 0.2)], {"high": ("log",)}, at))
+
+    assert told(NOW)
+    ticks = [NOW - back + n * timedelta(minutes=10) for n in range(144)]
+    times = [at for at in ticks if told(at)]
+    assert times
+    assert times[0] - ticks[0] <= 2 * RULE.quiet
+    for at, later in pairwise(times):
+        assert RULE.quiet <= later - at <= 2 * RULE.quiet
+    assert all(abs(at - NOW) >= RULE.quiet for at in times)
+
+
+def test_a_delivery_waits_no_longer_because_the_clock_is_put_back(tmp_path: Path) -> None:
+    """Shown by what reaches a webhook in two hours of tries.
+
+    A webhook is down when an alert is raised; then the clock is put back a day. The next try comes within the hour
+    that is the longest wait, and the alert is delivered once.
+    """
+    outbox, at = Outbox(tmp_path / "outbox.db"), NOW
+    outbox.raise_alerts([Finding(RULE, "drawdown", "it fell", 0.2)], {"high": ("webhook",)}, at)
+
+    def down(_alert: object) -> None:
+        raise DeliveryError("no answer")
+
+    deliver(outbox, {"webhook": down}, lambda: at)
+    reached: list[str] = []
+    for minutes in range(0, 120, 10):
+        deliver(
+            outbox,
+            {"webhook": lambda alert: reached.append(alert.alert_id)},
+            lambda minutes=minutes: at - DAY + timedelta(minutes=minutes),
+        )
+    assert len(reached) == 1
