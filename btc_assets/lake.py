@@ -46,14 +46,14 @@ def digest(frame: pl.DataFrame) -> str:
     """
     whole = hashlib.sha256(repr(frame.schema).encode())
     for series in frame:
-        whole.update(series.is_null().cast(pl.UInt8).to_numpy())
+        whole.update(series.is_null().cast(pl.UInt8).to_numpy().tobytes())
         if series.dtype == pl.String:
             text = series.fill_null("")
-            whole.update(text.str.len_bytes().to_numpy())
+            whole.update(text.str.len_bytes().to_numpy().tobytes())
             whole.update(str(text.str.join().item()).encode() if len(text) else b"")
         else:
             known = series.cast(pl.UInt8) if series.dtype == pl.Boolean else series.to_physical()
-            whole.update(known.fill_null(0).to_numpy())
+            whole.update(known.fill_null(0).to_numpy().tobytes())
     return whole.hexdigest()
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btc_assets.contracts import PRICES, dagster_type
+from btc_assets.contracts import MODEL_HISTORY, PRICES, dagster_type
 from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, digest, stored
 from btc_assets.partitions import daily_grid
 from btc_assets.settings import Settings
@@ -276,3 +276,37 @@ def test_rows_cut_from_a_larger_frame_have_the_digest_of_those_rows_alone(
     first, length = data.draw(st.integers(0, len(rows))), data.draw(st.integers(0, len(rows)))
     part = pl.DataFrame(rows, schema=schema, orient="row").slice(first, length)
     assert digest(part) == digest(pl.DataFrame(rows[first : first + length], schema=schema, orient="row"))
+
+
+APPENDING = """
+import sys
+from datetime import UTC, date, datetime, timedelta
+import polars as pl
+from btc_assets.contracts import MODEL_HISTORY
+from btc_assets.lake import Lake
+root, writer = sys.argv[1], int(sys.argv[2])
+for n in range(10):
+    at = datetime(2018, 1, 1, tzinfo=UTC) + timedelta(seconds=100 * writer + n)
+    row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
+    Lake(root=root).append(MODEL_HISTORY, DAY, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
+""".replace("DAY", "date(2018, 1, 1)")
+
+
+def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", APPENDING, lake.root, str(n)]) for n in range(3)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    stored = lake.read(MODEL_HISTORY, DAY)
+    assert stored is not None
+    assert stored.height == 30
+    assert stored["effective_from"].is_sorted()
+
+
+def test_a_row_that_is_stored_is_not_altered_by_appending_another_of_its_key(lake: Lake) -> None:
+    at = datetime(2018, 1, 1, tzinfo=UTC)
+    row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
+    first, other = (
+        pl.DataFrame([row | {"reason": reason}], schema=MODEL_HISTORY.columns) for reason in ("why", "not so")
+    )
+    for frame in (first, other, MODEL_HISTORY.empty(), first):
+        lake.append(MODEL_HISTORY, DAY, frame)
+        assert lake.read(MODEL_HISTORY, DAY).equals(first)
