@@ -31,7 +31,7 @@ from btc_assets.contracts import CONTRACTS, Contract, dagster_type
 from btc_assets.definitions import defs
 from btc_assets.lake import Lake, digest, stored
 from btc_assets.learning.bundle import DOCUMENT, ModelBundle, write_bundle
-from btc_assets.learning.gate import Standing
+from btc_assets.learning.history import Standing
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry
 from btc_assets.market.resources import Market
 from btc_assets.news.resources import News
