@@ -99,7 +99,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
         result = defs.resolve_job_def("rollback_champion").execute_in_process(
             instance=instance,
             partition_key=key_of(days[-1]),
-            run_config=change | {"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+            run_config=change | {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
     if not result.success:
