@@ -15,6 +15,7 @@ from btc_assets.automation.sensors import (
     PARTITION_TAG,
     RUNNING_WHEN_LIVE,
     Position,
+    answered,
     new_content,
     positions_of,
     positions_text,
@@ -126,11 +127,10 @@ def raise_alerts(
     context.log.info(said)
     cursor = positions_text(positions)
     today = key_of(datetime.now(tz=UTC).date())
-    if not (raised or deliveries.delivered) or not DAILY.has_partition_key(today):
-        context.update_cursor(cursor)
-        return dg.SkipReason(said)
-    run_key = f"alerts|{datetime.now(tz=UTC).isoformat()}"
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, partition_key=today)], cursor=cursor)
+    requests = []
+    if (raised or deliveries.delivered) and DAILY.has_partition_key(today):
+        requests = [dg.RunRequest(run_key=f"alerts|{datetime.now(tz=UTC).isoformat()}", partition_key=today)]
+    return answered(context, requests, cursor, said)
 
 
 def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:

@@ -16,6 +16,7 @@ from btc_assets.automation.sensors import (
     RUNNING_WHEN_LIVE,
     SENSOR_TAG,
     Position,
+    answered,
     asked_again,
     new_content,
 )
@@ -115,10 +116,7 @@ def _retrain(
         else:
             said += f"No training was asked for: {hindrance}."
     context.log.info(said)
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason(said)
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, said)
 
 
 @dg.sensor(

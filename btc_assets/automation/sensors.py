@@ -177,6 +177,16 @@ def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> lis
     return requests
 
 
+def answered(
+    context: dg.SensorEvaluationContext, requests: list[dg.RunRequest], cursor: str, otherwise: str
+) -> dg.SensorResult | dg.SkipReason:
+    """Answer a tick with its requests, or say why there are none; the cursor moves on either way."""
+    if requests:
+        return dg.SensorResult(run_requests=requests, cursor=cursor)
+    context.update_cursor(cursor)
+    return dg.SkipReason(otherwise)
+
+
 def days_touched(changed: Iterable[date], stored: Sequence[date]) -> list[date]:
     """Return the days whose features, labels or forecasts follow from bars that have changed.
 
@@ -225,10 +235,7 @@ def forecast_from_new_prices(
         content = "|".join(changed.get(key_of(day), "") for day in span.days)
         content = content if span.first == span.last else hashlib.sha256(content.encode()).hexdigest()
         requests.append(_request(span, f"{span}|{content}|{after}", forecast_assets(lake, span)))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason("no new bars")
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, "no new bars")
 
 
 @dg.sensor(
@@ -254,10 +261,7 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
         content_of_span = "".join(changed[key_of(day)] for day in span.days)
         requests.append(_request(span, f"{span}|{hashlib.sha256(content_of_span.encode()).hexdigest()}"))
     moved = positions_text(positions)
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason("no new articles or posts")
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, "no new articles or posts")
 
 
 @dg.sensor(
@@ -289,10 +293,7 @@ def forecast_from_new_scores(
         else:
             content = f"{hashlib.sha256(content.encode()).hexdigest()}|{after}"
         requests.append(_request(span, f"{span}|{content}", forecast_assets(lake, span)))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason("no new scores of days that have bars")
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, "no new scores of days that have bars")
 
 
 @dg.sensor(
@@ -319,10 +320,7 @@ def publish_new_forecasts(
             said = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
         else:
             requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{after}"))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason(said)
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, said)
 
 
 @dg.sensor(
@@ -347,10 +345,7 @@ def forecast_from_new_models(
         content = hashlib.sha256(json.dumps(recent, sort_keys=True).encode()).hexdigest()
         newest = Span(stored[-1], stored[-1])
         requests.append(_request(newest, f"{newest}|{content}|{after}", [FORECASTS, OUTCOMES]))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason("nobody new stands today")
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, "nobody new stands today")
 
 
 @dg.sensor(
@@ -376,10 +371,7 @@ def settle_shadows(
         said = f"the report of {key_of(today - DAY)} says {decision}"
         if decision != "wait":
             requests.append(_request(Span(today, today), f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason(said)
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, said)
 
 
 @dg.sensor(
@@ -400,10 +392,7 @@ def report_on_closed_days(context: dg.SensorEvaluationContext) -> dg.SensorResul
     for span in spans(closed[-REPORTED_DAYS:]):
         content = "|".join(changed[key_of(day)] for day in span.days)
         requests.append(_request(span, f"{span}|{hashlib.sha256(content.encode()).hexdigest()}|{after}"))
-    if not requests:
-        context.update_cursor(moved)
-        return dg.SkipReason("no closed day has new outcomes")
-    return dg.SensorResult(run_requests=requests, cursor=moved)
+    return answered(context, requests, moved, "no closed day has new outcomes")
 
 
 SENSORS = [

@@ -62,6 +62,31 @@ def _kline(bar: dict[str, object]) -> list[object]:
     return [at, *prices, at + 3_599_999, *flow, "0"]
 
 
+def deployment_of(root: Path, venue: Venue, **settings: str) -> dict[str, str]:
+    """Make a small deployment on folders of its own, whose exchange is the venue; return its environment."""
+    home = root / "home"
+    home.mkdir()
+    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(root / "dagster"))
+    (home / "dagster.yaml").write_text(config)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
+    chosen = {
+        "DAGSTER_HOME": str(home),
+        "BTC_DATA_DIR": str(root / "data"),
+        "BTC_MARKET_SOURCE": "binance",
+        "BTC_BINANCE_URL": venue.exchange.url,
+        "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
+        "BTC_HTTP_REQUESTS_PER_SECOND": "50",
+        "BTC_HISTORY_START": str(venue.bars["open_time"][0].date() + timedelta(days=2)),
+        "BTC_TRAIN_DAYS": "60",
+        "BTC_CV_FOLDS": "2",
+        "BTC_CV_TEST_DAYS": "7",
+        "BTC_TUNE_TRIALS": "0",
+        "BTC_FEATURE_SET": "streamlined",
+        "BTC_REFRESH_CRON": "* * * * *",
+    }
+    return kept | chosen | settings
+
+
 def _until(holds: Callable[[], bool], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,34 +103,19 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
     today = this_hour.replace(hour=0)
     told = today if this_hour > today else today - timedelta(days=1)  # the exchange tells whole days, up to this
     venue = Venue(newest=told - HOUR)
-    home = tmp_path / "home"
-    home.mkdir()
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
-    (home / "dagster.yaml").write_text(config)
     feeds = tmp_path / "feeds.toml"
     feeds.write_text(
         f'[[feed]]\nname = "desk"\nurl = "{venue.exchange.url}/feed.xml"\noutlet = "desk.example"\nrhythm_hours = 24\n'
     )
     port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-        "DAGSTER_HOME": str(home),
-        "BTC_DATA_DIR": str(tmp_path / "data"),
-        "BTC_MARKET_SOURCE": "binance",
-        "BTC_BINANCE_URL": venue.exchange.url,
-        "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
-        "BTC_HTTP_REQUESTS_PER_SECOND": "50",
-        "BTC_NEWS_SOURCES": "rss",
-        "BTC_NEWS_FEEDS": str(feeds),
-        "BTC_NEWS_CRON": "* * * * *",
-        "BTC_HISTORY_START": str((this_hour - timedelta(days=HISTORY_DAYS - 2)).date()),
-        "BTC_TRAIN_DAYS": "60",
-        "BTC_CV_FOLDS": "2",
-        "BTC_CV_TEST_DAYS": "7",
-        "BTC_TUNE_TRIALS": "0",
-        "BTC_FEATURE_SET": "streamlined",
-        "BTC_REFRESH_CRON": "* * * * *",
-        "BTC_SERVE_PORT": str(port),
-    }
+    environment = deployment_of(
+        tmp_path,
+        venue,
+        BTC_NEWS_SOURCES="rss",
+        BTC_NEWS_FEEDS=str(feeds),
+        BTC_NEWS_CRON="* * * * *",
+        BTC_SERVE_PORT=str(port),
+    )
     last = (told - HOUR).date()
     walk = ["walk-forward", "--from", str(last - timedelta(days=1)), "--to", str(last)]
     trained = subprocess.run(

@@ -1,7 +1,6 @@
 """Once for real: a champion gone bad is found out, a new cutoff is trained, judged and served, and nobody is asked."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
 from btc_assets.partitions import key_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
-from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, _until
+from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, _until, deployment_of
 
 DAY = timedelta(days=1)
 FORECAST_DAYS = 20
@@ -51,29 +50,13 @@ class Project:
 
     def __init__(self, root: Path, venue: Venue, today: date) -> None:
         self.root, self.today, self.port = root, today, free_port(LOOPBACK, 0)
-        home = root / "home"
-        home.mkdir()
-        config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(root / "dagster"))
-        (home / "dagster.yaml").write_text(config)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
-        self.environment = kept | {
-            "DAGSTER_HOME": str(home),
-            "BTC_DATA_DIR": str(root / "data"),
-            "BTC_MARKET_SOURCE": "binance",
-            "BTC_BINANCE_URL": venue.exchange.url,
-            "BTC_BINANCE_ARCHIVE_URL": venue.exchange.url,
-            "BTC_HTTP_REQUESTS_PER_SECOND": "50",
-            "BTC_NEWS_SOURCES": "none",
-            "BTC_HISTORY_START": str(venue.bars["open_time"][0].date() + 2 * DAY),
-            "BTC_TRAIN_DAYS": "60",
-            "BTC_CV_FOLDS": "2",
-            "BTC_CV_TEST_DAYS": "7",
-            "BTC_TUNE_TRIALS": "0",
-            "BTC_FEATURE_SET": "streamlined",
-            "BTC_REFRESH_CRON": "* * * * *",
-            "BTC_RETRAIN_COOLDOWN_HOURS": "0",
-            "BTC_SERVE_PORT": str(self.port),
-        }
+        self.environment = deployment_of(
+            root,
+            venue,
+            BTC_NEWS_SOURCES="none",
+            BTC_RETRAIN_COOLDOWN_HOURS="0",
+            BTC_SERVE_PORT=str(self.port),
+        )
         self.lake = Lake(root=str(root / "data" / "lake"))
 
     def run(self, *command: str) -> None:

@@ -119,6 +119,16 @@ def history_rows(day: date, version: int | None, role: str = "champion", *, hour
     return pl.DataFrame([row], schema=MODEL_HISTORY.columns)
 
 
+def champion_from(day: date, hours: pl.Series, *, version: int, cutoff: date) -> pl.DataFrame:
+    """Return the choice of one model as champion of every hour from a day on."""
+    return pl.DataFrame({"open_time": hours.filter(hours >= midnight(day))}).with_columns(
+        pl.lit("champion").alias("role"),
+        pl.lit(version, pl.Int64).alias("model_version"),
+        pl.lit(cutoff).alias("model_cutoff"),
+        pl.lit(digest_of(version)).alias("model_digest"),
+    )
+
+
 def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
     """Return TRAINED_MODEL rows of every graph."""
     return pl.DataFrame(

@@ -25,7 +25,7 @@ from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.settings import settings
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.monitoring.conftest import DAYS, FEATURE, LinearModel, digest_of, features_of, labels_of
+from btc_assets_tests.monitoring.conftest import DAYS, FEATURE, LinearModel, champion_from, features_of, labels_of
 
 HISTORY = [DAYS[0] + timedelta(days=n) for n in range(60)]
 CUTOFF, STUCK_FROM, LAST = HISTORY[20], HISTORY[-7], HISTORY[-1]
@@ -65,13 +65,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     stuck = pl.when(pl.col("open_time") >= midnight(STUCK_FROM)).then(STUCK_AT).otherwise(pl.col(FEATURE))
     noise = pl.Series(OTHER, np.random.default_rng(2).normal(size=bars.height))
     features = features_of(bars).with_columns(stuck.alias(FEATURE), noise)
-    champion = features.filter(pl.col("open_time") >= midnight(CUTOFF)).select(
-        "open_time",
-        pl.lit(CHAMPION).alias("role"),
-        pl.lit(VERSION, pl.Int64).alias("model_version"),
-        pl.lit(CUTOFF).alias("model_cutoff"),
-        pl.lit(digest_of(VERSION)).alias("model_digest"),
-    )
+    champion = champion_from(CUTOFF, features["open_time"], version=VERSION, cutoff=CUTOFF)
     made = forecast_hours(features, bars, champion, OneModel(tracking_uri="sqlite://"))
     outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
     for contract, frame in ((HOURLY_FEATURES, features), (FORECASTS, made), (FORECAST_OUTCOMES, outcomes)):
