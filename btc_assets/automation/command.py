@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.automation.spans import DAY
-from btc_assets.contracts import FORECASTS, MODEL_HISTORY, PERFORMANCE_REPORT
+from btc_assets.contracts import MODEL_HISTORY, PERFORMANCE_REPORT
 from btc_assets.learning.history import CHAMPION, holder
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings
@@ -87,18 +87,19 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     """
     from btc_assets.definitions import defs
     from btc_assets.lake import Lake
-    from btc_assets.learning.assets import history_config
+    from btc_assets.learning.assets import history_config, newest_day_forecast
+    from btc_assets.serving.publish import live_manifest
 
     lake = Lake(root=config.lake_root)
-    days = lake.days(FORECASTS)
-    if not days:
+    day = newest_day_forecast(lake, config.now())
+    if day is None:
         print("Nothing is forecast yet, so there is nothing to roll back.", file=sys.stderr)
         return 2
     change = history_config(event="rollback", to=to or 0, reason=reason, actor=getpass.getuser())
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def("rollback_champion").execute_in_process(
             instance=instance,
-            partition_key=key_of(days[-1]),
+            partition_key=key_of(day),
             run_config=change | {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
@@ -106,8 +107,11 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
         _complain(result, "The rollback failed.")
         return 1
     stands = holder(lake.scan(MODEL_HISTORY).collect(), CHAMPION, datetime.max.replace(tzinfo=UTC))
-    if stands is not None:
-        print(f"Champion is version {stands.version}, trained to {stands.cutoff}; its newest forecast is published.")
+    live = live_manifest(config.serving_dir)
+    if stands is None or live is None or live.get("model_version") != stands.version:
+        print("The change is written, but what is served has not followed it yet; ask again.", file=sys.stderr)
+        return 1
+    print(f"Champion is version {stands.version}, trained to {stands.cutoff}; its newest forecast is published.")
     return 0
 
 

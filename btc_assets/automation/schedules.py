@@ -10,6 +10,7 @@ from btc_assets.automation.jobs import gather_texts, refresh_prices, train_cutof
 from btc_assets.automation.spans import DAY, Span
 from btc_assets.contracts import ARTICLES, HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake
+from btc_assets.learning.history import is_written
 from btc_assets.partitions import key_of
 from btc_assets.settings import settings
 
@@ -155,7 +156,7 @@ def weekly_training(
     if end is not None and cutoff > end:
         return dg.SkipReason(f"the history is closed: its last cutoff is {key_of(end)}")
     verdict = lake.read(MODEL_VERDICT, cutoff)
-    if verdict is not None and not verdict.is_empty() and lake.read(MODEL_HISTORY, cutoff) is not None:
+    if verdict is not None and not verdict.is_empty() and is_written(lake.scan(MODEL_HISTORY).collect(), verdict):
         return dg.SkipReason(f"the model of {key_of(cutoff)} is trained and judged")
     running = dg.RunsFilter(job_name=train_cutoff.name, tags={"dagster/partition": key_of(cutoff)}, statuses=UNFINISHED)
     if runs := context.instance.get_runs(running, limit=1):

@@ -99,7 +99,9 @@ def positions_text(positions: Mapping[str, Position]) -> str:
     return json.dumps({name: str(position) for name, position in positions.items()}, sort_keys=True)
 
 
-def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position) -> tuple[int, dict[str, str]]:
+def new_content(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position, *, even_failed: bool = False
+) -> tuple[int, dict[str, str]]:
     """Read every materialisation of an asset since a position, none skipped.
 
     What a run made counts once the run has succeeded, its blocking checks included: events of an unfinished run are
@@ -110,6 +112,7 @@ def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Posi
         instance: whose event log is read.
         asset: the asset.
         position: where to start.
+        even_failed: count what a failed run made as well: rows that are only ever added stand, whatever failed after.
 
     Returns:
         The storage id read up to, and the newest content digest of each partition whose content is new.
@@ -127,7 +130,7 @@ def new_content(instance: dg.DagsterInstance, asset: dg.AssetKey, position: Posi
         if run is not None and not run.is_finished:
             break
         after = record.storage_id
-        if run is not None and (not run.is_success or WALK_TAG in run.tags):
+        if run is not None and (not (run.is_success or even_failed) or WALK_TAG in run.tags):
             continue
         if record.partition_key is None or not DAILY.has_partition_key(record.partition_key):
             continue  # recorded by a deployment with another history
@@ -335,7 +338,7 @@ def forecast_from_new_models(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for today's forecasts where the history of the newest days has changed; older days are not made anew."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, HISTORY, position)
+    after, changed = new_content(context.instance, HISTORY, position, even_failed=True)
     moved = str(position.moved(after, changed))
     requests = asked_again(context.instance, "forecast_from_new_models", datetime.now(tz=UTC))
     today = settings().now().date()

@@ -43,7 +43,7 @@ from btc_assets.contracts import (
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake, digest
 from btc_assets.learning.assets import history_config
-from btc_assets.learning.history import CHALLENGER, holder, holders
+from btc_assets.learning.history import CHALLENGER, holder, holders, is_written
 from btc_assets.market.assets import closed_hours
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings, settings
@@ -265,7 +265,10 @@ class Walk:
         return {day + i * DAY for day in scores for i in range(WARMUP_DAYS + 1)}
 
     def _lacks_model(self, leg: Leg) -> bool:
-        """Say whether a cutoff is still to be trained and judged."""
+        """Say whether a cutoff is still to be trained and judged, or its verdict to be written into the history."""
+        verdict = self.lake.read(MODEL_VERDICT, leg.cutoff)
+        if verdict is None or not is_written(self.lake.scan(MODEL_HISTORY).collect(), verdict):
+            return True
         return not all(self._made_from(table, [leg.cutoff], self._model_fingerprint(leg)) for table in LEARNED)
 
     def _train(self, leg: Leg) -> None:
@@ -273,7 +276,14 @@ class Walk:
         self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, self._model_fingerprint(leg))
 
     def _model_fingerprint(self, leg: Leg) -> str:
-        return self._fingerprint(MODEL_SETTINGS, "learning", self._content(leg.cutoff))
+        return self._fingerprint(MODEL_SETTINGS, "learning", [*self._content(leg.cutoff), *self._stood_before(leg)])
+
+    def _stood_before(self, leg: Leg) -> Iterator[str]:
+        """Yield the models that a cutoff is judged against."""
+        history = self.lake.scan(MODEL_HISTORY, None, leg.cutoff).collect()
+        for role in HELD_ROLES:
+            held = holder(history, role, midnight(leg.cutoff) - HOUR)
+            yield "nobody" if held is None else held.digest
 
     def _settle_shadow(self, cutoff: date) -> None:
         """Let the hours in shadow until a cutoff decide, and forget what an earlier walk decided on its day."""

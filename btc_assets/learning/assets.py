@@ -25,6 +25,7 @@ from btc_assets.contracts import (
     MODEL_HISTORY,
     MODEL_VERDICT,
     QUANTILE_COLUMNS,
+    SERVING_BUNDLE,
     SHADOW_REPORT,
     TRAINED_MODEL,
     TUNED_PARAMETERS,
@@ -39,6 +40,7 @@ from btc_assets.learning.families.gradient_boosting import BoostedOutput, Boosti
 from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry, RegistryError
 from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.serving.publish import live_manifest
 from btc_assets.settings import settings
 
 GROUP = "learning"
@@ -458,7 +460,7 @@ def model_verdict(
     trained = trained_model.collect()
     candidate = history.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
     past = lake.scan(MODEL_HISTORY, None, cutoff).collect().filter(pl.col("verdict_cutoff").ne_missing(cutoff))
-    before = history.holder(past, history.CHAMPION, takes_effect(lake, cutoff, replayed=has_passed(cutoff)))
+    before = history.holder(past, history.CHAMPION, takes_effect(lake, cutoff, replayed=is_replay(lake, cutoff)))
     wide, known, forecasts = hourly_features.collect(), hourly_labels.collect(), fold_forecasts.collect()
     rows = _rows(wide.lazy(), known.lazy(), cutoff, _names(wide, cutoff))[gate.PRIMARY]
     newest = cv_folds.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
@@ -515,7 +517,7 @@ def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[Boost
     except RegistryError:
         return []
     paths = [natives / training.seed_name(seed) for seed in _other_seeds()]
-    return [BoostedOutput.read(path, features) for path in paths if path.exists()]
+    return [BoostedOutput.read(path, features) for path in paths] if all(path.exists() for path in paths) else []
 
 
 class HistoryChange(dg.Config):
@@ -561,9 +563,10 @@ def model_history(
     day = day_of(context.partition_key)
     everything = lake.scan(MODEL_HISTORY).collect()
     on_the_day = MODEL_HISTORY.day == day
-    if config.event == "replay":
-        lake.write(MODEL_HISTORY, day, MODEL_HISTORY.empty())
-        everything = everything.filter(~on_the_day)
+    if config.event == "replay" and is_replay(lake, day):
+        everything = everything.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
+        with lake.alone(MODEL_HISTORY):
+            lake.write(MODEL_HISTORY, day, everything.filter(on_the_day))
     try:
         added = _added(config, everything, lake, model_verdict.collect(), day)
     except history.HistoryError as error:
@@ -596,25 +599,34 @@ def _added(
     day: date,
 ) -> pl.DataFrame:
     """Return the rows that what is asked for adds to the history."""
-    since = takes_effect(lake, day, replayed=config.event != "rollback" and has_passed(day))
-    times = {"effective_from": since, "recorded_at": datetime.now(tz=UTC)}
+    written = history.moment(everything, datetime.now(tz=UTC))
     if config.event == "rollback":
-        newest = max(lake.days(FORECASTS), default=day)
-        if day < newest:
+        newest = newest_day_forecast(lake, settings().now()) or day
+        if day != newest:
             raise history.HistoryError(f"roll back on {newest}, the newest day with forecasts, not on {day}")
         return history.after_rollback(
             everything,
-            to=config.to or None,
+            to=config.to or _under_way(everything),
             reason=" ".join(config.reason.split()) or "no reason was given",
             actor=" ".join(config.actor.split()) or "unknown",
-            **times,
+            effective_from=takes_effect(lake, day, replayed=False),
+            recorded_at=written,
         )
+    replayed = is_replay(lake, day)
+    times = {"effective_from": takes_effect(lake, day, replayed=replayed), "recorded_at": written}
     if config.event != "verdict":
         report = lake.read(SHADOW_REPORT, day - timedelta(days=1))
-        return history.after_shadow(everything, SHADOW_REPORT.empty() if report is None else report, **times)
-    if verdict.is_empty():
+        added = history.after_shadow(everything, SHADOW_REPORT.empty() if report is None else report, **times)
+    elif verdict.is_empty():
         raise history.HistoryError(f"no verdict of {day} is stored: materialise learning/model_verdict first")
-    return history.after_verdict(everything, verdict, **times)
+    else:
+        added = history.after_verdict(everything, verdict, **times)
+    if added.height and not replayed and has_passed(day):
+        raise history.HistoryError(
+            f"{day} has passed and what was forecast since was served, so nothing is decided for it any more: train "
+            f"the cutoff {settings().now().date()}, or replay the period in a data folder of its own"
+        )
+    return added
 
 
 def _can_forecast(bundle: ModelBundle, version: int) -> None:
@@ -646,9 +658,32 @@ def takes_effect(lake: Lake, day: date, *, replayed: bool) -> datetime:
 
 
 def has_passed(day: date) -> bool:
-    """Say whether a day is decided after the fact: in a closed history, or once its last hour has closed."""
-    chosen = settings()
-    return chosen.history_end is not None or day < (chosen.now() - HOUR).date()
+    """Say whether the last hour of a day has closed."""
+    return day < (settings().now() - HOUR).date()
+
+
+def is_replay(lake: Lake, day: date) -> bool:
+    """Say whether a day is decided as if at its first hour: of a closed history, or with nothing served since."""
+    served = any(published >= day for published in lake.days(SERVING_BUNDLE))
+    return settings().history_end is not None or (has_passed(day) and not served)
+
+
+def newest_day_forecast(lake: Lake, now: datetime) -> date | None:
+    """Return the newest day, up to now, on which a champion has forecast, or None."""
+    for day in reversed([day for day in lake.days(FORECASTS) if day <= now.date()]):
+        made = lake.read(FORECASTS, day)
+        if made is not None and history.CHAMPION in made["role"]:
+            return day
+    return None
+
+
+def _under_way(everything: pl.DataFrame) -> int | None:
+    """Return the version of a rollback that is written but not served yet: one that was killed, to be finished."""
+    champion = everything.filter(pl.col("role") == history.CHAMPION).sort("effective_from", "recorded_at")
+    live = live_manifest(settings().serving_dir)
+    if champion.is_empty() or live is None or champion["event"][-1] != "rolled_back":
+        return None
+    return None if live.get("model_version") == champion["model_version"][-1] else champion["model_version"][-1]
 
 
 @dg.asset(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.contracts import HELD_ROLES, MODEL_HISTORY
 
 CHAMPION, CHALLENGER = HELD_ROLES
@@ -112,17 +113,25 @@ def after_verdict(
     Args:
         history: every MODEL_HISTORY row there is.
         verdict: MODEL_VERDICT rows of one cutoff.
-        effective_from: first hour it holds for, if this cutoff has not changed anything before, UTC.
+        effective_from: first hour it holds for, UTC; never before what the same cutoff has changed already.
         recorded_at: now, UTC.
+
+    Raises:
+        HistoryError: another champion stands than the one the candidate was held against.
     """
     first = verdict.row(0, named=True)
     candidate = ModelChoice(first["candidate_version"], first["cutoff"], first["candidate_digest"])
     own = history.filter(pl.col("verdict_cutoff") == first["cutoff"])
     others = history.filter(pl.col("verdict_cutoff").ne_missing(first["cutoff"]))
-    since = own["effective_from"][0] if own.height else effective_from
+    since = max(effective_from, own["effective_from"][0]) if own.height else effective_from
     before = holder(others, CHAMPION, since)
     promoted = first["decision"] == "promoted" and candidate != before
     said = own.filter(pl.col("role") == CHAMPION)
+    rival, stands = first["champion_version"], before.version if before else None
+    if not said.height and first["decision"] != "refused" and rival not in (stands, candidate.version):
+        raise HistoryError(
+            f"version {candidate.version} was held against version {rival}, but version {stands} stands: judge it again"
+        )
     after = candidate if promoted else before
     rows: list[dict[str, Any]] = []
     if said.height and _held(_in_order(said, CHAMPION)) != after:
@@ -137,6 +146,28 @@ def after_verdict(
     if waits and in_shadow is None and own.filter(pl.col("role") == CHALLENGER).is_empty():
         rows.append(_row(CHALLENGER, "entered_shadow", candidate, _why(verdict)))
     return _rows(rows, since, recorded_at, VERDICT, first["cutoff"])
+
+
+def is_written(history: pl.DataFrame, verdict: pl.DataFrame) -> bool:
+    """Say whether what a verdict decides stands in the history.
+
+    Args:
+        history: every MODEL_HISTORY row there is.
+        verdict: MODEL_VERDICT rows of one cutoff; no rows decide nothing.
+    """
+    if verdict.is_empty():
+        return True
+    at = midnight(verdict["cutoff"][0])
+    try:
+        return after_verdict(history, verdict, effective_from=at, recorded_at=at).is_empty()
+    except HistoryError:
+        return False
+
+
+def moment(history: pl.DataFrame, now: datetime) -> datetime:
+    """Return when a change is written down: now, or just after the newest row where the clock has been put back."""
+    newest = history["recorded_at"].max()
+    return max(now, newest + timedelta(microseconds=1)) if isinstance(newest, datetime) else now
 
 
 def after_shadow(

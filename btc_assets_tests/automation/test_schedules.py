@@ -18,8 +18,10 @@ from btc_assets.automation.schedules import (
     weekly_training,
 )
 from btc_assets.automation.spans import Span
+from btc_assets.clock import midnight
 from btc_assets.contracts import HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake, by_day
+from btc_assets.learning.history import after_verdict
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -175,10 +177,13 @@ def test_a_training_that_failed_is_tried_again_by_a_later_tick(lake: Lake, insta
 def test_a_cutoff_that_is_judged_is_not_trained_again(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
     schema = MODEL_VERDICT.columns
-    verdict = pl.DataFrame([dict.fromkeys(schema) | {"cutoff": MONDAY.date()}], schema=schema)
+    row = {"cutoff": MONDAY.date(), "decision": "promoted", "candidate_version": 1, "candidate_digest": "a"}
+    verdict = pl.DataFrame([dict.fromkeys(schema) | row | {"passed": True}], schema=schema)
     lake.write(MODEL_VERDICT, MONDAY.date(), verdict)
     assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest), "judged, but not written down"
-    lake.write(MODEL_HISTORY, MONDAY.date(), MODEL_HISTORY.empty())
+    at = midnight(MONDAY.date())
+    written = after_verdict(MODEL_HISTORY.empty(), verdict, effective_from=at, recorded_at=at)
+    lake.append(MODEL_HISTORY, MONDAY.date(), written)
     skipped = train(lake, MONDAY.replace(hour=1, minute=20))
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "the model of 2024-03-04 is trained and judged"

@@ -303,6 +303,26 @@ def test_a_model_that_stands_from_today_forecasts_today_at_once(instance: dg.Dag
 
 
 @pytest.mark.usefixtures("noon")
+def test_a_change_that_stands_counts_though_its_run_failed_later(instance: dg.DagsterInstance, lake: Lake) -> None:
+    """A rollback whose publication failed is in the history all the same."""
+    crown(lake, TODAY, champion=3)
+    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
+    grid = dg.StaticPartitionsDefinition(["2018-05-02"])
+
+    @dg.asset(key=HISTORY, partitions_def=grid)
+    def history() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"partition_digest": "a"})
+
+    @dg.asset(deps=[history], partitions_def=grid)
+    def published() -> None:
+        raise ValueError("the disk is full")
+
+    result = dg.materialize([history, published], instance=instance, partition_key="2018-05-02", raise_on_error=False)
+    assert not result.success
+    assert len(tick(forecast_from_new_models, instance)[0]) == 1
+
+
+@pytest.mark.usefixtures("noon")
 def test_a_model_of_long_ago_makes_no_old_forecast_anew(instance: dg.DagsterInstance, lake: Lake) -> None:
     crown(lake, TODAY, champion=3)
     lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())

@@ -279,6 +279,20 @@ def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_befo
         assert all(places["monitoring/forecast_outcomes", day] < next_judged for day in leg.days.days)
 
 
+def test_a_cutoff_judged_against_another_champion_is_judged_again(project: Project) -> None:
+    """A walk from an earlier day was killed: what the later one judged rests on champions that stand no more."""
+    project.walk()
+    day = FIRST_CUTOFF - timedelta(days=1)
+    at = datetime.combine(day, time(), tzinfo=UTC)
+    row = {"effective_from": at, "recorded_at": at, "role": "champion", "event": "promoted", "model_version": 5}
+    row |= {"model_cutoff": day, "model_digest": "another"}
+    frame = pl.DataFrame([dict.fromkeys(MODEL_HISTORY.columns) | row], schema=MODEL_HISTORY.columns)
+    project.lake.append(MODEL_HISTORY, day, frame)
+    project.walk()
+    trained = {day for table, day in project.made if table == "learning/trained_model"}
+    assert trained == {leg.cutoff for leg in LEGS}
+
+
 def test_a_walk_that_is_done_makes_nothing_again_but_the_report(project: Project) -> None:
     project.walk()
     assert project.walk() == 0

@@ -1,7 +1,7 @@
 """A cutoff from bars to verdict, on a lake and an MLflow store of its own."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from btc_assets.automation.walk_forward import LEARNED
 from btc_assets.clock import midnight
 from btc_assets.contracts import (
     FEATURE_GROUP_STUDY,
+    FORECASTS,
     HORIZONS,
     HOURLY_FEATURES,
     HOURLY_LABELS,
     MODEL_HISTORY,
     MODEL_VERDICT,
     PRICES,
+    SERVING_BUNDLE,
     TRAINED_MODEL,
     TUNED_PARAMETERS,
     Contract,
@@ -254,6 +256,7 @@ def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
     verdict = table(lake, MODEL_VERDICT).with_columns(
         cutoff=NEXT,
         candidate_version=pl.lit(2, pl.Int64),
+        champion_version=pl.lit(1, pl.Int64),
         candidate_digest=pl.lit("f" * 64),
         decision=pl.lit("promoted"),
     )
@@ -307,3 +310,76 @@ def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left
     assert event.materialization.metadata["verdicts"].value == {
         f"price against {study['against'][0]}": study["verdict"][0]
     }
+
+
+# --- what a change of the history rests on ----------------------------------------------------------
+class Live:
+    """Settings of a deployment that runs, at noon of a day."""
+
+    history_end: date | None = None
+    seed = 7
+    serving_dir = Path("nowhere")
+
+    def now(self) -> datetime:
+        return midnight(NEXT) + timedelta(hours=12)
+
+
+def history_row(version: int, event: str, hour: int) -> pl.DataFrame:
+    at = midnight(NEXT) + timedelta(hours=hour)
+    row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
+    row |= {"event": event, "model_version": version, "model_cutoff": CUTOFF, "model_digest": "d"}
+    return pl.DataFrame([row], schema=MODEL_HISTORY.columns)
+
+
+@pytest.mark.parametrize(
+    ("newest", "served", "expected"),
+    [("rolled_back", 2, 1), ("rolled_back", 1, None), ("promoted", 2, None), ("rolled_back", None, None)],
+    ids=["killed before it was served", "served", "a promotion waits", "nothing is served"],
+)
+def test_a_rollback_that_is_not_served_yet_is_finished_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, newest: str, served: int | None, expected: int | None
+) -> None:
+    """Whatever hour it is by then: asked again, it goes back to the same version."""
+    rows = pl.concat([history_row(1, "promoted", 0), history_row(2, "promoted", 1), history_row(1, newest, 2)])
+    monkeypatch.setattr(learning, "settings", Live)
+    monkeypatch.setattr(learning, "live_manifest", lambda _: served and {"model_version": served})
+    assert learning._under_way(rows) == expected
+
+
+def test_only_days_nobody_was_served_since_are_decided_as_if_at_their_first_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "settings", Live)
+    lake, yesterday = Lake(root=str(tmp_path)), NEXT - timedelta(days=1)
+    assert learning.is_replay(lake, yesterday)
+    assert not learning.is_replay(lake, NEXT), "today is decided from the newest hour on"
+    lake.write(SERVING_BUNDLE, yesterday, SERVING_BUNDLE.empty())
+    assert not learning.is_replay(lake, yesterday)
+    assert not learning.is_replay(lake, CUTOFF)
+    monkeypatch.setattr(Live, "history_end", NEXT)
+    assert learning.is_replay(lake, yesterday), "a closed history is always a replay"
+
+
+def test_a_day_without_a_champions_forecast_is_not_the_newest_forecast(tmp_path: Path) -> None:
+    lake = Lake(root=str(tmp_path))
+    assert learning.newest_day_forecast(lake, Live().now()) is None
+    row = dict.fromkeys(FORECASTS.columns) | {"open_time": midnight(CUTOFF), "role": "champion"}
+    lake.write(FORECASTS, CUTOFF, pl.DataFrame([row], schema=FORECASTS.columns))
+    for day in (NEXT, NEXT + timedelta(days=1)):  # an outage, and a clock that was ahead
+        lake.write(FORECASTS, day, FORECASTS.empty())
+    assert learning.newest_day_forecast(lake, Live().now()) == CUTOFF
+
+
+def test_a_champion_with_some_of_the_paired_fits_is_judged_by_the_one_that_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seed of the deployment has moved by one since it was trained."""
+
+    class Natives:
+        def native(self, version: int) -> Path:
+            return tmp_path
+
+    for seed in range(7, 11):
+        (tmp_path / seed_name(seed)).write_bytes(b"")
+    monkeypatch.setattr(learning, "settings", Live)
+    assert learning._fits_of(Natives(), 1, 5) == []  # type: ignore[arg-type]

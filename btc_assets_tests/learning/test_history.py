@@ -22,7 +22,9 @@ from btc_assets.learning.history import (
     after_verdict,
     holder,
     holders,
+    is_written,
     line_of_champions,
+    moment,
     standing,
 )
 
@@ -40,7 +42,7 @@ def model(n: int) -> ModelChoice:
     return ModelChoice(n + 1, week(n), f"{n:064x}")
 
 
-def verdict(n: int, decision: str) -> pl.DataFrame:
+def verdict(n: int, decision: str, *, against: int | None = None) -> pl.DataFrame:
     row = dict.fromkeys(MODEL_VERDICT.columns) | {
         "cutoff": week(n),
         "criterion": "log_loss_gain",
@@ -49,6 +51,7 @@ def verdict(n: int, decision: str) -> pl.DataFrame:
         "decision": decision,
         "candidate_version": model(n).version,
         "candidate_digest": model(n).digest,
+        "champion_version": against,
     }
     return pl.DataFrame([row], schema=MODEL_VERDICT.columns)
 
@@ -56,9 +59,9 @@ def verdict(n: int, decision: str) -> pl.DataFrame:
 def judged(history: pl.DataFrame, n: int, decision: str, *, recorded: int = 0) -> pl.DataFrame:
     """Return the history with what a week's verdict adds."""
     at = midnight(week(n))
-    rows = after_verdict(
-        history, verdict(n, decision), effective_from=at, recorded_at=at + timedelta(hours=1 + recorded)
-    )
+    before = holder(history.filter(pl.col("verdict_cutoff").ne_missing(week(n))), CHAMPION, at)
+    told = verdict(n, decision, against=before.version if before else None)
+    rows = after_verdict(history, told, effective_from=at, recorded_at=at + timedelta(hours=1 + recorded))
     return pl.concat([history, rows])
 
 
@@ -136,6 +139,44 @@ def test_a_cutoff_judged_again_leaves_later_changes_alone() -> None:
     history = walked("promoted", "promoted", "promoted")
     again = judged(history, 1, "kept", recorded=500)
     assert holder(again, CHAMPION, FAR) == model(2)
+
+
+@pytest.mark.parametrize("decision", ["promoted", "kept"])
+def test_a_verdict_against_one_who_stands_no_more_decides_nothing(decision: str) -> None:
+    """A person rolls back while a candidate is held against the champion of before."""
+    at = midnight(week(3))
+    history = rolled_back(walked("promoted", "promoted"), at)
+    late = verdict(3, decision, against=2)
+    with pytest.raises(HistoryError, match="held against version 2, but version 1 stands: judge it again"):
+        after_verdict(history, late, effective_from=at, recorded_at=at + timedelta(minutes=5))
+    assert not is_written(history, late)
+
+
+def test_a_verdict_is_written_once_its_rows_stand() -> None:
+    history = walked("promoted")
+    told = verdict(1, "promoted", against=1)
+    assert not is_written(history, told)
+    assert is_written(judged(history, 1, "promoted"), told)
+    assert is_written(history, verdict(1, "refused", against=1))
+
+
+def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that_was_served() -> None:
+    history, evening = walked("promoted", "kept"), midnight(week(1)) + timedelta(hours=17)
+    rows = after_verdict(history, verdict(1, "promoted", against=1), effective_from=evening, recorded_at=evening)
+    assert set(rows["effective_from"]) == {evening}
+    after = pl.concat([history, rows])
+    assert holder(after, CHAMPION, evening - timedelta(hours=1)) == model(0)
+    assert holder(after, CHAMPION, evening) == model(1)
+
+
+def test_what_is_written_later_stands_later_even_on_a_clock_that_was_put_back() -> None:
+    history = walked("promoted", "promoted")
+    at = midnight(week(1))
+    back = moment(history, at - timedelta(days=3))
+    assert back > history["recorded_at"].max()
+    rows = after_rollback(history, to=None, effective_from=at, recorded_at=back, reason="wrong", actor="a person")
+    assert standing(pl.concat([history, rows])).champion == 1
+    assert moment(EMPTY, at) == at
 
 
 def test_a_rollback_goes_to_the_champion_before_and_again_further_back() -> None:
