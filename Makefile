@@ -36,7 +36,7 @@ demo: $(STAMP) ## sample data to a forecast over HTTP, with walk-forward results
 	$(call timed,materialise the graph on the embedded sample and serve a forecast,$(BIN)/python -m btc_assets demo)
 
 test: $(STAMP) ## run the tests; TESTS=path runs a part
-	$(call timed,run the tests,$(BIN)/python -m pytest -q -n 2 --dist worksteal $(TESTS))
+	$(call timed,run the tests,$(BIN)/python -m pytest -q -n 3 --dist worksteal $(TESTS))
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	$(call timed,ruff and mypy,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy)

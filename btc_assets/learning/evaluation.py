@@ -674,6 +674,7 @@ def _around(
     n = len(influence)
     if not math.isfinite(value):
         return Estimate(None, None, None, n)
+    value = min(max(value, within[0]), within[1])  # rounding may put a perfect correlation a bit above one
     if n < 2:
         return Estimate(value, None, None, n)
     half = _Z95 * math.sqrt(hac_variance_of_mean(influence, horizon=horizon))

@@ -37,7 +37,7 @@ TODAY = DAYS[-1]
 CUTOFFS = {1: DAYS[0], 2: DAYS[7], 3: DAYS[10]}
 """Cutoff of each registry version; each was promoted in its turn."""
 NEWEST_HOUR = midnight(TODAY) + 15 * HOUR
-STEPS = ("before the history", "after the history", "before the forecasts", "before the aliases", "before the pointer")
+STEPS = ("before the history", "before the forecasts", "before the aliases", "before the pointer")
 """Where the command is killed, in the order it comes there."""
 
 COMMAND = """
@@ -51,19 +51,15 @@ from btc_assets.serving import publish
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def around(name, original, table, *, after=False):
+def around(name, original, table):
     def write(self, contract, day, frame):
         if contract.table != table:
             return original(self, contract, day, frame)
-        if after:
-            original(self, contract, day, frame)
         die()
     setattr(Lake, name, write)
 
 if step == "before the history":
     around("append", Lake.append, "learning/model_history")
-if step == "after the history":
-    around("append", Lake.append, "learning/model_history", after=True)
 if step == "before the forecasts":
     around("write", Lake.write, "monitoring/forecasts")
 if step == "before the aliases":

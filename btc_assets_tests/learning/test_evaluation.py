@@ -324,6 +324,13 @@ def test_a_gap_earns_nothing_and_persistence_does_not_look_across_it() -> None:
     assert list(ev.persistence_signal(r, horizon=2)) == [0, 0, 0, 0, 1]
 
 
+@given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=4, max_size=30, unique=True))
+def test_a_perfect_rank_correlation_is_one_and_no_more(values: list[float]) -> None:
+    found = ev.rank_ic(np.linspace(0.1, 0.9, len(values)), np.sort(values))
+    assert found.value == pytest.approx(1)
+    assert found.value <= found.upper <= 1
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_a_strategy_of_no_hours_has_no_metrics(n: int) -> None:
     found = ev.strategy(np.zeros(n), np.zeros(n), horizon=24, fee_bps=5, lag=1)
