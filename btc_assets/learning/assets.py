@@ -559,6 +559,8 @@ def model_history(
     it; a person rolls back. Forecasts of every hour, past or present, are made by whom this table names for that hour.
     A change counts from the newest hour forecast by then, so that no forecast that was already served is made anew
     by another model. Asking again for what is already written adds nothing.
+    One exception: a walk-forward that decides a day anew, since when nobody was served, drops what verdicts and shadows
+    decided on it before, never what a person did.
     """
     day = day_of(context.partition_key)
     everything = lake.scan(MODEL_HISTORY).collect()

@@ -60,7 +60,8 @@ class BundleConfig(dg.Config):
     """How to publish.
 
     Attributes:
-        allow_older: publish even if the live forecast was made later. Only for a rollback.
+        allow_older: publish even if the live forecast was made later; only for going back to old data. A rollback
+            forecasts the newest hour anew and needs it not.
     """
 
     allow_older: bool = False

@@ -81,7 +81,7 @@ def publish(
             required, `format`, `bundle_id` and `tables` (rows by table) are filled in.
         model_folder: the model, verified before and after it is copied.
         tables: frames by table name.
-        allow_older: move the pointer even if the live forecast was made later, for a rollback.
+        allow_older: move the pointer even if the live forecast was made later; for going back to old data.
         kept: bundles to keep, the live one included.
 
     Raises:
