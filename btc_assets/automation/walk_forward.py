@@ -52,7 +52,7 @@ WALK_TAG = "btc/walk_forward"
 """Tag of every run a walk-forward starts: the id of the walk's own run."""
 FINGERPRINT_TAG = "btc/fingerprint"
 """Tag of a run: what data, code and settings it was made from."""
-MODEL_SETTINGS = {
+TRAINING_SETTINGS = {
     "feature_set",
     "train_days",
     "cv_folds",
@@ -60,16 +60,15 @@ MODEL_SETTINGS = {
     "tune_trials",
     "tune_every_days",
     "seed",
-    "gate_margin_nats",
-    "gate_significance",
-    "gate_new_inputs",
-    "shadow_hours",
-    "fee_bps",
 }
 """Settings a model depends on."""
-LEARNED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT, MODEL_HISTORY)
-"""Tables of a cutoff; one that failed does not stop those beside it, so a cutoff is done when all of them are."""
-REPORT_SETTINGS = {"too_small_to_call"}
+JUDGING_SETTINGS = {"gate_margin_nats", "gate_significance", "gate_new_inputs", "shadow_hours", "fee_bps"}
+"""Settings a verdict depends on beside the model."""
+TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION)
+"""Tables that training makes of a cutoff, in the order of the graph; training does not depend on any verdict."""
+JUDGED = (MODEL_VERDICT, MODEL_HISTORY)
+"""Tables that judging makes of a trained cutoff; a verdict depends on the verdicts before it."""
+FORECAST_SETTINGS = {"train_days", "fee_bps", "too_small_to_call"}
 """Settings forecasts and outcomes depend on beside the model."""
 
 
@@ -204,19 +203,22 @@ class Walk:
         began = time.monotonic()
         last_day = legs[-1].days.last
         self._lay_the_ground(legs[0].cutoff, last_day)
-        trained, stale = 0, not self.resume
+        trained, retrain, rejudge = 0, not self.resume, not self.resume
         for number, leg in enumerate(legs, start=1):
             started = time.monotonic()
-            stale = stale or self._lacks_model(leg)
-            if stale:
-                self._settle_shadow(leg.cutoff)
-                self._train(leg)
-            trained += stale
+            new = self._train(leg, again=retrain)
+            # A model starts from the parameters of the cutoffs before it, and is judged against their models.
+            retrain = retrain or new
+            rejudge = rejudge or new or self._lacks_verdict(leg)
+            if rejudge:
+                self._judge(leg)
+            trained += new
             mark = time.monotonic()
-            made = self._forecast(leg, again=stale)
+            made = self._forecast(leg, again=new)
             self.say(
                 f"cutoff {key_of(leg.cutoff)} ({number}/{len(legs)}): "
-                f"{'trained' if stale else 'already trained'} ({mark - started:.1f} s), {self._decision(leg.cutoff)}; "
+                f"{'trained' if new else 'already trained'}, {'judged' if rejudge else 'already judged'} "
+                f"({mark - started:.1f} s), {self._decision(leg.cutoff)}; "
                 f"forecasts {leg.days} {'made' if made else 'already made'} ({time.monotonic() - mark:.1f} s)"
             )
         started = time.monotonic()
@@ -264,19 +266,46 @@ class Walk:
             self.say(f"sentiment of {span} scored ({time.monotonic() - started:.1f} s)")
         return {day + i * DAY for day in scores for i in range(WARMUP_DAYS + 1)}
 
-    def _lacks_model(self, leg: Leg) -> bool:
-        """Say whether a cutoff is still to be trained and judged, or its verdict to be written into the history."""
+    def _train(self, leg: Leg, *, again: bool) -> bool:
+        """Train a cutoff where that is not done, and return whether a model was trained.
+
+        A table that was not made of a model that is there (its step failed, or it came with a later version) is made
+        alone.
+        """
+        fingerprint = self._training_fingerprint(leg)
+        lacking = [table for table in TRAINED if again or not self._made_from(table, [leg.cutoff], fingerprint)]
+        new = any(self._leads_to(table, TRAINED_MODEL) for table in lacking)
+        wanted = TRAINED if new else lacking
+        if wanted:
+            cutoff = Span(leg.cutoff, leg.cutoff)
+            self._materialise("train_cutoff", cutoff, [table.table for table in wanted], fingerprint)
+        return new
+
+    def _leads_to(self, table: Contract, target: Contract) -> bool:
+        """Say whether a table is another one or comes before it in the graph."""
+        upstream = dg.AssetSelection.assets(dg.AssetKey(target.table.split("/"))).upstream()
+        return dg.AssetKey(table.table.split("/")) in upstream.resolve(self.definitions.resolve_asset_graph())
+
+    def _lacks_verdict(self, leg: Leg) -> bool:
+        """Say whether a cutoff is still to be judged, or its verdict to be written into the history."""
         verdict = self.lake.read(MODEL_VERDICT, leg.cutoff)
         if verdict is None or not is_written(self.lake.scan(MODEL_HISTORY).collect(), verdict):
             return True
-        return not all(self._made_from(table, [leg.cutoff], self._model_fingerprint(leg)) for table in LEARNED)
+        fingerprint = self._judging_fingerprint(leg)
+        return not all(self._made_from(table, [leg.cutoff], fingerprint) for table in JUDGED)
 
-    def _train(self, leg: Leg) -> None:
-        """Train and judge a cutoff."""
-        self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), None, self._model_fingerprint(leg))
+    def _judge(self, leg: Leg) -> None:
+        """Judge a trained cutoff and write into the history what the verdict decides."""
+        self._settle_shadow(leg.cutoff)
+        tables = [table.table for table in JUDGED]
+        self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), tables, self._judging_fingerprint(leg))
 
-    def _model_fingerprint(self, leg: Leg) -> str:
-        return self._fingerprint(MODEL_SETTINGS, "learning", [*self._content(leg.cutoff), *self._stood_before(leg)])
+    def _training_fingerprint(self, leg: Leg) -> str:
+        return self._fingerprint(TRAINING_SETTINGS, TRAINED, self._content(leg.cutoff))
+
+    def _judging_fingerprint(self, leg: Leg) -> str:
+        content = [self._training_fingerprint(leg), *self._stood_before(leg)]
+        return self._fingerprint(JUDGING_SETTINGS, JUDGED, content)
 
     def _stood_before(self, leg: Leg) -> Iterator[str]:
         """Yield the models that a cutoff is judged against."""
@@ -300,8 +329,8 @@ class Walk:
         tables = (PRICES, HOURLY_FEATURES, HOURLY_LABELS)
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
         content += [self._digest(TRAINED_MODEL, leg.cutoff), *self._who_stands(leg)]
-        fingerprint = self._fingerprint(MODEL_SETTINGS | REPORT_SETTINGS, "monitoring", content)
         forecast = (FORECASTS, FORECAST_OUTCOMES)
+        fingerprint = self._fingerprint(FORECAST_SETTINGS, forecast, content)
         if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
             return False
         self._materialise(
@@ -357,13 +386,10 @@ class Walk:
             self._digests[contract.table, day] = self.lake.fingerprint(contract, day)
         return self._digests[contract.table, day]
 
-    def _fingerprint(self, names: set[str], group: str, content: Iterable[str]) -> str:
+    def _fingerprint(self, names: set[str], tables: Sequence[Contract], content: Iterable[str]) -> str:
+        """Return the SHA-256 of what tables are made from: settings, the code's version, and content."""
         graph = self.definitions.resolve_asset_graph()
-        code = {
-            key.to_user_string(): graph.get(key).code_version
-            for key in graph.get_all_asset_keys()
-            if key.path[0] == group
-        }
+        code = {table.table: graph.get(dg.AssetKey(table.table.split("/"))).code_version for table in tables}
         parts = [self.settings.model_dump_json(include=names), json.dumps(code, sort_keys=True), *content]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

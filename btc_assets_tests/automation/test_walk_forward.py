@@ -25,6 +25,7 @@ from btc_assets.__main__ import main
 from btc_assets.automation import command, walk_forward
 from btc_assets.automation.jobs import JOBS
 from btc_assets.automation.walk_forward import (
+    JUDGED,
     Leg,
     Span,
     Walk,
@@ -181,6 +182,7 @@ class Project:
         self.made: list[Made] = []
         self.failing: Made | None = None
         self.said: list[str] = []
+        self.settings = SMALL
         self.definitions = dg.Definitions(
             assets=[self._asset(key, contract) for key, contract in CONTRACTS.items()],
             jobs=JOBS,
@@ -220,7 +222,7 @@ class Project:
             instance=self.instance,
             definitions=self.definitions,
             lake=self.lake,
-            settings=SMALL,
+            settings=self.settings,
             walk_id="the walk",
             say=self.said.append,
             resume=resume,
@@ -288,16 +290,34 @@ def test_a_cutoff_judged_against_another_champion_is_judged_again(project: Proje
     row |= {"model_cutoff": day, "model_digest": "another"}
     frame = pl.DataFrame([dict.fromkeys(MODEL_HISTORY.columns) | row], schema=MODEL_HISTORY.columns)
     project.lake.append(MODEL_HISTORY, day, frame)
+    assert project.walk() == 0, "a model does not depend on the verdicts before it"
+    again = {(table, day) for table, day in project.made if table in LEARNING}
+    assert again == {(table.table, leg.cutoff) for table in JUDGED for leg in LEGS}
+
+
+def test_another_gate_judges_again_and_trains_nothing(project: Project) -> None:
     project.walk()
-    trained = {day for table, day in project.made if table == "learning/trained_model"}
-    assert trained == {leg.cutoff for leg in LEGS}
+    project.settings = SMALL.model_copy(update={"gate_significance": 0.01})
+    assert project.walk() == 0
+    again = {(table, day) for table, day in project.made if table in LEARNING}
+    assert again == {(table.table, leg.cutoff) for table in JUDGED for leg in LEGS}
+
+
+def test_a_table_beside_the_model_that_is_missing_is_made_alone(project: Project) -> None:
+    project.failing = ("learning/model_explanation", LEGS[0].cutoff)
+    with pytest.raises(WalkError):
+        project.walk()
+    project.failing = None
+    assert project.walk() == len(LEGS) - 1
+    first = [table for table, day in project.made if table in LEARNING and day == LEGS[0].cutoff]
+    assert first == ["learning/model_explanation", *(table.table for table in JUDGED)]
 
 
 def test_a_walk_that_is_done_makes_nothing_again_but_the_report(project: Project) -> None:
     project.walk()
     assert project.walk() == 0
     assert set(project.made) == ASKED_EACH_TIME
-    assert [said.count("already") for said in project.said if said.startswith("cutoff")] == [2] * len(LEGS)
+    assert [said.count("already") for said in project.said if said.startswith("cutoff")] == [3] * len(LEGS)
 
 
 def test_a_walk_that_is_to_begin_again_makes_again_all_that_is_not_fetched(project: Project) -> None:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from btc_assets.automation.jobs import STUDY
-from btc_assets.automation.walk_forward import LEARNED
+from btc_assets.automation.walk_forward import JUDGED, TRAINED
 from btc_assets.clock import midnight
 from btc_assets.contracts import (
     FEATURE_GROUP_STUDY,
@@ -128,7 +128,7 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 @pytest.mark.usefixtures("first")
 def test_every_table_of_a_cutoff_keeps_its_contract(lake: Lake) -> None:
-    for contract in LEARNED:
+    for contract in (*TRAINED, *JUDGED):
         frame = table(lake, contract)
         assert contract.faults(frame) == []
         assert frame.height > 0
