@@ -24,7 +24,8 @@ from btc_assets.contracts import (
     MODEL_VERDICT,
     REPORTED_ROLES,
 )
-from btc_assets.lake import Lake, digest
+from btc_assets.digest import digest
+from btc_assets.lake import Lake
 from btc_assets.learning.history import CHALLENGER, CHAMPION, SHADOW
 from btc_assets.monitoring.performance import (
     ALL,

@@ -26,6 +26,7 @@ import polars as pl
 from upath import UPath
 
 from btc_assets.contracts import CONTRACTS, Contract, column_schema
+from btc_assets.digest import digests
 from btc_assets.partitions import day_of, key_of
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
@@ -38,43 +39,37 @@ class LakeError(RuntimeError):
     """A partition cannot be written or read as asked."""
 
 
-def digest(frame: pl.DataFrame) -> str:
-    """Return the SHA-256 of a frame's columns and values; equal frames give equal digests.
-
-    Values are hashed column by column and never as Arrow lays them out, which depends on what a frame was cut from:
-    nulls as a mask beside filled values, as the bytes under them are undefined; text as lengths and one piece.
-    """
-    whole = hashlib.sha256(repr(frame.schema).encode())
-    for series in frame:
-        whole.update(series.is_null().cast(pl.UInt8).to_numpy().tobytes())
-        if series.dtype == pl.String:
-            text = series.fill_null("")
-            whole.update(text.str.len_bytes().to_numpy().tobytes())
-            whole.update(str(text.str.join().item()).encode() if len(text) else b"")
-        else:
-            known = series.cast(pl.UInt8) if series.dtype == pl.Boolean else series.to_physical()
-            whole.update(known.fill_null(0).to_numpy().tobytes())
-    return whole.hexdigest()
-
-
 def by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date]) -> Iterator[tuple[date, pl.DataFrame]]:
     """Split a frame into one frame a day, empty ones included, in the order of `days`.
 
     Raises:
         LakeError: a row belongs to a day that was not asked for.
     """
-    parts: dict[date, pl.DataFrame] = {}
+    ordered, heights = _ordered_by_day(contract, frame, days)
+    first = 0
+    for day, height in zip(days, heights, strict=True):
+        yield day, ordered.slice(first, height)
+        first += height
+
+
+def _ordered_by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date]) -> tuple[pl.DataFrame, list[int]]:
+    """Return a frame's rows in the order of `days`, each day's as they stood, and how many each day has.
+
+    Raises:
+        LakeError: a row belongs to a day that was not asked for.
+    """
+    place = {day: number for number, day in enumerate(days)}
     marked = frame.with_columns(contract.day.alias("_day"))
-    for key, part in marked.partition_by("_day", as_dict=True, maintain_order=True).items():
-        parts[key[0]] = part.drop("_day")
-    strangers = sorted(day for day in parts if day not in set(days))
+    found = dict(marked.group_by("_day").len().iter_rows())
+    strangers = sorted(found.keys() - place.keys())
     if strangers:
         raise LakeError(
-            f"{contract.table}: {sum(parts[day].height for day in strangers)} rows belong to {strangers[0]}"
+            f"{contract.table}: {sum(found[day] for day in strangers)} rows belong to {strangers[0]}"
             f"{' and later' if len(strangers) > 1 else ''}, which this run does not materialise"
         )
-    for day in days:
-        yield day, parts.get(day, contract.empty())
+    by_place = pl.col("_day").replace_strict(place, return_dtype=pl.Int64) if place else pl.col("_day")
+    ordered = marked.sort(by_place, maintain_order=True).drop("_day")
+    return ordered, [found.get(day, 0) for day in days]
 
 
 class Lake(dg.ConfigurableIOManager):
@@ -229,15 +224,13 @@ def stored(
     Each partition's materialisation carries its own rows and digest, so that a run over many days
     tells them apart.
     """
-    digests = []
-    days = [day_of(key) for key in context.partition_keys]
-    for day, part in by_day(contract, frame, days):
-        digests.append(digest(part))
-        context.add_asset_metadata(
-            {"partition_rows": part.height, "partition_digest": digests[-1]}, partition_key=key_of(day)
-        )
+    keys = context.partition_keys
+    ordered, heights = _ordered_by_day(contract, frame, [day_of(key) for key in keys])
+    found = digests(ordered, heights)
+    for key, height, content in zip(keys, heights, found, strict=True):
+        context.add_asset_metadata({"partition_rows": height, "partition_digest": content}, partition_key=key)
     times = frame.select(pl.col(contract.key[0]).min().alias("first"), pl.col(contract.key[0]).max().alias("last"))
-    version = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    version = found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
     return dg.Output(
         frame,
         data_version=dg.DataVersion(version),

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.contracts import MODEL_HISTORY, PRICES, dagster_type
-from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, digest, stored
+from btc_assets.digest import digest
+from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, stored
 from btc_assets.partitions import daily_grid
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -242,18 +243,6 @@ def test_times_come_back_in_utc(lake: Lake) -> None:
     assert lake.scan(PRICES).select(pl.col("open_time").min()).collect().item() == datetime(2018, 1, 1, tzinfo=UTC)
 
 
-def test_equal_frames_have_equal_digests_whatever_lies_under_their_nulls() -> None:
-    plain = pl.DataFrame({"x": [1.0, None], "s": ["a", None], "t": [datetime(2024, 1, 1, tzinfo=UTC), None]})
-    masked = pl.DataFrame({"x": [1.0, 7.0], "s": ["a", "b"], "t": [datetime(2024, 1, 1, tzinfo=UTC)] * 2}).select(
-        pl.when(pl.col("x") < 2).then(pl.all())
-    )
-    assert plain.equals(masked)
-    assert digest(plain) == digest(masked)
-    assert digest(plain) != digest(plain.fill_null(0).with_columns(s=pl.lit("a")))
-    assert digest(plain) != digest(plain.rename({"x": "y"}))
-    assert digest(pl.DataFrame({"x": [None, 0.0]})) != digest(pl.DataFrame({"x": [0.0, None]}))
-
-
 def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     bars = random_walk_bars(48, start=datetime(2018, 1, 1, tzinfo=UTC))
@@ -265,17 +254,6 @@ def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path)
     assert lake.columns(PRICES, date(2018, 1, 1)) == [name for name in PRICES.columns if name != "trades"]
     assert lake.columns(PRICES, date(2018, 1, 3)) == []
     assert found.filter(PRICES.day == date(2018, 1, 2)).equals(bars.tail(24))
-
-
-@given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.booleans(), st.none() | st.integers(0, 9))), st.data())
-def test_rows_cut_from_a_larger_frame_have_the_digest_of_those_rows_alone(
-    rows: list[tuple[str | None, bool | None, int | None]], data: st.DataObject
-) -> None:
-    """Arrow leaves bits and bytes of the larger frame around a slice, which must not name its content."""
-    schema = {"s": pl.String, "b": pl.Boolean, "n": pl.Int64}
-    first, length = data.draw(st.integers(0, len(rows))), data.draw(st.integers(0, len(rows)))
-    part = pl.DataFrame(rows, schema=schema, orient="row").slice(first, length)
-    assert digest(part) == digest(pl.DataFrame(rows[first : first + length], schema=schema, orient="row"))
 
 
 APPENDING = """

@@ -40,8 +40,9 @@ from btc_assets.contracts import (
     TUNED_PARAMETERS,
     Contract,
 )
+from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
-from btc_assets.lake import Lake, digest
+from btc_assets.lake import Lake
 from btc_assets.learning.assets import history_config
 from btc_assets.learning.history import CHALLENGER, holder, holders, is_written
 from btc_assets.market.assets import closed_hours

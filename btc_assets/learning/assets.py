@@ -31,9 +31,10 @@ from btc_assets.contracts import (
     TUNED_PARAMETERS,
     dagster_type,
 )
+from btc_assets.digest import digest
 from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
-from btc_assets.lake import Lake, digest, stored
+from btc_assets.lake import Lake, stored
 from btc_assets.learning import folds, gate, history, training
 from btc_assets.learning.bundle import ModelBundle, graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters

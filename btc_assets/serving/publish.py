@@ -29,7 +29,7 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.lake import digest
+from btc_assets.digest import digest
 from btc_assets.learning.bundle import BundleError, ModelBundle
 
 FORMAT = 1

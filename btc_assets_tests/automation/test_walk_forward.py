@@ -45,8 +45,9 @@ from btc_assets.contracts import (
     SHADOW_REPORT,
     Contract,
 )
+from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
-from btc_assets.lake import Lake, by_day, digest, stored
+from btc_assets.lake import Lake, by_day, stored
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.processes import running
 from btc_assets.settings import PROJECT_ROOT, Settings

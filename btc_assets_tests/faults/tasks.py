@@ -29,7 +29,8 @@ from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
 from btc_assets.contracts import CONTRACTS, Contract, dagster_type
 from btc_assets.definitions import defs
-from btc_assets.lake import Lake, digest, stored
+from btc_assets.digest import digest
+from btc_assets.lake import Lake, stored
 from btc_assets.learning.bundle import DOCUMENT, ModelBundle, write_bundle
 from btc_assets.learning.history import Standing
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry

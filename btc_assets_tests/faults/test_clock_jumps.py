@@ -19,7 +19,8 @@ from btc_assets.alerts.rules import Rule
 from btc_assets.automation.jobs import ARTICLES, FORECASTS, OUTCOMES, PRICES, SCORES
 from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
 from btc_assets.definitions import defs
-from btc_assets.lake import Lake, digest
+from btc_assets.digest import digest
+from btc_assets.lake import Lake
 from btc_assets.settings import Settings
 from btc_assets_tests.faults.venue import Refresher, Venue
 from btc_assets_tests.market.conftest import Exchange

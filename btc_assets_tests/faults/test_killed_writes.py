@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from btc_assets.contracts import CONTRACTS, Contract
-from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, digest
+from btc_assets.digest import digest
+from btc_assets.lake import LONGEST_WRITE_S, PART, Lake
 from btc_assets.sql import add_lake_views
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge

@@ -16,7 +16,8 @@ from btc_assets.automation.sensors import forecast_from_new_prices, publish_new_
 from btc_assets.automation.spans import RANGE_END_TAG, RANGE_START_TAG, Span
 from btc_assets.contracts import CONTRACTS, PRICES
 from btc_assets.definitions import defs
-from btc_assets.lake import Lake, digest
+from btc_assets.digest import digest
+from btc_assets.lake import Lake
 from btc_assets.partitions import day_of
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES, Contract
-from btc_assets.lake import Lake, digest
+from btc_assets.digest import digest
+from btc_assets.lake import Lake
 from btc_assets.news import assets as news_assets
 from btc_assets.news.assets import ASSETS
 from btc_assets.news.checks import CHECKS
