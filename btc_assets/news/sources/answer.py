@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 from btc_assets.clock import midnight
+from btc_assets.news.dates import Precision, WrittenTime, read_time
 from btc_assets.news.plain_text import plain_title, web_address
 from btc_assets.news.sources.protocol import Item
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError
@@ -16,6 +18,9 @@ from btc_assets.transport import SourceError, SourceMalformedError, SourceRefuse
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a service's clock may be ahead of ours before a date counts as one from the future, and as no date."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCHS = ((10**11, 10**9), (10**14, 10**6), (10**17, 10**3), (10**20, 1))
+"""Below which a number is a time in s, ms, µs and ns, and how many ns its unit has."""
 _LONGEST_ID = 200
 _SHOWN = 60
 
@@ -114,13 +119,12 @@ class Entry:
         value = self._fields.get(name)
         return Entry(value if isinstance(value, Mapping) else {}, self._now)
 
-    def epoch(self, name: str) -> datetime | None:
-        """Read a time in seconds since 1970; None where it is absent, unreadable or in the future."""
-        return self.past(epoch(self._fields.get(name)))
-
-    def iso_time(self, name: str) -> datetime | None:
-        """Read an ISO 8601 time with its zone; None where it is absent, unreadable or in the future."""
-        return self.past(iso_time(self._fields.get(name)))
+    def time(self, name: str) -> tuple[datetime | None, Precision]:
+        """Read a time and how exactly it is told; None and "none" where it is no time or in the future."""
+        written = told_time(self._fields.get(name))
+        if written is None or self.past(written.at) is None:
+            return None, "none"
+        return written.at, written.precision
 
     def past(self, at: datetime | None) -> datetime | None:
         """Return a time unless it is in the future, by more than clocks differ."""
@@ -190,26 +194,24 @@ def once(entries: Sequence[Any], name: str) -> list[Any]:
     return kept
 
 
-def epoch(value: Any) -> datetime | None:
-    """Read a time in seconds since 1970, a number or a text that holds one; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        at = datetime.fromtimestamp(float(value), tz=UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return at if at.year > 1970 else None
+def told_time(value: Any) -> WrittenTime | None:
+    """Read a time as JSON holds it: since 1970 in s, ms, µs or ns, by its size, or written with its zone.
 
-
-def iso_time(value: Any) -> datetime | None:
-    """Read an ISO 8601 time with its zone, UTC; None where it is none, or tells no zone."""
-    if not isinstance(value, str):
+    None where it is none, or tells no zone.
+    """
+    if isinstance(value, str):
+        try:
+            value = int(value) if value.strip().isdecimal() else float(value)
+        except ValueError:
+            written = read_time(value)
+            return written if written is not None and written.has_zone else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        at = datetime.fromisoformat(value.strip())
-        return at.astimezone(UTC) if at.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
+    for most, unit_ns in _EPOCHS:
+        if 0 < value < most:
+            at = _EPOCH + timedelta(microseconds=round(Fraction(value) * unit_ns / 1_000))
+            return WrittenTime(at, "second", has_zone=True) if at.year > 1970 else None
+    return None
 
 
 def shown(value: Any) -> str:

@@ -11,13 +11,13 @@ from btc_assets.news.identity import outlet_of
 from btc_assets.news.plain_text import plain_summary
 from btc_assets.news.sources.answer import (
     Entry,
-    epoch,
     hidden,
     items_of,
     list_in,
     once,
     shortfall,
     shown,
+    told_time,
     without,
 )
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
@@ -93,7 +93,7 @@ class CryptoCompareSource:
 
     def _item(self, article: Entry) -> Item:
         url = article.url("url", "guid")
-        at = article.epoch("published_on")
+        at, precision = article.time("published_on")
         return Item(
             kind="article",
             source=self.name,
@@ -102,7 +102,7 @@ class CryptoCompareSource:
             title=article.title("title"),
             summary=plain_summary(article.text("body")),
             published_at=at,
-            precision="second" if at else "none",
+            precision=precision,
             outlet=outlet_of(url) or self.name,
         )
 
@@ -113,4 +113,5 @@ def _name(article: Any) -> tuple[str, str]:
 
 
 def _published(article: Any) -> datetime | None:
-    return epoch(article.get("published_on")) if isinstance(article, dict) else None
+    written = told_time(article.get("published_on")) if isinstance(article, dict) else None
+    return written.at if written is not None else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from btc_assets.news.identity import outlet_of
 from btc_assets.news.plain_text import plain_summary
-from btc_assets.news.sources.answer import Entry, hidden, iso_time, items_of, list_in, once, shortfall, without
+from btc_assets.news.sources.answer import Entry, hidden, items_of, list_in, once, shortfall, told_time, without
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceRefusedError, Transport
 
@@ -72,8 +72,8 @@ class CryptoPanicSource:
                 return once(posts, "id"), [f"cryptopanic: page {number} and all after it are missing: {error}."]
             page = list_in(self.name, answer, "results")
             posts += page
-            times = [at for post in page if isinstance(post, dict) and (at := iso_time(post.get("published_at")))]
-            if not page or not answer.get("next") or (times and times[-1] < start):
+            times = [at for post in page if isinstance(post, dict) and (at := told_time(post.get("published_at")))]
+            if not page or not answer.get("next") or (times and times[-1].at < start):
                 break
         return once(posts, "id"), []
 
@@ -84,7 +84,7 @@ class CryptoPanicSource:
         if outlet in ("", _OWN):
             told = outlet_of(f"https://{post.inner('source').text('domain').strip()}")
             outlet = told if "." in told else _OWN
-        at = post.iso_time("published_at")
+        at, precision = post.time("published_at")
         return Item(
             kind="article",
             source=self.name,
@@ -93,6 +93,6 @@ class CryptoPanicSource:
             title=title,
             summary=plain_summary(post.text("description")),
             published_at=at,
-            precision="second" if at else "none",
+            precision=precision,
             outlet=outlet,
         )

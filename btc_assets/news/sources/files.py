@@ -14,9 +14,10 @@ import polars as pl
 
 from btc_assets.contracts import UTC_TIME
 from btc_assets.market.sources.files import epoch_time, iso_time
+from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
-from btc_assets.news.sources.protocol import Delivery, Item, Kind, Precision
+from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _TIMES = (
@@ -71,15 +72,18 @@ _COLUMNS: dict[str, pl.DataType] = {
     "comments": pl.Int64(),
     "is_repost": pl.Boolean(),
 }
+_TOLD = pl.Struct({"at": UTC_TIME, "precision": pl.String()})
 _SKEW = timedelta(minutes=5)
 _REPEAT_WINDOW = timedelta(hours=48)
 """How far apart in time a text without a title and a titled one with the same words may be and be the same article."""
 _MARGIN = timedelta(days=1, minutes=1)
 """How much later than `published_at` plus lag a text told to the day or the minute may become available."""
 _PRECISIONS = ("second", "minute", "day", "none")
-_BARE_DATE = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}$"
-_TO_THE_MINUTE = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}[ T]\d{1,2}:\d{2}\s*(?i:Z|UTC|[+-]\d{2}:?\d{2})?$"
-_RFC_2822 = r"(\d{1,2} [A-Za-z]{3} \d{4} \d{2}:\d{2}:\d{2}) (?:GMT|UTC|Z|([+-])(\d{2})(\d{2}))$"
+_PLAIN_ISO = (
+    r"^\d{4}-\d{2}-\d{2}[ T](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?"
+    r"(?: ?(?:Z|UTC|[+-](?:0\d|1[0-4]):?[0-5]\d))?$"
+)
+"""The spelling of a time to the second that nearly all archives have; polars reads it a hundred times faster."""
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
 _SHOWN = 60
@@ -91,10 +95,10 @@ _LONGEST_NAME = 100
 class TextFiles:
     """Articles or posts of files on disk.
 
-    Times are epochs (s, ms, µs, ns) or ISO 8601 or RFC 2822; one without a zone is UTC. Where a file does not tell how
-    exact its times are, bare dates, and files whose every time is midnight, are told to the day, files whose every
-    time is a whole minute to the minute. Votes and comments are taken only where the file tells when a text was first
-    seen: else nobody knows when they were counted.
+    Times are epochs (s, ms, µs, ns) or any spelling of `news.dates`; one without a zone is UTC. Where a file does not
+    tell how exact its times are, bare dates, and files whose every time is midnight, are told to the day, files whose
+    every time is a whole minute to the minute. Votes and comments are taken only where the file tells when a text was
+    first seen: else nobody knows when they were counted.
 
     Attributes:
         name: of the source, `news_files` or `social_files` unless given.
@@ -371,8 +375,10 @@ def _time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
         text = column.str.strip_chars()
         number = text.cast(pl.Float64, strict=False)
         read = (
-            pl.when(number.is_not_null()).then(epoch_time(text)).otherwise(pl.coalesce(iso_time(text), _rfc_2822(text)))
-        )
+            pl.when(number.is_not_null()).then(epoch_time(text))
+            .when(text.str.contains(_PLAIN_ISO)).then(iso_time(text))
+            .otherwise(_spelt_otherwise(text).struct.field("at"))
+        )  # fmt: skip
     elif isinstance(dtype, pl.Null):
         read = column
     else:
@@ -380,13 +386,20 @@ def _time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
     return read.cast(UTC_TIME)
 
 
-def _rfc_2822(text: pl.Expr) -> pl.Expr:
-    """Read the times of feeds and mails, such as `Fri, 02 May 2025 05:04:57 +0200`."""
-    group = [text.str.extract(_RFC_2822, place) for place in range(1, 5)]
-    minutes = group[2].cast(pl.Int64) * 60 + group[3].cast(pl.Int64)
-    ahead = pl.when(group[1] == "-").then(-minutes).otherwise(minutes).fill_null(0)
-    read = group[0].str.to_datetime("%d %b %Y %H:%M:%S", time_unit="us", strict=False)
-    return (read - pl.duration(minutes=ahead)).dt.replace_time_zone("UTC")
+def _spelt_otherwise(text: pl.Expr) -> pl.Expr:
+    """Return `at` and `precision` of times that are neither numbers nor plain ISO 8601; null where there is none."""
+    rest = pl.when(~text.str.contains(_PLAIN_ISO) & text.cast(pl.Float64, strict=False).is_null()).then(text)
+
+    def read(texts: pl.Series) -> pl.Series:
+        found = {told: read_time(told) for told in texts.unique().drop_nulls()}
+        times = [found[told] if told is not None else None for told in texts]
+        return pl.Series(
+            texts.name,
+            [None if time is None else {"at": time.at, "precision": time.precision} for time in times],
+            _TOLD,
+        )
+
+    return rest.map_batches(read, return_dtype=_TOLD, is_elementwise=True)
 
 
 def _whole(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
@@ -427,11 +440,11 @@ def _precision(types: Mapping[str, pl.DataType], read: Mapping[str, pl.Expr], us
     if isinstance(types["published_at"], pl.Date):
         found = pl.lit("day")
     elif isinstance(types["published_at"], pl.String):
-        written = pl.col("published_at").str.strip_chars()
+        written = _spelt_otherwise(pl.col("published_at").str.strip_chars()).struct.field("precision")
         short = "minute" if usual == "second" else usual
         found = (
-            pl.when(written.str.contains(_BARE_DATE)).then(pl.lit("day"))
-            .when(written.str.contains(_TO_THE_MINUTE)).then(pl.lit(short))
+            pl.when(written == "day").then(pl.lit("day"))
+            .when(written == "minute").then(pl.lit(short))
             .otherwise(found)
         )  # fmt: skip
     return pl.coalesce(read["precision"], found) if "precision" in read else found

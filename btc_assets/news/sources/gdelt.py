@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 from btc_assets.news.identity import outlet_of
-from btc_assets.news.sources.answer import Entry, EntryError, items_of, list_in, once, shown
+from btc_assets.news.sources.answer import Entry, EntryError, items_of, list_in, once, shown, told_time
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
@@ -174,7 +174,7 @@ class GdeltSource:
         title = article.title("title")
         for spaced, tight in _SPACED:
             title = spaced.sub(tight, title)
-        seen = article.past(_stamp_of(article.value("seendate")))
+        seen, _ = article.time("seendate")
         return Item(
             kind="article",
             source=self.name,
@@ -201,14 +201,5 @@ def _parsed(text: str) -> Any:
 
 
 def _stamp(article: Any) -> datetime | None:
-    return _stamp_of(article.get("seendate")) if isinstance(article, dict) else None
-
-
-def _stamp_of(value: Any) -> datetime | None:
-    """Read GDELT's stamp, such as 20260611T120000Z; None where it is none."""
-    if not isinstance(value, str):
-        return None
-    try:
-        return datetime.strptime(value, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    written = told_time(article.get("seendate")) if isinstance(article, dict) else None
+    return written.at if written is not None else None

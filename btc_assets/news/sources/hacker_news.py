@@ -91,7 +91,7 @@ class HackerNewsSource:
         number = story.identifier("objectID")
         if not (number.isascii() and number.isdecimal()):
             raise EntryError("have an objectID that is no number", number)
-        at = story.epoch("created_at_i")
+        at, precision = story.time("created_at_i")
         counted = is_seen_now(at, self.lag, last, now)
         return Item(
             kind="post",
@@ -101,7 +101,7 @@ class HackerNewsSource:
             title=story.title("title"),
             summary=plain_summary(story.text("story_text")),
             published_at=at,
-            precision="second" if at else "none",
+            precision=precision,
             outlet=self.name,
             points=story.count("points") if counted else None,
             comments=story.count("num_comments") if counted else None,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from btc_assets.news.dates import Precision
+
 Kind = Literal["article", "post"]
-Precision = Literal["second", "minute", "day", "none"]
 
 
 @dataclass(frozen=True)

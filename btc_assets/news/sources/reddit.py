@@ -11,13 +11,12 @@ from btc_assets.news.plain_text import plain_summary
 from btc_assets.news.sources.answer import (
     Entry,
     EntryError,
-    epoch,
     is_seen_now,
-    iso_time,
     items_of,
     list_in,
     once,
     shortfall,
+    told_time,
 )
 from btc_assets.news.sources.feed_entries import DocumentEntry, FeedError, read_apart
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
@@ -111,10 +110,10 @@ class RedditSource:
             ]
             posts += page
             following = answer["data"].get("after")
-            times = [at for post in page if isinstance(post, dict) and (at := epoch(post.get("created_utc")))]
+            times = [at for post in page if isinstance(post, dict) and (at := told_time(post.get("created_utc")))]
             if not isinstance(following, str) or not following or following == asked.get("after") or not page:
                 return once(posts, "id"), len(posts) < (MOST_PAGES - 1) * PAGE
-            if times and times[-1] < start:
+            if times and times[-1].at < start:
                 break
             asked["after"] = following
         return once(posts, "id"), False
@@ -150,7 +149,7 @@ class RedditSource:
             return None
         told = post.text("subreddit")
         named = told if _CHANNEL.match(told) else channel
-        at = post.epoch("created_utc")
+        at, precision = post.time("created_utc")
         counted = is_seen_now(at, self.lag, last, now)
         return Item(
             kind="post",
@@ -160,7 +159,7 @@ class RedditSource:
             title=title,
             summary=plain_summary(post.text("selftext_html")),
             published_at=at,
-            precision="second" if at else "none",
+            precision=precision,
             outlet=self.name,
             channel=named,
             points=post.count("score") if counted else None,
@@ -172,11 +171,10 @@ class RedditSource:
 def _post_of(entry: DocumentEntry) -> dict[str, Any]:
     """Return what the listing would hold of a feed's entry."""
     written, named = _BODY.search(entry.summary), _LINK.match(entry.link)
-    at = iso_time(entry.published)
     return {
         "id": named[2] if named else entry.guid.rpartition("/")[2],
         "title": entry.title,
         "selftext_html": written[1] if written else "",
-        "created_utc": at.timestamp() if at is not None else None,
+        "created_utc": entry.published,
         "subreddit": named[1] if named else "",
     }

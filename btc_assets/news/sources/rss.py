@@ -7,15 +7,15 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_tz
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.plain_text import plain_summary, plain_title, web_address
 from btc_assets.news.sources.feed_entries import Document, DocumentEntry, FeedError, read_apart
-from btc_assets.news.sources.protocol import Delivery, Item, Kind, Precision
+from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.settings import SettingsError
 from btc_assets.transport import Limits, SourceMalformedError, Transport
 
@@ -31,19 +31,11 @@ LONGEST_RHYTHM_HOURS = 24 * 90
 
 _ATTEMPTS = 3
 _MAX_WAIT_S = 20.0
-_LONGEST_DATE = 64
 _LONGEST_GUID = 500
 _SHOWN = 40
 _FIELDS = ("name", "url", "outlet", "rhythm_hours")
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_]{0,39}$")
 _DOMAIN = re.compile(r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")
-_CLOCK = re.compile(r"(?<!\d)\d{1,2}:\d{2}(:\d{2})?|T\d{4}(\d{2})?(?!\d)")
-_ZONE_NAME = re.compile(r"[A-Za-z]+$")
-_NAMED_OFFSET = re.compile(r"(?:GMT|UTC)(?=[+-]\d)")
-_ZONES = (
-    "gmt", "ut", "utc", "z", "est", "edt", "cst", "cdt", "mst", "mdt", "pst", "pdt", "ast", "adt",
-)  # fmt: skip
-"""Names of zones that RFC 822 gives a meaning, and the Atlantic ones."""
 
 
 # --- the catalogue -------------------------------------------------------------------------------------
@@ -265,41 +257,11 @@ def _item(entry: DocumentEntry, feed: FeedEntry, now: datetime, complain: Callab
 
 
 def published_at(told: str) -> tuple[datetime | None, Precision]:
-    """Read a date as feeds write it, RFC 822 or ISO 8601; without a zone it is UTC.
+    """Read a date as feeds write it; one without a zone is UTC.
 
     Returns:
-        The time, UTC, and how exactly it is told; None and "none" where it is absent or cannot be read. A zone is a
-        number or a name that means the same everywhere: guessing one could date an article before it was there.
+        The time, UTC, and how exactly it is told; None and "none" where it is absent or cannot be read for sure.
+        Guessing could date an article before it was there.
     """
-    text = _NAMED_OFFSET.sub("", " ".join(told.split()))
-    if not 0 < len(text) <= _LONGEST_DATE:
-        return None, "none"
-    try:
-        at = _iso_time(text) or _rfc_822_time(text)
-        at = at.astimezone(UTC) if at is not None else None
-    except (ValueError, OverflowError, IndexError, TypeError):
-        return None, "none"
-    if at is None or at.year <= 1970:
-        return None, "none"
-    clock = _CLOCK.search(text)
-    if clock is None:
-        return at, "day"
-    return at, "second" if clock[1] or clock[2] else "minute"
-
-
-def _iso_time(text: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text.upper().removesuffix(" UTC").removesuffix(" GMT"))
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _rfc_822_time(text: str) -> datetime | None:
-    if not _CLOCK.search(text):
-        text = f"{text} 00:00:00 GMT"
-    zone = _ZONE_NAME.search(text)
-    if zone is not None and zone[0].lower() not in _ZONES:
-        return None  # a zone nobody can tell, which would be taken for UTC; or PM
-    parts = parsedate_tz(text)
-    return datetime(*parts[:6], tzinfo=UTC) - timedelta(seconds=parts[9] or 0) if parts is not None else None
+    written = read_time(told)
+    return (written.at, written.precision) if written is not None else (None, "none")

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btc_assets.news.plain_text import SUMMARY_CHARACTERS, TITLE_CHARACTERS, plain_text, web_address
-from btc_assets.news.sources.answer import Entry, EntryError, epoch, hidden, iso_time, items_of, once, shown
+from btc_assets.news.sources.answer import Entry, EntryError, hidden, items_of, once, shown, told_time
 from btc_assets.news.sources.protocol import Delivery, Item
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import Answer, Exchange
@@ -376,24 +376,30 @@ def test_whatever_stands_in_an_entry_it_becomes_an_item_or_a_sentence(service: S
 
 
 @settings(deadline=None)
-@given(st.datetimes(datetime(1971, 1, 2), datetime(9998, 1, 1)))
+@given(st.datetimes(datetime(1973, 4, 1), datetime(2200, 1, 1)))
 def test_a_time_is_read_as_it_was_told(at: datetime) -> None:
     at = at.replace(microsecond=0, tzinfo=UTC)
-    assert epoch(at.timestamp()) == epoch(str(int(at.timestamp()))) == iso_time(at.isoformat()) == at
-    assert iso_time(at.astimezone(None).isoformat()) == at
+    seconds = int(at.timestamp())
+    spellings = [seconds, float(seconds), str(seconds), seconds * 1_000, f"{seconds}000", seconds * 10**6]
+    for value in [*spellings, seconds * 10**9, at.isoformat(), at.astimezone(None).isoformat()]:
+        written = told_time(value)
+        assert written is not None, value
+        assert (written.at, written.precision) == (at, "second"), value
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON)
 def test_what_is_no_time_is_none(value: Any) -> None:
-    for read in (epoch, iso_time):
-        found = read(value)
-        assert found is None or found.tzinfo is UTC
+    written = told_time(value)
+    assert written is None or written.at.tzinfo is UTC
 
 
-def test_a_time_without_a_zone_is_none() -> None:
-    assert iso_time("2026-11-21T12:00:00") is None
-    assert iso_time("2026-11-21T12:00:00+02:00") == datetime(2026, 11, 21, 10, tzinfo=UTC)
+def test_a_written_time_without_a_zone_is_none() -> None:
+    assert told_time("2026-11-21T12:00:00") is None
+    entry = Entry({"at": "Sat, 21 Nov 2026 08:00:00 GMT-2", "day": "2026-11-20Z", "ahead": "2036-11-21T12:00Z"}, NOW)
+    assert entry.time("at") == (datetime(2026, 11, 21, 10, tzinfo=UTC), "second")
+    assert entry.time("day") == (datetime(2026, 11, 20, tzinfo=UTC), "day")
+    assert entry.time("ahead") == entry.time("absent") == (None, "none")
 
 
 def test_a_value_is_shown_short_and_tame() -> None:

@@ -109,6 +109,8 @@ def test_every_common_header_of_posts_is_understood(header: str, tmp_path: Path)
         f"{EPOCH}", f"{EPOCH}.0", f"{EPOCH}000", f"{EPOCH}000000", f"{EPOCH}000000000", "2025-05-05 10:20:30",
         "2025-05-05T10:20:30Z", "2025-05-05T10:20:30.000000", "2025-05-05 10:20:30 UTC", "2025-05-05T12:20:30+02:00",
         "2025/05/05 10:20:30", "Mon, 05 May 2025 10:20:30 GMT", "Mon, 05 May 2025 05:20:30 -0500",
+        "Mon, 05 May 2025 05:20:30 -05:00", "Mon, 05 May 2025 12:20:30 GMT+2", "May 5, 2025 10:20:30 AM",
+        "2025-05-05T06:20:30-04", "Mon May 05 10:20:30 +0000 2025",
     ],
 )  # fmt: skip
 def test_every_common_stamp_is_the_same_second(stamp: str, tmp_path: Path) -> None:
@@ -155,6 +157,8 @@ def test_markup_and_invisible_characters_do_not_come_through(tmp_path: Path) -> 
         (["2025-05-05 00:00:00", "2025-05-06 00:00:00"], "day"),
         (["2025-05-05 00:00:00", "2025-05-06 10:20:30"], "second"),
         (["2025-05-05 10:20", "2025-05-06 10:20:30"], "minute"),
+        (["5 May 2025", "2025-05-06 10:20:30"], "day"),
+        (["5 May 2025 10:20 GMT", "2025-05-06 10:20:30"], "minute"),
         (["2025-05-05T10:20:00Z", "2025-05-06T00:00:00Z"], "minute"),
         (["2025-05-05T10:20:00Z", "2025-05-06T00:00:01Z"], "second"),
     ],
@@ -298,6 +302,7 @@ def test_a_retweet_is_a_repost_even_where_no_column_says_so(tmp_path: Path) -> N
         ("date,words\n1,a", "found no column for title (or headline) or summary"),
         (f"date,title\n{EPOCH},a\nyesterday,b", "in column 'date', got 'yesterday' in row 2"),
         ("date,title\n20250505,a", "got '20250505' in row 1"),
+        ("date,title\n05/06/2025 10:20,a", "got '05/06/2025 10:20' in row 1"),
         ("Date,title,first_seen\n2025-05-05,a,soon", "in column 'first_seen', got 'soon' in row 1"),
         ("date,title,precision\n2025-05-05,a,week", "expected one of second, minute, day, none in column 'precision'"),
         (f"date,title,url\n{EPOCH},Well, well,https://a.example", "cannot be read"),
