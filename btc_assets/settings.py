@@ -20,6 +20,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from btc_assets.paths import rooted, sqlite_url
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `btc_assets/`; relative paths in settings start here."""
 
@@ -50,6 +52,9 @@ _CRON_FIELDS = {
 }
 _LEAP_YEAR = 2024
 _CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(/(\d{1,2}))?$", re.ASCII)
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class SettingsError(ValueError):
@@ -319,6 +324,25 @@ class Settings(BaseSettings):
             raise ValueError("not the address of a web service, such as https://api.example.com")
         return url
 
+    @field_validator("data_dir", "news_feeds", "alert_rules")
+    @classmethod
+    def _is_a_rooted_path(cls, path: Path) -> Path:
+        if _URL.match(str(path)):
+            raise ValueError("a URL, where a path on this machine is expected")
+        return Path(rooted(str(path), PROJECT_ROOT))
+
+    @field_validator("market_files", "news_files", "social_files", "labelled_sentiment", "lake_url")
+    @classmethod
+    def _is_rooted_or_a_url(cls, place: str) -> str:
+        return rooted(place, PROJECT_ROOT) if place and "://" not in place else place
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _is_a_rooted_uri(cls, uri: str) -> str:
+        if uri.startswith("sqlite:///"):
+            return "sqlite:///" + rooted(uri.removeprefix("sqlite:///"), PROJECT_ROOT)
+        return rooted(uri, PROJECT_ROOT) if uri.startswith(("~", ".")) else uri
+
     @field_validator("refresh_cron", "news_cron")
     @classmethod
     def _is_a_cron_expression(cls, expression: str) -> str:
@@ -406,48 +430,42 @@ class Settings(BaseSettings):
     @property
     def score_cache(self) -> Path:
         """SQLite file of the sentiment scores already computed."""
-        return self._data / "cache" / "sentiment.db"
+        return self.data_dir / "cache" / "sentiment.db"
 
     @property
     def http_cache(self) -> Path:
         """SQLite file of the HTTP answers that feeds are asked about with conditional requests."""
-        return self._data / "cache" / "http.db"
+        return self.data_dir / "cache" / "http.db"
 
     @property
     def outbox(self) -> Path:
         """SQLite file of every alert and its deliveries."""
-        return self._data / "alerts" / "outbox.db"
+        return self.data_dir / "alerts" / "outbox.db"
 
     @property
     def lake_root(self) -> str:
         """Root of the Parquet lake: a path or an object-store URL, without a trailing slash."""
-        if "://" in self.lake_url:
-            return self.lake_url.rstrip("/")
-        return str(PROJECT_ROOT / self.lake_url if self.lake_url else self._data / "lake")
+        return self.lake_url.rstrip("/") or str(self.data_dir / "lake")
 
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking and registry URI."""
-        return self.mlflow_tracking_uri or f"sqlite:///{self._data / 'mlflow' / 'mlflow.db'}"
+        return self.mlflow_tracking_uri or sqlite_url(self.data_dir / "mlflow" / "mlflow.db")
 
     @property
     def mlflow_artifacts(self) -> Path:
         """Folder of MLflow's artifacts when the tracking store is the embedded one."""
-        return self._data / "mlflow" / "artifacts"
+        return self.data_dir / "mlflow" / "artifacts"
 
     @property
     def study_url(self) -> str:
         """SQLAlchemy URL of the Optuna studies."""
-        return f"sqlite:///{self._data / 'optuna' / 'studies.db'}"
+        return sqlite_url(self.data_dir / "optuna" / "studies.db")
 
     @property
     def serving_dir(self) -> Path:
         """Folder of the published bundle, which the forecast server watches."""
-        return self._data / "serving"
-
-    @property
-    def _data(self) -> Path:
-        return self.data_dir if self.data_dir.is_absolute() else PROJECT_ROOT / self.data_dir
+        return self.data_dir / "serving"
 
     def now(self) -> datetime:
         """Return the project's clock, UTC: the wall clock, or the end of a closed history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING
 
 from btc_assets.contracts import CONTRACTS
@@ -29,7 +30,8 @@ def add_lake_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> list[st
         if not lake.days(contract):
             continue
         domain, table = contract.table.split("/")
-        files = f"{lake.root}/{contract.table}/day=*/{PART}".replace("'", "''")
+        # What the lake's folder is called is no pattern, whatever it holds.
+        files = f"{glob.escape(lake.root)}/{contract.table}/day=*/{PART}".replace("'", "''")
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {domain}")
         connection.execute(
             f"CREATE OR REPLACE VIEW {domain}.{table} AS "  # noqa: S608 - names are contracts', the path is quoted

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from btc_assets.paths import make_database_folder
 from btc_assets.processes import ProcessError, interrupt, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT, Settings
 
@@ -52,8 +53,7 @@ def up(chosen: Settings) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
-    if chosen.tracking_uri.startswith("sqlite:///"):
-        Path(chosen.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    make_database_folder(chosen.tracking_uri)
     failed = False
     with contextlib.ExitStack() as stack:
         parts = {

@@ -18,6 +18,7 @@ from pydantic import PrivateAttr
 
 from btc_assets.learning.bundle import ModelBundle
 from btc_assets.learning.history import Standing
+from btc_assets.paths import make_database_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,8 +124,7 @@ class ModelRegistry(dg.ConfigurableResource):
         if self._client is None:
             from mlflow import MlflowClient
 
-            if self.tracking_uri.startswith("sqlite:///"):
-                Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            make_database_folder(self.tracking_uri)
             self._client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
         return self._client
 

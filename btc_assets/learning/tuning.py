@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from btc_assets.learning.families.gradient_boosting import BoostingParameters, G
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.training import row_weights, up
+from btc_assets.paths import make_database_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -73,8 +73,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if study_url.startswith("sqlite:///"):
-        Path(study_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    make_database_folder(study_url)
     losses: dict[int, Vector] = {}
 
     def objective(trial: optuna.Trial) -> float:

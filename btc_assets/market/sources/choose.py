@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.coinbase import CoinbaseSource
@@ -11,7 +9,7 @@ from btc_assets.market.sources.files import FileSource
 from btc_assets.market.sources.kraken import KrakenSource
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.sources.sample import sample_source
-from btc_assets.settings import PROJECT_ROOT, Settings
+from btc_assets.settings import Settings
 from btc_assets.transport import Limits, Transport
 
 REMEDY = "check the base URL and symbol, or choose another BTC_MARKET_SOURCE"
@@ -23,8 +21,7 @@ def source_of(config: Settings) -> MarketSource:
     if config.market_source == "sample":
         return sample_source()
     if config.market_source == "files":
-        pattern = Path(config.market_files).expanduser()
-        return FileSource(str(pattern if pattern.is_absolute() else PROJECT_ROOT / pattern))
+        return FileSource(config.market_files)
     limits = Limits(
         timeout_s=config.http_timeout_s,
         attempts=config.http_attempts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import re
 import zipfile
@@ -15,6 +14,7 @@ import polars as pl
 from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES, UTC_TIME
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
+from btc_assets.paths import matching
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -88,8 +88,7 @@ class FileSource:
         return pl.concat(spans, how="diagonal")
 
     def _paths(self) -> list[Path]:
-        found = sorted(Path(name) for name in glob.glob(self.pattern, recursive=True))
-        paths = [path for path in found if path.is_file() and path.name.lower().endswith(_SUFFIXES)]
+        paths = matching(self.pattern, _SUFFIXES)
         if not paths:
             raise SourceRefusedError(
                 f"BTC_MARKET_FILES={self.pattern!r} names no {', '.join(_SUFFIXES)} file; give the path or glob of "

@@ -11,7 +11,6 @@ each. `accuracy_of_three` tells beside it how often the scorer's own choice amon
 
 from __future__ import annotations
 
-import glob
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import polars as pl
 
 from btc_assets.contracts import SENTIMENT_BENCHMARK
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer
+from btc_assets.paths import matching
 
 BINS = 10
 """Bins of equal width, by the share of the class chosen, that the calibration error is taken over."""
@@ -38,10 +38,10 @@ LABELLED = pl.Schema({"text": pl.String, "label": pl.String, "dataset": pl.Strin
 
 _NEEDED = ("text", "label", "dataset")
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".parquet": pl.read_parquet,
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".parquet": lambda path: pl.read_parquet(path, hive_partitioning=False, glob=False),
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
+    ".jsonl": lambda path: pl.read_ndjson(path.read_bytes(), infer_schema_length=None),
+    ".ndjson": lambda path: pl.read_ndjson(path.read_bytes(), infer_schema_length=None),
 }
 _REMEDY = "Labelled texts have the columns text, label (negative, neutral or positive) and dataset, and may have split."
 
@@ -77,7 +77,7 @@ def read_labelled(pattern: str) -> pl.DataFrame:
     Raises:
         LabelledTextsError: there is no such file, one cannot be read, or one holds something else.
     """
-    paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+    paths = matching(pattern)
     if not paths:
         raise LabelledTextsError(f"no file is at {pattern!r}, where BTC_LABELLED_SENTIMENT looks for labelled texts.")
     return pl.concat([_labelled(path) for path in paths])

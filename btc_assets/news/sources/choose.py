@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from btc_assets.news.sources import cryptocompare, cryptopanic, gdelt, hacker_news, reddit
@@ -14,7 +13,7 @@ from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import TextSource
 from btc_assets.news.sources.rss import feeds_of
 from btc_assets.news.sources.sample import SampleSource
-from btc_assets.settings import PROJECT_ROOT, Settings, SettingsError
+from btc_assets.settings import Settings, SettingsError
 from btc_assets.transport import Limits, Transport
 
 ANSWER_BYTES = 16 * 1024 * 1024
@@ -31,7 +30,7 @@ def sources_of(config: Settings) -> tuple[TextSource, ...]:
     """
     makers: dict[str, Callable[[Settings], Iterable[TextSource]]] = {
         "sample": lambda _: [SampleSource()],
-        "rss": lambda config: feeds_of(_place(config.news_feeds), _limits(config), config.http_cache),
+        "rss": lambda config: feeds_of(config.news_feeds, _limits(config), config.http_cache),
         "hacker_news": _hacker_news,
         "reddit": _reddit,
         "gdelt": _gdelt,
@@ -80,9 +79,9 @@ def _files(config: Settings) -> list[TextSource]:
     lag = timedelta(minutes=config.news_files_lag_minutes)
     sources: list[TextSource] = []
     if config.news_files:
-        sources.append(TextFiles(str(_place(Path(config.news_files))), "article", lag))
+        sources.append(TextFiles(config.news_files, "article", lag))
     if config.social_files:
-        sources.append(TextFiles(str(_place(Path(config.social_files))), "post", lag))
+        sources.append(TextFiles(config.social_files, "post", lag))
     return sources
 
 
@@ -97,9 +96,3 @@ def _limits(config: Settings, most_a_second: float = float("inf")) -> Limits:
         total_s=TOTAL_S,
     )
     return replace(limits, requests_per_second=min(limits.requests_per_second, most_a_second))
-
-
-def _place(path: Path) -> Path:
-    """Return a path or glob of the settings, which starts in the project's folder unless it is absolute."""
-    path = path.expanduser()
-    return path if path.is_absolute() else PROJECT_ROOT / path

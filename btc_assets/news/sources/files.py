@@ -18,6 +18,7 @@ from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.paths import matching
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _TIMES = (
@@ -158,8 +159,7 @@ class TextFiles:
         return Delivery(items, faults)
 
     def _paths(self) -> list[Path]:
-        found = sorted(Path(name) for name in glob.glob(self.pattern, recursive=True))
-        paths = [path for path in found if path.is_file() and path.name.lower().endswith(_SUFFIXES)]
+        paths = matching(self.pattern, _SUFFIXES)
         if not paths:
             raise SourceRefusedError(
                 f"{_SETTINGS[self._kind]}={self.pattern!r} names no {', '.join(_SUFFIXES)} file; give the path or glob "
@@ -316,7 +316,7 @@ def _scan(path: Path) -> pl.LazyFrame:
         # Read whole: a row with one comma too many is a fault only where every column is looked at, and shifts the
         # values of the others where not.
         return pl.read_csv(path, infer_schema=False, glob=False).lazy()
-    return pl.scan_ndjson(path, infer_schema_length=None)
+    return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
 
 
 def _called(file: str, kind: Kind, schema: pl.Schema) -> dict[str, str]:
