@@ -21,6 +21,8 @@ from urllib.parse import quote, urlsplit
 
 import polars as pl
 
+from btc_assets.news.addresses import LONGEST, ascii_host, unbroken, visible
+
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
 
@@ -33,10 +35,7 @@ ALIKE = 0.45
 ALIKE_IN_ONE_OUTLET = 0.7
 """The same for two titles of one outlet, whose titles follow its patterns."""
 
-_LONGEST_URL = 2_048
 _VARIANT_HOSTS = ("www", "m", "amp", "mobile")
-_TWICE = re.compile(r"^https?://[^/?#]*?(https?:/+.*)$", re.IGNORECASE)
-"""An address glued to the front of another, as some feeds give it."""
 _AMP_CACHES = (
     ("cdn.ampproject.org", re.compile(r"^/+[a-z]/(?:s/)?(?=[^/]+\.[^/]+)", re.IGNORECASE)),
     ("google.com", re.compile(r"^/+amp/(?:s/)?(?=[^/]+\.[^/]+)", re.IGNORECASE)),
@@ -84,11 +83,7 @@ def canonical_url(url: str) -> str:
         `https://host[:port]/path[?query]`, ASCII, at most 2,048 characters; empty for what is no http(s) address.
         The canonical form of a canonical form is itself.
     """
-    text = url.strip()
-    if not text.isprintable():
-        text = "".join(character for character in text if character.isprintable()).strip()
-    while match := _TWICE.match(text):
-        text = match[1]
+    text = unbroken(visible(unbroken(url)))
     if text.startswith("//"):
         text = f"https:{text}"
     for _ in range(4):  # a cache may show a page of another cache; deeper is no address anybody gives
@@ -108,21 +103,15 @@ def canonical_url(url: str) -> str:
     place = host if port in (None, 80, 443) else f"{host}:{port}"
     query = _query(parts.query)
     whole = f"https://{place}{_path(parts.path)}" + (f"?{query}" if query else "")
-    return whole if len(whole) <= _LONGEST_URL else ""
+    return whole if len(whole) <= LONGEST else ""
 
 
 def _host(name: str) -> str:
     """Return a host as it is compared; empty where it cannot be one."""
-    host = unicodedata.normalize("NFKC", name).lower().strip(".")
-    if ":" in host:
-        return f"[{host}]"  # IPv6: urlsplit has checked its brackets
-    try:
-        ascii_host = host.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        return ""
-    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", ascii_host):
-        return ""
-    labels = ascii_host.split(".")
+    host = ascii_host(name)
+    if host.startswith("["):
+        return host
+    labels = host.split(".")
     while len(labels) > 2 and labels[0] in _VARIANT_HOSTS:
         labels = labels[1:]
     return ".".join(labels)
@@ -140,7 +129,7 @@ def _shown_in_cache(host: str, path: str) -> str | None:
 
 def _path(path: str) -> str:
     """Return a path without AMP parts, dot segments, doubled or trailing slashes; empty for the root."""
-    spelt = _spelt(path, safe="/:@!$&'()*+,;=")
+    spelt = _spelt(path, safe="/:@!$&()*+,;=")
     clean = posixpath.normpath(f"/{spelt.lstrip('/')}") if spelt.strip("/") else "/"
     segments = [segment for segment in clean.split("/") if segment]
     while segments:
@@ -162,7 +151,7 @@ def _query(query: str) -> str:
     kept: set[tuple[str, str]] = set()
     for part in query.replace("+", "%20").split("&"):
         name, _, value = part.partition("=")
-        key, said = _spelt(name, safe="/:@!$'()*,;"), _spelt(value, safe="/:@!$'()*,;=?")
+        key, said = _spelt(name, safe="/:@!$()*,;"), _spelt(value, safe="/:@!$()*,;=?")
         lower = key.lower()
         if not key or lower in _TRACKING or lower.startswith(_TRACKING_FAMILIES):
             continue

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import urlsplit
 
 TITLE_CHARACTERS = 500
 """Longest title."""
 SUMMARY_CHARACTERS = 2_000
 """Longest summary."""
-URL_CHARACTERS = 2_048
-"""Longest address."""
 ELLIPSIS = "…"
 
 _READ = 32_000
@@ -40,8 +37,6 @@ next one: measured, 32,000 characters of them grew to 2.4 GB in 18 s. Each chara
 _DROPPED_CATEGORIES = ("Cc", "Cf", "Co", "Cs")
 _BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Letters and marks that show as nothing."""
-_NOT_IN_URL = re.compile(r"[\s<>\"'`\\^{|}]")
-_HOST = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[^\W_]([\w-]*[^\W_])?(\.[\w-]+)*\.?)$")
 
 
 def plain_text(text: str, limit: int = SUMMARY_CHARACTERS) -> str:
@@ -81,23 +76,6 @@ def plain_title(text: str) -> str:
 def plain_summary(text: str) -> str:
     """Return a summary or the body of a post made plain, at most 2,000 characters; see `plain_text`."""
     return plain_text(text, SUMMARY_CHARACTERS)
-
-
-def web_address(text: str) -> str:
-    """Return an http or https address that can be stored and linked to, or an empty string where it is none.
-
-    It has a host, no credentials (`https://bank.example@evil.example` is not what it seems), at most 2,048 characters,
-    and none that end an attribute or act on a terminal.
-    """
-    url = text.strip()
-    if not 0 < len(url) <= URL_CHARACTERS or _NOT_IN_URL.search(url) or any(_unseen(character) for character in url):
-        return ""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.removesuffix(f":{parts.port}") if parts.port is not None else parts.netloc.rstrip(":")
-    except ValueError:
-        return ""
-    return url if parts.scheme in ("http", "https") and _HOST.match(host) else ""
 
 
 def _text_of(markup: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from btc_assets.clock import midnight
+from btc_assets.news.addresses import web_address
 from btc_assets.news.dates import Precision, WrittenTime, read_time
-from btc_assets.news.plain_text import plain_title, web_address
+from btc_assets.news.plain_text import plain_title
 from btc_assets.news.sources.protocol import Item
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from btc_assets.news.addresses import LONGEST, web_address
 from btc_assets.news.dates import Precision, read_time
-from btc_assets.news.plain_text import plain_summary, plain_title, web_address
+from btc_assets.news.plain_text import plain_summary, plain_title
 from btc_assets.news.sources.feed_entries import Document, DocumentEntry, FeedError, read_apart
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.settings import SettingsError
@@ -95,7 +96,7 @@ def _feed_of(path: Path, place: int, table: Any) -> FeedEntry:
     name, url, outlet, rhythm = (table[field] for field in _FIELDS)
     if not isinstance(name, str) or not _NAME.match(name):
         raise _fault(path, f"{which} has the name {name!r}; expected up to 40 lower-case letters, digits and _")
-    if not isinstance(url, str) or web_address(url) != url:
+    if not isinstance(url, str) or not web_address(url):
         raise _fault(path, f"{which} has the url {url!r}; expected an http or https address without credentials")
     if not isinstance(outlet, str) or not _DOMAIN.match(outlet):
         raise _fault(path, f"{which} has the outlet {outlet!r}; expected a domain such as 'example.com'")
@@ -104,7 +105,7 @@ def _feed_of(path: Path, place: int, table: Any) -> FeedEntry:
         raise _fault(
             path, f"{which} has rhythm_hours {rhythm!r}; expected hours above 0, at most {LONGEST_RHYTHM_HOURS}"
         )
-    return FeedEntry(name, url, outlet, timedelta(hours=rhythm))
+    return FeedEntry(name, web_address(url), outlet, timedelta(hours=rhythm))
 
 
 def _fault(path: Path, what: str) -> SettingsError:
@@ -235,7 +236,8 @@ def _item(entry: DocumentEntry, feed: FeedEntry, now: datetime, complain: Callab
         complain("have no title and were left out")
         return None
     if not url:
-        complain("have no link to a web page and were left out", repr(entry.link[:_SHOWN]))
+        what = "no link to a web page" if len(entry.link) <= LONGEST else f"a link of more than {LONGEST} characters"
+        complain(f"have {what} and were left out", repr(entry.link[:_SHOWN]))
         return None
     published, precision = published_at(entry.published)
     if entry.published and published is None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btc_assets.news.plain_text import SUMMARY_CHARACTERS, TITLE_CHARACTERS, plain_text, web_address
+from btc_assets.news.addresses import web_address
+from btc_assets.news.plain_text import SUMMARY_CHARACTERS, TITLE_CHARACTERS, plain_text
 from btc_assets.news.sources.answer import Entry, EntryError, hidden, items_of, once, shown, told_time
 from btc_assets.news.sources.protocol import Delivery, Item
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, SourceUnavailableError

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btc_assets.news.addresses import web_address
 from btc_assets.news.gather import fetch_all
 from btc_assets.news.sources import feed_entries
 from btc_assets.news.sources.feed_entries import Document, FeedError, decoded, read, read_apart
@@ -167,6 +168,19 @@ def test_an_entry_without_a_web_address_is_left_out_and_named(link: str | None) 
     assert delivery.faults[0].startswith(
         "news: 1 of 2 entries have no link to a web page and were left out, the first is entry 2 ("
     )
+
+
+@pytest.mark.parametrize("odd", ["'", "|", " ", "{id}", "^", "`", "\\", "é", "&quot;", "[1]"])
+def test_a_link_with_odd_characters_is_kept(odd: str) -> None:
+    delivery = delivered(rss_feed(rss_item(1, link=f"https://news.example/a{odd}b")))
+    assert delivery.faults == []
+    assert delivery.items[0].url.startswith("https://news.example/a")
+    assert web_address(delivery.items[0].url) == delivery.items[0].url
+
+
+def test_a_link_that_is_too_long_is_left_out_for_that() -> None:
+    [fault] = delivered(rss_feed(rss_item(1, link="https://news.example/" + "x" * 2_100))).faults
+    assert "1 of 1 entries have a link of more than 2048 characters and were left out" in fault
 
 
 def test_an_entry_without_a_title_is_left_out_and_named() -> None:
