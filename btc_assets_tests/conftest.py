@@ -1,9 +1,17 @@
-"""Shared builders: frames of bars, and the real data where it is at hand."""
+"""Shared builders: frames of bars, what workers make once for all, waits, and the real data where it is at hand."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +21,95 @@ from btc_assets.contracts import PRICES
 from btc_assets.settings import PROJECT_ROOT
 
 SHARED_DATA = PROJECT_ROOT.parent / "shared" / "data"
+WATCHDOG_S = 1_500.0
+"""What takes longer hangs, on the slowest machine. No claim: tests wait for events, and this ends a wait in vain."""
+SLOW_CPU_S = 4.0
+"""CPU seconds, set-up and children included, from which a test must be marked: the mark's two, and room for imports."""
+UNMARKED = "cpu_s_without_a_mark"
+CPU_BEFORE = pytest.StashKey[float]()
+
+
+# --- the run ----------------------------------------------------------------------------------------
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules that take longest, so that no worker is left with one at the end."""
+    rank = {item.path: 2 for item in items}
+    for item in items:
+        own = 0 if item.get_closest_marker("live") else 1 if item.get_closest_marker("slow") else 2
+        rank[item.path] = min(rank[item.path], own)
+    items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    item.stash[CPU_BEFORE] = _cpu_s()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note what a test without a mark took where that is too much for the inner loop."""
+    took = _cpu_s() - item.stash[CPU_BEFORE]
+    if (
+        call.when == "teardown"
+        and took > SLOW_CPU_S
+        and not {"slow", "live"} & {mark.name for mark in item.iter_markers()}
+    ):
+        item.user_properties.append((UNMARKED, took))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    for nodeid, name, took in sorted(
+        (report.nodeid, *noted) for report in reports for noted in getattr(report, "user_properties", ())
+    ):
+        if name == UNMARKED:
+            terminalreporter.write_line(f"Mark {nodeid} as slow, or make it lighter: it took {took:.1f} s of CPU.")
+
+
+def _cpu_s() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def wait_until(holds: Callable[[], bool], log: Path, *processes: subprocess.Popen[bytes]) -> None:
+    """Wait until something holds, however slow the machine is; fail at once when a process it needs has ended.
+
+    Args:
+        holds: asked ten times a second.
+        log: whose last lines a failure shows.
+        processes: that must live until then.
+    """
+    give_up = time.monotonic() + WATCHDOG_S
+    while not holds():
+        for process in processes:
+            assert process.poll() is None, f"{process.args!r} ended\n{log.read_text()[-4000:]}"
+        assert time.monotonic() < give_up, f"it hangs\n{log.read_text()[-4000:]}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Return what makes a folder once for all workers of a run, which then only read from it.
+
+    The first worker that asks for a name fills the folder; the others wait for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return make
+
+
+# --- data -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -26,17 +26,21 @@ EXPLANATION = pl.DataFrame(
     schema=dict(MODEL_EXPLANATION.columns),
 )
 RECENT = OUTCOMES.filter(pl.col("open_time").dt.date() >= date(2018, 12, 20))
-GENERATED = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)
 
 
-def test_every_part_is_there() -> None:
+@pytest.fixture(scope="module")
+def generated() -> str:
+    return results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)
+
+
+def test_every_part_is_there(generated: str) -> None:
     for title in ("What was run", "Beside the reference", "calendar year", "size of move", "Probabilities", "Trading"):
-        assert title in GENERATED
-    assert "| champion | 1 h | 2019 |" in GENERATED
-    assert "| 1 | trend 75.0% | trend 100.0% | - |" in GENERATED
-    assert "best of the 12 strategies looked at" in GENERATED
-    assert "deflated Sharpe, 0 bp | deflated Sharpe, 5 bp" in GENERATED
-    assert "nan" not in GENERATED.lower().split()
+        assert title in generated
+    assert "| champion | 1 h | 2019 |" in generated
+    assert "| 1 | trend 75.0% | trend 100.0% | - |" in generated
+    assert "best of the 12 strategies looked at" in generated
+    assert "deflated Sharpe, 0 bp | deflated Sharpe, 5 bp" in generated
+    assert "nan" not in generated.lower().split()
 
 
 def test_champions_and_what_became_of_challengers_are_listed() -> None:
@@ -57,9 +61,9 @@ def test_champions_and_what_became_of_challengers_are_listed() -> None:
     ]
 
 
-def test_tables_have_as_many_cells_as_headings() -> None:
+def test_tables_have_as_many_cells_as_headings(generated: str) -> None:
     width = 0
-    for line in GENERATED.splitlines():
+    for line in generated.splitlines():
         if line.startswith("|---"):
             width = line.count("|")
         elif line.startswith("|") and width:
@@ -68,8 +72,8 @@ def test_tables_have_as_many_cells_as_headings() -> None:
             width = 0
 
 
-def test_the_reference_is_compared_on_its_own_hours_only() -> None:
-    assert "hold none of its hours" in GENERATED
+def test_the_reference_is_compared_on_its_own_hours_only(generated: str) -> None:
+    assert "hold none of its hours" in generated
     shift = date(2023, 1, 1) - date(2018, 12, 20)
     moved = RECENT.with_columns(pl.col("open_time", "known_at") + shift, pl.col("model_cutoff") + shift)
     text = results.results(moved, MODEL_EXPLANATION.empty(), MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)

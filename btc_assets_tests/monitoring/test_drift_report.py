@@ -17,7 +17,7 @@ from btc_assets.contracts import DRIFT_REPORT, FORECAST_OUTCOMES, FORECASTS, HOR
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.bundle import HorizonForecast
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
-from btc_assets.monitoring import watching
+from btc_assets.monitoring import drift, watching
 from btc_assets.monitoring.assets import drift_report
 from btc_assets.monitoring.checks import few_inputs_moved, promises_hold
 from btc_assets.monitoring.forecasting import CHAMPION, forecast_hours
@@ -55,6 +55,9 @@ class OneModel(ModelRegistry):
     def load(self, version: int) -> CertainModel:
         """Return the version."""
         return CertainModel(version, CUTOFF, (FEATURE, OTHER))
+
+
+pytestmark = pytest.mark.slow  # Evidently alone takes five seconds to import
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,16 @@ def test_evidentlys_page_of_the_same_columns_is_kept_with_the_mlflow_run(
     assert "<html" in text.lower()
     assert FEATURE in text
     assert OTHER in text
+
+
+def test_evidently_writes_a_page_though_a_column_is_never_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    frame = pl.DataFrame({"x0": rng.normal(size=600), "x1": rng.normal(size=600)})
+    frame, page = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("never")), tmp_path / "evidently.html"
+    drift.write_evidently(frame.head(500), frame.tail(100), ["x0", "x1", "never"], page)
+    text = page.read_text()
+    assert "x0" in text
+    assert "<html" in text.lower()
 
 
 def test_a_quiet_day_names_nothing(lake: Lake, registry: OneModel) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -73,30 +75,60 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
 
 
 OUTCOMES = history()
-REPORT = performance_report(OUTCOMES, day=END, fee_bps=5, seed=7)
+A_MONTH = OUTCOMES.filter(pl.col("open_time") < START + timedelta(days=30))
+"""Enough where no figure has to be significant."""
 
 
-def value(metric: str, *, role: str = "champion", horizon: int = 1, period: str = "all", report: pl.DataFrame = REPORT):
+def report_of(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the report of the last day."""
+    return performance_report(outcomes, day=END, fee_bps=5, seed=7)
+
+
+@cache
+def skilled() -> pl.DataFrame:
+    """Return the report of `OUTCOMES`."""
+    return report_of(OUTCOMES)
+
+
+@cache
+def noise() -> pl.DataFrame:
+    """Return the report of forecasts without skill."""
+    return report_of(history(skill=0))
+
+
+def value(
+    metric: str,
+    *,
+    role: str = "champion",
+    horizon: int = 1,
+    period: str = "all",
+    report: Callable[[], pl.DataFrame] = skilled,
+):
     """Return one row of a report."""
-    return report.filter(
-        (pl.col("metric") == metric)
-        & (pl.col("role") == role)
-        & (pl.col("horizon_hours") == horizon)
-        & (pl.col("period") == period)
-    ).row(0, named=True)
+    return (
+        report()
+        .filter(
+            (pl.col("metric") == metric)
+            & (pl.col("role") == role)
+            & (pl.col("horizon_hours") == horizon)
+            & (pl.col("period") == period)
+        )
+        .row(0, named=True)
+    )
 
 
 def test_the_report_fulfils_its_contract_for_every_role_horizon_and_period() -> None:
     assert FORECAST_OUTCOMES.faults(OUTCOMES) == []
-    assert PERFORMANCE_REPORT.faults(REPORT) == []
-    groups = REPORT.group_by("role", "horizon_hours", "period").len()
+    report = skilled()
+    assert PERFORMANCE_REPORT.faults(report) == []
+    groups = report.group_by("role", "horizon_hours", "period").len()
     assert groups.height == len(REPORTED_ROLES) * len(HORIZONS) * 4
     assert groups["len"].n_unique() == 1
-    assert set(REPORT["period"]) == {"all", "2018", "2019", "last_90_days"}
+    assert set(report["period"]) == {"all", "2018", "2019", "last_90_days"}
 
 
 def test_the_same_outcomes_give_the_same_report() -> None:
-    assert performance_report(OUTCOMES, day=END, fee_bps=5, seed=7).equals(REPORT)
+    assert report_of(A_MONTH).equals(report_of(A_MONTH))
 
 
 def test_a_period_holds_its_own_hours() -> None:
@@ -139,7 +171,6 @@ def test_costs_and_delay_cost() -> None:
 
 
 def test_skill_is_significant_and_noise_is_not() -> None:
-    noise = performance_report(history(skill=0), day=END, fee_bps=5, seed=7)
     tests = ("pesaran_timmermann_p", "diebold_mariano_p_base_rate", "spa_p_log_loss_base_rate")
     for test in tests:
         assert value(test)["value"] < 0.01
@@ -190,7 +221,6 @@ def test_the_luckiest_of_many_noise_strategies_has_a_low_deflated_sharpe() -> No
 
 
 def test_skill_survives_the_deflation_in_the_report_and_noise_does_not() -> None:
-    noise = performance_report(history(skill=0), day=END, fee_bps=5, seed=7)
     assert value("deflated_sharpe_0bps")["value"] > 0.99
     assert value("deflated_sharpe_0bps", report=noise)["value"] < 0.9
 
@@ -210,15 +240,15 @@ def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() 
 
 
 def test_the_same_strategy_under_two_roles_is_one_trial_and_an_idle_one_none() -> None:
-    same = OUTCOMES.filter(pl.col("role") == "champion")
+    same = A_MONTH.filter(pl.col("role") == "champion")
     both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in REPORTED_ROLES]).sort(
         FORECAST_OUTCOMES.key
     )
-    report = performance_report(both, day=END, fee_bps=5, seed=7)
-    assert value("strategies_tried_5bps", report=report)["value"] == len(HORIZONS) * len(LAGS)
-    idle = performance_report(both.with_columns(pl.lit(0.5).alias("p_up")), day=END, fee_bps=5, seed=7)
-    assert value("strategies_tried_5bps", report=idle)["value"] == 0
-    assert value("deflated_sharpe_5bps", report=idle)["value"] is None
+    report = report_of(both)
+    assert value("strategies_tried_5bps", report=lambda: report)["value"] == len(HORIZONS) * len(LAGS)
+    idle = report_of(both.with_columns(pl.lit(0.5).alias("p_up")))
+    assert value("strategies_tried_5bps", report=lambda: idle)["value"] == 0
+    assert value("deflated_sharpe_5bps", report=lambda: idle)["value"] is None
 
 
 def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
@@ -232,10 +262,11 @@ def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
 
 
 def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
-    day = END - timedelta(days=30)
+    day = START.date() + timedelta(days=20)
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    early = OUTCOMES.filter(pl.col("known_at") <= end)
-    assert performance_report(OUTCOMES, day=day, fee_bps=5, seed=7).equals(
+    early = A_MONTH.filter(pl.col("known_at") <= end)
+    assert early.height < A_MONTH.height
+    assert performance_report(A_MONTH, day=day, fee_bps=5, seed=7).equals(
         performance_report(early, day=day, fee_bps=5, seed=7)
     )
 
@@ -249,7 +280,8 @@ def test_a_missing_hour_neither_crashes_nor_shifts_the_hours_after_it() -> None:
     )
     assert trading.model[0].gross[1000] == 0
     assert np.array_equal(np.delete(trading.model[0].gross, 1000), np.delete(whole.model[0].gross, 1000))
-    assert PERFORMANCE_REPORT.faults(performance_report(holed, day=END, fee_bps=5, seed=7)) == []
+    part = holed.filter(pl.col("open_time").is_between(START + timedelta(days=30), START + timedelta(days=50)))
+    assert PERFORMANCE_REPORT.faults(report_of(part)) == []
 
 
 def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> None:
@@ -265,18 +297,17 @@ def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> No
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
     few = OUTCOMES.sort("horizon_hours", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
-    report = performance_report(few, day=END, fee_bps=5, seed=7)
+    report = report_of(few)
     assert PERFORMANCE_REPORT.faults(report) == []
     assert not report.select(pl.col("value", "lower", "upper").is_nan().any()).row(0)[0]
     assert markdown(report)
 
 
 def test_a_constant_forecast_has_no_skill_and_does_not_crash() -> None:
-    flat = OUTCOMES.with_columns(pl.lit(0.5).alias("p_up"))
-    report = performance_report(flat, day=END, fee_bps=5, seed=7)
-    assert value("rank_ic", report=report)["value"] is None
-    assert value("auc", report=report)["value"] == 0.5
-    assert value("model_sharpe_5bps_lag0", report=report)["value"] is None
+    report = report_of(A_MONTH.with_columns(pl.lit(0.5).alias("p_up")))
+    assert value("rank_ic", report=lambda: report)["value"] is None
+    assert value("auc", report=lambda: report)["value"] == 0.5
+    assert value("model_sharpe_5bps_lag0", report=lambda: report)["value"] is None
 
 
 def test_a_window_ends_with_its_day() -> None:
@@ -286,11 +317,11 @@ def test_a_window_ends_with_its_day() -> None:
 
 
 def test_the_summary_shows_each_group_with_n_and_interval() -> None:
-    lines = markdown(REPORT).splitlines()
+    lines = markdown(skilled()).splitlines()
     assert len(lines) == 2 + len(REPORTED_ROLES) * len(HORIZONS) * 4
     assert "| champion | 1 h | all | 2,879 |" in "\n".join(lines)
     assert " to " in lines[2]
-    assert markdown(REPORT.clear()) == "No forecast has a known outcome yet."
+    assert markdown(skilled().clear()) == "No forecast has a known outcome yet."
 
 
 # --- pictures ------------------------------------------------------------------------------------
