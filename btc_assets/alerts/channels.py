@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -57,17 +58,24 @@ def to_webhook(alert: Alert, config: Settings) -> None:
     import httpx
 
     text = headline(alert).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    body = {"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"}
+    url = config.alert_webhook_url.get_secret_value().strip()
     try:
-        answer = httpx.post(
-            config.alert_webhook_url.get_secret_value(),
-            json={"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"},
-            timeout=TIMEOUT_S,
-            follow_redirects=False,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        # Only the status is read: whatever else comes, and however long, says nothing.
+        with httpx.stream("POST", url, json=body, timeout=TIMEOUT_S, follow_redirects=False) as answer:
+            status = answer.status_code
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError) as error:
+        raise DeliveryError(
+            f"BTC_ALERT_WEBHOOK_URL is no address that can be posted to ({type(error).__name__})"
+        ) from None
+    except httpx.HTTPError as error:
         raise DeliveryError(f"the webhook did not answer ({type(error).__name__})") from None
-    if not answer.is_success:
-        raise DeliveryError(f"the webhook answered HTTP {answer.status_code}")
+    if 300 <= status < 400:
+        raise DeliveryError(
+            f"the webhook answered HTTP {status}, it has moved; set BTC_ALERT_WEBHOOK_URL to where it is"
+        )
+    if not 200 <= status < 300:
+        raise DeliveryError(f"the webhook answered HTTP {status}")
 
 
 def to_email(alert: Alert, config: Settings) -> None:
@@ -78,21 +86,52 @@ def to_email(alert: Alert, config: Settings) -> None:
     """
     import smtplib
 
+    mail = _mail(alert, config)
+    try:
+        server = _connected(config)
+        try:
+            refused = server.send_message(mail)
+        finally:
+            with suppress(OSError):  # it is taken or refused; a server that fails to say goodbye changes neither
+                server.quit()
+            server.close()
+    except (OSError, smtplib.SMTPException) as error:
+        raise DeliveryError(f"the mail server did not take it ({type(error).__name__})") from None
+    except UnicodeError:
+        raise DeliveryError(
+            "BTC_SMTP_USER, BTC_SMTP_PASSWORD or BTC_SMTP_HOST holds a character that the protocol cannot send; only "
+            "ASCII can log in"
+        ) from None
+    if refused:
+        _LOG.warning("the mail server refused %d of the receivers in BTC_ALERT_EMAIL_TO", len(refused))
+
+
+def _mail(alert: Alert, config: Settings) -> EmailMessage:
+    """Return an alert as a mail.
+
+    Raises:
+        DeliveryError: an address cannot stand in a mail.
+    """
     mail = EmailMessage()
     mail["Subject"] = headline(alert)[:200]
-    mail["From"] = config.alert_email_from
-    mail["To"] = config.alert_email_to
+    for header, variable, value in (
+        ("From", "BTC_ALERT_EMAIL_FROM", config.alert_email_from),
+        ("To", "BTC_ALERT_EMAIL_TO", config.alert_email_to),
+    ):
+        try:
+            mail[header] = value.strip()
+            addresses = mail[header].addresses
+        except (ValueError, IndexError, AttributeError):  # how the parser fails on what is no address
+            addresses = ()
+        if not addresses or any(not address.domain or not address.username for address in addresses):
+            raise DeliveryError(f"{variable} is no list of mail addresses such as desk@example.com")
     mail["Date"] = format_datetime(alert.raised_at)
     mail["Message-ID"] = f"<{alert.alert_id}@btc-assets.invalid>"  # a mail sent twice shows once
     mail.set_content(
         f"{_line(alert.message)}\n\nrule: {alert.rule}\nseverity: {alert.severity}\nabout: {_line(alert.subject)}\n"
         f"raised: {alert.raised_at:%Y-%m-%d %H:%M:%S} UTC\nid: {alert.alert_id}\n"
     )
-    try:
-        with _connected(config) as server:
-            server.send_message(mail)
-    except (OSError, smtplib.SMTPException) as error:
-        raise DeliveryError(f"the mail server did not take it ({type(error).__name__})") from None
+    return mail
 
 
 def _connected(config: Settings) -> smtplib.SMTP:

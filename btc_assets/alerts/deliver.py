@@ -26,7 +26,8 @@ class Deliveries:
 def deliver(outbox: Outbox, channels: Mapping[str, Channel], now: Callable[[], datetime]) -> Deliveries:
     """Try every delivery that is due once.
 
-    A channel that fails is not asked again in the same round, so that one that hangs cannot keep the others waiting.
+    A channel that fails, in whatever way, is not asked again in the same round, so that one that hangs cannot keep the
+    others waiting.
 
     Args:
         outbox: where the alerts are.
@@ -43,6 +44,8 @@ def deliver(outbox: Outbox, channels: Mapping[str, Channel], now: Callable[[], d
                 channel(alert)
             except DeliveryError as error:
                 fault = down[alert.channel] = str(error)
+            except Exception as error:  # noqa: BLE001 - of this channel alone; its words may hold a secret
+                fault = down[alert.channel] = f"the channel {alert.channel} broke on it ({type(error).__name__})"
         if fault:
             outbox.failed(alert, fault, now())
             failed += 1

@@ -112,17 +112,16 @@ class Outbox:
         stored = []
         with self._open() as connection:
             for finding in findings:
-                rule = finding.rule
+                rule, subject, message = finding.rule, _storable(finding.subject), _storable(finding.message)
                 quiet = max(rule.quiet, timedelta(microseconds=1))
                 told = connection.execute(
                     "SELECT 1 FROM alert WHERE rule = ? AND subject = ? AND raised_at > ? AND raised_at < ?",
-                    (rule.name, finding.subject, _text(now - quiet), _text(now + quiet)),
+                    (rule.name, subject, _text(now - quiet), _text(now + quiet)),
                 ).fetchone()
                 if told is not None:
                     continue
-                alert_id = hashlib.sha256(f"{rule.name}\n{finding.subject}\n{now.isoformat()}".encode()).hexdigest()[
-                    :32
-                ]
+                identity = f"{rule.name}\n{subject}\n{now.isoformat()}"
+                alert_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
                 connection.execute(
                     "INSERT OR IGNORE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -131,8 +130,8 @@ class Outbox:
                         rule.name,
                         rule.kind,
                         rule.severity,
-                        finding.subject,
-                        finding.message,
+                        subject,
+                        message,
                         finding.value,
                         rule.bound,
                     ),
@@ -175,7 +174,7 @@ class Outbox:
             connection.execute(
                 "UPDATE delivery SET state = ?, tries = tries + 1, next_try = ?, settled_at = ?, fault = ? "
                 "WHERE alert_id = ? AND channel = ? AND state = ?",
-                (state, _text(next_try), settled, fault[:500], alert.alert_id, alert.channel, PENDING),
+                (state, _text(next_try), settled, _storable(fault[:500]), alert.alert_id, alert.channel, PENDING),
             )
 
     def _alerts(self, condition: str, values: tuple[str, ...]) -> list[Alert]:
@@ -184,6 +183,11 @@ class Outbox:
             connection.row_factory = sqlite3.Row
             rows = [dict(row) for row in connection.execute(query, values)]
         return [Alert(**{**row, **{name: _moment(row[name]) for name in ("raised_at", "settled_at")}}) for row in rows]
+
+
+def _storable(text: str) -> str:
+    """Return a text that a database can hold: half a character, which names from outside may have, becomes a `?`."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _moment(text: str | None) -> datetime | None:

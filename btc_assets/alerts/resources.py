@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from btc_assets.alerts.channels import Channel, channels_of
 from btc_assets.alerts.deliver import Deliveries, deliver
 from btc_assets.alerts.outbox import Finding, Outbox
-from btc_assets.alerts.rules import Rulebook, read_rules
+from btc_assets.alerts.rules import BUILT_IN, Rulebook, RuleError, read_rules
 from btc_assets.settings import Settings
 
 
@@ -25,8 +26,11 @@ class AlertDesk:
 
     @property
     def book(self) -> Rulebook:
-        """The rules, read anew: a change of the file counts from the next tick on."""
-        return read_rules(self._config.alert_rules)
+        """The rules, read again for each tick; the ones that come with the project where the file cannot be read."""
+        try:
+            return read_rules(self._config.alert_rules)
+        except RuleError as fault:
+            return replace(read_rules(BUILT_IN), faults=(f"{fault}; until then the project's own rules count",))
 
     @property
     def channels(self) -> Mapping[str, Channel]:

@@ -1,6 +1,6 @@
 """Alerts: what the rules find is stored in the outbox, then delivered, then recorded as `monitoring/alerts`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -9,7 +9,7 @@ import polars as pl
 from btc_assets.alerts import watch
 from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.resources import AlertDesk
-from btc_assets.alerts.rules import Rulebook
+from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.automation.jobs import ARTICLES, DRIFT, HISTORY, POSTS, REPORT, record_alerts
 from btc_assets.automation.sensors import (
     PARTITION_TAG,
@@ -30,6 +30,8 @@ from btc_assets.settings import settings
 NEWEST_DAYS = 3
 """Reports and changes older than this many days tell of history that was filled in, and alert nobody."""
 LONGEST_MESSAGE = 300
+BROKEN = Rule("alerting", "alerting", "high", timedelta(hours=24))
+"""Tells that a rule, or what the rules look at, is broken; the others go on."""
 SILENT_SOURCES = "silent_sources"
 """Metadata of a gathering that names the sources which were silent for longer than their rhythm."""
 
@@ -116,16 +118,26 @@ def raise_alerts(
     """Look at the newest hour and at every new report; ask for the record of the days with new alerts."""
     now, book = settings().now(), alert_desk.book
     positions = positions_of(context.cursor)
-    findings = [
-        *on_the_newest_hour(book, lake, now),
-        *on_new_events(book, lake, context.instance, positions, now),
-        *on_dagster(book, context.instance, _watched_assets(context)),
-    ]
+    faults, findings = list(book.faults), list[Finding]()
+    moved = dict(positions)
+    looks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "the newest hour": lambda: on_the_newest_hour(book, lake, now),
+        "new reports": lambda: on_new_events(book, lake, context.instance, moved, now),
+        "freshness and silent sources": lambda: on_dagster(book, context.instance, _watched_assets(context)),
+    }
+    for what, look in looks.items():
+        try:
+            findings += look()
+        except Exception as error:
+            context.log.exception(f"the rules could not look at {what}")
+            faults.append(f"the rules could not look at {what}: {type(error).__name__}: {error}")
+            moved = positions if what == "new reports" else moved
+    findings += [Finding(BROKEN, fault[:80], fault[:LONGEST_MESSAGE]) for fault in faults]
     raised = alert_desk.tell(findings, book)
     deliveries = alert_desk.deliver()
     said = f"{len(findings)} findings, {len(raised)} of them not told before; {deliveries}"
     context.log.info(said)
-    cursor = positions_text(positions)
+    cursor = positions_text(moved)
     today = key_of(datetime.now(tz=UTC).date())
     requests = []
     if (raised or deliveries.delivered) and DAILY.has_partition_key(today):

@@ -94,6 +94,34 @@ def test_an_alert_for_a_channel_that_is_not_there_waits_for_it(outbox: Outbox) -
     assert told == ["it fell"]
 
 
+@pytest.mark.parametrize(
+    "error", [UnicodeEncodeError("ascii", "s3cret-é", 7, 8, "ordinal not in range"), KeyError("s3cret"), TypeError()]
+)
+def test_whatever_a_channel_raises_is_that_delivery_s_fault_alone(outbox: Outbox, error: Exception) -> None:
+    raised(outbox)
+    told: list[str] = []
+
+    def broken(_alert: Alert) -> None:
+        raise error
+
+    channels = {"webhook": broken, "log": lambda alert: told.append(alert.message)}
+    for minute in range(2):
+        deliver(outbox, channels, lambda minute=minute: NOW + timedelta(minutes=minute))
+    assert told == ["it fell"]
+    [waiting] = outbox.undelivered()
+    assert (waiting.channel, waiting.state, waiting.tries) == ("webhook", PENDING, 2)
+    assert type(error).__name__ in waiting.fault
+    assert "s3cret" not in waiting.fault
+
+
+def test_half_a_character_in_a_message_is_stored_and_told(outbox: Outbox) -> None:
+    [name] = outbox.raise_alerts([Finding(RULE, "feed \ud83d", "it fell \ud83d")], ROUTING, NOW)
+    told: list[str] = []
+    deliver(outbox, {name: lambda alert: told.append(alert.message) for name in ("log", "webhook")}, lambda: NOW)
+    assert told == ["it fell ?"] * 2
+    assert outbox.raise_alerts([Finding(RULE, "feed \ud83d", "it fell")], ROUTING, NOW) == [], name
+
+
 def test_a_process_killed_while_it_delivers_loses_nothing(outbox: Outbox, tmp_path: Path) -> None:
     raised(outbox)
     program = f"""

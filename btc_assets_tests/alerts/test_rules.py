@@ -22,7 +22,6 @@ def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[[rule]\n", "cannot be read"),
         (GOOD.replace('"fall"', '"Fall!"'), "name"),
         (GOOD.replace('"drawdown"', '"weather"'), "choose from"),
         (GOOD.replace("bound = 0.1\n", ""), "needs a bound"),
@@ -36,18 +35,27 @@ def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
         (GOOD + '[routing]\nhigh = ["pigeon"]\n', "a list of"),
         (GOOD + '[routing]\ndire = ["log"]\n', "no severity"),
         ("[rules]\n", "neither"),
+        ('[routing]\nhigh = "log"\n', "it goes to log, webhook, email"),
     ],
 )
-def test_a_fault_in_the_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_fault_is_named_and_costs_no_other_rule(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "rules.toml"
-    path.write_text(text)
-    with pytest.raises(RuleError, match=said):
-        read_rules(path)
+    path.write_text('[[rule]]\nname = "other"\nkind = "failed_run"\nseverity = "high"\n' + text)
+    book = read_rules(path)
+    [fault] = book.faults
+    assert said in fault
+    assert str(path) in fault
+    assert "other" in {rule.name for rule in book.rules}
+    assert book.routing["high"]
 
 
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"[[rule]\n", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "rules.toml"
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(RuleError, match="BTC_ALERT_RULES"):
-        read_rules(tmp_path / "nothing.toml")
+        read_rules(path)
 
 
 def test_a_severity_without_a_route_goes_to_the_log(tmp_path: Path) -> None:

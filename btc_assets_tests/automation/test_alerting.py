@@ -139,15 +139,41 @@ def test_a_silent_source_is_told(instance: dg.DagsterInstance, lake: Lake, desk:
     assert "gave nothing new" in alert.message
 
 
-def test_a_fault_in_the_rules_fails_the_tick_with_its_sentence(
-    instance: dg.DagsterInstance, lake: Lake, tmp_path: Path
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        ('[[rule]]\nname = "x"\nkind = "weather"\nseverity = "high"\n', "rule 1: kind is 'weather'; choose from"),
+        ("[[rule]\n", "cannot be read"),
+    ],
+)
+def test_a_fault_in_the_rules_is_told_and_costs_nothing_else(
+    instance: dg.DagsterInstance, lake: Lake, tmp_path: Path, rules: str, sentence: str
 ) -> None:
-    rules = tmp_path / "rules.toml"
-    rules.write_text('[[rule]]\nname = "x"\nkind = "weather"\nseverity = "high"\n')
-    desk = AlertDesk(Outbox(tmp_path / "outbox.db"), settings().model_copy(update={"alert_rules": rules}))
-    with pytest.raises(Exception, match="weather") as error:
-        tick(instance, lake, desk)
-    assert "choose from" in str(error.value.__cause__ or error.value)
+    path = tmp_path / "rules.toml"
+    sound = '[[rule]]\nname = "fall"\nkind = "drawdown"\nbound = 0.1\nseverity = "high"\n'
+    path.write_text(rules + sound)
+    fall(lake)
+    desk = AlertDesk(Outbox(tmp_path / "outbox.db"), settings().model_copy(update={"alert_rules": path}))
+    tick(instance, lake, desk)
+    messages = {alert.rule: alert.message for alert in told(desk)}
+    assert sentence in messages["alerting"]
+    assert {"fall", "drawdown"} & set(messages)
+    assert {alert.state for alert in told(desk)} == {DELIVERED}
+
+
+def test_a_table_that_cannot_be_read_keeps_no_other_alert_back(
+    instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "lake" / "market").rglob("*.parquet"):
+        path.write_bytes(b"no parquet")
+    event = dg.AssetMaterialization(
+        ARTICLES, partition="2019-06-01", metadata={"silent_sources": {"desk": "is silent"}}
+    )
+    instance.report_runless_asset_event(event)
+    tick(instance, lake, desk)
+    messages = {alert.rule: alert.message for alert in told(desk)}
+    assert set(messages) == {"silent_source", "alerting"}
+    assert "could not look at the newest hour" in messages["alerting"]
 
 
 def test_a_failed_run_is_told_with_its_job_its_day_and_its_reason(
