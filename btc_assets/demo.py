@@ -53,7 +53,7 @@ def _forecast_over_http(config: Settings) -> str:
         with running(command, environment={"BTC_SERVE_PORT": str(port)}, log=log.fileno()) as server:
             wait_for_port(server, LOOPBACK, port, seconds=READY_S)
             url = f"http://{LOOPBACK}:{port}/v1/forecast"
-            answer = httpx.get(url, timeout=10)
+            answer = httpx.get(url, timeout=10, trust_env=False)
             answer.raise_for_status()
     return f"$ curl {url}\n{json.dumps(answer.json(), indent=2)}"
 

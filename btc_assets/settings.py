@@ -1,7 +1,8 @@
 """Every knob of the project: one typed, frozen object read from `BTC_*` variables or `.env`.
 
-Nothing else in the project reads the environment, so this file is the whole list of what can be
-turned. A value that cannot be right fails at load with a sentence that names its variable.
+Nothing else in the project reads the environment, but for the usual proxy variables (`btc_assets.proxies`), so this
+file is the whole list of what can be turned. A value that cannot be right fails at load with a sentence that names its
+variable.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import hishel
     import httpx
 
+    from btc_assets.proxies import ProxiedTransport
+
 _MEBIBYTE = 1024 * 1024
 _BUSY = (418, 429)
 _MOVED = (301, 302, 303, 307, 308)
@@ -211,32 +213,37 @@ class Transport:
     # --- how it is asked ---------------------------------------------------------------------------
     @cached_property
     def _client(self) -> httpx.Client:
-        import httpx
-
-        return httpx.Client(**self._options())
+        return self._client_over(self._routed())
 
     @cached_property
     def _remembering_client(self) -> httpx.Client:
         if self._storage is None:
             return self._client
-        from hishel.httpx import CacheClient
+        from hishel.httpx import CacheTransport
 
         # The rules of RFC 9111, for a cache that is ours alone: answers marked private are remembered as well.
-        return CacheClient(storage=self._storage, rfc={"shared": False}, **self._options())
+        return self._client_over(CacheTransport(self._routed(), storage=self._storage, rfc={"shared": False}))
 
-    def _options(self) -> dict[str, Any]:
+    def _routed(self) -> ProxiedTransport:
+        import httpx
+
+        from btc_assets.proxies import ProxiedTransport
+
+        # Where several hosts are asked, a connection for each request: the watch must know which one it waits for.
+        return ProxiedTransport(limits=httpx.Limits(max_keepalive_connections=0 if self._limits.redirects else 1))
+
+    def _client_over(self, transport: httpx.BaseTransport) -> httpx.Client:
         import httpx
 
         logging.getLogger("httpx").addFilter(_log_no_query)
         logging.getLogger("httpcore").setLevel(logging.INFO)  # below that it tells every header
-        return {
-            "timeout": self._limits.timeout_s,
-            "follow_redirects": False,
-            "event_hooks": {"response": [_take_location]},
-            "headers": {"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},
-            # Where several hosts are asked, a connection for each request: the watch must know which one it waits for.
-            "limits": httpx.Limits(max_keepalive_connections=0 if self._limits.redirects else 1),
-        }
+        return httpx.Client(
+            transport=transport,
+            timeout=self._limits.timeout_s,
+            follow_redirects=False,
+            event_hooks={"response": [_take_location]},
+            headers={"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},
+        )
 
     @cached_property
     def _storage(self) -> hishel.SqliteStorage | None:
@@ -288,6 +295,8 @@ class Transport:
     def _hop(self, url: str, question: _Question, end: float) -> _Answer:
         import httpx
 
+        from btc_assets.proxies import RouteError
+
         shown = _shown(url)
         ours = _origin(url) == _origin(self._base)
         client = self._client if question.purpose is None else self._remembering_client
@@ -308,6 +317,8 @@ class Transport:
                 return self._read(shown, answer)
         except httpx.TimeoutException as error:
             raise _RetryError(f"{shown}: no answer within {self._limits.timeout_s:g} s (BTC_HTTP_TIMEOUT_S)") from error
+        except RouteError as error:
+            raise SourceRefusedError(f"{shown} is not asked: {error}") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
             # What exactly is wrong may hold a key; it is neither told nor chained.
             raise SourceRefusedError(

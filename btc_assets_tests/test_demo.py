@@ -87,6 +87,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
     (folder / "home" / "dagster.yaml").write_text(config)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
+        "ALL_PROXY": "socks5://127.0.0.1:9",  # our own server is asked whatever the environment says
+        "NO_PROXY": "fd00::/8",
         **SMALL,
         "DAGSTER_HOME": str(folder / "home"),
         "PYTHONPATH": str(PROJECT_ROOT),

@@ -57,13 +57,20 @@ def to_webhook(alert: Alert, config: Settings) -> None:
     """
     import httpx
 
+    from btc_assets.proxies import ProxiedTransport, RouteError
+
     text = headline(alert).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     body = {"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"}
     url = config.alert_webhook_url.get_secret_value().strip()
     try:
         # Only the status is read: whatever else comes, and however long, says nothing.
-        with httpx.stream("POST", url, json=body, timeout=TIMEOUT_S, follow_redirects=False) as answer:
+        with (
+            httpx.Client(transport=ProxiedTransport(), timeout=TIMEOUT_S, follow_redirects=False) as client,
+            client.stream("POST", url, json=body) as answer,
+        ):
             status = answer.status_code
+    except RouteError as error:
+        raise DeliveryError(str(error)) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError) as error:
         raise DeliveryError(
             f"BTC_ALERT_WEBHOOK_URL is no address that can be posted to ({type(error).__name__})"

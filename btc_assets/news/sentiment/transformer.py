@@ -271,8 +271,10 @@ def _from_hub(model: str) -> Path:
         fetched = snapshot_download(
             repository, revision=revision, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S, max_workers=2
         )
-    except (httpx.HTTPError, OSError, ValueError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        from btc_assets.proxies import proxy_fault
+
+        why = proxy_fault("https://huggingface.co") or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(
             f"there is no folder {PROJECT_ROOT / model}, and the hub does not give {model!r} ({why}); {advice}, "
             "or reach the hub once"
