@@ -18,11 +18,12 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import polars as pl
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 from upath import UPath
 
 from btc_assets.contracts import CONTRACTS, Contract, column_schema
@@ -82,18 +83,29 @@ class Lake(dg.ConfigurableIOManager):
     root: str
 
     # --- reading -------------------------------------------------------------------------------
-    def days(self, contract: Contract) -> list[date]:
-        """Return the days stored of a table, in order; a folder whose writer died before its file is no day."""
+    def days(self, contract: Contract, first: date | None = None, last: date | None = None) -> list[date]:
+        """Return the days stored of a table with `first` <= day <= `last`, in order.
+
+        A folder whose writer died before its file is no day. In a folder on this machine a span with both ends costs
+        what it is long, whatever else is stored.
+        """
         folder = UPath(self.root) / contract.table
-        if not folder.exists():
-            return []
-        found = (_DAY_FOLDER.match(part.parent.name) for part in folder.glob(f"day=*/{PART}"))
-        return sorted(date.fromisoformat(match.group(1)) for match in found if match)
+        if not _is_local(folder):
+            found = (part.parent.name for part in folder.glob(f"day=*/{PART}")) if folder.exists() else iter(())
+            names = {name for name in found if _DAY_FOLDER.match(name)}
+        elif first is not None and last is not None:
+            span = (first + timedelta(days=n) for n in range((last - first).days + 1))
+            names = {f"day={key_of(day)}" for day in span}
+        else:
+            names = {name for name in os.listdir(str(folder)) if _DAY_FOLDER.match(name)} if folder.exists() else set()
+        if _is_local(folder):
+            names = {name for name in names if os.path.exists(f"{folder}/{name}/{PART}")}
+        days = sorted(date.fromisoformat(name.removeprefix("day=")) for name in names)
+        return [day for day in days if (first is None or first <= day) and (last is None or day <= last)]
 
     def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
         """Scan the stored partitions with `first` <= day <= `last`; days not stored are simply absent."""
-        days = [d for d in self.days(contract) if (first is None or first <= d) and (last is None or d <= last)]
-        return self.scan_days(contract, days)
+        return self.scan_days(contract, self.days(contract, first, last))
 
     def scan_days(self, contract: Contract, days: Sequence[date]) -> pl.LazyFrame:
         """Scan exactly these days, those stored at least, in order.
@@ -134,7 +146,7 @@ class Lake(dg.ConfigurableIOManager):
         target = self._path(contract, day)
         content = io.BytesIO()
         frame.write_parquet(content, compression="zstd")
-        if target.protocol not in ("", "file"):
+        if not _is_local(target):
             # An object store shows an object once it is complete; closing a stream halfway would complete it.
             target.write_bytes(content.getvalue())
             return
@@ -166,7 +178,7 @@ class Lake(dg.ConfigurableIOManager):
         the jobs alone keep runs apart.
         """
         folder = UPath(self.root) / contract.table
-        if folder.protocol not in ("", "file"):
+        if not _is_local(folder):
             yield
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +203,10 @@ class Lake(dg.ConfigurableIOManager):
         contract = contract_of(context.asset_key)
         days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         return self.scan_days(contract, days)
+
+
+def _is_local(path: UPath) -> bool:
+    return path.protocol in ("", "file")
 
 
 def _sweep(folder: UPath) -> None:
@@ -221,25 +237,39 @@ def stored(
 ) -> dg.Output[pl.DataFrame]:
     """Wrap an asset's frame for the lake: content hash as data version, and what a person wants to see.
 
-    Each partition's materialisation carries its own rows and digest, so that a run over many days
-    tells them apart.
+    Each partition's materialisation carries its own rows and digest, so that a run over many days tells them apart.
+    What describes the whole run is carried by its last partition, the one that is shown first: in each of thousands
+    it would be most of the event log.
     """
     keys = context.partition_keys
     ordered, heights = _ordered_by_day(contract, frame, [day_of(key) for key in keys])
-    found = digests(ordered, heights)
-    for key, height, content in zip(keys, heights, found, strict=True):
-        context.add_asset_metadata({"partition_rows": height, "partition_digest": content}, partition_key=key)
+    contents = digests(ordered, heights)
+    shown: dict[str, dict[str, Any]] = {
+        key: {"partition_rows": height, "partition_digest": content}
+        for key, height, content in zip(keys, heights, contents, strict=True)
+    }
     times = frame.select(pl.col(contract.key[0]).min().alias("first"), pl.col(contract.key[0]).max().alias("last"))
-    version = found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
-    return dg.Output(
-        frame,
-        data_version=dg.DataVersion(version),
-        metadata={
-            "dagster/row_count": frame.height,
-            "dagster/column_schema": column_schema(contract),
-            "first": str(times["first"][0]),
-            "last": str(times["last"][0]),
-            "nulls": {name: count for name, count in frame.null_count().row(0, named=True).items() if count},
-            **(metadata or {}),
-        },
-    )
+    shown[keys[-1]] |= {
+        "dagster/row_count": frame.height,
+        "dagster/column_schema": column_schema(contract),
+        "first": str(times["first"][0]),
+        "last": str(times["last"][0]),
+        "nulls": {name: count for name, count in frame.null_count().row(0, named=True).items() if count},
+        **(metadata or {}),
+    }
+    _add_partition_metadata(context, shown)
+    version = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
+    return dg.Output(frame, data_version=dg.DataVersion(version))
+
+
+def _add_partition_metadata(context: dg.AssetExecutionContext, shown: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the metadata of every partition at once.
+
+    `context.add_asset_metadata` does it one by one, and each time lists the partitions of the run and copies what it
+    holds: a minute for eight years of days.
+    """
+    step = context.get_step_execution_context()
+    held = dict(step._metadata_accumulator.per_output_metadata)  # noqa: SLF001 - there is no public way to add many
+    for key, metadata in shown.items():
+        held[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = metadata
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=held)  # noqa: SLF001

@@ -59,9 +59,7 @@ def stored_texts(lake: Lake, first: date, last: date) -> Texts | None:
         first: first day, UTC.
         last: last day, UTC, included.
     """
-    article_days, post_days = (
-        [day for day in lake.days(contract) if first <= day <= last] for contract in (ARTICLES, POSTS)
-    )
+    article_days, post_days = (lake.days(contract, first, last) for contract in (ARTICLES, POSTS))
     if not article_days and not post_days:
         return None
     articles, posts, scores = (lake.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
@@ -94,8 +92,11 @@ def hourly_features(
     one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
     or posts were never gathered, everything made of them.
     """
-    texts = Texts.stored(articles, posts, scores, lake.days(ARTICLES), lake.days(POSTS))
-    frame = features_between(prices.sort("open_time").collect(), *_span(context), texts)
+    first, end = _span(context)
+    gathered = [lake.days(table, first.date() - timedelta(days=WARMUP_DAYS), end.date()) for table in (ARTICLES, POSTS)]
+    frame = features_between(
+        prices.sort("open_time").collect(), first, end, Texts.stored(articles, posts, scores, *gathered)
+    )
     unknown = {
         feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)
         for feature in FEATURES

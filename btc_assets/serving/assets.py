@@ -173,7 +173,7 @@ def published_tables(lake: Lake, day: date) -> dict[str, pl.DataFrame]:
     first = day - timedelta(days=FORECAST_DAYS - 1)
 
     def newest_report(contract: Contract) -> pl.DataFrame:
-        return lake.scan_days(contract, [d for d in lake.days(contract) if first <= d <= day][-1:]).collect()
+        return lake.scan_days(contract, lake.days(contract, first, day)[-1:]).collect()
 
     return {
         "forecasts": lake.scan(FORECASTS, first, day).collect(),

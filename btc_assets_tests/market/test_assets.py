@@ -54,7 +54,7 @@ def materialise(
         tags=tags,
     )
     assert result.success
-    event = result.asset_materializations_for_node("market__prices")[0]
+    event = result.asset_materializations_for_node("market__prices")[-1]
     return {name: value.value for name, value in event.metadata.items()}
 
 

@@ -143,7 +143,7 @@ def test_one_day_alone_gives_the_bytes_of_the_long_run(root: Path, run: dg.Execu
 
 def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) -> None:
     result = materialise(root, DAYS[2], DAYS[2], ("forecasts",))
-    metadata = result.asset_materializations_for_node("monitoring__forecasts")[0].metadata
+    metadata = result.asset_materializations_for_node("monitoring__forecasts")[-1].metadata
     assert metadata["days_without_a_champion"].value == 1
     assert "No model stands" in metadata["newest"].value
     assert stored(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
@@ -156,7 +156,7 @@ def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) ->
 def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProcessResult) -> None:
     result = materialise(root, LAST, LAST, ("performance_report",))
     assert PERFORMANCE_REPORT.faults(stored(root, PERFORMANCE_REPORT)) == []
-    metadata = result.asset_materializations_for_node("monitoring__performance_report")[0].metadata
+    metadata = result.asset_materializations_for_node("monitoring__performance_report")[-1].metadata
     assert "| champion | 1 h | all |" in metadata["summary"].value
     for picture in ("equity", "reliability"):
         assert metadata[picture].value.startswith("![")
@@ -180,7 +180,7 @@ def test_the_shadow_is_judged_once_enough_hours_are_realised(
     assert SHADOW_REPORT.faults(report) == []
     assert set(report["day"]) == set(DAYS[7:]), "nobody is in shadow before"
     assert set(report["decision"]) == {"wait"}, "312 hours are asked for"
-    metadata = result.asset_materializations_for_node("monitoring__shadow_report")[0].metadata
+    metadata = result.asset_materializations_for_node("monitoring__shadow_report")[-1].metadata
     assert metadata["challenger"].value == 2
     assert "data:image/png;base64," in metadata["picture"].value
     monkeypatch.setenv("BTC_SHADOW_HOURS", "60")
