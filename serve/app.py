@@ -18,6 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import License
 
 from serve.answers import Fault
+from serve.head import with_head
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES
 from serve.routes import ROUTES, Refusal
@@ -75,7 +76,7 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
         logging_config=None,
     )
     # Outside the router: a middleware of Litestar's would not see what the router refuses.
-    app.asgi_handler = metrics.measured(app.asgi_handler)
+    app.asgi_handler = metrics.measured(with_head(app.asgi_handler))
     return app
 
 
