@@ -18,6 +18,8 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from btc_assets.settings import PROJECT_ROOT
+
 YEARS = (1, 8)
 REPEATS = 7
 END = date(2025, 1, 1)
@@ -60,10 +62,9 @@ def run() -> dict[int, dict[str, float]]:
     found = {}
     for years in YEARS:
         with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
             days = 365 * years
             environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-                "DAGSTER_HOME": scratch,
+                "DAGSTER_HOME": str(PROJECT_ROOT),
                 "BTC_DATA_DIR": str(Path(scratch) / "data"),
                 "BTC_MARKET_SOURCE": "binance",
                 "BTC_HISTORY_START": str(END - timedelta(days=days)),

@@ -44,7 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT))
-    os.chdir(PROJECT_ROOT)  # dagster.yaml's paths start here
+    os.chdir(PROJECT_ROOT)
+    if chosen.command not in ("sql", "fit-ensemble"):
+        from btc_assets.ownership import keep_apart
+
+        try:
+            config.writable_dagster_dir()
+            keep_apart()
+        except SettingsError as error:
+            print(error, file=sys.stderr)
+            return 2
     if chosen.command == "up":
         from btc_assets.up import up
 

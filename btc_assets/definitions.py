@@ -26,9 +26,11 @@ from btc_assets.monitoring import checks as monitoring_checks  # noqa: E402
 from btc_assets.news import assets as news  # noqa: E402
 from btc_assets.news import checks as news_checks  # noqa: E402
 from btc_assets.news.resources import News  # noqa: E402
+from btc_assets.ownership import keep_apart  # noqa: E402
 from btc_assets.serving import assets as serving  # noqa: E402
 from btc_assets.settings import settings  # noqa: E402
 
+keep_apart()
 _OUTBOX = Outbox(settings().outbox)
 _LAKE = Lake(root=settings().lake_root)
 

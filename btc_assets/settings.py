@@ -10,6 +10,7 @@ from __future__ import annotations
 import calendar
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
@@ -77,7 +78,8 @@ class Settings(BaseSettings):
     # --- where things live -------------------------------------------------------------------
     data_dir: Path = Field(
         default=PROJECT_ROOT / "data",
-        description="Folder of the lake, the MLflow store, the Optuna studies and the published bundle.",
+        description="Folder of the lake, the MLflow store, the Optuna studies, the published bundle, and of Dagster's "
+        "runs, events and logs.",
     )
     lake_url: str = Field(
         default="",
@@ -467,6 +469,22 @@ class Settings(BaseSettings):
     def serving_dir(self) -> Path:
         """Folder of the published bundle, which the forecast server watches."""
         return self.data_dir / "serving"
+
+    def writable_dagster_dir(self) -> Path:
+        """Return the folder of Dagster's runs, events, cursors and logs, made if it is not there.
+
+        Raises:
+            SettingsError: it cannot be made or written.
+        """
+        folder = self.data_dir / "dagster"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            raise SettingsError(
+                f"The data folder {self.data_dir} cannot be written ({error.strerror}): set BTC_DATA_DIR to one that can."
+            ) from error
 
     def now(self) -> datetime:
         """Return the project's clock, UTC: the wall clock, or the end of a closed history."""

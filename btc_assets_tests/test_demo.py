@@ -83,14 +83,11 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     folder = tmp_path_factory.mktemp("demo")
-    (folder / "home").mkdir()
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
-    (folder / "home" / "dagster.yaml").write_text(config)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
         "ALL_PROXY": "socks5://127.0.0.1:9",  # our own server is asked whatever the environment says
         "NO_PROXY": "fd00::/8",
         **SMALL,
-        "DAGSTER_HOME": str(folder / "home"),
+        "DAGSTER_HOME": str(PROJECT_ROOT),
         "PYTHONPATH": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(folder / "data"),
         "BTC_SERVE_PORT": str(free_port(LOOPBACK, 0)),

@@ -74,9 +74,9 @@ def launch(ui: int, job: str, partition: str) -> str:
     return str(answer["data"]["launchRun"]["run"]["runId"])
 
 
-def ended(home: Path, run_id: str) -> float:
+def ended(storage: Path, run_id: str) -> float:
     """Return when a run ended, seconds since the epoch."""
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(storage)) as instance:
         record = instance.get_run_record_by_id(run_id)
     assert record is not None
     assert record.dagster_run.status == dg.DagsterRunStatus.FAILURE
@@ -95,12 +95,9 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail_within_a_minute(
     lake = Lake(root=str(tmp_path / "data" / "lake"))
     store_flat_bars(lake)
     nobody = Exchange()  # knows no bars: every run that fetches them fails
-    home, ui, log = tmp_path / "home", free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
-    home.mkdir()
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(tmp_path / "dagster"))
-    (home / "dagster.yaml").write_text(config)
+    ui, log = free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-        "DAGSTER_HOME": str(home),
+        "DAGSTER_HOME": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(tmp_path / "data"),
         "BTC_MARKET_SOURCE": "binance",
         "BTC_BINANCE_URL": nobody.url,
@@ -130,7 +127,7 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail_within_a_minute(
         run_id = launch(ui, "refresh_prices", key_of(lake.days(contracts.PRICES)[-1]))
         fall_s = until(lambda: delivered("drawdown"), log) - fell
         reached = until(lambda: delivered("failed_run"), log, seconds=2 * MOST_S)
-        failed_s = reached - ended(home, run_id)
+        failed_s = reached - ended(tmp_path / "data" / "dagster", run_id)
     nobody.close()
     print(f"stored to delivered: {fall_s:.0f} s; failed to delivered: {failed_s:.0f} s")
     assert fall_s < MOST_S

@@ -64,13 +64,9 @@ def _kline(bar: dict[str, object]) -> list[object]:
 
 def deployment_of(root: Path, venue: Venue, **settings: str) -> dict[str, str]:
     """Make a small deployment on folders of its own, whose exchange is the venue; return its environment."""
-    home = root / "home"
-    home.mkdir()
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(root / "dagster"))
-    (home / "dagster.yaml").write_text(config)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
     chosen = {
-        "DAGSTER_HOME": str(home),
+        "DAGSTER_HOME": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(root / "data"),
         "BTC_MARKET_SOURCE": "binance",
         "BTC_BINANCE_URL": venue.exchange.url,

@@ -84,7 +84,7 @@ class Deployment:
             "BTC_DATA_DIR": str(self.root),
             "BTC_MARKET_SOURCE": "sample",
             "BTC_NEWS_SOURCES": "none",
-            "DAGSTER_HOME": str(self.root),
+            "DAGSTER_HOME": str(PROJECT_ROOT),
             "PYTHONPATH": str(PROJECT_ROOT),
         }
 

@@ -430,11 +430,9 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lake = Lake(root=str(folder / "data" / "lake"))
-        (folder / "home").mkdir(parents=True)
-        config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
-        (folder / "home" / "dagster.yaml").write_text(config)
+        folder.mkdir(parents=True)
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-            "DAGSTER_HOME": str(folder / "home"),
+            "DAGSTER_HOME": str(PROJECT_ROOT),
             "PYTHONPATH": str(PROJECT_ROOT),
             "BTC_DATA_DIR": str(folder / "data"),
             "BTC_NEWS_SOURCES": "none",

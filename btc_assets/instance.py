@@ -1,0 +1,89 @@
+"""The Dagster instance of one data folder: its runs, events, cursors and logs lie beside the tables they speak of.
+
+`dagster.yaml` names these classes, so every process that reads it finds the folder that `BTC_DATA_DIR` says, whether
+`make`, `dagster dev` or a run started it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import click
+from dagster._core.storage.legacy_storage import CompositeStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
+from dagster._serdes import ConfigurableClassData
+
+from btc_assets.settings import SettingsError, settings
+from btc_assets.sqlite_storage import EventLog, RunStorage, ScheduleStorage
+
+EVENTS_AT_ONCE = "1000"
+"""Events of one plan or one output that are stored in one transaction."""
+
+
+def _folder() -> Path:
+    """Return Dagster's folder in the data folder.
+
+    Raises:
+        click.ClickException: a setting is wrong, or the folder cannot be written. Dagster's commands print it as the
+            sentence it is.
+    """
+    try:
+        return settings().writable_dagster_dir()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+class Storage(CompositeStorage):
+    """Runs, events, schedules and cursors."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Return no options: the settings say where it lies."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
+        """Open the storage, or make it."""
+        del config_value
+        # Dagster reads this from the environment alone; whoever set it knows why.
+        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_AT_ONCE)
+        folder = _folder()
+        return cls(
+            RunStorage.from_local(str(folder / "history")),
+            EventLog(str(folder / "history" / "runs")),
+            ScheduleStorage.from_local(str(folder / "schedules")),
+            inst_data,
+        )
+
+
+class Artifacts(LocalArtifactStorage):
+    """Files of runs that no I/O manager keeps."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Return no options: the settings say where they lie."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
+        """Return where they lie."""
+        del config_value
+        return cls(str(_folder() / "artifacts"), inst_data)
+
+
+class Logs(LocalComputeLogManager):
+    """What the steps of a run print."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """Return no options: the settings say where they lie."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
+        """Return where they lie."""
+        del config_value
+        return cls(str(_folder() / "logs"), inst_data=inst_data)

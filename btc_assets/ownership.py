@@ -1,0 +1,40 @@
+"""One Dagster history for one data folder, also where `DAGSTER_HOME` is a folder of the user's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+
+from btc_assets.settings import PROJECT_ROOT, SettingsError, settings
+
+_OWNER = "btc_assets/data_dir"
+"""Where a storage of the user's own says whose history it holds."""
+
+
+def keep_apart() -> None:
+    """Make sure that the instance of `DAGSTER_HOME` holds the history of this data folder alone.
+
+    Raises:
+        SettingsError: it holds runs of another data folder.
+    """
+    home = os.environ.get("DAGSTER_HOME", "")
+    if not Path(home).is_absolute() or not Path(home).is_dir():
+        return  # Dagster keeps no history there: it says what is wrong, or works in a folder that it removes
+    ref = InstanceRef.from_dir(home)
+    if ref.storage_data is not None and ref.storage_data.module_name == "btc_assets.instance":
+        return  # it lies in the data folder
+    ours = str(settings().data_dir.resolve())
+    with dg.DagsterInstance.from_ref(ref) as instance:
+        owner = instance.run_storage.get_cursor_values({_OWNER}).get(_OWNER)
+        if owner == ours:
+            return
+        if owner is not None and instance.get_runs_count() > 0:
+            raise SettingsError(
+                f"The Dagster instance in {home} (DAGSTER_HOME) holds the runs of the data folder {owner}, but "
+                f"BTC_DATA_DIR is {ours}: give it a DAGSTER_HOME of its own, or copy dagster.yaml from "
+                f"{PROJECT_ROOT} there, which keeps the history of each data folder in it."
+            )
+        instance.run_storage.set_cursor_values({_OWNER: ours})

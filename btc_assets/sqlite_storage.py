@@ -1,0 +1,290 @@
+"""Dagster's SQLite storages with connections that stay open.
+
+Dagster opens a connection for every statement, and with it compiles the statement anew: of a backfill of thousands of
+days most of the time goes there. These storages keep the connections and what they compiled for as long as the process
+lives and the file on disk is the one they opened, and write the events of a batch in one transaction. The files are
+Dagster's own: every other process, and Dagster without this module, reads and migrates them as before.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as db
+from dagster._core.events import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    DagsterEventType,
+)
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
+from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._serdes import ConfigurableClassData, serialize_value
+from sqlalchemy.engine import Connection, Engine
+
+_EVENTS = SqlEventLogStorageTable
+SHARDS_KEPT = 8
+"""Files of single runs a process keeps open: those of the runs that write or are looked at now."""
+
+
+def kept_engine(path: Path) -> Engine:
+    """Return an engine of an SQLite file whose connections stay open while the file is the one they opened."""
+    engine = db.create_engine(
+        db.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
+
+    @db.event.listens_for(engine, "connect")
+    def _opened(_connection: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
+
+    @db.event.listens_for(engine, "checkout")
+    def _asked_for(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["file"] != _identity(path):
+            raise db.exc.DisconnectionError  # the pool opens the file that lies there now
+
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name, None where none is."""
+    try:
+        at = path.stat()
+    except FileNotFoundError:
+        return None
+    return at.st_dev, at.st_ino
+
+
+def _has_schema(engine: Engine) -> bool:
+    """Say whether a file has Dagster's schema, which it marks with its revision last."""
+    with engine.connect() as connection:
+        if not db.inspect(connection).has_table("alembic_version"):
+            return False
+        return connection.scalar(db.text("SELECT count(*) FROM alembic_version")) > 0
+
+
+def _kind(event: EventLogEntry) -> DagsterEventType | None:
+    return event.dagster_event_type if event.is_dagster_event else None
+
+
+def _goes_to_index(event: EventLogEntry) -> bool:
+    """Say whether an event is looked for across runs, and so is kept in the index beside its run's file."""
+    kind = _kind(event)
+    return kind in ASSET_EVENTS or kind in ASSET_CHECK_EVENTS or kind in EVENT_TYPE_TO_PIPELINE_RUN_STATUS
+
+
+@dataclass
+class _OpenShards:
+    """What one process has open of an event log.
+
+    A forked child begins with nothing, for SQLite's connections do not cross a fork.
+    """
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    engines: OrderedDict[str, Engine] = field(default_factory=OrderedDict)
+    begun: dict[str, Connection] = field(default_factory=dict)
+    initialised: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+
+
+class EventLog(SqliteEventLogStorage):
+    """Dagster's event log, one SQLite file a run and one index of all of them."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._open: dict[int, _OpenShards] = {}
+        self._tables: set[str] = set()
+        self._has_index_columns = False
+        super().__init__(base_dir, inst_data)
+
+    @property
+    def _shards(self) -> _OpenShards:
+        return self._open.setdefault(os.getpid(), _OpenShards())
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        """Give a connection in a transaction; a shard asked for again inside it is given the same one."""
+        shards = self._shards
+        with shards.lock:
+            if shard in shards.begun:
+                yield shards.begun[shard]
+                return
+            with self._engine(shards, shard).begin() as connection:
+                shards.begun[shard] = connection
+                try:
+                    yield connection
+                finally:
+                    del shards.begun[shard]
+
+    def _engine(self, shards: _OpenShards, shard: str) -> Engine:
+        path = Path(self.path_for_shard(shard))
+        engine = shards.engines.get(shard)
+        if engine is None:
+            engine = shards.engines[shard] = kept_engine(path)
+            self._close_surplus(shards)
+        shards.engines.move_to_end(shard)
+        there = _identity(path)
+        if there is None or shards.initialised.get(shard) != there:
+            if there is None:
+                self._make_shard(path)
+            if not _has_schema(engine):
+                self._initdb(engine)
+            shards.initialised[shard] = _identity(path)
+        return engine
+
+    def _make_shard(self, path: Path) -> None:
+        """Make an empty file with Dagster's schema at once; one that another process made meanwhile is left alone."""
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", suffix=".part") as new:
+            new.write(self._empty_shard)
+            new.flush()
+            os.fchmod(new.fileno(), Path(self.path_for_shard(INDEX_SHARD_NAME)).stat().st_mode)
+            os.fsync(new.fileno())
+            with suppress(FileExistsError):
+                os.link(new.name, path)
+
+    @cached_property
+    def _empty_shard(self) -> bytes:
+        """The file that Dagster makes for a run, which takes it dozens of transactions."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "empty.db"
+            engine = kept_engine(path)
+            db.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+            self._initdb(engine)
+            engine.dispose()
+            return path.read_bytes()
+
+    def _close_surplus(self, shards: _OpenShards) -> None:
+        idle = [name for name in shards.engines if name != INDEX_SHARD_NAME and name not in shards.begun]
+        for name in idle[: max(0, len(idle) - SHARDS_KEPT)]:
+            shards.engines.pop(name).dispose()
+            shards.initialised.pop(name, None)
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event in its run's file, and in the index if it is looked for across runs."""
+        super().store_event(event)
+        self._tell_watchers(event.run_id)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events in one transaction for each file they go to: all of them, or none."""
+        runs = list({event.run_id: None for event in events})
+        self._store_at_once(runs, events)
+        for run_id in runs:
+            self._tell_watchers(run_id)
+
+    def _tell_watchers(self, run_id: str) -> None:
+        """Change the times of a run's file, which those who watch it wait for.
+
+        What a connection writes reaches the file itself only when it closes; the log beside it changes before what is
+        in it can be read.
+        """
+        with suppress(FileNotFoundError):
+            os.utime(self.path_for_shard(run_id))
+
+    def _store_at_once(self, runs: Sequence[str], events: Sequence[EventLogEntry]) -> None:
+        rows = [self._event_to_row(event) for event in events]
+        mirrored = [place for place, event in enumerate(events) if _goes_to_index(event)]
+        with ExitStack() as stack:
+            for run_id in runs:
+                connection = stack.enter_context(self.run_connection(run_id))
+                connection.execute(_EVENTS.insert(), [row for row in rows if row["run_id"] == run_id])
+            if not mirrored:
+                return
+            index = stack.enter_context(self.index_transaction())  # entered last, it is committed first
+            ids = index.scalars(
+                _EVENTS.insert().returning(_EVENTS.c.id, sort_by_parameter_order=True),
+                [rows[place] for place in mirrored],
+            ).all()
+            self._index(index, [events[place] for place in mirrored], ids)
+
+    def _index(self, index: Connection, events: Sequence[EventLogEntry], ids: Sequence[int]) -> None:
+        """Tell the index's other tables of events it has just stored."""
+        of_assets = [(event, at) for event, at in zip(events, ids, strict=True) if _kind(event) in ASSET_EVENTS]
+        self._store_asset_event_tags(index, [event for event, _ in of_assets], [at for _, at in of_assets])
+        # An asset has one row, which the last event of a kind overwrites.
+        last = {(event.get_dagster_event().asset_key, _kind(event)): (event, at) for event, at in of_assets}
+        for event, at in sorted(last.values(), key=lambda pair: pair[1]):
+            self._store_asset_event(index, event, at)
+        for event, at in zip(events, ids, strict=True):
+            if _kind(event) in ASSET_CHECK_EVENTS:
+                self.store_asset_check_event(event, at)
+
+    def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
+        """Store a planned check of every partition, with the event serialised once."""
+        planned = event.get_dagster_event().asset_check_planned_data
+        keys = planned.partitions_subset.get_partition_keys() if planned.partitions_subset else [None]
+        row = {
+            "asset_key": planned.asset_key.to_string(),
+            "check_name": planned.check_name,
+            "run_id": event.run_id,
+            "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+            "evaluation_event": serialize_value(event),
+            "evaluation_event_timestamp": self._event_insert_timestamp(event),
+            "evaluation_event_storage_id": event_id,
+        }
+        with self.index_connection() as index:
+            index.execute(AssetCheckExecutionsTable.insert(), [row | {"partition": key} for key in keys])
+
+    def has_table(self, table_name: str) -> bool:
+        """Say whether the index has a table; one that was there once stays."""
+        if table_name not in self._tables:
+            with self.index_connection() as connection:
+                if not db.inspect(connection).has_table(table_name):
+                    return False
+            self._tables.add(table_name)
+        return True
+
+    def _has_asset_key_index_cols_on_connection(self, conn: Connection) -> bool:
+        self._has_index_columns = self._has_index_columns or super()._has_asset_key_index_cols_on_connection(conn)
+        return self._has_index_columns
+
+    def dispose(self) -> None:
+        """Close everything this process has open."""
+        super().dispose()
+        shards = self._shards
+        with shards.lock:
+            for engine in shards.engines.values():
+                engine.dispose()
+            shards.engines.clear()
+            shards.initialised.clear()
+
+
+class _KeptConnection:
+    """`connect()` of a storage that is one SQLite file."""
+
+    _conn_string: str
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Give a connection in a transaction."""
+        engines: dict[int, Engine] = self.__dict__.setdefault("_engines", {})
+        engine = engines.get(os.getpid())  # SQLite's connections do not cross a fork
+        if engine is None:
+            engine = engines.setdefault(os.getpid(), kept_engine(Path(db.make_url(self._conn_string).database or "")))
+        with engine.begin() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close everything this process has open."""
+        if engine := self.__dict__.get("_engines", {}).pop(os.getpid(), None):
+            engine.dispose()
+
+
+class RunStorage(_KeptConnection, SqliteRunStorage):
+    """Dagster's runs, one SQLite file."""
+
+
+class ScheduleStorage(_KeptConnection, SqliteScheduleStorage):
+    """Dagster's schedules and sensors with their ticks and cursors, one SQLite file."""
