@@ -483,7 +483,8 @@ class Settings(BaseSettings):
                 return folder
         except OSError as error:
             raise SettingsError(
-                f"The data folder {self.data_dir} cannot be written ({error.strerror}): set BTC_DATA_DIR to one that can."
+                f"The data folder {self.data_dir} cannot be written ({error.strerror}): set BTC_DATA_DIR to one that "
+                "can."
             ) from error
 
     def now(self) -> datetime:
