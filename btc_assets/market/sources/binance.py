@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-import zipfile
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
@@ -153,14 +151,8 @@ class BinanceSource:
                     f"binance archive {name}: expected sha256 {expected}, got {found}; the download is damaged. Try "
                     f"again; if it stays so, an intermediary changes it (BTC_BINANCE_ARCHIVE_URL)."
                 )
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-                if size > _UNZIPPED_LIMIT:
-                    raise SourceMalformedError(f"binance archive {name}: unpacks to {size} bytes, far more than hours.")
-        except zipfile.BadZipFile as error:
-            raise SourceMalformedError(f"binance archive {name} is not a zip file ({error}). {REMEDY}") from error
-        bars = lawful(f"binance archive {name}", read_table(name, content), self._clock())
+        table = read_table(f"binance archive {name}", content, remedy=REMEDY, limit=_UNZIPPED_LIMIT)
+        bars = lawful(f"binance archive {name}", table, self._clock())
         return in_order(self.venue, bars.select(list(PRICES.columns)).with_columns(pl.lit(self.venue).alias("venue")))
 
 

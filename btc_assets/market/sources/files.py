@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import io
+import itertools
+import os
 import re
-import zipfile
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
-from btc_assets.clock import HOUR
+from btc_assets.archives import MOST_BYTES, UnreadableError, text_of, unpack
 from btc_assets.contracts import PRICES, UTC_TIME
+from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
+from btc_assets.market.sources.instrument import Instrument, instrument_of
+from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
+from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.paths import matching
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "open_time": (
         "open_time", "opentime", "open_timestamp", "candle_date_time_utc", "timestamp", "unix_timestamp", "unix",
-        "time", "datetime", "date_time", "date_utc", "time_utc", "datetime_utc", "timestamp_utc", "date", "ts", "t",
+        "time", "datetime", "date_time", "date_utc", "time_utc", "datetime_utc", "timestamp_utc", "utc_time",
+        "gmt_time", "time_period_start", "period_start", "window_start", "start_time", "date", "ts", "mts", "t",
     ),
     "open": ("open", "open_price", "o", "opening_price"),
     "high": ("high", "high_price", "h", "max"),
     "low": ("low", "low_price", "l", "min"),
     "close": ("close", "close_price", "c", "closing_price", "trade_price"),
-    "volume": ("volume", "base_volume", "volume_btc", "base_asset_volume", "volume_base", "vol", "v"),
+    "volume": ("volume", "base_volume", "volume_btc", "base_asset_volume", "volume_base", "volumefrom", "vol", "v"),
     "quote_volume": (
-        "quote_volume", "quote_asset_volume", "quotevolume", "volume_quote", "volume_usd", "volume_usdt", "qav",
+        "quote_volume", "quote_asset_volume", "quotevolume", "volume_quote", "volume_usd", "volume_usdt",
+        "volume_currency", "volumeto", "qav",
     ),
     "trades": (
         "trades", "count", "number_of_trades", "num_trades", "trade_count", "tradecount", "trades_count", "n_trades",
@@ -41,24 +48,57 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "taker_buy_quote_volume", "taker_buy_quote", "taker_buy_quote_asset_volume", "taker_quote_vol",
         "tb_quote_av", "taker_buy_quote_vol",
     ),
-    "close_time": ("close_time", "closetime", "close_timestamp"),
+    "close_time": ("close_time", "closetime", "close_timestamp", "time_period_end", "period_end", "end_time"),
 }  # fmt: skip
 """Names a column may go by, lower case with `_` between words; the first one present is taken."""
 _NEEDED = ("open_time", "open", "high", "low", "close", "volume")
-_INSTRUMENTS = ("symbol", "pair", "ticker", "instrument", "market", "tic")
+_INSTRUMENTS = (
+    "symbol", "pair", "ticker", "instrument", "market", "tic", "product_id", "product", "instrument_id",
+    "instrument_name", "asset", "coin", "currency", "base_currency", "base_asset",
+)  # fmt: skip
+"""Names of columns that tell what is traded."""
 KLINE_COLUMNS = (
     "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "trades",
     "taker_buy_volume", "taker_buy_quote_volume", "ignore",
 )  # fmt: skip
 """Columns of a Binance kline file, which carries no header."""
+_HEADLESS = {
+    len(KLINE_COLUMNS): KLINE_COLUMNS,
+    7: ("open_time", "open", "high", "low", "close", "volume", "trades"),
+    6: ("open_time", "open", "high", "low", "close", "volume"),
+}
+"""Columns of files without a header, by their number: Binance's, Kraken's, and the least a bar needs."""
+_NOTHING = ("", "nan", "null", "none", "na", "n/a", "-")
+"""What stands where there is no number, in lower case."""
+INSTRUMENT = "instrument told"
+"""Column of bars from files: what their symbol column or file name says they are of, as it is spelt there."""
+_PRICES = ("open", "high", "low", "close")
+_PRICES_IN_A_HEADER = 3
+"""Names of prices from which a line is a header."""
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|\.\d+)([eE][+-]?\d+)?")
+_DECORATION = r"[\s\x{00a0}\x{202f}'_$€£₿]"
+"""What may stand in a number and says nothing."""
+_DECIMAL_COMMA = r"^[+-]?([\d.]*,(\d{0,2}|\d{4,})|0,\d+|[\d.]+\.\d{3},\d*|[1-9]\d{3,},\d+|\d{1,3}(\.\d{3}){2,})$"
+_DECIMAL_POINT = r"^[+-]?([\d,]*\.(\d{0,2}|\d{4,})|0\.\d+|[\d,]+,\d{3}\.\d*|[1-9]\d{3,}\.\d+|\d{1,3}(,\d{3}){2,})$"
+"""Numbers that can be written only one way: 1,5 and 0,125 and 1.234,5 and 1.234.567, or the same with a point."""
+_GROUPED = r"^[+-]?\d{1,3}(T\d{3})+(D\d*)?$"
+"""A number with thousands separators, T and the decimal sign, D."""
+_SHOWN = 300
 _REMEDY = "Correct the file or point BTC_MARKET_FILES at another."
 _SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip")
 _EPOCHS = ((1e8, 1e11, 1_000_000), (1e11, 1e14, 1_000), (1e14, 1e17, 1))
 """Bounds of an epoch in s, ms and µs, and how many microseconds one unit has; nanoseconds are larger still."""
-_OFFSET = r"([+-])(\d{2}):?(\d{2})$"
+_OFFSET = r"([+-])(0\d|1[0-4])(?::?([0-5]\d))?$"
 _FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M")
+_RARE_FORMATS = tuple(
+    f"{day} {clock}"
+    for day in ("%Y-%m-%d", "%Y.%m.%d", "%d.%m.%Y")
+    for clock in ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
+)
+"""How a day and a clock time are written; days before months only with dots, where nobody means the other."""
 
 _parsed: dict[str, tuple[tuple[int, int], pl.DataFrame]] = {}
+_judged: dict[tuple[tuple[str, int, int], ...], None] = {}
 
 
 class FileSource:
@@ -79,13 +119,19 @@ class FileSource:
         """Return the closed bars of the span; see `MarketSource.fetch`. Hours that two files hold come twice.
 
         Raises:
-            SourceRefusedError: no file is there.
-            SourceMalformedError: a file cannot be understood, or holds bars from the future.
+            SourceRefusedError: no file is there, or one may not be read.
+            SourceMalformedError: a file cannot be understood, holds bars from the future or of another span than an
+                hour, or the files are of more than one instrument.
         """
         wall = self._clock()
-        frames = [self._bars(path, wall) for path in self._paths()]
-        spans = [closed_between(frame, first, last, now) for frame in frames]
-        return pl.concat(spans, how="diagonal")
+        paths = self._paths()
+        frames = [self._bars(path, wall) for path in paths]
+        stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
+        if stamps not in _judged:  # all of the files, whatever is asked of them
+            _judge(paths, frames)
+            _judged[stamps] = None
+        spans = [closed_between(frame, first, last, now).drop(FILE, LINE, INSTRUMENT) for frame in frames]
+        return pl.concat(spans, how="diagonal").with_columns(pl.lit(self.venue).alias("venue"))
 
     def _paths(self) -> list[Path]:
         paths = matching(self.pattern, _SUFFIXES)
@@ -98,133 +144,230 @@ class FileSource:
 
     def _bars(self, path: Path, wall: datetime) -> pl.DataFrame:
         """Return one file's bars; a file is read again only when its time or size changed."""
-        stat = path.stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        key = str(path.resolve())
-        known = _parsed.get(key)
-        if known is None or known[0] != stamp:
-            frame = lawful(path.name, read_table(path.name, path.read_bytes()), wall, remedy=_REMEDY)
-            _parsed[key] = known = (stamp, frame)
-        return known[1].with_columns(pl.lit(self.venue).alias("venue"))
+        try:
+            stat = path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_size)
+            known = _parsed.get(str(path))
+            if known is None or known[0] != stamp:
+                known = (stamp, read_table(path.name, path.read_bytes()))
+        except OSError as error:
+            raise SourceRefusedError(
+                f"{path} cannot be read: {error.strerror}. Make it readable or point BTC_MARKET_FILES at another."
+            ) from error
+        _parsed[str(path)] = known
+        return lawful(path.name, known[1], wall, remedy=_REMEDY)
 
 
-def read_table(name: str, content: bytes) -> pl.DataFrame:
+def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
+    """Refuse files that are not one hourly series of one instrument."""
+    whole = pl.concat(frames, how="diagonal")
+    root = os.path.commonpath([path.parent for path in paths])
+    named: dict[Instrument, str] = {}
+    for path, frame in zip(paths, frames, strict=True):
+        folders = path.parent.relative_to(root).parts
+        from_folders = next((found for folder in reversed(folders) if (found := instrument_of(folder))), None)
+        for name, file, line in (
+            frame.unique(INSTRUMENT, keep="first", maintain_order=True).select(INSTRUMENT, FILE, LINE).rows()
+        ):
+            instrument = instrument_of(name, symbol=True) if name else from_folders
+            if instrument is not None:
+                named.setdefault(instrument, f"{name or path.parent.name} ({file} {line})")
+    for one, other in itertools.combinations(named, 2):
+        if one.differs(other):
+            raise SourceMalformedError(
+                f"Expected bars of one instrument, got {named[one]} and {named[other]}. Point "
+                f"BTC_MARKET_FILES at the files of one."
+            )
+    if fault := series_fault(whole):
+        raise SourceMalformedError(f"{fault}. {_REMEDY}")
+
+
+def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MOST_BYTES) -> pl.DataFrame:
     """Read one file of hourly bars.
 
     Args:
-        name: of the file; its ending tells Parquet, CSV and zip apart.
+        name: of the file, for messages; its ending counts where its first bytes do not tell what it is.
         content: its bytes; in a zip every Parquet or CSV member counts.
+        remedy: the sentence that says what to do about a file that cannot be used.
+        limit: most bytes it may unpack to.
 
     Returns:
-        PRICES columns (venue empty), and `close_time` where the file has it.
+        PRICES columns (venue empty), `close_time` where the file has it, and `FILE`, `LINE` and the instrument named.
 
     Raises:
         SourceMalformedError: the sentence names the file, what was expected and what came.
     """
     try:
-        frames = [(part, as_bars(table, part)) for part, table in _tables(name, content)]
-    except (pl.exceptions.PolarsError, zipfile.BadZipFile, UnicodeDecodeError, EOFError) as error:
-        raise SourceMalformedError(f"{name} cannot be read: {error}. {_REMEDY}") from error
-    if not frames:
-        raise SourceMalformedError(f"{name} holds no .csv or .parquet file. {_REMEDY}")
-    joined = pl.concat([frame for _, frame in frames], how="diagonal")
-    steps = joined.get_column("open_time").unique().sort().diff().drop_nulls()
-    usual = steps.mode().min() if steps.len() else HOUR
-    if joined.get_column("open_time").dt.minute().eq(0).all() and usual != HOUR:
-        raise SourceMalformedError(
-            f"{name}: expected hourly bars, but the usual step between its times is {usual!s}. {_REMEDY}"
-        )
-    return joined
+        parts = unpack(name, content, (".csv", ".parquet"), limit)
+        frames = [as_bars(_table(part, plain), part) for part, plain in parts]
+    except UnreadableError as error:
+        raise SourceMalformedError(f"{error}. {remedy}") from error
+    for frame in frames:
+        if fault := span_fault(frame) or _broken_law(frame):
+            raise SourceMalformedError(f"{fault}. {remedy}")
+    return pl.concat(frames, how="diagonal")
 
 
-def _tables(name: str, content: bytes) -> list[tuple[str, pl.DataFrame]]:
-    lower = name.lower()
-    if lower.endswith(".zip"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = [m for m in archive.namelist() if m.lower().endswith((".csv", ".parquet"))]
-            return [table for m in members for table in _tables(m, archive.read(m))]
-    if lower.endswith(".parquet"):
-        return [(name, pl.read_parquet(content))]
-    return [(name, _csv(content))]
+def _broken_law(frame: pl.DataFrame) -> str | None:
+    """Return the first bar that breaks a law of bars, with its line."""
+    if first_fault(frame) is None:
+        return None
+    row = bisect_left(range(frame.height), True, key=lambda last: first_fault(frame[: last + 1]) is not None)
+    return f"{place(frame.row(row, named=True))}: {first_fault(frame[row])}"
 
 
-def _csv(content: bytes) -> pl.DataFrame:
-    """Read a CSV as text; a first line of numbers is a row of a Binance kline file, which has no header."""
-    table = pl.read_csv(content, infer_schema=False)
-    if re.fullmatch(r"\d{9,20}", table.columns[0]) and table.width == len(KLINE_COLUMNS):
-        table = pl.read_csv(content, infer_schema=False, has_header=False, new_columns=list(KLINE_COLUMNS))
-    return table
+def _table(name: str, content: bytes) -> pl.DataFrame:
+    if content.startswith(b"PAR1") or name.lower().endswith(".parquet"):
+        try:
+            table = pl.read_parquet(content, hive_partitioning=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UnreadableError(
+                f"{name} is no whole Parquet file: it is damaged, cut short or something else"
+            ) from error
+        return table.with_row_index(LINE, offset=1).with_columns(pl.lit(f"{name}, row").alias(FILE))
+    return text_table(name, text_of(name, content), _names).with_columns(pl.lit(f"{name}, line").alias(FILE))
+
+
+def _names(cells: Sequence[str]) -> Sequence[str] | None:
+    """Return the names of a header of bars, or those of a first row without one; None where a line is neither."""
+    if len({"open", "high", "low", "close"} & set(_called(cells))) >= _PRICES_IN_A_HEADER:
+        return cells
+    stamps = pl.DataFrame({"cell": cells[:1]}).select(epoch_time(pl.col("cell")).fill_null(iso_time(pl.col("cell"))))
+    numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells[1:])
+    if len(cells) > 1 and numbers == len(cells) - 1 and stamps.item() is not None:
+        return _HEADLESS.get(len(cells))
+    return None
+
+
+def _plain(columns: Sequence[str]) -> dict[str, str]:
+    """Return columns by their names in lower case, with `_` between words; the first of several alike."""
+    words = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column): column for column in reversed(columns)}
+    plain = {re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_"): column for word, column in words.items()}
+    return {key.removeprefix("btc_"): column for key, column in plain.items()}
+
+
+def _called(columns: Sequence[str]) -> dict[str, str]:
+    """Return what each PRICES column is called among these, `close_time` too; those that are not there are left out."""
+    plain = _plain(columns)
+    return {
+        wanted: plain[next(alias for alias in aliases if alias in plain)]
+        for wanted, aliases in _NAMES.items()
+        if any(alias in plain for alias in aliases)
+    }
 
 
 def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
     """Turn a table with the names and types people use into bars.
 
     Args:
-        table: any columns; times as epochs (s, ms, µs, ns), ISO strings or datetimes, without a zone UTC.
+        table: any columns; times as epochs (s, ms, µs, ns), ISO strings or datetimes, without a zone UTC. `FILE` and
+            `LINE` say where each row comes from.
         name: of the file, for messages.
 
     Returns:
-        PRICES columns (venue empty), and `close_time` where the table has it.
+        PRICES columns (venue empty), `close_time` where the table has it, `FILE`, `LINE`, and `INSTRUMENT` as a column
+        or the file's name tells it. Rows without any price are left out.
 
     Raises:
-        SourceMalformedError: a column is missing, or a value cannot be read.
+        UnreadableError: a column is missing, a value cannot be read, or the rows are of several instruments.
     """
-    plain = {re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_"): column for column in reversed(table.columns)}
-    plain = {key.removeprefix("btc_"): column for key, column in plain.items()}
-    chosen = {
-        wanted: plain[next(alias for alias in aliases if alias in plain)]
-        for wanted, aliases in _NAMES.items()
-        if any(alias in plain for alias in aliases)
-    }
+    chosen = _called(table.columns)
     if missing := [wanted for wanted in _NEEDED if wanted not in chosen]:
-        raise SourceMalformedError(
-            f"{name}: found no column for {', '.join(missing)}; expected names like open_time (or timestamp, date), "
-            f"open, high, low, close, volume, got {', '.join(table.columns) or 'none'}. {_REMEDY}"
+        columns = ", ".join(column for column in table.columns if column not in (FILE, LINE))
+        raise UnreadableError(
+            f"{name}: found no column for {', '.join(missing)}; expected a header with names like open_time (or "
+            f"timestamp, date), open, high, low, close, volume, got {columns[:_SHOWN] or 'none'}"
         )
-    for instrument in _INSTRUMENTS:
-        if instrument in plain and table.get_column(plain[instrument]).n_unique() > 1:
-            some = ", ".join(str(value) for value in table.get_column(plain[instrument]).unique().sort()[:3])
-            raise SourceMalformedError(
-                f"{name}: expected bars of one instrument, but the column {plain[instrument]!r} holds {some}. {_REMEDY}"
-            )
-    taken = table.select(pl.col(column).alias(wanted) for wanted, column in chosen.items())
-    read = [
-        _times(taken.get_column(wanted), name, chosen[wanted])
-        if wanted.endswith("_time")
-        else _numbers(taken.get_column(wanted), name, chosen[wanted], needed=wanted in _NEEDED)
-        for wanted in chosen
-    ]
-    frame = pl.DataFrame(read)
+    numbers = _numbers(table, {wanted: called for wanted, called in chosen.items() if not wanted.endswith("_time")})
+    times = [_times(table, called, wanted) for wanted, called in chosen.items() if wanted.endswith("_time")]
     types = {column: dtype for column, dtype in PRICES.columns.items() if column != "venue"}
     absent = [pl.lit(None, dtype).alias(column) for column, dtype in types.items() if column not in chosen]
-    return frame.with_columns(*absent, pl.lit("").alias("venue")).select(
+    bars = table.select(FILE, LINE, _instrument(table, name).alias(INSTRUMENT)).with_columns(*numbers, *times, *absent)
+    return bars.select(
         *(pl.col(column).cast(dtype) for column, dtype in types.items()),
-        "venue",
-        *(["close_time"] if "close_time" in chosen else []),
-    )
+        pl.lit("").alias("venue"), FILE, LINE, INSTRUMENT, *(["close_time"] if "close_time" in chosen else []),
+    ).filter(~pl.all_horizontal(pl.col("open", "high", "low", "close").is_null()))  # fmt: skip
 
 
-def _numbers(column: pl.Series, name: str, called: str, *, needed: bool) -> pl.Series:
-    text = column.str.strip_chars() if column.dtype == pl.String else column
-    if text.dtype == pl.String and not needed:
-        text = text.replace("", None)
-    read = text.cast(pl.Float64, strict=False)
-    unread = read.is_null() if needed else read.is_null() & text.is_not_null()
-    if unread.any():
-        row = unread.arg_max() or 0
-        raise SourceMalformedError(
-            f"{name}: expected a number in column {called!r}, got {_shown(column[row])} in row {row + 1}. {_REMEDY}"
-        )
-    return read
+def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
+    """Return what each row is of, as its columns or else the file's name spell it; empty where neither does."""
+    words = _plain(table.columns)
+    called = next((words[word] for word in _INSTRUMENTS if word in words), None)
+    if called is None:
+        told = next((part for part in reversed(name.split("/")) if instrument_of(part)), "")
+        return pl.repeat(told, table.height, dtype=pl.String, eager=True)
+    symbols = table.get_column(called).cast(pl.String).fill_null("").str.strip_chars()
+    firsts = {symbol: symbols.index_of(symbol) for symbol in symbols.unique(maintain_order=True) if symbol}
+    known = {symbol: instrument_of(symbol, symbol=True) for symbol in firsts}
+    for one, other in itertools.combinations(known, 2):
+        if (a := known[one]) and (b := known[other]) and a.differs(b):
+            row = table.row(firsts[other], named=True)
+            raise UnreadableError(
+                f"{place(row)}: expected bars of one instrument, got {other} after {one} in column {called!r}"
+            )
+    return symbols
+
+
+def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
+    """Read the columns of numbers; all of a table's text is taken to write its decimals alike."""
+    texts = {
+        wanted: table.get_column(called).str.replace_all(_DECORATION, "").alias(wanted)
+        for wanted, called in chosen.items()
+        if table.schema[called] == pl.String
+    }
+    texts = {wanted: text.set(text.str.to_lowercase().is_in(_NOTHING), None) for wanted, text in texts.items()}
+    read = {wanted: text.cast(pl.Float64, strict=False) for wanted, text in texts.items()}
+    if any(read[wanted].null_count() > texts[wanted].null_count() for wanted in texts):
+        rewritten = _with_points(pl.concat([text.rename("text") for text in texts.values()]))
+        parts = (rewritten.slice(part * table.height, table.height) for part in range(len(texts)))
+        read = {wanted: part.alias(wanted) for wanted, part in zip(texts, parts, strict=True)}
+    read |= {
+        wanted: table.get_column(called).cast(pl.Float64, strict=False).fill_nan(None).alias(wanted)
+        for wanted, called in chosen.items()
+        if wanted not in texts and (table.schema[called].is_numeric() or table.schema[called] == pl.Null)
+    }
+    if strange := [wanted for wanted in chosen if wanted not in read]:
+        called = chosen[strange[0]]
+        raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {table.schema[called]}, expected numbers")
+    no_bar = pl.DataFrame([read[price] for price in _PRICES]).select(pl.all_horizontal(pl.all().is_null())).to_series()
+    for wanted, values in read.items():
+        told = texts[wanted].is_not_null() if wanted in texts else values.is_not_null()
+        unread = values.is_null() & (told | ~no_bar if wanted in _NEEDED else told)
+        if unread.any():
+            row = table.row(unread.arg_max() or 0, named=True)
+            raise UnreadableError(
+                f"{place(row)}: expected a number in column {chosen[wanted]!r}, got {_shown(row[chosen[wanted]])}"
+            )
+    return [read[wanted] for wanted in chosen]
+
+
+def _with_points(texts: pl.Series) -> pl.Series:
+    """Read numbers with thousands separators or decimal commas, null where one fits neither way of writing.
+
+    `1,234.5` and `1.234,5` tell the way; a lone `1,234` does not, and where no other number of the table does either
+    nothing with a comma is read.
+    """
+    commas = texts.str.contains(_DECIMAL_COMMA).any()
+    points = texts.str.contains(_DECIMAL_POINT).any()
+    if commas == points:
+        return texts.cast(pl.Float64, strict=False)
+    thousands, decimal = (".", ",") if commas else (",", ".")
+    grouped = texts.str.contains(_GROUPED.replace("T", re.escape(thousands)).replace("D", re.escape(decimal)))
+    plain = pl.select(
+        pl.when(grouped).then(texts.str.replace_all(thousands, "", literal=True))
+        .when(~texts.str.contains(thousands, literal=True)).then(texts)
+    ).to_series()  # fmt: skip
+    return plain.str.replace(decimal, ".", literal=True).cast(pl.Float64, strict=False)
 
 
 def _shown(value: object) -> str:
     return "nothing" if value is None else repr(value)
 
 
-def _times(column: pl.Series, name: str, called: str) -> pl.Series:
-    frame = pl.DataFrame({"time": column})
-    time = pl.col("time")
+def _times(table: pl.DataFrame, called: str, wanted: str) -> pl.Series:
+    """Read a column of times as UTC; `close_time` may be absent from a row."""
+    column = table.get_column(called)
+    time = pl.col(called)
     if isinstance(column.dtype, pl.Datetime):
         zoned = column.dtype.time_zone is not None
         read = time.dt.convert_time_zone("UTC") if zoned else time.dt.replace_time_zone("UTC")
@@ -236,13 +379,17 @@ def _times(column: pl.Series, name: str, called: str) -> pl.Series:
         epoch = time.str.strip_chars().cast(pl.Float64, strict=False)
         read = pl.when(epoch.is_not_null()).then(epoch_time(time.str.strip_chars())).otherwise(iso_time(time))
     else:
-        raise SourceMalformedError(f"{name}: column {called!r} holds {column.dtype}, expected times. {_REMEDY}")
-    times = frame.select(read.cast(UTC_TIME)).to_series().alias(column.name)
-    if times.has_nulls():
-        row = times.is_null().arg_max() or 0
-        raise SourceMalformedError(
-            f"{name}: expected a time in column {called!r} (an epoch in s, ms, µs or ns, or YYYY-MM-DD HH:MM:SS in "
-            f"UTC), got {_shown(column[row])} in row {row + 1}. {_REMEDY}"
+        raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {column.dtype}, expected times")
+    times = table.select(read.cast(UTC_TIME)).to_series().alias(wanted)
+    if column.dtype == pl.String and times.has_nulls():
+        times = times.fill_null(table.select(iso_time(time, _RARE_FORMATS).cast(UTC_TIME)).to_series())
+    blank = column.str.strip_chars().is_in(_NOTHING) if column.dtype == pl.String else column.is_null()
+    unread = times.is_null() if wanted == "open_time" else times.is_null() & ~blank
+    if unread.any():
+        row = table.row(unread.arg_max() or 0, named=True)
+        raise UnreadableError(
+            f"{place(row)}: expected a time in column {called!r} (an epoch in s, ms, µs or ns, or YYYY-MM-DD HH:MM:SS "
+            f"in UTC), got {_shown(row[called])}"
         )
     return times
 
@@ -258,14 +405,16 @@ def epoch_time(time: pl.Expr) -> pl.Expr:
     return pl.from_epoch(micros, time_unit="us").dt.replace_time_zone("UTC")
 
 
-def iso_time(time: pl.Expr) -> pl.Expr:
-    """Read ISO 8601 and its common variants; an offset is honoured, without one it is UTC."""
-    text = time.str.strip_chars().str.replace(r"(?i)( UTC|Z)$", "").str.replace("T", " ", literal=True)
+def iso_time(time: pl.Expr, formats: Sequence[str] = _FORMATS) -> pl.Expr:
+    """Read ISO 8601 and its common variants, or other formats; an offset is honoured, without one it is UTC."""
+    # A zone's name says no more than the offset behind it, and nothing where there is none.
+    text = time.str.strip_chars().str.replace(r"(?i)\s*(UTC|GMT|Z)([+-]|$)", "$2").str.replace("T", " ", literal=True)
+    text = text.str.replace(r"(?i)-([AP]M)$", ":00 $1")
     # An offset can only follow a clock time: the end of a bare date looks like one.
     timed = text.str.contains(":")
     groups = [pl.when(timed).then(text.str.extract(_OFFSET, group)) for group in (1, 2, 3)]
-    minutes = groups[1].cast(pl.Int64) * 60 + groups[2].cast(pl.Int64)
+    minutes = groups[1].cast(pl.Int64) * 60 + groups[2].cast(pl.Int64).fill_null(0)
     ahead = pl.when(groups[0] == "-").then(-minutes).otherwise(minutes).fill_null(0)
     bare = pl.when(timed).then(text.str.replace(r"\s*" + _OFFSET, "")).otherwise(pl.concat_str(text, pl.lit(" 00:00")))
-    read = pl.coalesce(bare.str.to_datetime(form, time_unit="us", strict=False) for form in _FORMATS)
+    read = pl.coalesce(bare.str.to_datetime(form, time_unit="us", strict=False) for form in formats)
     return (read - pl.duration(minutes=ahead)).dt.replace_time_zone("UTC")

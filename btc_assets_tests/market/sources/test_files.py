@@ -63,7 +63,7 @@ def test_every_common_stamp_is_the_same_hour(stamp: str) -> None:
 )
 def test_every_common_header_is_understood(header: str) -> None:
     frame = read_table("x.csv", csv(header, f"{EPOCH},100,101,99,100.5,1.5"))
-    assert frame.row(0, named=True) | {"venue": "x"} == {
+    assert frame.select(list(PRICES.columns)).row(0, named=True) | {"venue": "x"} == {
         "open_time": DAY, "open": 100.0, "high": 101.0, "low": 99.0, "close": 100.5, "volume": 1.5,
         "quote_volume": None, "trades": None, "taker_buy_volume": None, "taker_buy_quote_volume": None, "venue": "x",
     }  # fmt: skip
@@ -114,29 +114,38 @@ def test_a_zip_and_a_glob_are_read_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (csv("when,open,high,low,close,volume", "1,1,1,1,1,1"), "found no column for open_time; expected names like"),
+        (
+            csv("when,open,high,low,close,volume", "1,1,1,1,1,1"),
+            "found no column for open_time; expected a header with names like",
+        ),
         (csv("timestamp,price", "1525478400,1"), "found no column for open, high, low, close, volume"),
         (csv("datetime_kst,open,high,low,close,volume", "2018-05-05 00:00:00,1,1,1,1,1"), "no column for open_time"),
-        (csv("timestamp,open,high,low,close,volume", "yesterday,1,1,1,1,1"), "got 'yesterday' in row 1"),
-        (csv("timestamp,open,high,low,close,volume", "12345,1,1,1,1,1"), "got '12345' in row 1"),
+        (
+            csv("timestamp,open,high,low,close,volume", "yesterday,1,1,1,1,1"),
+            "x.csv, line 2: expected a time in column 'timestamp' (an epoch",
+        ),
+        (csv("timestamp,open,high,low,close,volume", "12345,1,1,1,1,1"), "got '12345'"),
         (
             csv("timestamp,open,high,low,close,volume", f"{EPOCH},1,1,1,1,1", f"{EPOCH},1,1,1,,1"),
-            "got nothing in row 2",
+            "x.csv, line 3: expected a number in column 'close', got nothing",
         ),
         (csv("timestamp,open,high,low,close,volume", f"{EPOCH},abc,1,1,1,1"), "expected a number in column 'open'"),
-        (csv("timestamp,open,high,low,close,volume", f"{EPOCH},nan,1,1,1,1"), "open to be a finite number, got nan"),
+        (
+            csv("timestamp,open,high,low,close,volume", f"{EPOCH},nan,1,1,1,1"),
+            "expected a number in column 'open', got 'nan'",
+        ),
         (csv("timestamp,open,high,low,close,volume", f"{EPOCH},-1,1,1,1,1"), "expected open above zero, got -1.0"),
         (csv("timestamp,open,high,low,close,volume", f"{EPOCH + 60},1,1,1,1,1"), "opens on the hour"),
         (csv("timestamp,open,high,low,close,volume", "2020-01-01 00:00:00,1,1,1,1,1"), "a bar from the future"),
         (
             csv("date,open,high,low,close,volume", *(f"2018-05-0{day},1,1,1,1,1" for day in (1, 2, 3))),
-            "expected hourly bars, but the usual step between its times is 1 day",
+            "line 2: expected a bar of the hour from 2018-05-01 00:00 UTC, but the usual step",
         ),
         (
             csv("timestamp,symbol,open,high,low,close,volume", f"{EPOCH},BTC,1,1,1,1,1", f"{EPOCH},ETH,1,1,1,1,1"),
-            "expected bars of one instrument, but the column 'symbol' holds BTC, ETH",
+            "line 3: expected bars of one instrument, got ETH after BTC in column 'symbol'",
         ),
-        (b"", "cannot be read"),
+        (b"", "x.csv is empty"),
         (b"<html>\n<body>\nsorry</body>\n</html>", "found no column"),
     ],
 )
@@ -151,7 +160,7 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(content: bytes, se
 @pytest.mark.parametrize("name", ["x.parquet", "x.zip"])
 def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1 or PK, but not really")
-    with pytest.raises(SourceMalformedError, match="cannot be read"):
+    with pytest.raises(SourceMalformedError, match="is no whole"):
         fetch(tmp_path / name)
 
 
@@ -250,3 +259,109 @@ def test_the_sample_script_makes_whole_hours_only() -> None:
         )
     )
     assert hourly(halves).rows() == [(datetime(2018, 1, 1, tzinfo=UTC), 10, 14, 8, 13, 3.0)]
+
+
+# --- what people's files look like -------------------------------------------------------------------
+HEADER = "timestamp,open,high,low,close,volume"
+ROWS = [f"{at:%Y-%m-%d %H:%M:%S},43125.5,43200.25,43000,{43100 + n}.75,1.5" for n, at in enumerate(hours(DAY, 4))]
+EUROPEAN = [";".join(cell.replace(".", ",") for cell in row.split(",")) for row in ROWS]
+KLINES = [",".join(map(str, kline(at))) for at in hours(DAY, 4)]
+MICROS = [",".join([row.split(",")[0] + "000", *row.split(",")[1:6], row.split(",")[6] + "999", *row.split(",")[7:]])
+          for row in KLINES]  # fmt: skip
+SPELLINGS = {
+    "a URL above, as CryptoDataDownload writes": csv("https://www.CryptoDataDownload.com", HEADER, *ROWS),
+    "several lines above": csv("Bitcoin, hourly", "", "# made by hand", "sep=,", HEADER, *ROWS),
+    "newest first, as CryptoDataDownload writes": csv(
+        "https://www.CryptoDataDownload.com", "Unix,Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USDT,tradecount",
+        *(f"{EPOCH + 3600 * n}{'000' * (n % 2)},2018,BTC/USDT{ROWS[n][19:]},6,7" for n in (3, 2, 1, 0)),
+    ),
+    "semicolons and decimal commas": csv(HEADER.replace(",", ";"), *EUROPEAN),
+    "semicolons and decimal points": csv(HEADER.replace(",", ";"), *(row.replace(",", ";") for row in ROWS)),
+    "tabs": csv(HEADER.replace(",", "\t"), *(row.replace(",", "\t") for row in ROWS)),
+    "German days and thousands": csv(
+        "Datum;Date;Open;High;Low;Close;Volume",
+        *(f"x;05.05.2018 0{n}:00;43.125,5;43.200,25;43.000;43.10{n},75;1,5" for n in range(4)),
+    ),
+    "thousands in quotes": csv(
+        HEADER, *(f'2018-05-05 0{n}:00,"43,125.5","$43,200.25","43,000","43,10{n}.75",1.5' for n in range(4))
+    ),
+    "offsets of hours alone": csv(HEADER, *(row.replace(",", "+00,", 1) for row in ROWS)),
+    "quotes around everything": csv(*(",".join(f'"{cell}"' for cell in row.split(",")) for row in (HEADER, *ROWS))),
+    "blank lines at the end": csv(HEADER, *ROWS, "", "  ", ",,,,,", "\x1a"),
+    "blank lines between": csv(HEADER, ROWS[0], "", *ROWS[1:]),
+    "a separator at the end of each line": csv(HEADER, *(row + "," for row in ROWS)),
+    "a separator at the end of the header too": csv(HEADER + ",", *(row + "," for row in ROWS)),
+    "a UTF-8 mark": "\ufeff".encode() + csv(HEADER, *ROWS),
+    "UTF-16": csv(HEADER, *ROWS).decode().encode("utf-16"),
+    "Latin-1 in a line above": csv("Börse", HEADER, *ROWS).decode().encode("latin-1"),
+    "lines of Windows": csv(HEADER, *ROWS).replace(b"\n", b"\r\n"),
+    "lines of an old Mac": csv(HEADER, *ROWS).replace(b"\n", b"\r"),
+    "more columns": csv("id," + HEADER + ",note", *(f"7,{row},fine" for row in ROWS)),
+    "capitals": csv(HEADER.upper(), *ROWS),
+    "words run together": csv("openTime,openPrice,highPrice,lowPrice,closePrice,baseVolume", *ROWS),
+    "another order of columns": csv(
+        "volume,close,low,high,open,date", *(",".join(reversed(row.split(","))) for row in ROWS)
+    ),
+    "blanks around values": csv(HEADER.replace(",", " , "), *(row.replace(",", " , ") for row in ROWS)),
+    "no header, of Kraken": csv(*(f"{EPOCH + 3600 * n}{ROWS[n][19:]},9" for n in range(4))),
+    "hours without a price": csv(HEADER, *ROWS, "2018-05-05 04:00:00,NaN,NaN,NaN,NaN,NaN", "2018-05-05 05:00:00,,,,,"),
+    "Dukascopy's times": csv(
+        "Gmt time" + HEADER[9:], *(f"05.05.2018 0{n}:00:00.000 GMT+0000{ROWS[n][19:]}" for n in range(4))
+    ),
+    "AM and PM": csv(HEADER, *(f"2018-05-05 {(n or 12):02}-AM{ROWS[n][19:]}" for n in range(4))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_every_common_file_is_read(case: str) -> None:
+    frame = read_table("x.csv", SPELLINGS[case]).sort("open_time")
+    assert frame["open_time"].to_list() == hours(DAY, 4)
+    assert frame["open"].to_list() == [43125.5] * 4
+    assert frame["high"].to_list() == [43200.25] * 4
+    assert frame["low"].to_list() == [43000.0] * 4
+    assert frame["close"].to_list() == [43100.75, 43101.75, 43102.75, 43103.75]
+    assert frame["volume"].to_list() == [1.5] * 4
+
+
+@pytest.mark.parametrize("lines", [KLINES, MICROS, [row.replace(",", ";") for row in KLINES]])
+def test_klines_without_a_header_in_any_unit_are_read(lines: list[str]) -> None:
+    frame = read_table("x.csv", csv(*lines))
+    assert frame["open_time"].to_list() == hours(DAY, 4)
+    assert frame["trades"].to_list() == [42] * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (csv(HEADER, *ROWS, ROWS[0][:30]), "x.csv, line 6: expected 6 values as above it, got 3;"),
+        (csv(HEADER, *(row.replace(".", ",") for row in ROWS)), "x.csv, line 2: expected 6 values as above it"),
+        (csv(HEADER, "", ROWS[0], "", "2018-05-05 02:00,1,1,1,one,1"), "x.csv, line 5: expected a number in column"),
+        (csv("a line above", HEADER, *ROWS, "05/06/2018,1,1,1,1,1"), "x.csv, line 7: expected a time in column"),
+        (csv(HEADER.replace(",", ";"), "2018-05-05;43,125;43,200;43,000;43,100;1"), "x.csv, line 2: expected a numb"),
+        (csv(HEADER.replace(",", ";"), "2018-05-05;43,1;43.2;43,0;43,1;1"), "x.csv, line 2: expected a numb"),
+        (csv(HEADER, *ROWS, ROWS[0].replace("43000", "43120")), "x.csv, line 6: expected low to be the lowest"),
+        (csv(HEADER, *ROWS[:3], ROWS[3].replace("43125.5", "nan")), "x.csv, line 5: expected a number"),
+        (csv(HEADER, 'a,"b,c'), "x.csv"),
+        (csv("1525478400,1,2,3", "1525478400,1,2,3"), "x.csv: found no column for open_time"),
+        (b"PAR1" + bytes(40) + b"PAR1", "x.csv is no whole Parquet file"),
+        (bytes(200), "x.csv is no text"),
+        (b" \n\n", "x.csv is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_named_by_its_line_in_our_words(content: bytes, sentence: str) -> None:
+    with pytest.raises(SourceMalformedError) as error:
+        read_table("x.csv", content)
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).endswith("Correct the file or point BTC_MARKET_FILES at another.")
+    assert not any(word in str(error.value).lower() for word in ("polars", "schema", "parser", "dtype", "utf8", "str "))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.csv").write_bytes(csv(HEADER, *ROWS))
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(SourceRefusedError, match=r"x.csv cannot be read: Permission denied. Make it readable"):
+        fetch(tmp_path / "x.csv")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,25 @@ def test_when_every_venue_fails_each_says_why(exchange: Exchange, venues: Venues
         auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)
     for said in ("No venue gave a bar from 2018-05-05 00:00", "binance: ", "HTTP 451", "coinbase: ", "kraken: "):
         assert said in str(error.value)
+
+
+def test_an_archive_fault_of_one_venue_makes_the_next_one_asked(exchange: Exchange, venues: Venues) -> None:
+    """Every member of a password-protected zip asks for a password, which is no error of the transport."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("BTCUSDT-1h-2018-05.csv", "anything")
+    raw = bytearray(target.getvalue())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        raw[raw.index(mark) + flags] |= 1
+    venues.known = dict.fromkeys(venues.known, hours(DAY, 24 * 40))
+    answered = exchange.respond
+    exchange.respond = lambda path, query: (
+        answered(path, query)
+        if not path.startswith("/data/")
+        else Answer(bytes(raw))
+        if path.endswith(".zip")
+        else Answer(status=404)
+    )
+    frame = auto(exchange, NOW).fetch(DAY, DAY + 34 * 24 * HOUR, NOW)
+    assert set(frame["venue"]) == {"coinbase"}
+    assert frame.height == 24 * 34

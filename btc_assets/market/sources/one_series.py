@@ -1,0 +1,299 @@
+"""What keeps bars of files from being one hourly series: other spans than an hour, and more than one price.
+
+A bar of a day that is stored as an hour tells the close of the day in its first hour, so what looks longer than an
+hour is refused rather than repaired. Each rule returns a sentence that names the file and line, or None.
+
+Frames hold open_time, open, high, low, close and volume, and `FILE` and `LINE`, where each row comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from btc_assets.clock import HOUR
+from btc_assets.market.sources.text_table import LINE
+
+FILE = "file"
+"""Column of the file a row comes from, with the word for its rows: `bars.csv, line`."""
+
+_EVEN_STEPS = 3
+"""Equal steps in a row, each of `_LONG_STEP` or more, that make bars of that span: outages are not that regular."""
+_LONG_STEP = 4 * HOUR
+_WIDE_STEPS = 12
+"""Steps in a row, each longer than an hour, that make no history of hours."""
+_NEAR_AN_HOUR = timedelta(minutes=55)
+_GAPS_JUDGED = timedelta(days=32)
+"""Longest step after which a bar is asked whether it spans it; months are the longest bars there are."""
+_USUAL_HOURS = 48
+_TIMES_THE_VOLUME, _VOLUME_AN_HOUR, _TIMES_THE_RANGE = 6.0, 0.3, 1.5
+"""What a bar before a gap has to have of the usual hour to be one of the whole gap.
+
+On eight years of Bitcoin hours 93 of 100 days, 90 of 100 half days and all weeks pass as what they are, and no hour
+before one of the 28 outages does.
+"""
+_SAME_PRICE = 3e-4
+"""Largest |log| of two prices that are one."""
+_OTHER_PRICE = 0.5
+"""|log| of two prices an hour or less apart that are of two instruments; the largest step between hours is 0.03."""
+_OTHER_PRICES = 0.02
+"""Median |log| of the prices of the same hours that is too large for one instrument."""
+_ENOUGH_HOURS = 6
+_SPANS_H = (2, 3, 4, 6, 8, 12, 24, 72, 168)
+
+_HOURLY_WORDS = r"(1|0?1)H(R|OUR)?|H1|60|60M(IN)?|HOURLY|HOUR"
+_OTHER_WORDS = (
+    r"(?!1H)\d{1,3}(MIN|MN|HR|MO|H|D|W)|[1-9]\d?M|M\d{1,2}|H[2-9]|H\d\d|[DW]1?|MN1|DAILY|DAY|WEEKLY|WEEK|MINUTE|MINUTES"
+)
+_KRAKEN_MINUTES = r"[A-Z]{5,9}_(\d{1,4})"
+
+
+def span_fault(bars: pl.DataFrame) -> str | None:
+    """Return the first sign that rows of one file are not bars of an hour.
+
+    Args:
+        bars: rows in the order of the file, `close_time` among them where the file tells it.
+    """
+    ordered = bars.unique("open_time", keep="first", maintain_order=True).sort("open_time")
+    return (
+        _closes_late(bars)
+        or _opens_off_the_hour(bars)
+        or _usual_step(ordered)
+        or _even_steps(ordered)
+        # Days beside their own hours show in the order they are written in.
+        or (_even_steps(bars) if ordered.height < bars.height else None)
+        or _no_hourly_step(ordered)
+        or _named_otherwise(ordered)
+    )
+
+
+def series_fault(bars: pl.DataFrame) -> str | None:
+    """Return the first sign that the rows of several files are not one series of hours.
+
+    Args:
+        bars: rows of all files, in any order.
+    """
+    ordered = bars.sort("open_time", maintain_order=True)
+    single = ordered.unique("open_time", keep="first", maintain_order=True)
+    return (
+        _other_price_of_the_hour(ordered)
+        or _even_steps(single)
+        or _no_hourly_step(single)
+        or _contains_later_hours(ordered)
+        or _fills_the_gap(single)
+        or _jumps(single)
+    )
+
+
+def place(row: dict[str, object]) -> str:
+    """Return where a row comes from, as `bars.csv, line 7`."""
+    return f"{row[FILE]} {row[LINE]}"
+
+
+# --- one file ----------------------------------------------------------------------------------------
+def _closes_late(bars: pl.DataFrame) -> str | None:
+    if "close_time" not in bars.columns:
+        return None
+    spans = bars.select(pl.col("close_time") - pl.col("open_time")).to_series()
+    if (spans > HOUR).any():
+        row = bars.row((spans > HOUR).arg_max() or 0, named=True)
+        return f"{place(row)}: {_wanted(row['open_time'])}, got one that closes at {row['close_time']:%Y-%m-%d %H:%M}"
+    usual = spans.drop_nulls().mode().max()
+    if isinstance(usual, timedelta) and timedelta(0) < usual < _NEAR_AN_HOUR:
+        row = bars.row((spans == usual).arg_max() or 0, named=True)
+        return f"{place(row)}: {_wanted(row['open_time'])}, got one that closes at {row['close_time']:%H:%M:%S}"
+    return None
+
+
+def _opens_off_the_hour(bars: pl.DataFrame) -> str | None:
+    off = bars.filter(pl.col("open_time") != pl.col("open_time").dt.truncate("1h"))
+    if off.is_empty():
+        return None
+    row = off.row(0, named=True)
+    return f"{place(row)}: expected a bar that opens on the hour, got {row['open_time']:%Y-%m-%d %H:%M:%S}"
+
+
+def _even_steps(bars: pl.DataFrame) -> str | None:
+    """Find a stretch of bars that follow each other evenly and by more than an hour."""
+    steps = bars.select(pl.col("open_time").diff().abs().alias("step")).with_row_index("row")
+    even = (
+        steps.with_columns(run=pl.col("step").rle_id())
+        .group_by("run", maintain_order=True)
+        .agg(pl.col("row").first(), pl.col("step").first(), pl.len().alias("steps"))
+        .filter((pl.col("steps") >= _EVEN_STEPS) & (pl.col("step") >= _LONG_STEP))
+    )
+    if even.height:
+        found = even.row(0, named=True)
+        row = bars.row(found["row"] - 1, named=True)
+        return (
+            f"{place(row)}: {_wanted(row['open_time'])}, but it and the {found['steps']} after it follow each other "
+            f"every {_said(found['step'])}"
+        )
+    return None
+
+
+def _no_hourly_step(bars: pl.DataFrame) -> str | None:
+    """Find a stretch of bars, in order and one a time, in which no bar opens an hour after the one before."""
+    steps = bars.select(pl.col("open_time").diff().alias("step")).with_row_index("row")
+    wide = (
+        steps.with_columns(wide=(pl.col("step") > HOUR).fill_null(value=False))
+        .with_columns(run=pl.col("wide").rle_id())
+        .filter("wide")
+        .group_by("run", maintain_order=True)
+        .agg(pl.col("row").first(), pl.len().alias("steps"), pl.col("step").median())
+        .filter(pl.col("steps") >= _WIDE_STEPS)
+    )
+    if wide.is_empty():
+        return None
+    found = wide.row(0, named=True)
+    row = bars.row(found["row"] - 1, named=True)
+    return (
+        f"{place(row)}: {_wanted(row['open_time'])}, but none of the {found['steps']} after it opens an hour after "
+        f"the one before; their usual step is {_said(found['step'])}"
+    )
+
+
+def _usual_step(bars: pl.DataFrame) -> str | None:
+    steps = bars.get_column("open_time").diff().drop_nulls()
+    usual = steps.mode().min() if steps.len() else HOUR
+    if usual == HOUR or not isinstance(usual, timedelta):
+        return None
+    row = bars.row(0, named=True)
+    return f"{place(row)}: {_wanted(row['open_time'])}, but the usual step between the file's times is {_said(usual)}"
+
+
+def _named_otherwise(bars: pl.DataFrame) -> str | None:
+    """Believe a file's name about rows that no step tells anything about."""
+    steps = bars.get_column("open_time").diff()
+    if bars.is_empty() or (steps == HOUR).any():
+        return None
+    row = bars.row(0, named=True)
+    name = str(row[FILE]).rpartition(",")[0].rpartition("/")[2]
+    stem = re.sub(r"(\.(csv|gz|zip|parquet|txt))+$", "", name, flags=re.IGNORECASE)
+    words = re.split(r"[^A-Z0-9]+", stem.upper())
+    minutes = re.fullmatch(_KRAKEN_MINUTES, stem.upper())
+    if any(re.fullmatch(_HOURLY_WORDS, word) for word in words):
+        return None
+    other = next((word for word in words if re.fullmatch(_OTHER_WORDS, word)), minutes and minutes[1])
+    if not other:
+        return None
+    return f"{place(row)}: {_wanted(row['open_time'])}, but the file's name says {other.lower()!r}"
+
+
+# --- several files -----------------------------------------------------------------------------------
+def _other_price_of_the_hour(ordered: pl.DataFrame) -> str | None:
+    """Find hours that come more than once, at prices that cannot be of one instrument."""
+    twice = (
+        ordered.filter(pl.col("open_time").is_duplicated())
+        .group_by("open_time", maintain_order=True)
+        .agg(
+            pl.col("close").min().alias("low"), pl.col("close").max().alias("high"),
+            *(pl.col(name).get(pl.col("close").arg_min()).alias(f"low {name}") for name in (FILE, LINE)),
+            *(pl.col(name).get(pl.col("close").arg_max()).alias(f"high {name}") for name in (FILE, LINE)),
+        )
+        .with_columns(apart=(pl.col("high") / pl.col("low")).log())
+        .filter(pl.col("apart") > 0)
+    )  # fmt: skip
+    if twice.is_empty():
+        return None
+    far = twice.filter(pl.col("apart") > _OTHER_PRICE)
+    median = twice.get_column("apart").median()
+    if far.is_empty() and twice.height >= _ENOUGH_HOURS and isinstance(median, float) and median > _OTHER_PRICES:
+        far = twice.filter(pl.col("apart") > _OTHER_PRICES)
+    if far.is_empty():
+        return None
+    row = far.row(0, named=True)
+    return (
+        f"{row[f'low {FILE}']} {row[f'low {LINE}']} and {row[f'high {FILE}']} {row[f'high {LINE}']}: expected one "
+        f"price of the hour {row['open_time']:%Y-%m-%d %H:%M}, got {row['low']:g} and {row['high']:g}; they are of two "
+        f"instruments or currencies"
+    )
+
+
+def _contains_later_hours(ordered: pl.DataFrame) -> str | None:
+    """Find a bar that comes twice for its hour, once with the prices of several hours from it on."""
+    twice = ordered.filter(pl.col("open_time").is_duplicated() & pl.struct("open_time", "close").is_unique())
+    if twice.is_empty():
+        return None
+    hours = ordered.sort("volume").unique("open_time", keep="first", maintain_order=True).sort("open_time")
+    for span in _SPANS_H:
+        ends = hours.select(pl.col("open_time") - (span - 1) * HOUR, end=pl.col("close"))
+        for row in twice.join(ends, on="open_time").filter(_same("close", "end")).iter_rows(named=True):
+            until = row["open_time"] + span * HOUR
+            inside = hours.filter((pl.col("open_time") >= row["open_time"]) & (pl.col("open_time") < until))
+            extremes = inside.select(pl.col("high").max(), pl.col("low").min(), pl.col("volume").max()).row(0)
+            if (
+                inside.height > 1
+                and row["high"] >= extremes[0] > 0
+                and row["low"] <= extremes[1]
+                and row["volume"] > extremes[2]
+            ):
+                return f"{place(row)}: {_wanted(row['open_time'])}, got one with the prices of the {span} hours from it"
+    return None
+
+
+def _fills_the_gap(single: pl.DataFrame) -> str | None:
+    """Find a bar before a gap that spans the gap: it closes where the next one opens, and is too large for an hour."""
+    spread = (pl.col("high") / pl.col("low")).log()
+    step = pl.col("open_time").diff().shift(-1)
+    hourly = pl.col("open_time").diff() == HOUR
+    usual = [
+        pl.when(hourly)
+        .then(value)
+        .rolling_median(_USUAL_HOURS, min_samples=6)
+        .forward_fill()
+        .backward_fill()
+        .alias(name)
+        for name, value in (("usual volume", pl.col("volume")), ("usual spread", spread))
+    ]
+    hours = step.dt.total_minutes() / 60
+    found = single.with_columns(*usual, step=step, hours=hours, next=pl.col("open").shift(-1)).filter(
+        (pl.col("step") > HOUR)
+        & (pl.col("step") <= _GAPS_JUDGED)
+        & _same("close", "next", _SAME_PRICE)
+        & (pl.col("volume") > pl.col("usual volume") * pl.max_horizontal(_TIMES_THE_VOLUME, hours * _VOLUME_AN_HOUR))
+        & (spread > pl.col("usual spread") * _TIMES_THE_RANGE)
+    )
+    if found.is_empty():
+        return None
+    row = found.row(0, named=True)
+    return (
+        f"{place(row)}: {_wanted(row['open_time'])}, got one with {row['volume'] / row['usual volume']:.0f} times the "
+        f"volume of an hour that closes where the next bar opens, {_said(row['step'])} later"
+    )
+
+
+def _jumps(single: pl.DataFrame) -> str | None:
+    """Find an hour whose price has nothing to do with that of the hour before."""
+    steps = single.with_columns(
+        before=pl.col("close").shift(1),
+        step=pl.col("open_time").diff(),
+        **{f"{name} before": pl.col(name).shift(1) for name in (FILE, LINE)},
+    )
+    found = steps.filter((pl.col("step") == HOUR) & ((pl.col("open") / pl.col("before")).log().abs() > _OTHER_PRICE))
+    if found.is_empty():
+        return None
+    row = found.row(0, named=True)
+    return (
+        f"{row[f'{FILE} before']} {row[f'{LINE} before']} and {place(row)}: expected the hour from "
+        f"{row['open_time']:%Y-%m-%d %H:%M} UTC to open near {row['before']:g}, where the one before closes, got "
+        f"{row['open']:g}; they are of two instruments or currencies"
+    )
+
+
+def _same(one: str, other: str, within: float = 1e-9) -> pl.Expr:
+    return (pl.col(one) / pl.col(other)).log().abs() <= within
+
+
+def _wanted(at: object) -> str:
+    assert isinstance(at, datetime)
+    return f"expected a bar of the hour from {at:%Y-%m-%d %H:%M} UTC"
+
+
+def _said(step: timedelta) -> str:
+    for unit, size in (("day", timedelta(days=1)), ("hour", HOUR), ("minute", timedelta(minutes=1))):
+        if step >= size and step % size == timedelta(0):
+            return f"{step // size} {unit}{'s' if step > size else ''}"
+    return f"{step.total_seconds():g} seconds"
