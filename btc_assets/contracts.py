@@ -32,6 +32,8 @@ REPORTED_ROLES = ROLES[:2]
 """Roles with a forecast for every hour, whose figures are reported; the challenger is held against the champion."""
 HELD_ROLES = ("champion", "challenger")
 """Roles a model holds by decision, from one hour until the next decision."""
+VERDICT_KINDS = ("first", "refresh", "changed_recipe")
+"""What a candidate is beside the champion: the first model, the same recipe on a newer window, or another recipe."""
 HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")
 """What changes who holds a role."""
 
@@ -477,13 +479,18 @@ MODEL_VERDICT = Contract(
         {
             "cutoff": _CUTOFF,
             "criterion": Column(pl.String, about="what was asked of the candidate"),
-            "value": Column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
-            "bound": Column(pl.Float64, nullable=True, about="what was asked"),
+            "value": Column(pl.Float64, nullable=True, about="of the candidate; null when it could not be measured"),
+            "champion_value": Column(
+                pl.Float64, nullable=True, about="of the champion on the same hours; null: none yet, or not measured"
+            ),
+            "bound": Column(pl.Float64, nullable=True, about="of the value; null: for information"),
             "passed": Column(pl.Boolean, about="whether it holds"),
-            "reason": Column(pl.String, about="a sentence for a person"),
+            "reason": Column(pl.String, about="what is measured, and why a bound that is broken does not count"),
             "decision": Column(
                 pl.String, _check("isin", ["promoted", "kept", "refused"]), about="of the whole verdict"
             ),
+            "kind": Column(pl.String, _check("isin", VERDICT_KINDS), about="which rule decides"),
+            "recipe_changes": Column(pl.String, about="what differs from the champion's recipe; empty: nothing"),
             "candidate_version": Column(pl.Int64, about="registry version of the candidate"),
             "candidate_digest": _DIGEST,
             "champion_version": Column(
@@ -623,10 +630,11 @@ SHADOW_REPORT = Contract(
         {
             "day": Column(pl.Date, about="last day of the hours compared"),
             "criterion": Column(pl.String, about="what is asked of the challenger"),
-            "value": Column(pl.Float64, nullable=True, about="what it showed; null when it could not be measured"),
-            "bound": Column(pl.Float64, nullable=True, about="what was asked"),
+            "value": Column(pl.Float64, nullable=True, about="of the challenger; null when it could not be measured"),
+            "champion_value": Column(pl.Float64, nullable=True, about="of the champion on the same hours"),
+            "bound": Column(pl.Float64, nullable=True, about="of the value; null: for information"),
             "passed": Column(pl.Boolean, about="whether it holds"),
-            "reason": Column(pl.String, about="a sentence for a person"),
+            "reason": Column(pl.String, about="what is measured, and why a bound that is broken does not count"),
             "decision": Column(
                 pl.String, _check("isin", ["wait", "promote", "dismiss"]), about="of the whole comparison"
             ),

@@ -212,13 +212,19 @@ class Settings(BaseSettings):
         default=0.0005,
         ge=0,
         le=0.1,
-        description="How much lower the candidate's 1 h log-loss must be than the champion's, in nats.",
+        description="How much lower the 1 h log-loss of a changed recipe must be than the champion's, in nats.",
+    )
+    gate_tolerance_nats: float = Field(
+        default=0.0005,
+        ge=0,
+        le=0.1,
+        description="How much higher the 1 h log-loss of a refresh (same recipe, newer window) may be, in nats.",
     )
     gate_significance: float = Field(
         default=0.05,
         gt=0,
         le=0.5,
-        description="Largest p-value, one-sided, at which that gain counts as shown.",
+        description="Largest one-sided p-value at which a recipe counts as better, or a refresh as worse.",
     )
     gate_new_inputs: bool = Field(
         default=False,

@@ -63,7 +63,14 @@ TRAINING_SETTINGS = {
     "seed",
 }
 """Settings a model depends on."""
-JUDGING_SETTINGS = {"gate_margin_nats", "gate_significance", "gate_new_inputs", "shadow_hours", "fee_bps"}
+JUDGING_SETTINGS = {
+    "gate_margin_nats",
+    "gate_tolerance_nats",
+    "gate_significance",
+    "gate_new_inputs",
+    "shadow_hours",
+    "fee_bps",
+}
 """Settings a verdict depends on beside the model."""
 TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION)
 """Tables that training makes of a cutoff, in the order of the graph; training does not depend on any verdict."""

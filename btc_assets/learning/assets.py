@@ -39,6 +39,7 @@ from btc_assets.learning import folds, gate, history, training
 from btc_assets.learning.bundle import ModelBundle, graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
 from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
+from btc_assets.learning.recipe import recipe_changes
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry, RegistryError
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.serving.publish import live_manifest
@@ -417,7 +418,7 @@ def model_explanation(
 
 @dg.asset(
     key=["learning", "model_verdict"],
-    **_COMMON,
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(MODEL_VERDICT),
     ins={
         "prices": dg.AssetIn(
@@ -428,7 +429,9 @@ def model_explanation(
         "cv_folds": _same_cutoff("learning/cv_folds"),
         "tuned_parameters": _same_cutoff("learning/tuned_parameters"),
         "fold_forecasts": _same_cutoff("learning/fold_forecasts"),
-        "trained_model": _same_cutoff("learning/trained_model"),
+        "trained_model": dg.AssetIn(
+            key=["learning", "trained_model"], partition_mapping=days_before(settings().window_days, and_today=True)
+        ),
     },
     kinds={"mlflow"},
 )
@@ -444,13 +447,14 @@ def model_verdict(
     fold_forecasts: pl.LazyFrame,
     trained_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """The gate: is the candidate of this cutoff better than the champion? One row a criterion.
+    """The gate: does the candidate of this cutoff replace the champion? One row a criterion, with both sides.
 
-    The first valid model becomes champion. After that a candidate must show a lower log-loss than the champion on
-    hours neither has learnt from: by `BTC_GATE_MARGIN_NATS`, significant at `BTC_GATE_SIGNIFICANCE` by a one-sided
-    Diebold-Mariano test, and with at least four of five paired seeds; its Sharpe ratio after costs must not be
-    shown to be worse, and its inputs must be the champion's. Its graphs must equal their library, its calibration and
-    coverage must hold, and the causality laws must be green. Any failure or doubt keeps the champion.
+    The first valid model becomes champion. After that a *refresh* (the champion's recipe on a newer window) is
+    promoted unless its log-loss, on hours neither has learnt from, is shown to be higher by more than
+    `BTC_GATE_TOLERANCE_NATS`. A *changed recipe* must show a log-loss lower by `BTC_GATE_MARGIN_NATS`, significant at
+    `BTC_GATE_SIGNIFICANCE` by a one-sided Diebold-Mariano test, and with at least four of five paired seeds; its Sharpe
+    ratio after costs must not be shown to be worse, and its inputs must be the champion's. Either must equal its
+    library, keep the causality laws, and hold calibration and coverage at least where the champion does.
 
     Whom it is held against is read from the history of the hours before, which this verdict itself goes on: a circle
     in time that a lineage without circles cannot draw.
@@ -458,7 +462,8 @@ def model_verdict(
     from btc_assets.features.causality import feature_failures
 
     config, cutoff = settings(), day_of(context.partition_key)
-    trained = trained_model.collect()
+    models = trained_model.collect()
+    trained = models.filter(pl.col("cutoff") == cutoff)
     candidate = history.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
     past = lake.scan(MODEL_HISTORY, None, cutoff).collect().filter(pl.col("verdict_cutoff").ne_missing(cutoff))
     before = history.holder(past, history.CHAMPION, takes_effect(lake, cutoff, replayed=is_replay(lake, cutoff)))
@@ -471,39 +476,49 @@ def model_verdict(
         learnt, parameters, horizon=gate.PRIMARY, seeds=_other_seeds(), threads=config.train_threads
     )
     evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(judged.inputs) for fit in fits]))
-    champion, changed = None, set[str]()
+    champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
     if before is not None:
         bundle = registry.load(before.version)
+        changes = recipe_changes(registry.load(candidate.version).document, bundle.document, horizon=gate.PRIMARY)
+        champion_parity = models.filter(model_digest=before.digest).select(pl.col("parity_error").max()).item()
         stored_fits = _fits_of(registry, before.version, len(bundle.features))
         hours = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
         champion = gate.champion_evidence(bundle, folds.matrix(hours, bundle.features), evidence, stored_fits)
         changed = set(bundle.features) ^ set(rows.names)
     texts = stored_texts(lake, cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1))
-    decision, criteria = gate.judge(
+    verdict = gate.judge(
         evidence,
         champion,
         parity_error=float(trained["parity_error"].to_numpy().max()),
+        champion_parity_error=champion_parity,
+        recipe_changes=changes,
         causality_failures=feature_failures(prices.collect(), texts),
         inputs_changed=sorted(changed),
         new_inputs_allowed=config.gate_new_inputs,
         margin_nats=config.gate_margin_nats,
+        tolerance_nats=config.gate_tolerance_nats,
         significance=config.gate_significance,
         fee_bps=config.fee_bps,
     )
-    frame = gate.verdict_rows(decision, criteria, cutoff=cutoff, candidate=candidate, before=before)
-    summary = _markdown(frame.select("criterion", "value", "bound", "passed", "reason"))
+    frame = gate.verdict_rows(verdict, cutoff=cutoff, candidate=candidate, before=before)
+    summary = _markdown(frame.select("criterion", "value", "champion_value", "bound", "passed", "reason"))
     versions = _versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts, trained_model=trained)
-    tags = {"decision": decision, "model_version": str(candidate.version)}
+    tags = {"decision": verdict.decision, "kind": verdict.kind, "model_version": str(candidate.version)}
     with registry.run(context, tags | versions) as run:
-        run.metrics({criterion.name: criterion.value for criterion in criteria if criterion.value is not None})
-        run.table("verdict.md", f"# {decision}\n\n{summary}\n")
+        run.metrics({one.name: one.value for one in verdict.criteria if one.value is not None})
+        run.metrics(
+            {f"champion.{one.name}": one.champion_value for one in verdict.criteria if one.champion_value is not None}
+        )
+        run.table("verdict.md", f"# {verdict.decision} ({verdict.kind})\n\n{summary}\n")
         link = run.link()
     return stored(
         context,
         MODEL_VERDICT,
         frame,
         {
-            "decision": decision,
+            "decision": verdict.decision,
+            "kind": verdict.kind,
+            "recipe_changes": "; ".join(verdict.recipe_changes) or "none",
             "held_against": before.version if before else "nobody",
             "verdict": dg.MetadataValue.md(summary),
             "mlflow_run": link,
@@ -542,7 +557,7 @@ def history_config(**change: str | int) -> dict[str, Any]:
 
 @dg.asset(
     key=["learning", "model_history"],
-    **_COMMON,
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(MODEL_HISTORY),
     ins={"model_verdict": _same_cutoff("learning/model_verdict")},
     kinds={"polars"},
@@ -556,10 +571,10 @@ def model_history(
 ) -> dg.Output[pl.DataFrame]:
     """Who is champion and who is in shadow, since which hour, by whose decision and why; rows are only ever added.
 
-    A verdict promotes its candidate or sends it into the shadow; a shadow report promotes the challenger or dismisses
-    it; a person rolls back. Forecasts of every hour, past or present, are made by whom this table names for that hour.
-    A change counts from the newest hour forecast by then, so that no forecast that was already served is made anew
-    by another model. Asking again for what is already written adds nothing.
+    A verdict promotes its candidate or sends a changed recipe into the shadow; a shadow report promotes the challenger
+    or dismisses it; a person rolls back. Forecasts of every hour, past or present, are made by the model that this
+    table names for that hour. A change counts from the newest hour forecast by then, so that a forecast that was served
+    is never replaced by another model's. Asking again for what is already written adds nothing.
     One exception: a walk-forward that decides a day anew, since when nobody was served, drops what verdicts and shadows
     decided on it before, never what a person did.
     """

@@ -1,14 +1,18 @@
-"""The gate: a candidate becomes champion only on evidence, and any doubt keeps the champion.
+"""The gate: which candidate becomes champion, by two rules.
 
-Both are judged on the same hours, which neither has learnt from: the newest fold of the candidate's
-window, as far as it lies after the champion's own cutoff. For the candidate that means its recipe
-fitted before the fold, with calibration and intervals learnt from the older folds. Each side is fitted with several
-seeds, the same for both, and losses are averaged over them, so that a lucky seed is no evidence.
+A *refresh* is the champion's recipe on a newer window: it is promoted unless it is shown to be worse. A *changed
+recipe* must be shown to be better, and any doubt keeps the champion. Either must be valid in itself, but a bound that
+the champion breaks as much on the same hours does not keep a candidate out.
+
+Both are judged on the same hours, which neither has learnt from: the newest fold of the candidate's window, as far as
+it lies after the champion's own cutoff. For the candidate that means its recipe fitted before the fold, with
+calibration and intervals learnt from the older folds. Each side is fitted with several seeds, the same for both, and
+losses are averaged over them, so that a lucky seed is no evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -17,10 +21,11 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import HORIZONS, MODEL_VERDICT, QUANTILE_COLUMNS
+from btc_assets.contracts import HORIZONS, MODEL_VERDICT, QUANTILE_COLUMNS, VERDICT_KINDS
 from btc_assets.learning.bundle import MEDIAN, ModelBundle
 from btc_assets.learning.calibration import Calibration
 from btc_assets.learning.evaluation import (
+    LossDifference,
     diebold_mariano,
     log_losses,
     sharpe_difference,
@@ -33,6 +38,7 @@ from btc_assets.learning.folds import Rows, last_train_open_time
 from btc_assets.learning.history import ModelChoice
 from btc_assets.learning.training import Lesson, learn, scales
 
+FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
 PRIMARY = HORIZONS[0]
 """The horizon a verdict rests on, hours."""
 MIN_HOURS = 120
@@ -84,13 +90,40 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing asked of a candidate."""
+    """One measurement of a verdict.
+
+    Attributes:
+        name: what is measured.
+        value: of the candidate; None when it cannot be measured.
+        champion_value: of the champion on the same hours; None without one.
+        bound: of the value; None when it is for information.
+        passed: whether the candidate passes.
+        reason: a sentence.
+    """
 
     name: str
     value: float | None
+    champion_value: float | None
     bound: float | None
     passed: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decides about a candidate.
+
+    Attributes:
+        decision: promoted, kept (the champion stays) or refused (the candidate is not valid in itself).
+        kind: which rule decides, of `VERDICT_KINDS`.
+        recipe_changes: what differs from the champion's recipe; empty for a refresh.
+        criteria: every measurement.
+    """
+
+    decision: str
+    kind: str
+    recipe_changes: tuple[str, ...]
+    criteria: tuple[Criterion, ...]
 
 
 def candidate_evidence(
@@ -165,104 +198,190 @@ def judge(
     champion: Evidence | None,
     *,
     parity_error: float,
+    champion_parity_error: float | None = None,
     causality_failures: Sequence[str],
+    recipe_changes: Sequence[str] = (),
     inputs_changed: Sequence[str] = (),
     new_inputs_allowed: bool = False,
     margin_nats: float,
+    tolerance_nats: float,
     significance: float,
     fee_bps: float,
-) -> tuple[str, list[Criterion]]:
+) -> Verdict:
     """Judge a candidate.
 
     Args:
         candidate: its evidence.
         champion: the champion's on the same hours, or None when there is no champion yet.
         parity_error: largest |ONNX - library| of its graphs.
+        champion_parity_error: that of the champion's graphs; None when it is not known any more.
         causality_failures: names of the laws its features broke; empty is green.
+        recipe_changes: what differs from the champion's recipe, see `recipe.recipe_changes`; empty makes it a refresh.
         inputs_changed: inputs that the candidate has and the champion lacks, or the other way round.
         new_inputs_allowed: whether that may be.
-        margin_nats: how much lower its log-loss must be.
-        significance: largest p-value of that.
+        margin_nats: how much lower the log-loss of a changed recipe must be.
+        tolerance_nats: how much higher the log-loss of a refresh may be.
+        significance: largest p-value at which either counts as shown.
         fee_bps: one-way cost at which the Sharpe ratios are compared, basis points.
-
-    Returns:
-        The decision, and every criterion: `promoted`; `refused` when the candidate is not valid in
-        itself; `kept` when it is valid but not shown to be better.
     """
+    failures = float(len(causality_failures))
     validity = [
         Criterion(
             "onnx_parity",
             parity_error,
+            champion_parity_error,
             PARITY_TOLERANCE,
             parity_error <= PARITY_TOLERANCE,
             "largest difference between the ONNX graphs and their library",
         ),
         Criterion(
             "causality",
-            float(len(causality_failures)),
+            failures,
+            None if champion is None else failures,
             0.0,
             not causality_failures,
-            "causality laws broken: " + (", ".join(causality_failures) or "none"),
+            f"causality laws that the features both models use break: {', '.join(causality_failures) or 'none'}",
         ),
         Criterion(
             "hours",
             float(len(candidate.p_up)),
+            None if champion is None else float(len(champion.p_up)),
             float(MIN_HOURS),
             len(candidate.p_up) >= MIN_HOURS,
-            "out-of-sample hours of the candidate",
+            "out-of-sample hours, those of the champion after its cutoff",
         ),
-        *promises(candidate),
+        *promises(candidate, champion),
     ]
     valid = all(criterion.passed for criterion in validity)
     if champion is None:
-        return ("promoted" if valid else "refused"), validity
-    named = ", ".join(inputs_changed[:8]) or "none"
-    comparison = [
-        Criterion(
-            "input_schema",
-            float(len(inputs_changed)),
-            None if new_inputs_allowed else 0.0,
-            new_inputs_allowed or not inputs_changed,
-            f"inputs that only one of the two models has: {named}; callers of /predict send the champion's",
-        ),
-        *compare(
+        return Verdict("promoted" if valid else "refused", FIRST, (), tuple(validity))
+    if recipe_changes:
+        kind = CHANGED_RECIPE
+        named = ", ".join(inputs_changed[:8]) or "none"
+        comparison = [
+            Criterion(
+                "input_schema",
+                float(len(inputs_changed)),
+                0.0,
+                None if new_inputs_allowed else 0.0,
+                new_inputs_allowed or not inputs_changed,
+                f"inputs that only one of the two models has: {named}; callers of /predict send the champion's",
+            ),
+            *shown_better(
+                candidate,
+                champion,
+                seeds=SEEDS,
+                min_hours=MIN_HOURS,
+                margin_nats=margin_nats,
+                significance=significance,
+                fee_bps=fee_bps,
+            ),
+        ]
+    else:
+        kind = REFRESH
+        comparison = not_shown_worse(
+            candidate, champion, tolerance_nats=tolerance_nats, significance=significance, fee_bps=fee_bps
+        )
+    passed = all(criterion.passed for criterion in comparison)
+    decision = "refused" if not valid else "promoted" if passed else "kept"
+    return Verdict(decision, kind, tuple(recipe_changes), (*validity, *comparison))
+
+
+def promises(candidate: Evidence, champion: Evidence | None) -> list[Criterion]:
+    """Return whether calibration and coverage hold on the judged hours.
+
+    A bound that the champion breaks by as much or more on the hours both have does not count: what serves now is no
+    better.
+
+    Args:
+        candidate: its evidence.
+        champion: the champion's, on some of the same hours; None when there is no champion.
+    """
+    return [
+        _promise(
+            "calibration",
             candidate,
             champion,
-            seeds=SEEDS,
-            min_hours=MIN_HOURS,
-            margin_nats=margin_nats,
-            significance=significance,
-            fee_bps=fee_bps,
+            value=_bias,
+            miss=_bias,
+            bound=BIAS_BOUND,
+            reason="|mean P(up) - share of rises|",
         ),
-    ]
-    better = all(criterion.passed for criterion in comparison)
-    decision = "refused" if not valid else "promoted" if better else "kept"
-    return decision, validity + comparison
-
-
-def promises(evidence: Evidence) -> list[Criterion]:
-    """Return whether calibration and coverage hold on the judged hours."""
-    coverage = _coverage(evidence)
-    bias = abs(float(evidence.p_up.mean() - (evidence.log_return > 0).mean())) if len(evidence.p_up) else None
-    return [
-        Criterion(
-            "calibration",
-            bias,
-            BIAS_BOUND,
-            bias is not None and bias <= BIAS_BOUND,
-            "|mean P(up) - share of rises| on the judged hours",
-        ),
-        Criterion(
+        _promise(
             "coverage_90",
-            coverage,
-            COVERAGE_SLACK,
-            coverage is not None and abs(coverage - 0.9) <= COVERAGE_SLACK,
-            "share of outcomes inside the 90 % interval; may be off by the bound",
+            candidate,
+            champion,
+            value=_coverage,
+            miss=_coverage_miss,
+            bound=COVERAGE_SLACK,
+            reason="share of outcomes inside the 90 % interval, which may be off by the bound",
         ),
     ]
 
 
-def compare(
+def _promise(
+    name: str,
+    candidate: Evidence,
+    champion: Evidence | None,
+    *,
+    value: Callable[[Evidence], float | None],
+    miss: Callable[[Evidence], float | None],
+    bound: float,
+    reason: str,
+) -> Criterion:
+    own = miss(candidate)
+    theirs = None if champion is None else value(champion)
+    if own is not None and own <= bound:
+        return Criterion(name, value(candidate), theirs, bound, True, reason)
+    if champion is not None and len(champion.p_up) >= MIN_HOURS:
+        ours, missed = miss(candidate.at(champion.open_time)), miss(champion)
+        if ours is not None and missed is not None and missed > bound and missed >= ours:
+            reason += (
+                f"; off by {ours:.3f} on the {len(champion.p_up)} common hours, where the champion is by {missed:.3f}"
+            )
+            return Criterion(name, value(candidate), theirs, bound, True, reason)
+    return Criterion(name, value(candidate), theirs, bound, False, reason)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two models on the hours they share."""
+
+    ours: Evidence
+    theirs: Evidence
+    losses: npt.NDArray[np.float64]
+    rival_losses: npt.NDArray[np.float64]
+    test: LossDifference
+
+    @classmethod
+    def of(cls, candidate: Evidence, champion: Evidence, seeds: int) -> _Pair:
+        ours, theirs = candidate.at(champion.open_time), champion.at(candidate.open_time)
+        losses, rival_losses = ours.losses(seeds), theirs.losses(seeds)
+        test = diebold_mariano(losses.mean(axis=0), rival_losses.mean(axis=0), horizon=PRIMARY)
+        return cls(ours, theirs, losses, rival_losses, test)
+
+    @property
+    def hours(self) -> int:
+        return len(self.theirs.p_up)
+
+    def log_loss(self, bound: float | None, passed: bool, reason: str) -> Criterion:
+        """Return the row with the log-loss of both, seeds averaged."""
+        ours, theirs = (float(side.mean()) if self.hours else None for side in (self.losses, self.rival_losses))
+        return Criterion("log_loss", ours, theirs, bound, passed, reason)
+
+    def net_sharpe(self, fee_bps: float, *, asked: bool) -> Criterion:
+        """Return the row with the Sharpe ratio of both after costs."""
+        ours, theirs = (
+            strategy(sign_signal(side.p_up), side.log_return, fee_bps=fee_bps) for side in (self.ours, self.theirs)
+        )
+        gain = sharpe_difference(ours, theirs)
+        passed = not asked or (gain.upper is not None and gain.upper >= 0)
+        span = "unknown" if gain.upper is None else f"{gain.lower:.1f} to {gain.upper:.1f}"
+        reason = f"annual Sharpe ratio of the sign at {fee_bps:g} bp one-way; the gain's 95 % interval is {span}"
+        return Criterion("net_sharpe", ours.sharpe().value, theirs.sharpe().value, None, passed, reason)
+
+
+def shown_better(
     challenger: Evidence,
     champion: Evidence,
     *,
@@ -274,8 +393,6 @@ def compare(
 ) -> list[Criterion]:
     """Return whether one model is shown to be better than another on the hours they share.
 
-    Source: F. X. Diebold & R. S. Mariano (1995), Comparing predictive accuracy; one-sided here.
-
     Args:
         challenger: evidence of the one that must be better.
         champion: of the other.
@@ -285,58 +402,88 @@ def compare(
         significance: largest p-value of that.
         fee_bps: one-way cost of the Sharpe ratios, basis points.
     """
-    ours, theirs = challenger.at(champion.open_time), champion.at(challenger.open_time)
-    common = len(theirs.p_up)
-    gain = p_value = wins = None
-    if common >= min_hours:
-        lost, lost_by_champion = ours.losses(seeds), theirs.losses(seeds)
-        gains = (lost_by_champion - lost).mean(axis=1)
-        gain, wins = float(gains.mean()), float((gains > 0).sum())
-        test = diebold_mariano(lost.mean(axis=0), lost_by_champion.mean(axis=0), horizon=PRIMARY)
-        if test.p_value is not None and test.statistic is not None:
-            p_value = test.p_value / 2 if test.statistic < 0 else 1 - test.p_value / 2
+    pair = _Pair.of(challenger, champion, seeds)
+    enough = pair.hours >= min_hours
+    gain = -pair.test.value if enough and pair.test.value is not None else None
+    p_value = pair.test.p_below() if enough else None
+    champions = float(pair.rival_losses.mean()) if pair.hours else None
     found = [
         Criterion(
             "common_hours",
-            float(common),
+            float(pair.hours),
+            float(pair.hours),
             float(min_hours),
-            common >= min_hours,
+            enough,
             "hours neither of the two has learnt from",
         ),
-        Criterion(
-            "log_loss_gain",
-            gain,
-            margin_nats,
+        pair.log_loss(
+            None if champions is None else champions - margin_nats,
             gain is not None and gain >= margin_nats,
-            "champion's log-loss less the candidate's on the common hours, nats",
+            f"log-loss on the common hours, nats; must be lower by {margin_nats:g}",
         ),
         Criterion(
-            "gain_p_value",
+            "better_p_value",
             p_value,
+            None,
             significance,
             p_value is not None and p_value <= significance,
-            "one-sided Diebold-Mariano test that the candidate does not lose less",
+            "one-sided Diebold-Mariano test (HAC) that the candidate does not lose less",
         ),
     ]
     if seeds > 1:
-        fits = 1 + len(ours.other_seeds)
-        sentence = f"of {seeds} pairs of fits with the same seed, those in which the candidate loses less"
-        enough = fits >= seeds and wins is not None and wins >= SEED_WINS
-        found.append(Criterion("seed_wins", wins, float(SEED_WINS), enough, sentence))
-    traded, champion_traded = (
-        strategy(sign_signal(side.p_up), side.log_return, fee_bps=fee_bps) for side in (ours, theirs)
-    )
-    sharpe = sharpe_difference(traded, champion_traded)
-    found.append(
-        Criterion(
-            "net_sharpe",
-            sharpe.upper,
-            0.0,
-            sharpe.upper is not None and sharpe.upper >= 0,
-            f"upper end of the 95 % interval of the gain in annual Sharpe ratio at {fee_bps:g} bp one-way",
+        wins = float((pair.rival_losses.mean(axis=1) > pair.losses.mean(axis=1)).sum()) if enough else None
+        fits = 1 + len(pair.ours.other_seeds)
+        sentence = f"of {seeds} pairs of fits with the same seed, those in which the side loses less"
+        won = fits >= seeds and wins is not None and wins >= SEED_WINS
+        found.append(
+            Criterion("seed_wins", wins, None if wins is None else seeds - wins, float(SEED_WINS), won, sentence)
         )
-    )
+    found.append(pair.net_sharpe(fee_bps, asked=True))
     return found
+
+
+def not_shown_worse(
+    candidate: Evidence, champion: Evidence, *, tolerance_nats: float, significance: float, fee_bps: float
+) -> list[Criterion]:
+    """Return whether a refresh is promoted: it is, unless its log-loss is shown to be higher by more than a tolerance.
+
+    Fewer than `MIN_HOURS` common hours show nothing, so they do not keep a valid refresh out.
+
+    Source of the test: F. X. Diebold & R. S. Mariano (1995), one-sided against a difference of the tolerance.
+
+    Args:
+        candidate: evidence of the refresh.
+        champion: of the champion.
+        tolerance_nats: how much higher its log-loss may be.
+        significance: largest p-value at which more than that counts as shown.
+        fee_bps: one-way cost of the Sharpe ratios, basis points; for information.
+    """
+    pair = _Pair.of(candidate, champion, SEEDS)
+    p_value = pair.test.p_above(tolerance_nats) if pair.hours >= MIN_HOURS else None
+    return [
+        pair.log_loss(None, True, f"log-loss on the {pair.hours} common hours, nats"),
+        Criterion(
+            "worse_p_value",
+            p_value,
+            None,
+            significance,
+            p_value is None or p_value > significance,
+            f"one-sided Diebold-Mariano test (HAC) that the candidate loses at most {tolerance_nats:g} nats more; "
+            "at or below the bound it is shown to be worse",
+        ),
+        pair.net_sharpe(fee_bps, asked=False),
+    ]
+
+
+def _bias(evidence: Evidence) -> float | None:
+    if not len(evidence.p_up):
+        return None
+    return abs(float(evidence.p_up.mean() - (evidence.log_return > 0).mean()))
+
+
+def _coverage_miss(evidence: Evidence) -> float | None:
+    covered = _coverage(evidence)
+    return None if covered is None else abs(covered - 0.9)
 
 
 def _coverage(evidence: Evidence) -> float | None:
@@ -346,9 +493,7 @@ def _coverage(evidence: Evidence) -> float | None:
     return float(((low <= evidence.log_return) & (evidence.log_return <= high)).mean())
 
 
-def verdict_rows(
-    decision: str, criteria: Sequence[Criterion], *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None
-) -> pl.DataFrame:
+def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:
     """Return MODEL_VERDICT rows, one a criterion; `before` is the champion the candidate was held against."""
     return (
         pl.DataFrame(
@@ -357,17 +502,20 @@ def verdict_rows(
                     "cutoff": cutoff,
                     "criterion": criterion.name,
                     "value": criterion.value,
+                    "champion_value": criterion.champion_value,
                     "bound": criterion.bound,
                     "passed": criterion.passed,
                     "reason": criterion.reason,
-                    "decision": decision,
+                    "decision": verdict.decision,
+                    "kind": verdict.kind,
+                    "recipe_changes": "; ".join(verdict.recipe_changes),
                     "candidate_version": candidate.version,
                     "candidate_digest": candidate.digest,
                     "champion_version": before.version if before else None,
                     "champion_cutoff": before.cutoff if before else None,
                     "champion_digest": before.digest if before else None,
                 }
-                for criterion in criteria
+                for criterion in verdict.criteria
             ],
             schema=MODEL_VERDICT.columns,
         )

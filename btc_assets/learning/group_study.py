@@ -23,7 +23,6 @@ are counted. It tells how steady a difference is from fit to fit, not whether it
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -238,7 +237,8 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
     """
     _refuse_other_hours(ours, theirs)
     losses, others = ours.losses.mean(axis=0), theirs.losses.mean(axis=0)
-    difference = evaluation.mean(losses - others, horizon=horizon)
+    difference = evaluation.diebold_mariano(losses, others, horizon=horizon)
+    lower, upper = difference.interval()
     paired = evaluation.paired_folds(ours.fold_losses, theirs.fold_losses)
     areas = [evaluation.auc(p_up, ours.log_return) for p_up in ours.p_up]
     return {
@@ -247,35 +247,17 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
         "log_loss": float(losses.mean()),
         "log_loss_against": float(others.mean()),
         "difference": difference.value,
-        "lower": difference.lower,
-        "upper": difference.upper,
+        "lower": lower,
+        "upper": upper,
         "accuracy": float(np.mean([evaluation.accuracy(p_up, ours.log_return) for p_up in ours.p_up])),
         "auc": None if None in areas else float(np.mean(np.array(areas, dtype=np.float64))),
         "t_p_value": paired.p_value,
-        "dm_p_value": diebold_mariano(losses - others, horizon=horizon),
+        "dm_p_value": difference.p_value(),
         "cohens_d": paired.effect,
         "n": len(losses),
         "folds": len(np.unique(ours.fold)),
         "seeds": len(ours.seeds),
     }
-
-
-def diebold_mariano(difference: Floats, *, horizon: int) -> float | None:
-    """Return the two-sided p-value that losses differ by nothing on average (Diebold & Mariano, 1995).
-
-    The variance is the one of `evaluation.mean`, Newey-West with `evaluation.hac_lags`: more lags than the horizon
-    alone asks for, because features move slowly, and with them the difference of two models. So p is below 0.05
-    where the interval of that mean leaves out 0. A difference that never varies is 1 where it is 0, else unknown.
-
-    Args:
-        difference: of two losses, hour by hour, (n,).
-        horizon: hours ahead.
-    """
-    centre = float(difference.mean())
-    variance = evaluation.hac_variance_of_mean(difference, horizon=horizon)
-    if variance <= 0 or np.ptp(difference) < _NOTHING:
-        return 1.0 if abs(centre) < _NOTHING else None
-    return math.erfc(abs(centre) / math.sqrt(2 * variance))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -553,7 +535,6 @@ def _order(groups: Groups) -> tuple[int, list[tuple[bool, str]]]:
     return len(groups), [_rank(group) for group in groups]
 
 
-_NOTHING = 1e-15
 _HEADINGS = (
     "groups",
     "against",

@@ -15,9 +15,10 @@ from typing import Any
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import HELD_ROLES, MODEL_HISTORY
+from btc_assets.contracts import HELD_ROLES, MODEL_HISTORY, VERDICT_KINDS
 
 CHAMPION, CHALLENGER = HELD_ROLES
+CHANGED_RECIPE = VERDICT_KINDS[-1]
 VERDICT = "model_verdict"
 """The actor of what the gate decides."""
 SHADOW = "shadow_report"
@@ -107,8 +108,9 @@ def after_verdict(
 ) -> pl.DataFrame:
     """Return the rows a verdict adds to the history; none when it changes nothing.
 
-    A promotion makes the candidate champion and ends whatever is in shadow. A candidate that is valid but not shown to
-    be better enters the shadow if nobody is in it. A cutoff judged again adds rows only where it is judged otherwise.
+    A promotion makes the candidate champion. A changed recipe that is promoted ends whatever is in shadow; a refresh
+    does not, as a challenger is held against the champion's recipe. A changed recipe that is valid but not shown to be
+    better enters the shadow if nobody is in it. A cutoff judged again adds rows only where it is judged otherwise.
 
     Args:
         history: every MODEL_HISTORY row there is.
@@ -140,9 +142,10 @@ def after_verdict(
     elif not said.height and promoted:
         rows.append(_row(CHAMPION, "promoted", candidate, _why(verdict)))
     in_shadow = holder(history, CHALLENGER, since)
-    if promoted and in_shadow:
+    changed_recipe = first["kind"] == CHANGED_RECIPE
+    if promoted and in_shadow and changed_recipe:
         rows.append(_row(CHALLENGER, "left_shadow", None, f"version {candidate.version} was promoted"))
-    waits = first["decision"] == "kept" and before not in (None, candidate)
+    waits = changed_recipe and first["decision"] == "kept" and before not in (None, candidate)
     if waits and in_shadow is None and own.filter(pl.col("role") == CHALLENGER).is_empty():
         rows.append(_row(CHALLENGER, "entered_shadow", candidate, _why(verdict)))
     return _rows(rows, since, recorded_at, VERDICT, first["cutoff"])
@@ -258,9 +261,10 @@ def _choices(rows: pl.DataFrame) -> list[ModelChoice]:
 def _why(criteria: pl.DataFrame) -> str:
     """Return the decision in a sentence: every criterion passed, or those that did not."""
     failed = criteria.filter(~pl.col("passed"))
+    kind = f"{criteria['kind'][0].replace('_', ' ')} " if "kind" in criteria.columns else ""
     if failed.is_empty():
-        return f"{criteria['decision'][0]}: every criterion passed"
-    return f"{criteria['decision'][0]}: not passed: {', '.join(failed['criterion'])}"
+        return f"{kind}{criteria['decision'][0]}: every criterion passed"
+    return f"{kind}{criteria['decision'][0]}: not passed: {', '.join(failed['criterion'])}"
 
 
 def _row(role: str, event: str, held: ModelChoice | None, reason: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
 
 @dg.asset(
     key=["monitoring", "shadow_report"],
-    **_COMMON,
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(SHADOW_REPORT),
     ins={
         "forecasts": dg.AssetIn(key=["monitoring", "forecasts"]),
@@ -192,7 +192,7 @@ def shadow_report(
     """Champion against challenger, by the tests of the gate, on every hour the challenger has spent in shadow.
 
     The challenger forecasts beside the champion without being served. After `BTC_SHADOW_HOURS` realised hours it is
-    judged once: promoted if it passes every test, else dismissed. Empty on days when nobody is in shadow.
+    judged once: promoted if it is shown to be better, else dismissed. Empty on days when nobody is in shadow.
     """
     config = settings()
     outcomes, made = forecast_outcomes.collect(), forecasts.collect()

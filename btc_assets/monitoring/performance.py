@@ -268,8 +268,8 @@ def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: f
     }
     for rival in ("base_rate", "persistence"):
         found = evaluation.diebold_mariano(losses["model"], losses[rival], horizon=horizon)
-        yield f"diebold_mariano_{rival}", Estimate(found.statistic, None, None, found.n)
-        yield f"diebold_mariano_p_{rival}", _p(found)
+        yield f"diebold_mariano_{rival}", Estimate(found.statistic(), None, None, found.n)
+        yield f"diebold_mariano_p_{rival}", Estimate(found.p_value(), None, None, found.n)
     daily = _means_by(losses, rows["open_time"].dt.date())
     yield from _contest("log_loss", daily, benchmark="base_rate", seed=seed)
     fee = trading.model[0].at(fee_bps)

@@ -7,7 +7,7 @@ from datetime import date
 import polars as pl
 
 from btc_assets.contracts import QUANTILE_COLUMNS, SHADOW_REPORT
-from btc_assets.learning.gate import PRIMARY, Evidence, compare, promises
+from btc_assets.learning.gate import PRIMARY, Evidence, promises, shown_better
 from btc_assets.monitoring.forecasting import CHALLENGER, CHAMPION
 
 
@@ -63,7 +63,7 @@ def shadow_rows(
     in_shadow = realised(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
     stands = realised(outcomes, CHAMPION)
     criteria = [
-        *compare(
+        *shown_better(
             in_shadow,
             stands,
             seeds=1,
@@ -72,7 +72,7 @@ def shadow_rows(
             significance=significance,
             fee_bps=fee_bps,
         ),
-        *promises(in_shadow),
+        *promises(in_shadow, stands),
     ]
     enough = next(criterion.passed for criterion in criteria if criterion.name == "common_hours")
     better = all(criterion.passed for criterion in criteria)
@@ -82,6 +82,7 @@ def shadow_rows(
                 "day": day,
                 "criterion": criterion.name,
                 "value": criterion.value,
+                "champion_value": criterion.champion_value,
                 "bound": criterion.bound,
                 "passed": criterion.passed,
                 "reason": criterion.reason,

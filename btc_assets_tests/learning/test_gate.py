@@ -1,4 +1,4 @@
-"""Any doubt keeps the champion."""
+"""A refresh is promoted unless it is shown to be worse; of another recipe any doubt keeps the champion."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from btc_assets.learning.gate import (
     SEEDS,
     Criterion,
     Evidence,
+    Verdict,
     candidate_evidence,
-    compare,
     judge,
+    shown_better,
     verdict_rows,
 )
 from btc_assets.learning.history import ModelChoice
@@ -51,15 +52,29 @@ def evidence(
     return Evidence(times[-hours:], fits[0], quantiles[-hours:], returns[-hours:], others)
 
 
-ASKED = {"parity_error": 1e-7, "causality_failures": [], "margin_nats": 0.0005, "significance": 0.05, "fee_bps": 5.0}
+ASKED = {
+    "parity_error": 1e-7,
+    "causality_failures": [],
+    "recipe_changes": ["max_depth 6 -> 5"],
+    "margin_nats": 0.0005,
+    "tolerance_nats": 0.0005,
+    "significance": 0.05,
+    "fee_bps": 5.0,
+}
+"""A changed recipe, unless a test says otherwise."""
+REFRESH: dict[str, object] = {"recipe_changes": []}
+
+
+def verdict_of(candidate: Evidence, champion: Evidence | None, **changed: object) -> Verdict:
+    return judge(candidate, champion, **{**ASKED, **changed})  # type: ignore[arg-type]
 
 
 def decide(candidate: Evidence, champion: Evidence | None, **changed: object) -> str:
-    return judge(candidate, champion, **{**ASKED, **changed})[0]  # type: ignore[arg-type]
+    return verdict_of(candidate, champion, **changed).decision
 
 
 def criteria_of(candidate: Evidence, champion: Evidence | None, **changed: object) -> dict[str, Criterion]:
-    return {one.name: one for one in judge(candidate, champion, **{**ASKED, **changed})[1]}  # type: ignore[arg-type]
+    return {one.name: one for one in verdict_of(candidate, champion, **changed).criteria}
 
 
 def test_the_first_valid_model_becomes_champion() -> None:
@@ -86,21 +101,22 @@ def test_only_common_hours_are_compared() -> None:
     candidate, champion = evidence(0.8), evidence(0.0, hours=200)
     found = criteria_of(candidate, champion)
     assert found["common_hours"].value == 200
-    assert found["log_loss_gain"].value == pytest.approx(champion.losses().mean() - candidate.losses()[:, -200:].mean())
+    assert found["log_loss"].value == pytest.approx(candidate.losses()[:, -200:].mean())
+    assert found["log_loss"].champion_value == pytest.approx(champion.losses().mean())
 
 
 def test_a_gain_that_chance_explains_is_not_enough() -> None:
     """The gain exceeds the margin by far, on too few hours to be shown."""
     candidate, champion = evidence(0.6, hours=200), evidence(0.8, hours=200)
     found = criteria_of(candidate, champion)
-    assert found["log_loss_gain"].passed
-    assert not found["gain_p_value"].passed
+    assert found["log_loss"].passed
+    assert not found["better_p_value"].passed
     assert decide(candidate, champion) == "kept"
     assert decide(candidate, champion, significance=0.5) == "promoted"
 
 
 def test_the_test_is_one_sided() -> None:
-    better, worse = (criteria_of(*pair)["gain_p_value"].value for pair in _both_ways(evidence(0.8), evidence(0.0)))
+    better, worse = (criteria_of(*pair)["better_p_value"].value for pair in _both_ways(evidence(0.8), evidence(0.0)))
     assert better is not None
     assert worse is not None
     assert better + worse == pytest.approx(1)
@@ -146,15 +162,15 @@ def test_a_candidate_that_trades_worse_beyond_doubt_is_not_promoted() -> None:
     busy = Evidence(times, np.where(up, 0.6, 0.4), quantiles, returns, np.tile(np.where(up, 0.6, 0.4), (SEEDS - 1, 1)))
     idle = Evidence(times, np.full(HOURS, 0.501), quantiles, returns)
     found = criteria_of(busy, idle, fee_bps=20.0)
-    assert found["log_loss_gain"].passed
-    assert found["gain_p_value"].passed
+    assert found["log_loss"].passed
+    assert found["better_p_value"].passed
     assert not found["net_sharpe"].passed
     assert decide(busy, idle, fee_bps=20.0) == "kept"
     assert decide(busy, idle, fee_bps=0.0) == "promoted"
 
 
 def test_without_pairs_asked_for_nothing_is_said_of_seeds() -> None:
-    found = compare(
+    found = shown_better(
         evidence(0.8, seeds=()),
         evidence(0.0, seeds=()),
         seeds=1,
@@ -165,6 +181,78 @@ def test_without_pairs_asked_for_nothing_is_said_of_seeds() -> None:
     )
     assert "seed_wins" not in {one.name for one in found}
     assert all(one.passed for one in found)
+
+
+# --- a refresh -----------------------------------------------------------------------------------
+def test_a_refresh_as_good_as_the_champion_replaces_it() -> None:
+    verdict = verdict_of(evidence(0.8), evidence(0.8), **REFRESH)
+    assert (verdict.decision, verdict.kind) == ("promoted", "refresh")
+
+
+def test_a_refresh_that_is_shown_to_be_worse_does_not() -> None:
+    found = criteria_of(evidence(0.0), evidence(0.8), **REFRESH)
+    assert found["worse_p_value"].value is not None
+    assert found["worse_p_value"].value < 0.001
+    assert decide(evidence(0.0), evidence(0.8), **REFRESH) == "kept"
+
+
+def test_a_refresh_may_be_worse_by_the_tolerance() -> None:
+    assert decide(evidence(0.0), evidence(0.8), **REFRESH, tolerance_nats=0.1) == "promoted"
+
+
+def test_a_refresh_that_chance_may_have_made_worse_is_promoted() -> None:
+    candidate, champion = evidence(0.8, hours=200), evidence(0.6, hours=200)
+    assert candidate.losses().mean() > champion.losses().mean() + 0.0005
+    assert decide(candidate, champion, **REFRESH) == "promoted"
+
+
+def test_too_few_common_hours_show_nothing_against_a_refresh() -> None:
+    assert decide(evidence(0.0), evidence(3.0, hours=100), **REFRESH) == "promoted"
+
+
+def test_seeds_and_trading_do_not_decide_on_a_refresh() -> None:
+    found = criteria_of(evidence(0.8, seeds=()), evidence(0.8), **REFRESH)
+    assert "seed_wins" not in found
+    assert found["net_sharpe"].passed
+
+
+# --- bounds that the champion breaks too -----------------------------------------------------------
+@pytest.mark.parametrize("changed", [{}, REFRESH], ids=["changed recipe", "refresh"])
+@pytest.mark.parametrize(
+    ("broken", "more", "criterion"),
+    [
+        ({"width": 1.1}, {"width": 0.9}, "coverage_90"),
+        ({"width": 9.0}, {"width": 9.0}, "coverage_90"),
+        ({"shift": 0.1}, {"shift": 0.15}, "calibration"),
+    ],
+    ids=["too narrow", "too wide", "bias"],
+)
+def test_a_bound_that_the_champion_breaks_as_much_keeps_no_better_model_out(
+    broken: dict[str, float], more: dict[str, float], criterion: str, changed: dict[str, object]
+) -> None:
+    candidate, champion = evidence(0.8, **broken), evidence(0.0, **more)  # type: ignore[arg-type]
+    row = criteria_of(candidate, champion, **changed)[criterion]
+    assert row.passed
+    assert "common hours" in row.reason
+    assert row.champion_value is not None
+    assert decide(candidate, champion, **changed) == "promoted"
+    assert decide(candidate, evidence(0.0), **changed) == "refused", "a champion within its bounds shields nothing"
+
+
+def test_a_bound_that_the_candidate_breaks_more_than_the_champion_still_counts() -> None:
+    assert decide(evidence(0.8, width=0.9), evidence(0.0, width=1.1)) == "refused"
+
+
+def test_too_few_hours_of_the_champion_excuse_nothing() -> None:
+    assert decide(evidence(0.8, width=0.9), evidence(0.0, width=0.5, hours=100), **REFRESH) == "refused"
+
+
+def test_a_broken_bound_is_excused_on_the_same_hours_only() -> None:
+    """The champion misses by less on the common hours than the candidate does there."""
+    champion, candidate = evidence(0.0, width=1.1, hours=200), evidence(0.8, width=1.1)
+    assert criteria_of(candidate, champion)["coverage_90"].passed
+    candidate.quantiles[-200:] *= 0.5
+    assert not criteria_of(candidate, champion)["coverage_90"].passed
 
 
 @pytest.mark.parametrize("champion", [None, evidence(0.0)], ids=["no champion", "a champion"])
@@ -187,9 +275,9 @@ def test_a_candidate_that_is_not_valid_is_refused(
 
 
 def test_a_verdict_keeps_its_contract_and_names_whom_it_was_held_against() -> None:
-    _, criteria = judge(evidence(0.8), None, **ASKED)  # type: ignore[arg-type]
-    for decision, before in (("promoted", CHAMPION), ("kept", CHAMPION), ("promoted", None), ("refused", None)):
-        rows = verdict_rows(decision, criteria, cutoff=CANDIDATE.cutoff, candidate=CANDIDATE, before=before)
+    for rival, changed, before in ((evidence(0.0), {}, CHAMPION), (evidence(0.0), REFRESH, CHAMPION), (None, {}, None)):
+        verdict = verdict_of(evidence(0.8), rival, **changed)
+        rows = verdict_rows(verdict, cutoff=CANDIDATE.cutoff, candidate=CANDIDATE, before=before)
         assert MODEL_VERDICT.faults(rows) == []
         assert set(rows["champion_version"]) == {before.version if before else None}
         assert set(rows["candidate_version"]) == {CANDIDATE.version}

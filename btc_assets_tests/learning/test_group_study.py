@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
-from statsmodels.tsa.stattools import diebold_mariano_test
 
 from btc_assets.contracts import FEATURE_GROUP_STUDY
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning import group_study
-from btc_assets.learning.evaluation import Floats, hac_lags
+from btc_assets.learning.evaluation import Floats
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import NotEnoughHistoryError, Rows, make_folds, split
 from btc_assets.learning.group_study import (
@@ -34,7 +32,6 @@ from btc_assets.learning.group_study import (
     as_markdown,
     compare,
     comparisons,
-    diebold_mariano,
     feature_groups,
     holm,
     picture,
@@ -378,41 +375,6 @@ def test_holm_keeps_the_order_and_does_not_mind_it(p_values: list[float], random
 
 def test_an_unknown_p_value_is_not_counted() -> None:
     assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
-
-
-def plain_diebold_mariano(difference: list[float]) -> float:
-    """Return the p-value by the formulas, one sum at a time."""
-    n = len(difference)
-    mean = sum(difference) / n
-    lags = math.ceil(n ** (1 / 3))
-    total = sum((one - mean) ** 2 for one in difference) / n
-    for lag in range(1, lags + 1):
-        weight = 1 - lag / (lags + 1)
-        together = sum((difference[i] - mean) * (difference[i - lag] - mean) for i in range(lag, n)) / n
-        total += 2 * weight * together
-    statistic = mean / math.sqrt(total / n)
-    return 1 - math.erf(abs(statistic) / math.sqrt(2))
-
-
-@given(st.integers(0, 10_000), st.floats(0, 0.9), st.floats(-0.3, 0.3))
-@settings(max_examples=30, deadline=None)
-def test_diebold_mariano_equals_plain_arithmetic_and_statsmodels(seed: int, memory: float, shift: float) -> None:
-    shocks = np.random.default_rng(seed).normal(size=300)
-    difference = np.zeros(300)
-    for i, (before, _) in enumerate(pairwise([*shocks, 0.0])):
-        difference[i] = memory * difference[i - 1] + before if i else before
-    difference = difference + shift
-    ours = diebold_mariano(difference, horizon=1)
-    theirs = diebold_mariano_test(
-        np.zeros(300), difference, np.zeros(300), lags=hac_lags(300, 1), criterion=lambda _, loss: loss
-    )
-    assert ours == pytest.approx(plain_diebold_mariano(difference.tolist()), abs=1e-12)
-    assert ours == pytest.approx(float(theirs.pvalue), abs=1e-9)
-
-
-def test_forecasts_that_never_differ_cannot_be_told_apart() -> None:
-    assert diebold_mariano(np.zeros(50), horizon=1) == 1.0
-    assert diebold_mariano(np.full(50, 0.1), horizon=1) is None
 
 
 @given(st.integers(0, 10_000), st.floats(-0.2, 0.2))

@@ -43,12 +43,17 @@ def model(n: int) -> ModelChoice:
 
 
 def verdict(n: int, decision: str, *, against: int | None = None) -> pl.DataFrame:
+    """Return a verdict about another recipe; `refreshed` promotes a refresh and `stale` keeps one out."""
+    kind = {"refreshed": "refresh", "stale": "refresh"}.get(decision, "changed_recipe")
+    decision = {"refreshed": "promoted", "stale": "kept"}.get(decision, decision)
     row = dict.fromkeys(MODEL_VERDICT.columns) | {
         "cutoff": week(n),
-        "criterion": "log_loss_gain",
+        "criterion": "log_loss",
         "passed": decision == "promoted",
         "reason": "because",
         "decision": decision,
+        "kind": kind,
+        "recipe_changes": "",
         "candidate_version": model(n).version,
         "candidate_digest": model(n).digest,
         "champion_version": against,
@@ -75,7 +80,7 @@ def walked(*decisions: str) -> pl.DataFrame:
 def report(n: int, decision: str, day: date) -> pl.DataFrame:
     row = dict.fromkeys(SHADOW_REPORT.columns) | {
         "day": day,
-        "criterion": "gain_p_value",
+        "criterion": "better_p_value",
         "passed": decision == "promote",
         "reason": "because",
         "decision": decision,
@@ -116,8 +121,16 @@ def test_one_candidate_at_a_time_is_in_shadow() -> None:
     assert holder(history, CHALLENGER, midnight(week(1)) - timedelta(hours=1)) is None
 
 
-def test_a_promotion_ends_the_shadow() -> None:
+def test_a_promotion_of_another_recipe_ends_the_shadow() -> None:
     assert standing(walked("promoted", "kept", "promoted")) == Standing(3, 1, None)
+
+
+def test_a_refresh_of_the_champion_leaves_its_challenger_in_shadow() -> None:
+    assert standing(walked("promoted", "kept", "refreshed")) == Standing(3, 1, 2)
+
+
+def test_a_refresh_that_is_worse_does_not_wait_in_shadow() -> None:
+    assert standing(walked("promoted", "stale")) == Standing(1, None, None)
 
 
 @pytest.mark.parametrize("decision", ["promoted", "kept", "refused"])

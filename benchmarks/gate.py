@@ -1,0 +1,319 @@
+"""What the rules of the gate give on a walked history: promotions, the age of champions, and the skill of 1 h.
+
+    python -m benchmarks.gate [--first 2023-01-02] [--last 2025-07-31]
+
+The lake and the models are those the `BTC_*` settings name; they must hold the models of a walk-forward. Every verdict
+is made by the functions that make `learning/model_verdict` and `monitoring/shadow_report`, from the same rows, under
+each rule in turn; the causality laws are taken as green. Forecasts are those of the champion each rule leaves in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from btc_assets.clock import HOUR, midnight
+from btc_assets.contracts import CV_FOLDS, FOLD_FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL
+from btc_assets.lake import Lake
+from btc_assets.learning import evaluation, folds, gate, training
+from btc_assets.learning.bundle import ModelBundle
+from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
+from btc_assets.learning.gate import Evidence, Verdict
+from btc_assets.learning.recipe import recipe_changes
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.settings import Settings, settings
+
+RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
+"""`proof for all` asks of every candidate what is asked of a changed recipe; `each newest model` asks nothing."""
+HEADINGS = (
+    "rule",
+    "decisions",
+    "age of the champion, days (mean, most)",
+    "n",
+    "accuracy",
+    "log-loss skill",
+    "log-loss against each newest model, 0.001 nats",
+    "DM p",
+)
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Candidate:
+    """A trained cutoff: its model, and what a verdict about it rests on."""
+
+    cutoff: date
+    version: int
+    parity_error: float
+    bundle: ModelBundle
+    others: list[BoostedOutput]
+    evidence: Evidence
+
+
+@dataclass
+class Walked:
+    """A walked history, and what was made of it.
+
+    Attributes:
+        lake: where its tables are.
+        registry: where its models are.
+        config: of the deployment.
+    """
+
+    lake: Lake
+    registry: ModelRegistry
+    config: Settings
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @cached_property
+    def features(self) -> pl.DataFrame:
+        """Every stored feature row, in time order."""
+        return self.lake.scan(HOURLY_FEATURES).collect().sort("open_time")
+
+    @cached_property
+    def labels(self) -> pl.DataFrame:
+        """Every stored label."""
+        return self.lake.scan(HOURLY_LABELS).collect()
+
+    def take(self, cutoff: date) -> None:
+        """Read a trained cutoff and fit the seeds its verdict compares."""
+        trained = self.lake.read(TRAINED_MODEL, cutoff)
+        forecasts, layout = self.lake.read(FOLD_FORECASTS, cutoff), self.lake.read(CV_FOLDS, cutoff)
+        assert trained is not None
+        assert forecasts is not None
+        assert layout is not None
+        version = int(trained["model_version"][0])
+        bundle = self.registry.load(version)
+        first = midnight(cutoff - timedelta(days=self.config.window_days))
+        window = pl.col("open_time").is_between(first, midnight(cutoff), closed="left")
+        rows = folds.labelled_rows(
+            self.features.filter(window),
+            self.labels.filter(window),
+            cutoff=cutoff,
+            horizon=gate.PRIMARY,
+            window_days=self.config.window_days,
+            names=bundle.features,
+        )
+        newest = layout.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").row(-1, named=True)
+        learnt, judged = folds.split(rows, newest)
+        parameters = BoostingParameters.from_json(bundle.document["training"]["parameters"][str(gate.PRIMARY)])
+        seeds = range(self.config.seed + 1, self.config.seed + gate.SEEDS)
+        fits = training.fit_seeds(
+            learnt, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
+        )
+        natives = self.registry.native(version)
+        self.candidates.append(
+            Candidate(
+                cutoff,
+                version,
+                float(trained.select(pl.col("parity_error").max()).item()),
+                bundle,
+                [BoostedOutput.read(natives / training.seed_name(seed), len(bundle.features)) for seed in seeds],
+                gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(judged.inputs) for fit in fits])),
+            )
+        )
+
+    def evidence(self, model: Candidate, first: date, last: date) -> Evidence:
+        """Return what a model forecasts for the labelled hours of the days from `first` to `last`."""
+        hours = pl.col("open_time").is_between(midnight(first), midnight(last + DAY), closed="left")
+        known = self.labels.filter(hours & (pl.col("horizon_hours") == gate.PRIMARY)).drop_nulls("log_return")
+        rows = self.features.filter(hours).join(known.select("open_time", "log_return"), on="open_time")
+        forecast = model.bundle.predict(folds.matrix(rows, model.bundle.features))[gate.PRIMARY]
+        return Evidence(rows["open_time"], forecast.p_up, forecast.quantiles, rows["log_return"].to_numpy())
+
+    def verdict(self, candidate: Candidate, champion: Candidate | None, rule: str) -> Verdict:
+        """Judge a candidate against a champion under a rule."""
+        rival, changes = None, list[str]()
+        if champion is not None:
+            hours = self.features.filter(pl.col("open_time").is_in(candidate.evidence.open_time.implode()))
+            inputs = folds.matrix(hours, champion.bundle.features)
+            rival = gate.champion_evidence(champion.bundle, inputs, candidate.evidence, champion.others)
+            changes = _changes(candidate, champion, rule)
+        return gate.judge(
+            candidate.evidence,
+            rival,
+            parity_error=candidate.parity_error,
+            causality_failures=[],
+            recipe_changes=changes,
+            margin_nats=self.config.gate_margin_nats,
+            tolerance_nats=self.config.gate_tolerance_nats,
+            significance=self.config.gate_significance,
+            fee_bps=self.config.fee_bps,
+        )
+
+
+def _changes(candidate: Candidate, champion: Candidate, rule: str) -> list[str]:
+    if rule == "proof for all":
+        return ["every candidate"]
+    ours, theirs = candidate.bundle.document, champion.bundle.document
+    if rule.endswith("count as a refresh"):
+        parameters = ours["training"]["parameters"]
+        theirs = theirs | {"training": theirs["training"] | {"parameters": parameters}}
+    return recipe_changes(ours, theirs, horizon=gate.PRIMARY)
+
+
+@dataclass
+class Outcome:
+    """What one rule gave.
+
+    Attributes:
+        rule: its name.
+        counts: decisions by name.
+        ages: age of the champion on each day, days.
+        p_up: of the champion, by hour.
+        log_return: what happened.
+    """
+
+    rule: str
+    counts: dict[str, int] = field(default_factory=dict)
+    ages: list[int] = field(default_factory=list)
+    p_up: list[np.ndarray] = field(default_factory=list)
+    log_return: list[np.ndarray] = field(default_factory=list)
+
+    def count(self, name: str) -> None:
+        """Count a decision."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    @property
+    def losses(self) -> evaluation.Floats:
+        """Log-loss by hour, nats, (n,)."""
+        return evaluation.log_losses(np.concatenate(self.p_up), np.concatenate(self.log_return) > 0)
+
+
+def follow(walked: Walked, rule: str, last: date) -> Outcome:
+    """Let a rule decide at every cutoff in order, shadows included."""
+    outcome = Outcome(rule)
+    champions: list[tuple[date, Candidate]] = []  # since when, who
+    challenger: tuple[date, Candidate] | None = None
+    for place, candidate in enumerate(walked.candidates):
+        cutoff = candidate.cutoff
+        if challenger is not None:
+            settled = _settle(walked, champions, challenger, cutoff)
+            if settled:
+                outcome.count(f"shadow {settled}")
+                if settled == "promoted":
+                    champions.append((cutoff, challenger[1]))
+                challenger = None
+        before = champions[-1][1] if champions else None
+        if rule == "each newest model":
+            champions.append((cutoff, candidate))
+        else:
+            verdict = walked.verdict(candidate, before, rule)
+            outcome.count(f"{verdict.kind} {verdict.decision}")
+            if verdict.decision == "promoted":
+                champions.append((cutoff, candidate))
+                challenger = None if verdict.kind == gate.CHANGED_RECIPE else challenger
+            elif verdict.decision == "kept" and verdict.kind == gate.CHANGED_RECIPE and challenger is None:
+                challenger = (cutoff, candidate)
+        until = walked.candidates[place + 1].cutoff - DAY if place + 1 < len(walked.candidates) else last
+        if champions:
+            stands = champions[-1][1]
+            served = walked.evidence(stands, cutoff, until)
+            outcome.p_up.append(served.p_up)
+            outcome.log_return.append(served.log_return)
+            outcome.ages += [(cutoff - stands.cutoff).days + day for day in range((until - cutoff).days + 1)]
+    return outcome
+
+
+def _settle(
+    walked: Walked, champions: Sequence[tuple[date, Candidate]], challenger: tuple[date, Candidate], cutoff: date
+) -> str:
+    """Judge a challenger on its hours in shadow: promoted, dismissed, or an empty string while it waits."""
+    since, model = challenger
+    config = walked.config
+    if (cutoff - since).days * 24 - 1 < config.shadow_hours:
+        return ""
+    ours = walked.evidence(model, since, cutoff - DAY)
+    ours = ours.at(ours.open_time.filter(ours.open_time < midnight(cutoff) - HOUR))
+    parts = []
+    for (start, champion), (end, _) in zip(champions, [*champions[1:], (cutoff, model)], strict=True):
+        if end > since:
+            parts.append(walked.evidence(champion, max(start, since), end - DAY))
+    stands = Evidence(
+        pl.concat([part.open_time for part in parts]),
+        np.concatenate([part.p_up for part in parts]),
+        np.concatenate([part.quantiles for part in parts]),
+        np.concatenate([part.log_return for part in parts]),
+    )
+    criteria = [
+        *gate.shown_better(
+            ours,
+            stands,
+            seeds=1,
+            min_hours=config.shadow_hours,
+            margin_nats=config.gate_margin_nats,
+            significance=config.gate_significance,
+            fee_bps=config.fee_bps,
+        ),
+        *gate.promises(ours, stands),
+    ]
+    return "promoted" if all(criterion.passed for criterion in criteria) else "dismissed"
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as a Markdown table; differences are against each newest model."""
+    newest = next(one for one in outcomes if one.rule == "each newest model")
+    lines = [
+        f"| {' | '.join(HEADINGS)} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in outcomes:
+        p_up, happened = np.concatenate(one.p_up), np.concatenate(one.log_return)
+        skill = evaluation.skill_over_base_rate(p_up, happened)
+        test = evaluation.diebold_mariano(one.losses, newest.losses)
+        low, high = test.interval()
+        against = (
+            "" if one is newest or low is None else f"{1e3 * test.value:+.2f} ({1e3 * low:+.2f} to {1e3 * high:+.2f})"
+        )
+        p_value = "" if one is newest else f"{test.p_value():.2g}"
+        decisions = ", ".join(f"{count} {name}" for name, count in sorted(one.counts.items())) or "all promoted"
+        lines.append(
+            f"| {one.rule} | {decisions} | {np.mean(one.ages):.0f}, {max(one.ages)} | {len(p_up):,} "
+            f"| {evaluation.accuracy(p_up, happened):.2%} | {_span(skill)} | {against} | {p_value} |"
+        )
+    return "\n".join(lines)
+
+
+def _span(estimate: evaluation.Estimate) -> str:
+    return f"{estimate.value:.2%} ({estimate.lower:.2%} to {estimate.upper:.2%})"
+
+
+def run(first: date, last: date) -> str:
+    """Follow every rule over the trained cutoffs of a period and return the table."""
+    config = settings()
+    lake = Lake(root=config.lake_root)
+    registry = ModelRegistry(tracking_uri=config.tracking_uri, artifacts=str(config.mlflow_artifacts))
+    walked = Walked(lake, registry, config)
+    cutoffs = [day for day in lake.days(TRAINED_MODEL) if first <= day <= last]
+    for number, cutoff in enumerate(cutoffs, start=1):
+        began = time.monotonic()
+        walked.take(cutoff)
+        print(f"{cutoff} {number}/{len(cutoffs)} ({time.monotonic() - began:.1f} s)", file=sys.stderr, flush=True)
+    outcomes = []
+    for rule in RULES:
+        outcomes.append(follow(walked, rule, last))
+        print(rule, json.dumps(outcomes[-1].counts), file=sys.stderr, flush=True)
+    return table(outcomes)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what each rule gives."""
+    description, _, notes = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=description, epilog=notes)
+    parser.add_argument("--first", type=date.fromisoformat, default=date(2023, 1, 2), help="first cutoff")
+    parser.add_argument("--last", type=date.fromisoformat, default=date(2025, 7, 31), help="last day forecast")
+    chosen = parser.parse_args(arguments)
+    print(run(chosen.first, chosen.last))
+
+
+if __name__ == "__main__":
+    main()
