@@ -271,9 +271,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         skill = evaluation.skill_over_base_rate(p_up, happened)
         test = evaluation.diebold_mariano(one.losses, newest.losses)
         low, high = test.interval()
-        against = (
-            "" if one is newest or low is None else f"{1e3 * test.value:+.2f} ({1e3 * low:+.2f} to {1e3 * high:+.2f})"
-        )
+        against = "" if one is newest else f"{_thousandths(test.value)} ({_thousandths(low)} to {_thousandths(high)})"
         p_value = "" if one is newest else f"{test.p_value():.2g}"
         decisions = ", ".join(f"{count} {name}" for name, count in sorted(one.counts.items())) or "all promoted"
         lines.append(
@@ -281,6 +279,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
             f"| {evaluation.accuracy(p_up, happened):.2%} | {_span(skill)} | {against} | {p_value} |"
         )
     return "\n".join(lines)
+
+
+def _thousandths(value: float | None) -> str:
+    return "-" if value is None else f"{1e3 * value:+.2f}"
 
 
 def _span(estimate: evaluation.Estimate) -> str:
