@@ -48,8 +48,11 @@ class Storage(CompositeStorage):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
         """Open the storage, or make it."""
         del config_value
-        # Dagster reads this from the environment alone; whoever set it knows why.
+        # Dagster reads these from the environment alone; whoever set them knows why.
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_AT_ONCE)
+        # It is off in dagster.yaml as well, but its empty folders would still be made in DAGSTER_HOME, which may be a
+        # checkout that cannot be written.
+        os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
         folder = _folder()
         return cls(
             RunStorage.from_local(str(folder / "history")),

@@ -1,0 +1,136 @@
+"""Make `.venv` and install the pinned packages into it, saying what happens meanwhile.
+
+    python deploy/install.py base    # what the graph, the demo and the servers need
+    python deploy/install.py all     # and the transformers, the tests and the linters
+
+It can be interrupted and started again. What pip says goes to `.venv/install.log`, and to the terminal if it fails.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+LOG = VENV / "install.log"
+STAMPS = {"base": [VENV / ".installed"], "all": [VENV / ".installed", VENV / ".installed-all"]}
+"""Files that are as new as the environment; `make` compares them with what is asked for."""
+EXTRAS = {"base": "", "all": "[dev,text]"}
+REPLACED = ["xgboost", "nvidia-nccl-cu12"]
+"""Packages an older environment may hold that write over the files of one of today's."""
+EVERY_S = 10
+"""Seconds between two sentences."""
+LINES_SHOWN = 30
+
+
+def main(what: str) -> int:
+    """Install and return the exit status."""
+    began = time.monotonic()
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
+        return complain("Python 3.11 or 3.12 is needed: make setup PYTHON=/path/to/python3.11")
+    python = VENV / "bin" / "python"
+    if not has_pip(python):
+        say(f"make {VENV.name} with {sys.executable}")
+        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+        if made.returncode:
+            return complain(made.stdout + made.stderr)
+    for stamp in STAMPS[what]:
+        stamp.unlink(missing_ok=True)
+    packages = site_packages(python)
+    if list(packages.glob("xgboost-[0-9]*.dist-info")):
+        pip(python, "uninstall", "-y", *REPLACED, "xgboost-cpu")
+    say(
+        f"install the pinned packages, {'the tests and linters' if what == 'all' else 'without tests and linters'} "
+        f"(pip's own words: {LOG.relative_to(ROOT)})"
+    )
+    # Compiled when first imported: most of what the packages hold never is.
+    status = pip(
+        python, "install", "--no-compile", "-c", "constraints.txt", "-e", f".{EXTRAS[what]}", packages=packages
+    )
+    if status:
+        said = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+        return complain("\n".join([*said[-LINES_SHOWN:], f"pip failed; everything it said is in {LOG}"]))
+    for stamp in STAMPS[what]:
+        stamp.touch()
+    say(f"environment ready after {time.monotonic() - began:.0f} s: {installed(packages)} packages in {VENV.name}")
+    return 0
+
+
+def has_pip(python: Path) -> bool:
+    """Say whether an environment is whole, which one that was interrupted is not."""
+    tried = [python, "-c", "import pip"]
+    return python.exists() and subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+def site_packages(python: Path) -> Path:
+    """Return where an environment's packages lie."""
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def installed(packages: Path) -> int:
+    """Return how many packages are there."""
+    return len(list(packages.glob("*.dist-info")))
+
+
+def pip(python: Path, *arguments: str, packages: Path | None = None) -> int:
+    """Run pip with its words going to the log, telling of its progress if it installs; return its exit status."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    with LOG.open("ab") as log:
+        start, began, told = log.tell(), time.monotonic(), time.monotonic()
+        process = subprocess.Popen(
+            [python, "-m", "pip", *arguments], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            before = None
+            while process.poll() is None:
+                time.sleep(0.2)
+                said = LOG.read_bytes()[start:].decode("utf-8", errors="replace")
+                if before is None and "\nInstalling collected packages:" in said and packages is not None:
+                    before = installed(packages)
+                    say(progress(said, 0, time.monotonic() - began))
+                    told = time.monotonic()
+                if packages is not None and time.monotonic() - told >= EVERY_S:
+                    there = installed(packages) - before if before is not None else 0
+                    say(progress(said, there, time.monotonic() - began))
+                    told = time.monotonic()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        return process.returncode
+
+
+def progress(said: str, there: int, seconds: float) -> str:
+    """Return a sentence about how far pip is.
+
+    Args:
+        said: what pip has printed so far.
+        there: packages that were not there when it began to unpack.
+        seconds: since it started.
+    """
+    unpacking = re.search(r"^Installing collected packages: (.*)$", said, re.MULTILINE)
+    if unpacking:
+        return f"unpack: {there} of {len(unpacking[1].split(','))} new packages, {seconds:.0f} s"
+    names = set(re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", said, re.MULTILINE))
+    return f"look up and download: {len(names)} packages so far, {seconds:.0f} s"
+
+
+def say(what: str) -> None:
+    """Tell the terminal."""
+    print(f"==> {what}", flush=True)
+
+
+def complain(what: str) -> int:
+    """Tell why it failed, and return the exit status."""
+    print(what.rstrip(), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
