@@ -14,6 +14,7 @@ from btc_assets.news.addresses import web_address
 from btc_assets.news.dates import Precision, WrittenTime, read_time
 from btc_assets.news.plain_text import plain_title
 from btc_assets.news.sources.protocol import Item
+from btc_assets.news.taken_down import is_taken_down
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError
 
 CLOCK_SKEW = timedelta(minutes=5)
@@ -153,6 +154,8 @@ def items_of(
             if not isinstance(fields, Mapping):
                 raise EntryError("are no objects", fields)
             item = read(Entry(fields, now))
+            if item is not None and is_taken_down(item.title, item.summary):
+                raise EntryError("were taken down", item.title)
         except EntryError as fault:
             faults.setdefault(fault.what, []).append(f"entry {place}: {fault.shown}")
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.sources.rows import MOST_BAD, RowsError, read_rows
+from btc_assets.news.taken_down import is_taken_down
 from btc_assets.paths import matching
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
@@ -63,7 +64,9 @@ _WORDING: dict[Kind, tuple[str, str]] = {
     "post": ("text (or body, title)", "no text"),
 }
 _SETTINGS: dict[Kind, str] = {"article": "BTC_NEWS_FILES", "post": "BTC_SOCIAL_FILES"}
-_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_SUFFIXES = (
+    ".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz",
+)  # fmt: skip
 _TEXTS = ("guid", "outlet", "channel", "title", "summary", "url")
 _COLUMNS: dict[str, pl.DataType] = {
     **dict.fromkeys((*_TEXTS, "precision"), pl.String()),
@@ -85,6 +88,8 @@ _PLAIN_ISO = (
     r"(?: ?(?:Z|UTC|[+-](?:0\d|1[0-4]):?[0-5]\d))?$"
 )
 """The spelling of a time to the second that nearly all archives have; polars reads it a hundred times faster."""
+_OUTLET_NAMES = ("name", "title", "domain", "id")
+"""Names in an object that stands for an outlet, the first one present is taken."""
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
 _SHOWN = 60
@@ -103,7 +108,8 @@ class TextFiles:
 
     Attributes:
         name: of the source, `news_files` or `social_files` unless given.
-        pattern: path or glob of `.parquet`, `.csv`, `.jsonl` or `.ndjson` files, the latter three also with `.gz`.
+        pattern: path or glob of `.parquet`, `.csv`, `.json`, `.jsonl` or `.ndjson` files, the latter four also with
+            `.gz`.
     """
 
     live = False
@@ -143,19 +149,19 @@ class TextFiles:
             faults.extend(said)
         repeats = _repeats(rows) if self._kind == "article" else frozenset()
         items: list[Item] = []
-        silent: dict[str, list[int]] = defaultdict(list)
+        left_out: dict[tuple[str, str], list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             seen = row["first_seen_at"]
             if place in repeats or not (first <= seen < last if seen else start <= row["published_at"] < last):
                 continue
-            if item := self._item(row):
-                items.append(item)
+            item = self._item(row)
+            if item is None:
+                left_out[row["file"], f"have {_WORDING[self._kind][1]}"].append(row["row"])
+            elif is_taken_down(item.title, item.summary):
+                left_out[row["file"], "were taken down"].append(row["row"])
             else:
-                silent[row["file"]].append(row["row"])
-        faults.extend(
-            _left_out(file, len(numbers), f"have {_WORDING[self._kind][1]}", numbers[0])
-            for file, numbers in silent.items()
-        )
+                items.append(item)
+        faults.extend(_left_out(file, len(numbers), why, numbers[0]) for (file, why), numbers in left_out.items())
         return Delivery(items, faults)
 
     def _paths(self) -> list[Path]:
@@ -233,16 +239,20 @@ def read_span(path: Path, kind: Kind, start: datetime, end: datetime, wall: date
         SourceMalformedError: the sentence names the file, what was expected and what came.
     """
     try:
-        return _read_span(path, kind, start, end, wall)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SourceMalformedError(f"{path.name} cannot be read: {said[:200]}. {_remedy(kind)}") from error
+        rows, faults = read_rows(path)
+        found, left_out = _read_span(path, rows, kind, start, end, wall)
+    except RowsError as error:
+        raise SourceMalformedError(f"{path.name} cannot be read: {error}. {_remedy(kind)}") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SourceMalformedError(
+            f"{path.name} cannot be read: it is damaged or changed while it was read. {_remedy(kind)}"
+        ) from error
+    return found, [f"{path.name}: {fault}" for fault in faults] + left_out
 
 
 def _read_span(
-    path: Path, kind: Kind, start: datetime, end: datetime, wall: datetime
+    path: Path, scan: pl.LazyFrame, kind: Kind, start: datetime, end: datetime, wall: datetime
 ) -> tuple[pl.DataFrame, list[str]]:
-    scan = _scan(path)
     schema = scan.collect_schema()
     called = _called(path.name, kind, schema)
     types = {name: schema[column] for name, column in called.items()}
@@ -251,20 +261,23 @@ def _read_span(
     for name, dtype in types.items():
         reader = _READERS[name][0](pl.col(name), dtype)
         if reader is None:
-            raise SourceMalformedError(
-                f"{path.name}: column {called[name]!r} holds {dtype}, expected {_READERS[name][1]}. {_remedy(kind)}"
-            )
+            holds = f"column {called[name]!r} holds {_kind_of(dtype)}, expected {_READERS[name][1]}"
+            raise SourceMalformedError(f"{path.name}: {holds}. {_remedy(kind)}")
         read[name] = reader
     at = pl.coalesce(read[name] for name in ("first_seen_at", "published_at") if name in read)
     facts = _facts(rows, types, read, at, wall)
-    for name in read:
-        if place := facts.get(f"unread {name}"):
-            value = rows.filter(pl.col("row") == place).select(name).collect().item()
-            raise SourceMalformedError(
-                f"{path.name}: expected {_READERS[name][1]} in column {called[name]!r}, got {_shown(value)} in row "
-                f"{place}. {_remedy(kind)}"
-            )
     faults = []
+    bad = pl.any_horizontal(_unreadable(name, types[name], read[name]) for name in read)
+    for name in read:
+        if not (place := facts.get(f"unread {name}")):
+            continue
+        expected = f"expected {_READERS[name][1]} in column {called[name]!r}"
+        value = rows.filter(pl.col("row") == place).select(name).collect().item()
+        if facts["bad"] > MOST_BAD * facts["rows"]:
+            raise SourceMalformedError(f"{path.name}: {expected}, got {_shown(value)} in row {place}. {_remedy(kind)}")
+        faults.append(
+            f"{_left_out(path.name, facts[f'bad {name}'], 'cannot be read', place)}: {expected}, got {_shown(value)}"
+        )
     if facts["undated"]:
         faults.append(_left_out(path.name, facts["undated"], "tell no time", facts["first undated"]))
     if facts["future"]:
@@ -275,7 +288,7 @@ def _read_span(
     usual: Precision = "day" if facts["days"] else "minute" if facts["minutes"] else "second"
     columns = read | {"precision": _precision(types, read, usual)}
     wanted = [columns.get(name, pl.lit(None, dtype)).cast(dtype).alias(name) for name, dtype in _COLUMNS.items()]
-    return rows.filter((at >= start) & (at < end)).select("row", *wanted).collect(), faults
+    return rows.filter((at >= start) & (at < end) & ~bad).select("row", *wanted).collect(), faults
 
 
 def _facts(
@@ -284,21 +297,22 @@ def _facts(
     """Return what must be known of all rows of a file before some are taken.
 
     Returns:
-        `unread <column>`, the first row whose value says something that cannot be read; how many rows are undated and
-        of the future, and the first of each; whether every time is a midnight (days), and a whole minute (minutes).
+        `unread <column>` and `bad <column>`, the first row whose value says something that cannot be read and how many
+        there are; how many rows there are, how many are `bad` in any column, undated and of the future, and the first
+        of these; whether every time is a midnight (days), and a whole minute (minutes).
     """
     row = pl.col("row")
-    unread = {
-        f"unread {name}": row.filter(reader.is_null() & _said(pl.col(name), types[name]))
-        for name, reader in read.items()
-        if name not in _TEXTS
-    }
+    unread = {name: _unreadable(name, types[name], reader) for name, reader in read.items() if name not in _TEXTS}
+    undated = at.is_null() & ~pl.any_horizontal(*unread.values(), pl.lit(value=False))
     future = at > wall + _SKEW
     micros = read["published_at"].dt.epoch("us") if "published_at" in read else pl.lit(1)
     found = rows.select(
-        *(places.min().alias(name) for name, places in unread.items()),
-        at.is_null().sum().alias("undated"),
-        row.filter(at.is_null()).min().alias("first undated"),
+        *(row.filter(fault).min().alias(f"unread {name}") for name, fault in unread.items()),
+        *(fault.sum().alias(f"bad {name}") for name, fault in unread.items()),
+        pl.any_horizontal(*unread.values(), pl.lit(value=False)).sum().alias("bad"),
+        pl.len().alias("rows"),
+        undated.sum().alias("undated"),
+        row.filter(undated).min().alias("first undated"),
         future.sum().alias("future"),
         row.filter(future).min().alias("first future"),
         (micros % _DAY_US == 0).all().alias("days"),
@@ -307,16 +321,22 @@ def _facts(
     return found.collect().row(0, named=True)
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """Open a file; of Parquet and JSON Lines only what is asked for is read."""
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return pl.scan_parquet(path, hive_partitioning=False, glob=False)
-    if name.removesuffix(".gz").endswith(".csv"):
-        # Read whole: a row with one comma too many is a fault only where every column is looked at, and shifts the
-        # values of the others where not.
-        return pl.read_csv(path, infer_schema=False, glob=False).lazy()
-    return pl.scan_ndjson(glob.escape(str(path)), infer_schema_length=None)
+def _unreadable(name: str, dtype: pl.DataType, reader: pl.Expr) -> pl.Expr:
+    """Tell whether a value says something that cannot be read; texts always can."""
+    if name in _TEXTS:
+        return pl.lit(value=False)
+    return reader.is_null() & _said(pl.col(name), dtype)
+
+
+def _kind_of(dtype: pl.DataType) -> str:
+    """Return what a column holds in the words of a person."""
+    if isinstance(dtype, pl.List):
+        return "lists"
+    if isinstance(dtype, pl.Struct):
+        return f"objects with {', '.join(field.name for field in dtype.fields)}"[:_SHOWN]
+    if dtype.is_numeric():
+        return "numbers"
+    return "true and false" if isinstance(dtype, pl.Boolean) else "times" if dtype.is_temporal() else "bytes"
 
 
 def _called(file: str, kind: Kind, schema: pl.Schema) -> dict[str, str]:
@@ -360,6 +380,20 @@ def _text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
     if dtype.is_integer() or isinstance(dtype, (pl.Categorical, pl.Enum, pl.Null)):
         return column.cast(pl.String)
     return None
+
+
+def _outlet(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
+    """Read the name of an outlet, also where it is an object, as services give it: `{"id": ..., "name": ...}`."""
+    if isinstance(dtype, pl.Struct):
+        kinds = pl.Schema(dtype)
+        names = [_text(column.struct.field(name), kinds[name]) for name in _OUTLET_NAMES if name in kinds]
+        known = [name for name in names if name is not None]
+        return pl.coalesce(known) if known else None
+    text = _text(column, dtype)
+    if text is None or dtype != pl.String:
+        return text
+    in_object = pl.coalesce(text.str.json_path_match(f"$.{name}") for name in _OUTLET_NAMES)
+    return pl.when(text.str.starts_with("{")).then(in_object).otherwise(text)
 
 
 def _time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
@@ -454,6 +488,7 @@ _Reader = Callable[[pl.Expr, pl.DataType], pl.Expr | None]
 _A_TIME = "a time (an epoch in s, ms, µs or ns, or YYYY-MM-DD HH:MM:SS in UTC)"
 _READERS: dict[str, tuple[_Reader, str]] = {
     **dict.fromkeys(_TEXTS, (_text, "text")),
+    "outlet": (_outlet, "text, or an object with a name"),
     "published_at": (_time, _A_TIME),
     "first_seen_at": (_time, _A_TIME),
     "precision": (_told_precision, f"one of {', '.join(_PRECISIONS)}"),

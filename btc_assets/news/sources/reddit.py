@@ -20,6 +20,7 @@ from btc_assets.news.sources.answer import (
 )
 from btc_assets.news.sources.feed_entries import DocumentEntry, FeedError, read_apart
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.taken_down import is_taken_down
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, Transport
 
 USER_AGENT = "python:btc_assets:1 (reads the newest posts of a few channels every 15 minutes)"
@@ -30,8 +31,6 @@ PAGE = 100
 """Most posts of one answer."""
 MOST_PAGES = 10
 """The newest 1,000 posts are all that a listing holds."""
-GONE = ("[removed]", "[deleted]", "[deleted by user]", "[removed by reddit]")
-"""What stands in place of a text that was taken down."""
 REMEDY = "check BTC_REDDIT_URL and BTC_REDDIT_CHANNELS, or take reddit out of BTC_NEWS_SOURCES"
 """What a person may do where the service refuses."""
 
@@ -49,7 +48,7 @@ class RedditSource:
 
     Since 2026-05-29 Reddit answers 403 where the listings are asked for without an account; the feeds it publishes of
     the same listings tell the newest 100 posts, without votes and comments. A post has the same id and text in both.
-    Posts that moderators pinned are left out, they are the channel's own notices; and so are removed ones.
+    Posts that moderators pinned are left out, they are the channel's own notices; and so are those taken down.
     """
 
     name = "reddit"
@@ -138,15 +137,15 @@ class RedditSource:
         return once([_post_of(entry) for entry in document.entries], "id")
 
     def _item(self, post: Entry, channel: str, last: datetime, now: datetime) -> Item | None:
-        """Read a post; None where it is pinned or was taken down."""
+        """Read a post; None where it is pinned."""
         number = _ID.match(post.identifier("id"))
         if number is None:
             raise EntryError("have an id that is none of Reddit's", post.identifier("id"))
         title = post.title("title")
-        if post.has("stickied") or post.has("removed_by_category"):
+        if post.has("stickied"):
             return None
-        if title.lower() in GONE or post.text("selftext").strip().lower() in GONE:
-            return None
+        if post.has("removed_by_category") or is_taken_down(title, post.text("selftext")):
+            raise EntryError("were taken down", title)
         told = post.text("subreddit")
         named = told if _CHANNEL.match(told) else channel
         at, precision = post.time("created_utc")

@@ -17,6 +17,7 @@ from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.plain_text import plain_summary, plain_title
 from btc_assets.news.sources.feed_entries import Document, DocumentEntry, FeedError, read_apart
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.taken_down import is_taken_down
 from btc_assets.settings import SettingsError
 from btc_assets.transport import Limits, SourceMalformedError, Transport
 
@@ -238,6 +239,9 @@ def _item(entry: DocumentEntry, feed: FeedEntry, now: datetime, complain: Callab
     if not url:
         what = "no link to a web page" if len(entry.link) <= LONGEST else f"a link of more than {LONGEST} characters"
         complain(f"have {what} and were left out", repr(entry.link[:_SHOWN]))
+        return None
+    if is_taken_down(title, entry.summary):
+        complain("were taken down and were left out")
         return None
     published, precision = published_at(entry.published)
     if entry.published and published is None:

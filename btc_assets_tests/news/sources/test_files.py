@@ -293,6 +293,144 @@ def test_a_retweet_is_a_repost_even_where_no_column_says_so(tmp_path: Path) -> N
     assert [item.is_repost for item in fetch(path, "post").items] == [True, False]
 
 
+# --- as programs and people leave them -----------------------------------------------------------------
+ROW = {"id": "1", "date": EPOCH, "title": "Miners return"}
+LINE = json.dumps(ROW)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", b"\xef\xbb\xbf" + LINE.encode()),
+        ("x.jsonl", LINE.encode("utf-16")),
+        ("x.jsonl", f"\n\n{LINE}\r\n\n \n".encode()),
+        ("x.jsonl", json.dumps([ROW], indent=1).encode()),
+        ("x.json", json.dumps([ROW]).encode()),
+        ("x.json", LINE.encode()),
+        ("x.json.gz", gzip.compress(json.dumps({"status": "ok", "totalResults": 1, "articles": [ROW]}).encode())),
+        ("x.jsonl", json.dumps({"status": "ok", "articles": [ROW]}).encode()),
+        ("x.json", json.dumps({"data": {"children": [{"kind": "t3", "data": ROW}]}}).encode()),
+        ("x.csv", f"\ufeffid,date,title\n1,{EPOCH},Miners return\n".encode()),
+        ("x.csv", f"id;date;title\r\n1;{EPOCH};Miners return\r\n\r\n\r\n".encode()),
+        ("x.csv", f"id\tdate\ttitle\n\n1\t{EPOCH}\tMiners return\n\t\t\n".encode()),
+        ("x.csv", f"id,date,title\n1,{EPOCH},Miners return\n".encode("utf-16")),
+    ],
+)
+def test_a_file_is_read_as_programs_leave_it(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    delivery = fetch(tmp_path / name)
+    assert (only(delivery).guid, only(delivery).title, only(delivery).published_at) == ("1", "Miners return", STAMP)
+    assert delivery.faults == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"source": {"id": "cnn", "name": "CNN"}}],
+        [{"source": {"id": None, "name": "CNN"}}, {"source": {"id": None, "name": "BBC"}}],
+        [{"source": {"id": None, "name": "CNN"}}, {"source": "BBC"}, {"source": None}],
+    ],
+)
+def test_an_outlet_may_be_an_object_as_news_services_give_it(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert [item.outlet for item in fetch(lines(tmp_path / "x.jsonl", *(ROW | row for row in rows))).items] == [
+        name for row in rows if (name := {"CNN": "cnn", "BBC": "bbc", None: ""}[
+            row["source"]["name"] if isinstance(row["source"], dict) else row["source"]
+        ]) is not None
+    ]  # fmt: skip
+
+
+def test_an_answer_of_newsapi_is_read_whole(tmp_path: Path) -> None:
+    article = {
+        "source": {"id": None, "name": "The Desk"}, "author": None, "title": "Miners return", "description": "Back.",
+        "url": "https://desk.example/a", "urlToImage": None, "publishedAt": "2025-05-05T10:20:30Z", "content": None,
+    }  # fmt: skip
+    removed = article | {
+        "title": "[Removed]",
+        "url": "https://removed.com",
+        "source": {"id": None, "name": "[Removed]"},
+    }
+    answer = {"status": "ok", "totalResults": 2, "articles": [article, removed]}
+    (tmp_path / "x.json").write_text(json.dumps(answer))
+    delivery = fetch(tmp_path / "x.json")
+    item = only(delivery)
+    assert (item.title, item.url, item.published_at, item.outlet) == (
+        "Miners return", "https://desk.example/a", STAMP, "desk.example",
+    )  # fmt: skip
+    assert delivery.faults == ["x.json: 1 rows were taken down and were left out, the first is row 2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[deleted]", "[removed]", " [Removed] ", "[ Removed by Reddit ]", "[deleted by user]", "\\[removed\\]",
+     "[removed by moderator]", "&#91;deleted&#93;", "[ Removed by Reddit in response to a copyright notice. ]"],
+)  # fmt: skip
+def test_a_post_that_was_taken_down_is_none_and_counted(text: str, tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "date": EPOCH, "title": "A title", "text": text},
+        {"id": "2", "date": EPOCH, "title": text, "text": ""},
+        {"id": "3", "date": EPOCH, "title": "", "text": f"Why was this {text}?"},
+    ]
+    delivery = fetch(lines(tmp_path / "x.jsonl", *rows), "post")
+    assert only(delivery).guid == "3"
+    assert delivery.faults == ["x.jsonl: 2 rows were taken down and were left out, the first is row 1"]
+
+
+MANY_LINES = [json.dumps(ROW | {"id": str(n), "title": f"Title {n}"}) for n in range(300)]
+MANY_ROWS = ["id,date,title", *(f"{n},{EPOCH},Title {n}" for n in range(300))]
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "fault"),
+    [
+        (
+            "x.jsonl",
+            MANY_LINES,
+            "not json",
+            "1 of 301 lines cannot be read and were left out; the first, line 151, is no",
+        ),
+        ("x.jsonl", MANY_LINES, '{"id": 7, "date": ', 'line 151, is no JSON object, it starts with \'{"id": 7'),
+        ("x.jsonl", MANY_LINES, "[1, 2" * 40_000, "line 151, is no JSON object"),
+        ("x.csv", MANY_ROWS, f"7,{EPOCH},Well, well", "line 151, holds 4 values where the header names 3"),
+        (
+            "x.csv",
+            MANY_ROWS,
+            "7,yesterday,Well",
+            "1 rows cannot be read and were left out, the first is row 150: expected",
+        ),
+    ],
+)
+def test_a_bad_line_among_many_is_left_out_and_named(
+    name: str, good: list[str], bad: str, fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("\n".join([*good[:150], bad, *good[150:]]))
+    delivery = fetch(tmp_path / name)
+    assert len(delivery.items) == 300
+    assert len(delivery.faults) == 1
+    assert fault in delivery.faults[0]
+    assert delivery.faults[0].startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "cut"), [("x.jsonl", MANY_LINES, '{"id": "7", "da'), ("x.csv", MANY_ROWS, '7,1,"Wel')]
+)
+def test_a_cut_last_line_is_left_out_however_few_there_are(
+    name: str, good: list[str], cut: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("\n".join([*good[:2], cut]))
+    delivery = fetch(tmp_path / name)
+    assert len(delivery.items) == (2 if name == "x.jsonl" else 1)
+    assert "its last line, 3, is cut and was left out" in delivery.faults[0]
+
+
+def test_another_encoding_is_read_and_said(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(f"date,title\n{EPOCH},Zürich café\n".encode("cp1252"))
+    delivery = fetch(tmp_path / "x.csv")
+    assert only(delivery).title == "Zürich café"
+    assert delivery.faults == [
+        "x.csv: it is no UTF-8 from line 2 on and was read as Windows-1252; save it as UTF-8 if letters are wrong"
+    ]
+
+
 # --- what cannot be understood -----------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "sentence"),
@@ -305,8 +443,9 @@ def test_a_retweet_is_a_repost_even_where_no_column_says_so(tmp_path: Path) -> N
         ("date,title\n05/06/2025 10:20,a", "got '05/06/2025 10:20' in row 1"),
         ("Date,title,first_seen\n2025-05-05,a,soon", "in column 'first_seen', got 'soon' in row 1"),
         ("date,title,precision\n2025-05-05,a,week", "expected one of second, minute, day, none in column 'precision'"),
-        (f"date,title,url\n{EPOCH},Well, well,https://a.example", "cannot be read"),
-        ("", "cannot be read"),
+        (f"date,title,url\n{EPOCH},Well, well,https://a.example", "line 2 holds 4 values where the header names 3"),
+        (f'date,title\n{EPOCH},"a\n{EPOCH},b\n{EPOCH},c', "line 2 has a quotation mark without its pair"),
+        ("", "cannot be read: it is empty"),
         ("<html>\n<body>\nsorry</body>\n</html>", "found no column"),
     ],
 )
@@ -322,11 +461,11 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(content: str, sent
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"date": EPOCH, "text": ["a", "b"]}, "column 'text' holds List(String), expected text"),
+        ({"date": EPOCH, "text": ["a", "b"]}, "column 'text' holds lists, expected text"),
         ({"date": {"at": 1}, "text": "a"}, "expected a time"),
         ({"date": EPOCH, "text": "a", "is_retweet": "perhaps"}, "expected true or false in column 'is_retweet'"),
         ({"date": EPOCH, "first_seen_at": EPOCH, "text": "a", "score": "many"}, "expected a number in column 'score'"),
-        ({"date": EPOCH, "text": 1.5}, "column 'text' holds Float64, expected text"),
+        ({"date": EPOCH, "text": 1.5}, "column 'text' holds numbers, expected text"),
     ],
 )
 def test_columns_of_another_kind_are_refused(row: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -339,8 +478,9 @@ def test_columns_of_another_kind_are_refused(row: dict[str, Any], sentence: str,
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv.gz", "x.jsonl", "x.ndjson.gz"])
 def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1\x1f\x8b, but not really \xff\xfe")
-    with pytest.raises(SourceMalformedError, match=re.escape(name)):
+    with pytest.raises(SourceMalformedError, match=rf"^{re.escape(name)} cannot be read: ") as error:
         fetch(tmp_path / name)
+    assert not re.search(r"[Pp]olars|ComputeError|panick|thrift", str(error.value)), "the words are ours"
 
 
 def test_no_file_is_a_sentence_that_names_the_setting(tmp_path: Path) -> None:

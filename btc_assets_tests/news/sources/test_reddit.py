@@ -120,7 +120,7 @@ def test_a_list_that_goes_in_a_circle_is_left(server: Exchange) -> None:
     assert len(server.requests) == 2
 
 
-def test_pinned_and_removed_posts_are_left_out_without_a_word(server: Exchange) -> None:
+def test_pinned_and_removed_posts_are_left_out(server: Exchange) -> None:
     kept = post(0, NOW - MINUTE)
     gone = [
         post(1, NOW - MINUTE, stickied=True),
@@ -128,12 +128,14 @@ def test_pinned_and_removed_posts_are_left_out_without_a_word(server: Exchange) 
         post(3, NOW - MINUTE, selftext="[removed]", selftext_html="<div>[removed]</div>"),
         post(4, NOW - MINUTE, selftext="[deleted]"),
         post(5, NOW - MINUTE, title="[deleted by user]"),
-        post(6, NOW - MINUTE, title="[ Removed by Reddit ]".replace("[ ", "[").replace(" ]", "]")),
+        post(6, NOW - MINUTE, title="[ Removed by Reddit ]"),
     ]
     listed(server, [kept, *gone])
     delivery = fetch(server)
     assert [item.guid for item in delivery.items] == ["1abc0"]
-    assert delivery.faults == []
+    assert delivery.faults == [
+        "reddit: 5 of 7 entries were taken down and were left out, the first is entry 3: 'Bitcoin post 2'."
+    ]
 
 
 def test_a_post_without_a_text_and_a_deleted_author_are_posts(server: Exchange) -> None:
