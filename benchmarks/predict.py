@@ -113,7 +113,7 @@ def load(port: int, path: str, body: str, connections: int, seconds: float) -> d
 
 
 # --- processes ----------------------------------------------------------------------------------
-def _tree(root: int) -> list[int]:
+def process_tree(root: int) -> list[int]:
     """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -130,7 +130,7 @@ def _tree(root: int) -> list[int]:
 def cpu_seconds(root: int) -> float:
     """Return user and system CPU of a process tree, in seconds."""
     ticks = 0
-    for pid in _tree(root):
+    for pid in process_tree(root):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
@@ -152,7 +152,7 @@ def running(command: list[str], health: str, environment: dict[str, str], log: P
             time.sleep(0.1)
         yield process.pid
     finally:
-        for pid in reversed(_tree(process.pid)):
+        for pid in reversed(process_tree(process.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         try:

@@ -710,6 +710,9 @@ SERVING_BUNDLE = Contract(
             "model_cutoff": _CUTOFF,
             "model_digest": _DIGEST,
             "made_at": Column(UTC_TIME, about="when the newest forecast was made"),
+            "published_at": Column(
+                UTC_TIME, nullable=True, about="when the bundle was published; null where an older one never was"
+            ),
             "forecasts": Column(pl.Int64, _check("ge", 1), about="forecast rows in serving.duckdb"),
             "outcomes": Column(pl.Int64, _check("ge", 0), about="outcome rows in serving.duckdb"),
         },

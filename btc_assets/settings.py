@@ -293,12 +293,13 @@ class Settings(BaseSettings):
 
     # --- automation --------------------------------------------------------------------------
     refresh_cron: str = Field(
-        default="5 * * * *",
-        description="When bars are fetched, a cron expression in UTC (minute 5 of every hour).",
+        default="0 * * * *",
+        description="When the hour that has closed is forecast, a cron expression in UTC (every full hour).",
     )
     news_cron: str = Field(
-        default="*/15 * * * *",
-        description="When articles and posts are gathered, a cron expression in UTC (every 15 minutes).",
+        default="10-55/15 * * * *",
+        description="When articles and posts are gathered, a cron expression in UTC (every 15 minutes, the last time "
+        "five minutes before the full hour).",
     )
 
     # --- serving -----------------------------------------------------------------------------
@@ -356,7 +357,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_cron_expression(cls, expression: str) -> str:
         if fault := cron_fault(expression):
-            raise ValueError(f"{fault}; five fields are needed, such as '5 * * * *' for minute 5 of every hour")
+            raise ValueError(f"{fault}; five fields are needed, such as '0 * * * *' for every full hour")
         return expression
 
     @model_validator(mode="before")

@@ -50,7 +50,15 @@ class SourceError(RuntimeError):
 
 
 class SourceUnavailableError(SourceError):
-    """The service is down, too slow or asks for patience; trying later is the remedy."""
+    """The service is down, too slow or asks for patience; trying later is the remedy.
+
+    Attributes:
+        retry_after_s: seconds after which the service asks to be tried again; None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SourceRefusedError(SourceError):
@@ -62,9 +70,7 @@ class SourceMalformedError(SourceError):
 
 
 class _RetryError(SourceUnavailableError):
-    def __init__(self, message: str, wait_s: float | None = None) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
+    """Another try may succeed."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +281,7 @@ class Transport:
                     return self._once(question, end)
         except _RetryError as fault:
             given_up = f"given up after {tries} {'try' if tries == 1 else 'tries'}"
-            raise SourceUnavailableError(f"{fault}; {given_up}, try later") from fault
+            raise SourceUnavailableError(f"{fault}; {given_up}, try later", fault.retry_after_s) from fault
         raise AssertionError("unreachable")
 
     def _once(self, question: _Question, end: float) -> _Answer:
@@ -387,7 +393,8 @@ class Transport:
             if wait is not None and wait > self._limits.max_wait_s:
                 raise SourceUnavailableError(
                     f"{shown}: HTTP {status}, the service {why} and to come back in {wait:.0f} s, longer than "
-                    f"BTC_HTTP_MAX_WAIT_S ({self._limits.max_wait_s:g} s); try later"
+                    f"BTC_HTTP_MAX_WAIT_S ({self._limits.max_wait_s:g} s); try later",
+                    wait,
                 )
             raise _RetryError(f"{shown}: HTTP {status}, the service {why}", wait)
         if status == 451:
@@ -511,9 +518,9 @@ def _log_no_query(record: logging.LogRecord) -> bool:
 
 def _wait(error: Exception, end: float) -> bool | float:
     """Say whether, and how long from now, another try is made; none begins after `end`, of the monotonic clock."""
-    if not isinstance(error, _RetryError) or time.monotonic() + (error.wait_s or 0.0) >= end:
+    if not isinstance(error, _RetryError) or time.monotonic() + (error.retry_after_s or 0.0) >= end:
         return False
-    return True if error.wait_s is None else error.wait_s
+    return True if error.retry_after_s is None else error.retry_after_s
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -103,7 +103,7 @@ def test_prices_and_forecasts_are_checked(asset: str) -> None:
 
 def test_runs_bound_their_time() -> None:
     names = {"refresh_prices", "build_features", "forecast_days", "report_performance"}
-    names |= {"train_cutoff", "publish_bundle", "walk_forward"}
+    names |= {"refresh_forecast", "train_cutoff", "publish_bundle", "walk_forward"}
     jobs = {name: defs.resolve_job_def(name) for name in names}
     assert all(int(job.run_tags["dagster/max_runtime"]) > 0 for job in jobs.values())
 
@@ -119,6 +119,7 @@ def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
         "weekly_training",
     }
     assert {sensor.name for sensor in defs.sensors or ()} == {
+        "refresh_late_bars",
         "score_new_texts",
         "forecast_from_new_prices",
         "forecast_from_new_scores",

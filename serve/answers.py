@@ -95,11 +95,13 @@ class HorizonForecastAnswer(Struct, frozen=True):
 class Forecast(Struct, frozen=True):
     """The newest published forecast.
 
-    `made_at` is when its last bar closed, `valid_until` when the next forecast is due; `age_seconds` is
-    how old its newest data are, and `note` says in words that a forecast is stale.
+    `made_at` is when its last bar closed, `published_at` when it was published (null where an older version of the
+    project did that), `valid_until` when the next forecast is due; `age_seconds` is how old its newest data are, and
+    `note` says in words that a forecast is stale.
     """
 
     made_at: datetime
+    published_at: datetime | None
     valid_until: datetime
     age_seconds: float
     stale: bool

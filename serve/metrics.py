@@ -127,4 +127,10 @@ class _BundleCollector(Collector):
             "Time since the newest published forecast was made, which is when its last bar closed.",
             (now - state.made_at).total_seconds(),
         )
+        if state.published_at is not None:
+            yield GaugeMetricFamily(
+                "btc_publication_delay_seconds",
+                "Time from the close of the newest forecast's last bar to the publication of that forecast.",
+                (state.published_at - state.made_at).total_seconds(),
+            )
         yield from state.figures

@@ -88,6 +88,7 @@ def forecast(state: AppState) -> Forecast:
     stale = now > valid_until + GRACE
     return Forecast(
         made_at=loaded.made_at,
+        published_at=loaded.published_at,
         valid_until=valid_until,
         age_seconds=age.total_seconds(),
         stale=stale,

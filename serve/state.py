@@ -13,7 +13,7 @@ import math
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class State:
         model: its verified model.
         store: its database.
         newest: the newest forecast, one row a horizon.
+        published_at: when it was published, UTC; None where an older version of the project published it.
         reader: decodes feature rows for this model.
         figures: what it tells Prometheus, besides its age.
     """
@@ -56,6 +57,7 @@ class State:
     model: ModelBundle
     store: Store
     newest: tuple[dict[str, Any], ...]
+    published_at: datetime | None
     reader: RowReader = field(repr=False)
     figures: tuple[Metric, ...] = field(repr=False)
 
@@ -104,6 +106,8 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         if now is not None:
             store.forecasts(now, now, limit=1, offset=0)
         told = figures(store, newest) if newest else ()
+        noted = manifest.get("published_at") if isinstance(manifest, dict) else None
+        published_at = None if noted is None else datetime.fromisoformat(str(noted)).astimezone(UTC)
     except (OSError, ValueError, BundleError, StoreError) as error:
         raise StateError(f"bundle {bundle_id} cannot be served: {error}") from error
     if not newest:
@@ -118,7 +122,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         raise StateError(f"bundle {bundle_id} cannot be served: its manifest names another model than it holds")
     if newest[0]["model_digest"] != model.digest:
         raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast was made by another model")
-    return State(bundle_id, manifest, model, store, newest, RowReader(model.features), told)
+    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), told)
 
 
 class Watcher:

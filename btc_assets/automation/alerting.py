@@ -71,8 +71,7 @@ def on_new_events(
     ):
         name = asset.to_user_string()
         position = positions.get(name, Position())
-        after, changed = new_content(instance, asset, position, even_failed=contract.append_only)
-        positions[name] = position.moved(after, changed)
+        positions[name], changed = new_content(instance, asset, position, even_failed=contract.append_only)
         for day in sorted(map(day_of, changed)):
             report = lake.read(contract, day) if day > now.date() - NEWEST_DAYS * DAY else None
             if report is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from btc_assets.automation.walk_forward import walk_forward
+from btc_assets.automation.walk_forward import BACKGROUND, walk_forward
 from btc_assets.learning.assets import history_config
 
 PRICES = dg.AssetKey(["market", "prices"])
@@ -33,6 +33,13 @@ BUNDLE = dg.AssetKey(["serving", "bundle"])
 
 ONE_AT_A_TIME = "btc/one_at_a_time"
 """Tag of runs that must not overlap: `dagster.yaml` lets one run a value of it through, the next one waits."""
+FORECAST_LANE = "forecasts"
+"""Value of the tag `ONE_AT_A_TIME` of every run on the way from bars to the bundle."""
+PATIENCE_S = 75
+"""Longest time the forecast of the hour waits for its bar, seconds."""
+FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+"""Statuses of a run that is queued, starting or at work."""
 
 
 def _tags(alone: str, *, minutes: int) -> dict[str, str]:
@@ -43,14 +50,24 @@ def _tags(alone: str, *, minutes: int) -> dict[str, str]:
             would lose what the other stored.
         minutes: longest the run may take.
     """
-    return {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: alone}
+    tags = {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: alone}
+    return tags if alone == FORECAST_LANE else tags | {BACKGROUND: "yes"}
+
+
+refresh_forecast = dg.define_asset_job(
+    "refresh_forecast",
+    selection=dg.AssetSelection.assets(PRICES, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE),
+    config={"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}},
+    description="Fetch the bar that has just closed, build its features, forecast from it and publish, in one run.",
+    tags=_tags(FORECAST_LANE, minutes=60) | {"dagster/priority": "10"},
+)
 
 
 refresh_prices = dg.define_asset_job(
     "refresh_prices",
     selection=dg.AssetSelection.assets(PRICES),
     description="Fetch the bars of a day or a range of days.",
-    tags=_tags("prices", minutes=60),
+    tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 gather_texts = dg.define_asset_job(
@@ -71,14 +88,14 @@ build_features = dg.define_asset_job(
     "build_features",
     selection=dg.AssetSelection.assets(FEATURES, LABELS),
     description="Features and labels of a day or a range of days, from the bars and texts that are stored.",
-    tags=_tags("forecasts", minutes=60),
+    tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 forecast_days = dg.define_asset_job(
     "forecast_days",
     selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES),
     description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
-    tags=_tags("forecasts", minutes=60),
+    tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 report_performance = dg.define_asset_job(
@@ -131,10 +148,11 @@ publish_bundle = dg.define_asset_job(
     "publish_bundle",
     selection=dg.AssetSelection.assets(BUNDLE),
     description="Publish the newest forecast of a day to the server.",
-    tags=_tags("bundle", minutes=10),
+    tags=_tags(FORECAST_LANE, minutes=10),
 )
 
 JOBS: list[Any] = [
+    refresh_forecast,
     refresh_prices,
     gather_texts,
     score_texts,

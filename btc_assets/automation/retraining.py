@@ -90,8 +90,7 @@ def _retrain(
 ) -> dg.SensorResult | dg.SkipReason:
     """Read every new report, and ask for today's cutoff where one gives a reason."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, asset, position)
-    moved = str(position.moved(after, changed))
+    moved, changed = new_content(context.instance, asset, position)
     now, wall = settings().now(), datetime.now(tz=UTC)
     requests = asked_again(context.instance, context.sensor_name, wall)
     newest = [day for day in map(day_of, changed) if day > now.date() - NEWEST_DAYS * DAY]
@@ -116,7 +115,7 @@ def _retrain(
         else:
             said += f"No training was asked for: {hindrance}."
     context.log.info(said)
-    return answered(context, requests, moved, said)
+    return answered(context, requests, str(moved), said)
 
 
 @dg.sensor(

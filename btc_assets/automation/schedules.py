@@ -1,4 +1,4 @@
-"""The clock: bars every hour, articles and posts every quarter of one, a new model every Monday."""
+"""The clock: a forecast every hour, articles and posts every quarter of one, a new model every Monday."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 import dagster as dg
 import polars as pl
 
-from btc_assets.automation.jobs import gather_texts, refresh_prices, train_cutoff
+from btc_assets.automation.jobs import UNFINISHED, gather_texts, refresh_forecast, train_cutoff
+from btc_assets.automation.sensors import refresh_assets
 from btc_assets.automation.spans import DAY, Span
 from btc_assets.contracts import ARTICLES, HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
 from btc_assets.lake import Lake
@@ -20,9 +21,6 @@ PATIENCE_HOURS = 6
 """How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
 MOST_DAYS_TO_GATHER = 30
 """Days back that texts are gathered by themselves after an outage; a longer hole is a backfill for a person."""
-_FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
-UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
-"""Statuses of a run that is queued, starting or at work."""
 
 RUNNING_WHEN_LIVE = (
     dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
@@ -72,26 +70,32 @@ def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
     name="hourly_refresh",
     cron_schedule=settings().refresh_cron,
     execution_timezone="UTC",
-    job=refresh_prices,
+    job=refresh_forecast,
     default_status=RUNNING_WHEN_LIVE,
-    description="Fetch today's bars, close yesterday's, and make up for hours the machine was off.",
+    description="Forecast the hour that has just closed: fetch today's bars, close yesterday's, make up for hours the "
+    "machine was off, and publish what follows.",
 )
 def hourly_refresh(
     context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Ask for the bars of the days that have changed since the last tick."""
+    """Ask for the forecast of the hour that has just closed, on every day whose bars may have changed.
+
+    Before there is a champion the run makes bars, features and labels only.
+    """
     end = settings().history_end
-    now = context.scheduled_execution_time.astimezone(UTC)
+    now = settings().now()
     if end is not None and now.date() >= end:
         return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
     stored = lake.days(PRICES)
     span = days_to_refresh(now, stored, _newest_bar(lake, [day for day in stored if day <= now.date()]))
     if span is None:
         return dg.SkipReason("no bar of the first day has closed yet")
-    run_key = f"{now.isoformat()}|{span}"
-    if span.first == span.last:
-        return dg.RunRequest(run_key=run_key, partition_key=key_of(span.last))
-    return dg.RunRequest(run_key=run_key, tags=span.tags)
+    return dg.RunRequest(
+        run_key=f"{context.scheduled_execution_time.astimezone(UTC).isoformat()}|{span}",
+        partition_key=key_of(span.last) if span.first == span.last else None,
+        asset_selection=refresh_assets(lake, now),
+        tags=span.tags if span.first < span.last else {},
+    )
 
 
 def days_to_gather(now: datetime, stored: list[date]) -> Span:

@@ -1,12 +1,14 @@
 """The sensors: new texts are scored; new bars, scores and models become forecasts; those are published and reported on.
 
+The forecast of an hour needs none of them: one run fetches, builds, forecasts and publishes. They are its safety net,
+which carries on from what a run has made, whatever started it, and finds nothing to do where that run made the rest.
 What a run was asked for counts as done; a run that fails is asked for again, a few minutes apart and a few times.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Self
 
@@ -14,6 +16,7 @@ import dagster as dg
 
 from btc_assets.automation.jobs import (
     ARTICLES,
+    BUNDLE,
     FEATURES,
     FORECASTS,
     HISTORY,
@@ -23,8 +26,10 @@ from btc_assets.automation.jobs import (
     PRICES,
     SCORES,
     SHADOW,
+    UNFINISHED,
     forecast_days,
     publish_bundle,
+    refresh_forecast,
     report_performance,
     score_texts,
     settle_shadow,
@@ -35,9 +40,14 @@ from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import FORECASTS as FORECASTS_TABLE
 from btc_assets.contracts import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.contracts import PRICES as PRICES_TABLE
+from btc_assets.contracts import SENTIMENT_SCORES as SCORES_TABLE
+from btc_assets.features import checks as features_checks
 from btc_assets.features.catalog import WARMUP_DAYS
-from btc_assets.lake import Lake
+from btc_assets.features.texts import HOUR_OF_TEXT
+from btc_assets.lake import Lake, digest
 from btc_assets.learning.history import CHAMPION, holder
+from btc_assets.market import checks as market_checks
+from btc_assets.monitoring import checks as monitoring_checks
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
@@ -51,6 +61,7 @@ REPORTED_DAYS = 7
 PARTITION_TAG = "dagster/partition"
 RUN_KEY_TAG = "dagster/run_key"
 SENSOR_TAG = "dagster/sensor_name"
+SCHEDULE_TAG = "dagster/schedule_name"
 ATTEMPT_TAG = "btc/attempt"
 """Tag of a run that was asked for again: which attempt it is."""
 ATTEMPTS = 3
@@ -59,6 +70,14 @@ RETRY_AFTER = timedelta(minutes=5)
 """How long after its end a failed run is asked for again; twice as long after each further failure."""
 RETRY_WITHIN = timedelta(hours=12)
 """Older failures are left to a person."""
+
+_BLOCKING = {
+    (spec.asset_key, spec.name)
+    for checks in (*market_checks.CHECKS, *features_checks.CHECKS, *monitoring_checks.CHECKS)
+    for spec in checks.check_specs
+    if spec.blocking
+}
+"""Checks that stop what follows, by asset and name."""
 
 RUNNING_WHEN_LIVE = dg.DefaultSensorStatus.RUNNING if settings().history_end is None else dg.DefaultSensorStatus.STOPPED
 
@@ -70,10 +89,12 @@ class Position:
     Attributes:
         after: storage id of the last event read.
         seen: content of the newest days acted on, by partition key.
+        hours: content of the hours of the newest days, by open_time, where a day is told apart by its hours.
     """
 
     after: int = 0
     seen: dict[str, str] = field(default_factory=dict)
+    hours: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, cursor: str | None) -> Self:
@@ -83,10 +104,10 @@ class Position:
     def moved(self, after: int, content: Mapping[str, str]) -> Self:
         """Return the position after acting on `content`."""
         merged = sorted((self.seen | dict(content)).items())
-        return type(self)(after, dict(merged[-REMEMBERED_DAYS:]))
+        return type(self)(after, dict(merged[-REMEMBERED_DAYS:]), dict(self.hours))
 
     def __str__(self) -> str:
-        return json.dumps({"after": self.after, "seen": self.seen}, sort_keys=True)
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def positions_of(cursor: str | None) -> dict[str, Position]:
@@ -99,29 +120,55 @@ def positions_text(positions: Mapping[str, Position]) -> str:
     return json.dumps({name: str(position) for name, position in positions.items()}, sort_keys=True)
 
 
+def accepted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """Return the assets that a finished run has made and every blocking check of which it has passed."""
+    entries = instance.all_logs(
+        run.run_id, of_type={dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+    )
+    made: set[dg.AssetKey] = set()
+    passed: set[tuple[dg.AssetKey, str]] = set()
+    for event in (entry.get_dagster_event() for entry in entries):
+        if event.is_step_materialization and event.asset_key is not None:
+            made.add(event.asset_key)
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if evaluation.passed or evaluation.severity != dg.AssetCheckSeverity.ERROR:
+                passed.add((evaluation.asset_key, evaluation.check_name))
+    return made - {key for key, name in _BLOCKING - passed}
+
+
 def new_content(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, position: Position, *, even_failed: bool = False
-) -> tuple[int, dict[str, str]]:
+    instance: dg.DagsterInstance,
+    asset: dg.AssetKey,
+    position: Position,
+    *,
+    even_failed: bool = False,
+    then: Collection[dg.AssetKey] = (),
+) -> tuple[Position, dict[str, str]]:
     """Read every materialisation of an asset since a position, none skipped.
 
     What a run made counts once the run has succeeded, its blocking checks included: events of an unfinished run are
     left for a later tick, those of a failed run are passed over. So are those of a walk-forward, which carries its
-    own bars on.
+    own bars on. The run that makes the forecast of the hour carries its own on as well; where it fails, what it has
+    made until then counts, unless it has made what follows too.
 
     Args:
         instance: whose event log is read.
         asset: the asset.
         position: where to start.
         even_failed: count what a failed run made as well: rows that are only ever added stand, whatever failed after.
+        then: what follows from the asset.
 
     Returns:
-        The storage id read up to, and the newest content digest of each partition whose content is new.
+        The position after what was read, and the newest content digest of each partition that is to be carried on.
     """
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, after_storage_id=position.after), limit=BATCH, ascending=True
     ).records
     runs: dict[str, dg.DagsterRun | None] = {}
+    refreshes: dict[str, set[dg.AssetKey]] = {}
     content: dict[str, str] = {}
+    carried = dict(position.seen)
     after = position.after
     for record in records:
         if record.run_id not in runs:
@@ -130,31 +177,45 @@ def new_content(
         if run is not None and not run.is_finished:
             break
         after = record.storage_id
-        if run is not None and (not (run.is_success or even_failed) or WALK_TAG in run.tags):
+        if run is not None and run.job_name == refresh_forecast.name and run.run_id not in refreshes:
+            refreshes[run.run_id] = accepted(instance, run)
+        made = refreshes.get(record.run_id, set())
+        if run is not None and (not (run.is_success or even_failed or asset in made) or WALK_TAG in run.tags):
             continue
         if record.partition_key is None or not DAILY.has_partition_key(record.partition_key):
             continue  # recorded by a deployment with another history
         digest = materialisation.metadata.get("partition_digest") if materialisation else None
         content[record.partition_key] = str(digest.value) if digest else f"event {record.storage_id}"
-    return after, {key: digest for key, digest in content.items() if position.seen.get(key) != digest}
+        if then and made.issuperset(then):
+            carried[record.partition_key] = content[record.partition_key]
+    return position.moved(after, content), {
+        key: digest for key, digest in content.items() if carried.get(key) != digest
+    }
 
 
-def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> list[dg.RunRequest]:
+def asked_again(
+    instance: dg.DagsterInstance, sensor: str, now: datetime, *, schedule: str | None = None
+) -> list[dg.RunRequest]:
     """Return the requests of a sensor whose runs have failed and deserve another attempt.
 
-    The run storage is the memory: of the runs a sensor started for the same days the newest counts, so a request
-    that was overtaken is not repeated, and a cancelled one is a person's decision.
+    The run storage is the memory: of the runs started for the same days the newest counts, so a request that was
+    overtaken is not repeated, and a cancelled one is a person's decision.
 
     Args:
         instance: whose runs are read.
         sensor: name of the sensor.
         now: UTC.
+        schedule: name of a schedule whose runs the sensor asks for again. Bars that such a run has made are carried on
+            by the other sensors; it is asked for again only where it has made none.
     """
-    records = instance.get_run_records(
-        dg.RunsFilter(tags={SENSOR_TAG: sensor}, created_after=now - RETRY_WITHIN), limit=BATCH
-    )
+    records = [
+        record
+        for tags in ({SENSOR_TAG: sensor}, {SCHEDULE_TAG: schedule} if schedule else {})
+        if tags
+        for record in instance.get_run_records(dg.RunsFilter(tags=tags, created_after=now - RETRY_WITHIN), limit=BATCH)
+    ]
     requests, met = [], set()
-    for record in records:  # newest first
+    for record in sorted(records, key=lambda record: record.storage_id, reverse=True):
         run = record.dagster_run
         days = tuple(run.tags.get(tag) for tag in (PARTITION_TAG, RANGE_START_TAG, RANGE_END_TAG))
         if days in met:
@@ -166,6 +227,8 @@ def asked_again(instance: dg.DagsterInstance, sensor: str, now: datetime) -> lis
         rest = RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
         # An end that lies far ahead was told by a clock that has been put back since: it says nothing of the rest.
         if record.end_time is None or abs(now.timestamp() - record.end_time) < rest:
+            continue
+        if schedule and PRICES in accepted(instance, run):
             continue
         asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
         kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}
@@ -206,9 +269,30 @@ def has_champion(lake: Lake, day: date) -> bool:
     return holder(lake.scan(MODEL_HISTORY, None, day).collect(), CHAMPION, midnight(day + DAY) - HOUR) is not None
 
 
-def forecast_assets(lake: Lake, span: Span) -> list[dg.AssetKey]:
-    """Return what `forecast_days` makes of a span: forecasts only where a champion stands."""
-    return [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, span.last) else [])]
+def forecast_assets(lake: Lake, day: date) -> list[dg.AssetKey]:
+    """Return what `forecast_days` makes of the days up to one: forecasts only where a champion stands."""
+    return [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, day) else [])]
+
+
+def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
+    """Return what `refresh_forecast` makes: forecasts only where a champion stands, the bundle where one forecasts."""
+    hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
+    made = [PRICES, *forecast_assets(lake, hour.date())]
+    champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
+    return made if champion is None else [*made, BUNDLE]
+
+
+def scores_by_hour(lake: Lake, days: Collection[date]) -> dict[str, str]:
+    """Return the content of the scores of each hour of these days, by open_time in ISO format."""
+    if not days:
+        return {}
+    rows = lake.scan_days(SCORES_TABLE, sorted(days)).sort(SCORES_TABLE.key).collect()
+    by_hour = rows.group_by(HOUR_OF_TEXT.alias("hour"), maintain_order=True)
+    return {hour.isoformat(): digest(part)[:16] for (hour,), part in by_hour}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _request(span: Span, run_key: str, assets: Sequence[dg.AssetKey] | None = None) -> dg.RunRequest:
@@ -216,6 +300,19 @@ def _request(span: Span, run_key: str, assets: Sequence[dg.AssetKey] | None = No
     if span.first == span.last:
         return dg.RunRequest(run_key=run_key, asset_selection=assets, partition_key=str(span))
     return dg.RunRequest(run_key=run_key, asset_selection=assets, tags=span.tags)
+
+
+@dg.sensor(
+    name="refresh_late_bars",
+    job=refresh_forecast,
+    minimum_interval_seconds=30,
+    default_status=RUNNING_WHEN_LIVE,
+    description="Ask again for the forecast of an hour whose bar could not be fetched.",
+)
+def refresh_late_bars(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Ask again for a refresh that failed before its bars were stored and checked; what failed later is carried on."""
+    requests = asked_again(context.instance, "refresh_late_bars", datetime.now(tz=UTC), schedule="hourly_refresh")
+    return answered(context, requests, "", "no refresh has failed for want of bars")
 
 
 @dg.sensor(
@@ -230,15 +327,15 @@ def forecast_from_new_prices(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for the days whose bars have changed: neighbouring days in one run, unchanged days not at all."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, PRICES, position)
-    moved = str(position.moved(after, changed))
+    then = forecast_assets(lake, settings().now().date())
+    moved, changed = new_content(context.instance, PRICES, position, then=then)
     requests = asked_again(context.instance, "forecast_from_new_prices", datetime.now(tz=UTC))
     touched = days_touched(map(day_of, changed), lake.days(PRICES_TABLE)) if changed else []
     for span in spans(touched):
         content = "|".join(changed.get(key_of(day), "") for day in span.days)
-        content = content if span.first == span.last else hashlib.sha256(content.encode()).hexdigest()
-        requests.append(_request(span, f"{span}|{content}|{after}", forecast_assets(lake, span)))
-    return answered(context, requests, moved, "no new bars")
+        content = content if span.first == span.last else _sha256(content)
+        requests.append(_request(span, f"{span}|{content}|{moved.after}", forecast_assets(lake, span.last)))
+    return answered(context, requests, str(moved), "no new bars")
 
 
 @dg.sensor(
@@ -254,15 +351,13 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     changed: dict[str, str] = {}
     for asset in (ARTICLES, POSTS):
         name = asset.path[-1]
-        position = positions.get(name, Position())
-        after, content = new_content(context.instance, asset, position)
-        positions[name] = position.moved(after, content)
-        for key, digest in content.items():
-            changed[key] = f"{changed.get(key, '')}|{name} {digest}"
+        positions[name], content = new_content(context.instance, asset, positions.get(name, Position()))
+        for key, texts in content.items():
+            changed[key] = f"{changed.get(key, '')}|{name} {texts}"
     requests = asked_again(context.instance, "score_new_texts", datetime.now(tz=UTC))
     for span in spans(map(day_of, changed)):
         content_of_span = "".join(changed[key_of(day)] for day in span.days)
-        requests.append(_request(span, f"{span}|{hashlib.sha256(content_of_span.encode()).hexdigest()}"))
+        requests.append(_request(span, f"{span}|{_sha256(content_of_span)}"))
     moved = positions_text(positions)
     return answered(context, requests, moved, "no new articles or posts")
 
@@ -277,26 +372,31 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
 def forecast_from_new_scores(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ask for the days whose scores have changed; today at most once for each hour that has closed.
+    """Ask for the days whose scores have changed in an hour that has closed.
 
     A text seen within an hour counts for that hour's row, which is made when the hour has closed: what is scored
-    before that changes no row yet.
+    before that is joined by the forecast of the hour. While that one is at work nothing is asked for.
     """
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, SCORES, position)
-    moved = str(position.moved(after, changed))
+    at_work = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
+    if context.instance.get_runs(at_work, limit=1):
+        return dg.SkipReason("the forecast of the hour is at work; it joins what is scored by then")
+    moved, changed = new_content(context.instance, SCORES, position)
     requests = asked_again(context.instance, "forecast_from_new_scores", datetime.now(tz=UTC))
     now = settings().now()
+    recent = {day for day in map(day_of, changed) if day >= now.date() - DAY}
+    hours = scores_by_hour(lake, recent)
+    moved.hours = {hour: content for hour, content in position.hours.items() if day_of(hour[:10]) >= now.date() - DAY}
+    closed = {hour for hour in hours if datetime.fromisoformat(hour) + HOUR <= now}
+    late = {day_of(hour[:10]) for hour in closed if moved.hours.get(hour) != hours[hour]}
+    moved.hours |= hours
     stored = lake.days(PRICES_TABLE)
-    touched = [day for day in days_touched(map(day_of, changed), stored) if day in set(stored)] if changed else []
+    days = [day for day in map(day_of, changed) if day in late or day not in recent]
+    touched = [day for day in days_touched(days, stored) if day in set(stored)] if days else []
     for span in spans(touched):
-        content = "|".join(changed.get(key_of(day), "") for day in span.days)
-        if span.first == span.last == now.date():
-            content = f"scores until {now:%H}:00"
-        else:
-            content = f"{hashlib.sha256(content.encode()).hexdigest()}|{after}"
-        requests.append(_request(span, f"{span}|{content}", forecast_assets(lake, span)))
-    return answered(context, requests, moved, "no new scores of days that have bars")
+        content = json.dumps([sorted(changed.items()), sorted((hour, hours[hour]) for hour in closed)])
+        requests.append(_request(span, f"{span}|{_sha256(content)}", forecast_assets(lake, span.last)))
+    return answered(context, requests, str(moved), "no new scores of closed hours of days that have bars")
 
 
 @dg.sensor(
@@ -311,10 +411,9 @@ def publish_new_forecasts(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for the bundle of the newest day with new forecasts; an older day never replaces a newer one."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, FORECASTS, position)
+    moved, changed = new_content(context.instance, FORECASTS, position, then=[BUNDLE])
     today = key_of(settings().now().date())  # a clock that was ahead has made days to come, which are empty
-    newest = max((key for key in [*position.seen, *changed] if key <= today), default=None)
-    moved = str(position.moved(after, changed))
+    newest = max((key for key in moved.seen if key <= today), default=None)
     requests = asked_again(context.instance, "publish_new_forecasts", datetime.now(tz=UTC))
     said = "no new forecasts of the newest day"
     if newest is not None and newest in changed:
@@ -322,8 +421,8 @@ def publish_new_forecasts(
         if newest_champion(lake.scan(FORECASTS_TABLE, day - DAY, day).collect()).is_empty():
             said = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
         else:
-            requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{after}"))
-    return answered(context, requests, moved, said)
+            requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{moved.after}"))
+    return answered(context, requests, str(moved), said)
 
 
 @dg.sensor(
@@ -338,17 +437,16 @@ def forecast_from_new_models(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for today's forecasts where the history of the newest days has changed; older days are not made anew."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, HISTORY, position, even_failed=True)
-    moved = str(position.moved(after, changed))
+    moved, changed = new_content(context.instance, HISTORY, position, even_failed=True)
     requests = asked_again(context.instance, "forecast_from_new_models", datetime.now(tz=UTC))
     today = settings().now().date()
     stored = [day for day in lake.days(PRICES_TABLE) if day <= today]
     recent = {key: content for key, content in changed.items() if day_of(key) >= today - DAY}
     if recent and stored and stored[-1] >= today - DAY and has_champion(lake, stored[-1]):
-        content = hashlib.sha256(json.dumps(recent, sort_keys=True).encode()).hexdigest()
+        content = _sha256(json.dumps(recent, sort_keys=True))
         newest = Span(stored[-1], stored[-1])
-        requests.append(_request(newest, f"{newest}|{content}|{after}", [FORECASTS, OUTCOMES]))
-    return answered(context, requests, moved, "nobody new stands today")
+        requests.append(_request(newest, f"{newest}|{content}|{moved.after}", [FORECASTS, OUTCOMES]))
+    return answered(context, requests, str(moved), "nobody new stands today")
 
 
 @dg.sensor(
@@ -363,8 +461,7 @@ def settle_shadows(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for the history of the day after the newest report, where that report promotes or dismisses."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, SHADOW, position)
-    moved = str(position.moved(after, changed))
+    moved, changed = new_content(context.instance, SHADOW, position)
     requests = asked_again(context.instance, "settle_shadows", datetime.now(tz=UTC))
     today = settings().now().date()
     said = "no report of a closed day judges a challenger"
@@ -374,7 +471,7 @@ def settle_shadows(
         said = f"the report of {key_of(today - DAY)} says {decision}"
         if decision != "wait":
             requests.append(_request(Span(today, today), f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"))
-    return answered(context, requests, moved, said)
+    return answered(context, requests, str(moved), said)
 
 
 @dg.sensor(
@@ -387,18 +484,18 @@ def settle_shadows(
 def report_on_closed_days(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Ask for the reports of the newest closed days whose outcomes have changed, in a run of their own."""
     position = Position.parse(context.cursor)
-    after, changed = new_content(context.instance, OUTCOMES, position)
-    moved = str(position.moved(after, changed))
+    moved, changed = new_content(context.instance, OUTCOMES, position)
     requests = asked_again(context.instance, "report_on_closed_days", datetime.now(tz=UTC))
     today = settings().now().date()
     closed = sorted(day for day in map(day_of, changed) if day < today)
     for span in spans(closed[-REPORTED_DAYS:]):
         content = "|".join(changed[key_of(day)] for day in span.days)
-        requests.append(_request(span, f"{span}|{hashlib.sha256(content.encode()).hexdigest()}|{after}"))
-    return answered(context, requests, moved, "no closed day has new outcomes")
+        requests.append(_request(span, f"{span}|{_sha256(content)}|{moved.after}"))
+    return answered(context, requests, str(moved), "no closed day has new outcomes")
 
 
 SENSORS = [
+    refresh_late_bars,
     score_new_texts,
     forecast_from_new_prices,
     forecast_from_new_scores,

@@ -49,6 +49,8 @@ from btc_assets.market.assets import closed_hours
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings, settings
 
+BACKGROUND = "btc/background"
+"""Tag of runs that may take long: `dagster.yaml` keeps one place free of them, for the forecast of the hour."""
 WALK_TAG = "btc/walk_forward"
 """Tag of every run a walk-forward starts: the id of the walk's own run."""
 FINGERPRINT_TAG = "btc/fingerprint"
@@ -475,7 +477,7 @@ def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.Res
     description="Replay history: for each cutoff in order train, judge and forecast the days to the next one.",
     executor_def=dg.in_process_executor,
     logger_defs={"console": sentences},
-    tags={"dagster/max_runtime": "14400"},
+    tags={"dagster/max_runtime": "14400", BACKGROUND: "yes"},
 )
 def walk_forward() -> None:
     """Replay history cutoff by cutoff."""

@@ -29,7 +29,7 @@ LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
 """Days of bars before a day that the labels known in it reach back to."""
 _BACKFILL = dg.BackfillPolicy.single_run()
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
-_LIMITS = {"dagster/max_runtime": "3600"}
+_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,

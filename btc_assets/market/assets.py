@@ -5,16 +5,29 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import PRICES, dagster_type
 from btc_assets.lake import Lake, stored
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
+from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.transport import SourceMalformedError
 
 _ROWS_SHOWN = 50
+
+
+class PricesConfig(dg.Config):
+    """How to fetch.
+
+    Attributes:
+        patience_s: longest time to wait for the bar of the hour that has just closed, seconds; the venue is asked again
+            each second. 0 takes what is there, as a backfill does.
+    """
+
+    patience_s: float = Field(default=0.0, ge=0, le=600)
 
 
 @dg.asset(
@@ -28,10 +41,13 @@ _ROWS_SHOWN = 50
     ),
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="1",
-    op_tags={"dagster/max_runtime": "3600"},
+    op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},
 )
 def prices(
-    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
+    context: dg.AssetExecutionContext,
+    config: PricesConfig,
+    lake: dg.ResourceParam[Lake],
+    market: dg.ResourceParam[Market],
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Closed hourly Bitcoin bars of the chosen source (`BTC_MARKET_SOURCE`), with the venue on each row.
 
@@ -41,18 +57,25 @@ def prices(
     an hour the source no longer gives stays stored. A source that fails, or gives something that is no history of
     hourly bars, fails the run with a sentence and leaves every stored partition as it was.
     """
-    with lake.alone(PRICES):
-        yield _refreshed(context, lake, market)
-
-
-def _refreshed(context: dg.AssetExecutionContext, lake: Lake, market: Market) -> dg.Output[pl.DataFrame]:
-    """Ask for the days of the run, and merge what came with what is stored."""
     days = sorted(day_of(key) for key in context.partition_keys)
+    source = market.source
+    if config.patience_s and market.newest_hour().date() in days:
+        arrival, source = market.await_newest(config.patience_s)
+        if arrival is not None:
+            context.log.info(str(arrival))
+    with lake.alone(PRICES):
+        yield _refreshed(context, lake, market, source, days)
+
+
+def _refreshed(
+    context: dg.AssetExecutionContext, lake: Lake, market: Market, source: MarketSource, days: Sequence[date]
+) -> dg.Output[pl.DataFrame]:
+    """Ask for the days of the run, and merge what came with what is stored."""
     first, last = closed_hours(days, market.now())
     old = lake.scan(PRICES, days[0], days[-1]).collect()
     if first == last:  # none of these days has a closed hour yet
         return stored(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
-    fetched = clean(market.source.fetch(first, last, market.now()))
+    fetched = clean(source.fetch(first, last, market.now()))
     fresh = fetched.frame.filter(PRICES.day.is_in(days))
     if fresh.is_empty() and old.is_empty():
         raise SourceMalformedError(

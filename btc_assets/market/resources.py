@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
-from btc_assets.market.sources.choose import source_of
+from btc_assets.clock import HOUR
+from btc_assets.market.closing import Arrival, await_bar
+from btc_assets.market.sources.auto import AutoSource
+from btc_assets.market.sources.choose import eager_sources_of, source_of
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.settings import Settings
+
+CLOCK_SKEW = timedelta(seconds=5)
+"""How far the clock of an exchange may be behind ours without its open hour being taken for a closed one."""
 
 
 class Market:
@@ -15,14 +21,57 @@ class Market:
 
     Attributes:
         source: where bars come from.
-        now: the project's clock: the wall clock, or the end of a closed history. UTC.
     """
 
-    def __init__(self, source: MarketSource, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        source: MarketSource,
+        clock: Callable[[], datetime],
+        *,
+        eager: Sequence[MarketSource] = (),
+        skew: timedelta = timedelta(),
+    ) -> None:
+        """Ask a source by a clock.
+
+        Args:
+            source: where bars come from.
+            clock: the project's clock, UTC: the wall clock, or the end of a closed history.
+            eager: the venues of the source, the preferred first, each of which tries a request once; none where
+                nothing is waited for.
+            skew: time by which an hour counts as closed later than the clock says.
+        """
         self.source = source
-        self.now = now
+        self._clock = clock
+        self._eager = tuple(eager)
+        self._skew = skew
 
     @classmethod
     def from_settings(cls, config: Settings) -> Market:
         """Build the market a deployment's settings ask for; nothing is fetched yet."""
-        return cls(source_of(config), config.now)
+        skew = CLOCK_SKEW if config.history_end is None else timedelta()
+        return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew)
+
+    def now(self) -> datetime:
+        """Return the moment bars are asked at, UTC; what closed by then is closed at the exchange as well."""
+        return self._clock() - self._skew
+
+    def await_newest(self, patience_s: float) -> tuple[Arrival | None, MarketSource]:
+        """Wait for the bar of the hour that closed last.
+
+        Args:
+            patience_s: longest time to wait, seconds.
+
+        Returns:
+            What came of it, None where nothing is waited for; and the source to ask for everything else: without the
+            venues that were passed over.
+        """
+        if not self._eager:
+            return None, self.source
+        arrival = await_bar(self._eager, self.newest_hour(), patience_s=patience_s, now=self.now)
+        if arrival.venue and isinstance(self.source, AutoSource):
+            return arrival, self.source.without_first(arrival.venue)
+        return arrival, self.source
+
+    def newest_hour(self) -> datetime:
+        """Return the open_time of the hour that closed last by the project's clock, UTC."""
+        return self._clock().replace(minute=0, second=0, microsecond=0) - HOUR

@@ -41,7 +41,7 @@ MOST_DAYS_IN_SHADOW = 370
 _BACKFILL = dg.BackfillPolicy.single_run()
 _HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
-_LIMITS = {"dagster/max_runtime": "3600"}
+_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,

@@ -88,9 +88,9 @@ class BundleConfig(dg.Config):
         _read("market/prices", PRICE_DAYS),
     ],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
-    backfill_policy=dg.BackfillPolicy.multi_run(1),
-    op_tags={"dagster/max_runtime": 600},
-    code_version="2",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    op_tags={"dagster/max_runtime": 600, "dagster/priority": "1"},
+    code_version="3",
 )
 def bundle(
     context: dg.AssetExecutionContext,
@@ -108,9 +108,10 @@ def bundle(
     `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry move with the
     pointer, just before it.
 
-    The row says what was published for the day: bundle, model, and the time the newest forecast was made.
+    The row says what was published for the day: bundle, model, when the newest forecast was made and when it was
+    published. A run over several days publishes the newest of them and leaves the rows of the others as they are.
     """
-    day = day_of(context.partition_key)
+    *earlier, day = sorted(map(day_of, context.partition_keys))
     recent = pl.col("open_time").dt.date() > day - timedelta(days=NEWEST_DAYS)
     newest = newest_champion(forecasts.filter(recent).collect())
     if newest.is_empty():
@@ -144,6 +145,7 @@ def bundle(
             "model_cutoff": [first["model_cutoff"]],
             "model_digest": [first["model_digest"]],
             "made_at": [first["made_at"]],
+            "published_at": [publication.published_at],
             "forecasts": [tables["forecasts"].height],
             "outcomes": [tables["forecast_outcomes"].height],
         },
@@ -152,7 +154,7 @@ def bundle(
     return stored(
         context,
         SERVING_BUNDLE,
-        frame,
+        pl.concat([lake.scan_days(SERVING_BUNDLE, earlier).collect(), frame]),
         {
             "live": publication.live,
             "what_happened": publication.sentence,

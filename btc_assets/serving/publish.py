@@ -23,7 +23,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,13 @@ class Publication:
     Attributes:
         bundle_id: name of the bundle, 16 hex digits of the hash of its contents.
         live: whether the pointer names it now.
+        published_at: when it was first published, UTC; None where it was not.
         sentence: what happened, for a person.
     """
 
     bundle_id: str
     live: bool
+    published_at: datetime | None
     sentence: str
 
 
@@ -78,7 +80,8 @@ def publish(
     Args:
         serving_dir: folder the forecast server watches; made when absent.
         manifest: JSON facts about the bundle; `made_at` (ISO, with offset) and `model_digest` are
-            required, `format`, `bundle_id` and `tables` (rows by table) are filled in.
+            required, `format`, `bundle_id`, `tables` (rows by table) and `published_at` are filled in. When a bundle
+            was published is no part of its contents: the same contents again keep their id and their time.
         model_folder: the model, verified before and after it is copied.
         tables: frames by table name.
         allow_older: move the pointer even if the live forecast was made later; for going back to old data.
@@ -99,6 +102,7 @@ def publish(
             return Publication(
                 bundle_id,
                 live=False,
+                published_at=None,
                 sentence=f"Not published: the live forecast was made at {live['made_at']}, after this one "
                 f"({manifest['made_at']}). Set allow_older to publish it all the same.",
             )
@@ -109,8 +113,11 @@ def publish(
         _point(serving_dir, bundle_id)
         prune(serving_dir, kept=kept)
         _sweep(serving_dir)
+        published_at = _published_at(target)
     same = live is not None and live.get("bundle_id") == bundle_id
-    return Publication(bundle_id, live=True, sentence="Already live." if same else "Published.")
+    return Publication(
+        bundle_id, live=True, published_at=published_at, sentence="Already live." if same else "Published."
+    )
 
 
 def contents_id(manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> str:
@@ -179,7 +186,13 @@ def _build(
         _verify_model(temporary / MODEL, manifest)
         _write_database(temporary / DATABASE, tables)
         rows = {name: frame.height for name, frame in tables.items()}
-        facts = {**manifest, "format": FORMAT, "bundle_id": bundle_id, "tables": rows}
+        facts = {
+            **manifest,
+            "format": FORMAT,
+            "bundle_id": bundle_id,
+            "tables": rows,
+            "published_at": datetime.now(tz=UTC).isoformat(),
+        }
         (temporary / MANIFEST).write_text(json.dumps(facts, indent=2, sort_keys=True, allow_nan=False))
         for path in sorted(temporary.rglob("*")):
             _sync(path)
@@ -231,7 +244,7 @@ def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
     import duckdb
 
     try:
-        json.loads((folder / MANIFEST).read_bytes())
+        _published_at(folder)
         _verify_model(folder / MODEL, manifest)
         with contextlib.closing(duckdb.connect(str(folder / DATABASE), read_only=True)):
             return True
@@ -259,6 +272,12 @@ def _made_at(manifest: Mapping[str, Any]) -> datetime:
     if made_at.tzinfo is None:
         raise PublishError(f"made_at must carry its UTC offset, got {manifest['made_at']}")
     return made_at
+
+
+def _published_at(folder: Path) -> datetime | None:
+    """Return when a bundle was published; None for one of before that was noted."""
+    noted = json.loads((folder / MANIFEST).read_bytes()).get("published_at")
+    return None if noted is None else datetime.fromisoformat(str(noted))
 
 
 def _sync(path: Path) -> None:

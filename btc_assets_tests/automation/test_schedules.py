@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.automation import schedules
+from btc_assets.automation.jobs import BUNDLE, FEATURES, FORECASTS, LABELS, OUTCOMES, PATIENCE_S, refresh_forecast
+from btc_assets.automation.jobs import PRICES as PRICES_KEY
 from btc_assets.automation.schedules import (
     MOST_DAYS_TO_GATHER,
     days_to_gather,
@@ -20,6 +22,7 @@ from btc_assets.automation.schedules import (
 from btc_assets.automation.spans import Span
 from btc_assets.clock import midnight
 from btc_assets.contracts import HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
+from btc_assets.definitions import defs
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.history import after_verdict
 from btc_assets.settings import Settings
@@ -64,7 +67,9 @@ def store_features(lake: Lake, start: datetime, hours: int) -> None:
 
 def refresh(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
     context = dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake})
-    return hourly_refresh(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "now", lambda _: now)
+        return hourly_refresh(context)
 
 
 def train(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
@@ -203,8 +208,57 @@ def test_while_a_cutoff_is_being_trained_no_second_training_starts(
     assert dg.DagsterRunStatus.QUEUED in schedules.UNFINISHED
 
 
-def test_the_refresh_comes_at_minute_five_and_the_training_on_mondays() -> None:
-    assert hourly_refresh.cron_schedule == "5 * * * *"
+def crown(lake: Lake, since: datetime) -> None:
+    """Write into the history that there is a champion from an hour on."""
+    row = {"effective_from": since, "recorded_at": since, "role": "champion", "event": "promoted"}
+    row |= {"model_version": 1, "model_cutoff": since.date(), "model_digest": "a"}
+    schema = MODEL_HISTORY.columns
+    lake.write(MODEL_HISTORY, since.date(), pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
+
+
+@pytest.mark.parametrize(
+    ("champion_since", "made"),
+    [
+        (None, [PRICES_KEY, FEATURES, LABELS]),
+        (MONDAY, [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]),
+        (MONDAY.replace(hour=11), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]),
+        (MONDAY.replace(hour=12), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES]),  # the hour after this one
+    ],
+    ids=["nobody", "since midnight", "since this hour", "from the next hour on"],
+)
+def test_one_run_goes_as_far_as_there_is_a_champion(
+    lake: Lake, champion_since: datetime | None, made: list[dg.AssetKey]
+) -> None:
+    store_prices(lake, MONDAY - timedelta(days=1), 24 + 11)
+    if champion_since is not None:
+        crown(lake, champion_since)
+    request = refresh(lake, MONDAY.replace(hour=12))
+    assert isinstance(request, dg.RunRequest)
+    assert request.asset_selection == made
+    assert request.partition_key == "2024-03-04"
+
+
+def test_at_midnight_the_last_hour_of_yesterday_is_forecast(lake: Lake) -> None:
+    crown(lake, MONDAY - timedelta(days=1))
+    store_prices(lake, MONDAY - timedelta(days=1), 23)
+    request = refresh(lake, MONDAY)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-03-03"
+    assert BUNDLE in (request.asset_selection or ())
+
+
+def test_the_forecast_of_the_hour_is_one_run_that_waits_for_its_bar_and_goes_first() -> None:
+    job = defs.resolve_job_def("refresh_forecast")
+    made = set(job.asset_layer.selected_asset_keys)
+    assert made == {PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE}
+    assert refresh_forecast.config == {"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}}
+    assert int(job.run_tags["dagster/priority"]) > 0
+    for key in made:
+        assert int(defs.resolve_asset_graph().get(key).assets_def.op.tags["dagster/priority"]) > 0  # before its checks
+
+
+def test_the_refresh_comes_at_the_full_hour_and_the_training_on_mondays() -> None:
+    assert hourly_refresh.cron_schedule == "0 * * * *"
     assert str(weekly_training.cron_schedule).endswith("* * 1")
     assert {hourly_refresh.execution_timezone, weekly_training.execution_timezone} == {"UTC"}
 

@@ -1,7 +1,8 @@
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -13,6 +14,7 @@ from btc_assets import contracts
 from btc_assets.automation import sensors
 from btc_assets.automation.jobs import (
     ARTICLES,
+    BUNDLE,
     FEATURES,
     FORECASTS,
     HISTORY,
@@ -42,12 +44,15 @@ from btc_assets.automation.sensors import (
     settle_shadows,
 )
 from btc_assets.automation.spans import Span
-from btc_assets.automation.walk_forward import WALK_TAG
+from btc_assets.automation.walk_forward import BACKGROUND, WALK_TAG
 from btc_assets.clock import midnight
 from btc_assets.definitions import defs
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
 from btc_assets.settings import PROJECT_ROOT
+
+ON_THE_WAY = {"refresh_forecast", "refresh_prices", "build_features", "forecast_days", "publish_bundle"}
+"""The jobs from bars to the bundle."""
 
 
 @pytest.fixture
@@ -468,11 +473,21 @@ def test_a_range_is_asked_for_again_as_a_range(instance: dg.DagsterInstance) -> 
 def test_runs_that_write_the_same_tables_wait_for_each_other() -> None:
     config, _ = dagster_instance_config(str(PROJECT_ROOT))  # checked against Dagster's own schema
     limits = config["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert limits == [{"key": ONE_AT_A_TIME, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}]
+    assert {"key": ONE_AT_A_TIME, "value": {"applyLimitPerUniqueValue": True}, "limit": 1} in limits
     alone = {job.name: job.tags[ONE_AT_A_TIME] for job in JOBS if job.name != "walk_forward"}
-    assert alone.pop("build_features") == alone["forecast_days"]
+    assert {name for name, value in alone.items() if value == alone["refresh_forecast"]} == ON_THE_WAY
     assert alone.pop("settle_shadow") == alone["train_cutoff"]
-    assert len(set(alone.values())) == len(alone) == 10
+    others = [value for name, value in alone.items() if name not in ON_THE_WAY]
+    assert len(set(others)) == len(others) == 7
+
+
+def test_one_place_is_always_free_for_the_forecast_of_the_hour() -> None:
+    config, _ = dagster_instance_config(str(PROJECT_ROOT))
+    runs = config["concurrency"]["runs"]
+    limits = {limit["key"]: limit["limit"] for limit in runs["tag_concurrency_limits"]}
+    background = {job.name for job in JOBS if BACKGROUND in (job.tags or {})}
+    assert background == {job.name for job in JOBS} - ON_THE_WAY
+    assert limits[BACKGROUND] < runs["max_concurrent_runs"]
 
 
 def test_a_position_remembers_the_newest_days_only() -> None:
@@ -503,6 +518,16 @@ def test_new_posts_alone_are_scored_as_well_and_unchanged_ones_are_not(instance:
     assert len(tick(score_new_texts, instance, cursor)[0]) == 1
 
 
+def score(lake: Lake, available_at: Sequence[datetime]) -> None:
+    """Store one score for each of these times, all of one day."""
+    schema = contracts.SENTIMENT_SCORES.columns
+    rows = [
+        dict.fromkeys(schema) | {"kind": "post", "item_id": f"{n:064x}", "scorer": "vader", "available_at": at}
+        for n, at in enumerate(available_at)
+    ]
+    lake.write(contracts.SENTIMENT_SCORES, available_at[0].date(), pl.DataFrame(rows, schema=schema))
+
+
 def bars_of(lake: Lake, *days: date) -> None:
     schema = contracts.PRICES.columns
     for day in days:
@@ -524,16 +549,200 @@ def test_scores_of_a_day_without_bars_wait_for_the_bars(instance: dg.DagsterInst
     assert tick(forecast_from_new_scores, instance)[0] == []
 
 
-def test_scores_of_today_are_carried_on_once_an_hour(
-    instance: dg.DagsterInstance, lake: Lake, monkeypatch: pytest.MonkeyPatch
+def test_scores_of_today_are_carried_on_where_an_hour_has_closed_without_them(
+    instance: dg.DagsterInstance, lake: Lake, clock: Callable[[datetime], None]
+) -> None:
+    """What is scored before its hour has closed is joined by the forecast of that hour."""
+    bars_of(lake, date(2018, 5, 1))
+    asked, cursor, texts = [], None, []
+    for scored_at, available_at in (
+        ("09:41", "09:40"),
+        ("10:11", "10:10"),
+        ("11:03", "10:56"),  # scored after the forecast of its hour
+        ("11:11", "11:10"),
+        ("11:56", "11:55"),
+        ("12:11", "12:10"),
+    ):
+        clock(datetime.fromisoformat(f"2018-05-01T{scored_at}+00:00"))
+        texts.append(datetime.fromisoformat(f"2018-05-01T{available_at}+00:00"))
+        score(lake, texts)
+        tell(instance, SCORES, {"2018-05-01": scored_at})
+        requests, cursor = tick(forecast_from_new_scores, instance, cursor)
+        asked += [(scored_at, request.partition_key) for request in requests]
+    assert asked == [("11:03", "2018-05-01")]
+
+
+def test_a_late_score_of_yesterday_is_carried_to_both_days_and_once(
+    instance: dg.DagsterInstance, lake: Lake, clock: Callable[[datetime], None]
+) -> None:
+    bars_of(lake, date(2018, 5, 1), date(2018, 5, 2))
+    score(lake, [datetime(2018, 5, 1, 23, 55, tzinfo=UTC)])
+    clock(datetime(2018, 5, 2, 1, 3, tzinfo=UTC))
+    cursor = None
+    for content in ("a", "b"):  # the second time nothing but the order has changed
+        tell(instance, SCORES, {"2018-05-01": content})
+        requests, cursor = tick(forecast_from_new_scores, instance, cursor)
+        assert len(requests) == (content == "a")
+        for request in requests:
+            assert request.tags.items() >= Span(date(2018, 5, 1), date(2018, 5, 2)).tags.items()
+
+
+def test_scores_wait_while_the_forecast_of_the_hour_is_at_work(
+    instance: dg.DagsterInstance, lake: Lake, clock: Callable[[datetime], None]
 ) -> None:
     bars_of(lake, date(2018, 5, 1))
-    keys, cursor = [], None
-    for minute, hour in ((5, 10), (20, 10), (50, 10), (5, 11)):
-        now = datetime(2018, 5, 1, hour, minute, tzinfo=UTC)
-        monkeypatch.setattr(type(sensors.settings()), "now", lambda _, now=now: now)
-        tell(instance, SCORES, {"2018-05-01": f"s{hour}:{minute}"})
-        (request,), cursor = tick(forecast_from_new_scores, instance, cursor)
-        keys.append(request.run_key)
-    assert len(set(keys)) == 2
-    assert len(set(keys[:3])) == 1
+    score(lake, [datetime(2018, 5, 1, 10, 59, tzinfo=UTC)])
+    clock(datetime(2018, 5, 1, 11, 0, 20, tzinfo=UTC))
+    run = create_run_for_test(instance, job_name="refresh_forecast", status=dg.DagsterRunStatus.STARTED)
+    tell(instance, SCORES, {"2018-05-01": "s"})
+    requests, cursor = tick(forecast_from_new_scores, instance)
+    assert requests == []
+    instance.report_run_canceled(run)
+    assert len(tick(forecast_from_new_scores, instance, cursor)[0]) == 1
+
+
+# --- the forecast of the hour ------------------------------------------------------------------------
+WHOLE = [PRICES, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]
+GRID = dg.StaticPartitionsDefinition(["2018-05-01", "2018-05-02"])
+
+
+class HourlyRun:
+    """Runs of the job `refresh_forecast`, of assets that do nothing but what a test says.
+
+    Attributes:
+        started: when the newest one was started, UTC.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def run(
+        self,
+        makes: Sequence[dg.AssetKey] = WHOLE,
+        *,
+        fails_at: dg.AssetKey | None = None,
+        refused: bool = False,
+        content: str = "a",
+        key: str = "2018-05-01",
+    ) -> None:
+        """Run it as the schedule does, one asset after the other, until one fails or the bars are refused."""
+
+        def asset(place: int) -> dg.AssetsDefinition:
+            name = makes[place]
+
+            @dg.asset(key=name, partitions_def=GRID, deps=[makes[place - 1]] if place else [])
+            def made() -> dg.MaterializeResult:
+                if name == fails_at:
+                    raise ValueError("the disk is full")
+                return dg.MaterializeResult(metadata={"partition_digest": f"{content} of {name.path[-1]}"})
+
+            return made
+
+        @dg.multi_asset_check(
+            specs=[dg.AssetCheckSpec(check, asset=key, blocking=True) for key, check in sensors._BLOCKING]
+        )
+        def checks() -> Iterator[dg.AssetCheckResult]:
+            for key, check in sensors._BLOCKING:
+                yield dg.AssetCheckResult(passed=not refused, asset_key=key, check_name=check)
+
+        job = dg.Definitions(
+            assets=[asset(place) for place in range(len(makes))],
+            asset_checks=[checks],
+            jobs=[dg.define_asset_job("refresh_forecast")],
+        ).resolve_job_def("refresh_forecast")
+        tags = {"dagster/schedule_name": "hourly_refresh", "dagster/run_key": f"hour|{key}"}
+        job.execute_in_process(instance=self._instance, partition_key=key, tags=tags, raise_on_error=False)
+
+    def asked(self, cursors: dict[str, str | None]) -> dict[str, list[list[str]]]:
+        """Tick the safety net; return the assets of what each sensor asks for, where it asks for anything."""
+        found = {}
+        for sensor in (forecast_from_new_prices, publish_new_forecasts, forecast_from_new_models, score_new_texts):
+            requests, cursors[sensor.name] = tick(sensor, self._instance, cursors.get(sensor.name))
+            if requests:
+                found[sensor.name] = [[key.path[-1] for key in request.asset_selection or ()] for request in requests]
+        return found
+
+
+@pytest.fixture
+def hourly(instance: dg.DagsterInstance, lake: Lake, clock: Callable[[datetime], None]) -> HourlyRun:
+    """A deployment with a champion, at eleven o'clock."""
+    clock(datetime(2018, 5, 1, 11, 0, 30, tzinfo=UTC))
+    bars_of(lake, date(2018, 5, 1))
+    crown(lake, date(2018, 4, 30), champion=1)
+    forecast(lake, date(2018, 5, 1), "champion")
+    return HourlyRun(instance)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
+    """Set the project's clock."""
+
+    def at(now: datetime) -> None:
+        monkeypatch.setattr(type(sensors.settings()), "now", lambda _: now)
+
+    return at
+
+
+def test_after_the_forecast_of_the_hour_the_sensors_find_nothing_to_do(hourly: HourlyRun) -> None:
+    cursors: dict[str, str | None] = {}
+    for content in ("ten o'clock", "eleven o'clock"):
+        hourly.run(content=content)
+        assert hourly.asked(cursors) == {}
+
+
+def test_before_there_is_a_champion_they_find_nothing_to_do_either(hourly: HourlyRun, lake: Lake) -> None:
+    crown(lake, date(2018, 4, 30), champion=None)
+    hourly.run([PRICES, FEATURES, LABELS])
+    assert hourly.asked({}) == {}
+
+
+def test_bars_that_change_after_the_forecast_of_the_hour_are_carried_on(
+    hourly: HourlyRun, instance: dg.DagsterInstance
+) -> None:
+    cursors: dict[str, str | None] = {}
+    tell(instance, PRICES, {"2018-05-01": "as they were"})
+    hourly.asked(cursors)
+    hourly.run()
+    tell(instance, PRICES, {"2018-05-01": "a of prices"})  # fetched again by hand, and the same
+    assert hourly.asked(cursors) == {}
+    tell(instance, PRICES, {"2018-05-01": "as they were"})
+    assert list(hourly.asked(cursors)) == ["forecast_from_new_prices"]
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "sensor", "made"),
+    [
+        (FEATURES, "forecast_from_new_prices", ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"]),
+        (FORECASTS, "forecast_from_new_prices", ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"]),
+        (BUNDLE, "publish_new_forecasts", []),
+    ],
+    ids=["at the features", "at the forecasts", "at the bundle"],
+)
+def test_where_the_run_fails_halfway_a_sensor_carries_on_from_there(
+    hourly: HourlyRun, instance: dg.DagsterInstance, fails_at: dg.AssetKey, sensor: str, made: list[str]
+) -> None:
+    hourly.run(fails_at=fails_at)
+    assert hourly.asked({}) == {sensor: [made]}
+    assert asked_again(instance, "refresh_late_bars", in_a_while(), schedule="hourly_refresh") == []
+
+
+@pytest.mark.parametrize(
+    "how", [{"fails_at": PRICES}, {"refused": True}], ids=["the venue is down", "the bars are refused"]
+)
+def test_where_the_run_gets_no_bars_it_is_asked_for_again_and_nothing_is_carried_on(
+    hourly: HourlyRun, instance: dg.DagsterInstance, how: dict[str, Any]
+) -> None:
+    hourly.run(**how)
+    assert hourly.asked({}) == {}
+    late = lambda at: asked_again(instance, "refresh_late_bars", at, schedule="hourly_refresh")  # noqa: E731
+    assert late(datetime.now(tz=UTC)) == []
+    (again,) = late(in_a_while())
+    assert (again.run_key, again.partition_key) == ("hour|2018-05-01|attempt 2", "2018-05-01")
+    hourly.run()  # the next hour, of the same day
+    assert late(in_a_while()) == []
+
+
+def test_a_refresh_that_a_person_started_is_not_asked_for_again(instance: dg.DagsterInstance) -> None:
+    run = create_run_for_test(instance, job_name="refresh_forecast", status=dg.DagsterRunStatus.STARTED)
+    instance.report_run_failed(run)
+    assert asked_again(instance, "refresh_late_bars", in_a_while(), schedule="hourly_refresh") == []

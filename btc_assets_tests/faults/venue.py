@@ -76,6 +76,7 @@ class Refresher:
         self.instance = dg.DagsterInstance.ephemeral()
         live = Settings(market_source="binance", history_start=START.date())
         monkeypatch.setattr(schedules, "settings", lambda: live)
+        monkeypatch.setattr(Settings, "now", lambda _: self.now)
         monkeypatch.setattr(dg.ScheduleEvaluationContext, "instance", self.instance)
 
     def asked(self) -> dg.RunRequest | dg.SkipReason:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -13,12 +13,12 @@ import pytest
 from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours, prices
-from btc_assets.market.resources import Market
+from btc_assets.market.resources import CLOCK_SKEW, Market
 from btc_assets.market.sources.answer import closed_between
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.choose import source_of
 from btc_assets.settings import Settings
-from btc_assets.transport import SourceMalformedError
+from btc_assets.transport import SourceMalformedError, SourceRefusedError
 from btc_assets_tests.market.conftest import DAY, bars, hours
 
 HOUR = timedelta(hours=1)
@@ -40,6 +40,16 @@ class Told:
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
         self.asked.append((first, last))
         return closed_between(self.frame, first, last, now)
+
+
+class Refusing(Told):
+    """A source that does not serve this location."""
+
+    def __init__(self) -> None:
+        super().__init__(bars([]))
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        raise SourceRefusedError("HTTP 451")
 
 
 def materialise(
@@ -189,3 +199,87 @@ def test_the_settings_choose_the_source(name: Any, venues: Sequence[str]) -> Non
 def test_choosing_a_source_asks_nothing_of_the_network() -> None:
     market = Market.from_settings(Settings(market_source="auto", binance_url="http://127.0.0.1:9"))
     assert market.source.venue == "auto"
+
+
+# --- the hour that has just closed -------------------------------------------------------------------
+class Venue:
+    """An exchange whose clock is behind by `behind`, and which tells its open hour as well."""
+
+    venue = "binance"
+    venues: tuple[str, ...] = ("binance",)
+
+    def __init__(self, clock: Callable[[], datetime], behind: timedelta, late: timedelta) -> None:
+        self._clock, self._behind, self._late = clock, behind, late
+
+    def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
+        here = self._clock() - self._behind
+        times = [at for at in hours(DAY, 24) if at + self._late <= here]
+        closes = [150.0 if at + HOUR <= here else 100.0 for at in times]
+        told = bars(times, close=closes, high=[close + 1 for close in closes])
+        return closed_between(told, first, last, now)
+
+
+def closing(lake: Lake, behind_s: float, late_s: float, patience_s: float, eager: int = 1) -> list[float]:
+    """Refresh at the stroke of an hour, the wait included, and return the stored closes."""
+    began = datetime.now(tz=UTC)
+
+    def clock() -> datetime:
+        return DAY + 2 * HOUR + (datetime.now(tz=UTC) - began)
+
+    venue = Venue(clock, timedelta(seconds=behind_s), timedelta(seconds=late_s))
+    market = Market(venue, clock, eager=[venue] * eager, skew=timedelta(seconds=0.4))
+    result = dg.materialize(
+        [prices],
+        resources={"lake": lake, "io_manager": lake, "market": market},
+        partition_key=KEY,
+        run_config={"ops": {"market__prices": {"config": {"patience_s": patience_s}}}},
+        raise_on_error=False,
+    )
+    frame = lake.read(PRICES, DAY.date()) if result.success else None
+    return [] if frame is None else frame["close"].to_list()
+
+
+def test_an_hour_that_is_still_open_at_the_exchange_is_not_stored(lake: Lake) -> None:
+    assert closing(lake, behind_s=0.3, late_s=0.0, patience_s=2.0) == [150.0, 150.0]
+
+
+def test_a_bar_that_comes_late_is_waited_for(lake: Lake) -> None:
+    assert closing(lake, behind_s=0.0, late_s=3601.0, patience_s=5.0) == [150.0, 150.0]
+
+
+def test_what_is_there_is_taken_when_patience_ends(lake: Lake) -> None:
+    assert closing(lake, behind_s=0.0, late_s=3630.0, patience_s=0.5) == [150.0]
+
+
+@pytest.mark.parametrize(("patience_s", "eager", "key"), [(0.0, 1, KEY), (60.0, 0, KEY), (60.0, 1, "2018-05-04")])
+def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
+    lake: Lake, patience_s: float, eager: int, key: str
+) -> None:
+    source = Told(bars(hours(DAY - 24 * HOUR, 25)))
+    never = Told(bars([]))
+    market = Market(source, lambda: DAY + 2 * HOUR, eager=[never] * eager)
+    dg.materialize(
+        [prices],
+        resources={"lake": lake, "io_manager": lake, "market": market},
+        partition_key=key,
+        run_config={"ops": {"market__prices": {"config": {"patience_s": patience_s}}}},
+    )
+    assert never.asked == []
+
+
+def test_venues_that_were_waited_for_in_vain_are_left_out_of_that_run() -> None:
+    first, second = Told(bars([])), Told(bars(hours(DAY, 2)))
+    market = Market(AutoSource([first, second]), lambda: DAY + 2 * HOUR, eager=[Refusing(), second])
+    arrival, source = market.await_newest(5.0)
+    assert arrival is not None
+    assert arrival.venue == 1
+    source.fetch(DAY, DAY + 2 * HOUR, DAY + 2 * HOUR)
+    assert first.asked == []
+    assert market.source.venues == ("binance", "binance")
+
+
+def test_a_growing_history_counts_an_hour_as_closed_five_seconds_late() -> None:
+    live = Market.from_settings(Settings(market_source="binance"))
+    assert live.now() + CLOCK_SKEW <= datetime.now(tz=UTC)
+    closed = Settings(market_source="sample")
+    assert Market.from_settings(closed).now() == closed.now()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 
 import polars as pl
 
@@ -30,6 +31,10 @@ class AutoSource:
     def __init__(self, sources: Sequence[MarketSource]) -> None:
         self._sources = tuple(sources)
         self.venues = tuple(source.venue for source in sources)
+
+    def without_first(self, places: int) -> Self:
+        """Return a source that leaves out so many of the preferred venues."""
+        return type(self)(self._sources[places:])
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
         """Return the closed bars of the span; see `MarketSource.fetch`.

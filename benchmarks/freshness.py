@@ -1,0 +1,318 @@
+"""From the close of a bar at the exchange to the forecast over HTTP, under `dagster dev`.
+
+    python -m benchmarks.freshness [--refreshes 20] [--late 0.5]
+
+An exchange on loopback answers as Binance does, the open hour included, and gives each bar so many seconds after
+it closed. The project runs as it does live: `dagster dev` with every schedule and sensor, the forecast server, a
+champion trained on the sample. Its clock is the benchmark's (`benchmarks.minute_hours`): an hour lasts a minute,
+which is as short as a cron expression allows. What is measured is real time, from the stroke of the minute to the
+first answer of `/v1/forecast` that was made from its bar, asked for ten times a second; and the CPU of every process
+of `dagster dev` and of the server, user and system, over all minutes and at rest before them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import polars as pl
+
+from benchmarks.minute_hours import STANDS_AT, STARTS_AT, clock
+from benchmarks.predict import process_tree
+from btc_assets.market.sources.sample import SAMPLE
+from btc_assets.processes import free_port, running, wait_for_port
+from btc_assets.settings import PROJECT_ROOT
+
+LOOPBACK = "127.0.0.1"
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+HISTORY_UNTIL = datetime(2019, 9, 4, 3, tzinfo=UTC)
+"""Where the clock stands while the project is set up; twenty hours later it is the same day."""
+HISTORY = timedelta(days=290)
+"""Days before it that are fetched: a training window, and what its features look back on."""
+SET_UP_MINUTES = 3
+"""From the start of the processes to that of the clock."""
+LATEST_S = 180.0
+"""Seconds after which a refresh counts as missed."""
+REFRESHES = 20
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What was measured.
+
+    Attributes:
+        seconds: from close to answer, one a refresh; `LATEST_S` where there was none.
+        cpu_s: CPU of the minute of a refresh, all processes, at rest included.
+        at_rest_s: CPU of a minute without one, all processes.
+    """
+
+    seconds: tuple[float, ...]
+    cpu_s: float
+    at_rest_s: float
+
+    @property
+    def median(self) -> float:
+        """Median time from close to answer, seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def p95(self) -> float:
+        """95th percentile of it, seconds: of 20, the 19th."""
+        ordered = sorted(self.seconds)
+        return ordered[max(0, -(-len(ordered) * 95 // 100) - 1)]
+
+
+class Exchange:
+    """Binance's klines on loopback, by the benchmark's clock.
+
+    Attributes:
+        url: its address.
+        starts_at: when the clock begins to go, None while it stands.
+    """
+
+    def __init__(self, bars: pl.DataFrame, late: timedelta) -> None:
+        """Tell these bars, each `late` after its close."""
+        self.starts_at: datetime | None = None
+        self._late = late
+        self._bars = {_ms(bar["open_time"]): bar for bar in bars.iter_rows(named=True)}
+        exchange = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                found = url.path == "/api/v3/klines"
+                body = json.dumps(exchange.klines(dict(parse_qsl(url.query)))).encode() if found else b""
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://{LOOPBACK}:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self.server.shutdown()
+        self.server.server_close()
+
+    def klines(self, query: dict[str, str]) -> list[list[Any]]:
+        """Return the rows asked for that have begun by now; the one that is open says what it is worth so far."""
+        now = _ms(clock(datetime.now(tz=UTC) - self._late, HISTORY_UNTIL, self.starts_at))
+        first, last = int(query["startTime"]), min(int(query["endTime"]), now)
+        times = [at for at in range(-(-first // 3_600_000) * 3_600_000, last + 1, 3_600_000) if at in self._bars]
+        return [self._kline(at, whole=at + 3_600_000 <= now) for at in times[: int(query["limit"])]]
+
+    def _kline(self, at: int, *, whole: bool) -> list[Any]:
+        bar = self._bars[at]
+        prices = [bar[name] for name in ("open", "high", "low", "close")] if whole else [bar["open"]] * 4
+        volume = bar["volume"] if whole else bar["volume"] / 2
+        quote = volume * prices[3]
+        flow = [str(quote), int(volume * 10), str(volume / 2), str(quote / 2)]
+        return [at, *map(str, prices), str(volume), at + 3_599_999, *flow, "0"]
+
+
+def run(refreshes: int, late_s: float, set_up: timedelta, folder: Path) -> Freshness:
+    """Set a deployment up in a folder, let so many hours pass, and measure each.
+
+    Args:
+        refreshes: hours to measure.
+        late_s: seconds from a bar's close to its first answer.
+        set_up: time that `dagster dev` and the server have to start before the clock does.
+        folder: where to work.
+    """
+    _say("an exchange, and a champion trained on the sample")
+    exchange = Exchange(pl.read_parquet(SAMPLE), timedelta(seconds=late_s))
+    port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
+    environment = deployment(folder, exchange.url, port)
+    train(folder, environment)
+    _say("dagster dev and the forecast server; then a minute in which no hour passes")
+    begin = _next_minute() + set_up
+    minutes = ",".join(str((begin + n * MINUTE).minute) for n in range(1, refreshes + 1))
+    environment |= {STARTS_AT: begin.isoformat(), "BTC_REFRESH_CRON": f"{minutes} * * * *"}
+    exchange.starts_at = begin
+    dagster = [
+        *(str(Path(sys.executable).parent / "dagster"), "dev", "-m", "benchmarks.minute_hours"),
+        *("-d", str(PROJECT_ROOT), "-h", LOOPBACK, "-p", str(ui), "--log-level", "warning"),
+    ]
+    try:
+        with (
+            (folder / "dagster.log").open("wb") as dagster_log,
+            (folder / "serve.log").open("wb") as serve_log,
+            running([sys.executable, "-m", "serve"], environment=environment, log=serve_log.fileno()) as server,
+            running(dagster, environment=environment, log=dagster_log.fileno()) as dev,
+        ):
+            for process, its_port in ((server, port), (dev, ui)):
+                wait_for_port(process, LOOPBACK, its_port, seconds=(set_up - MINUTE).total_seconds())
+            return _measure(refreshes, begin, port, [dev.pid, server.pid])
+    finally:
+        exchange.close()
+
+
+def _measure(refreshes: int, begin: datetime, port: int, roots: Sequence[int]) -> Freshness:
+    """Watch the minute before the first hour begins, then each hour."""
+    _sleep_until(begin - MINUTE / 2)
+    resting = cpu_seconds(roots)
+    _sleep_until(begin)
+    working = cpu_seconds(roots)
+    at_rest_s = 2 * (working - resting)
+    seconds: list[float] = []
+    for n in range(1, refreshes + 1):
+        made_at, close = HISTORY_UNTIL + n * HOUR, begin + n * MINUTE
+        seconds.append(_answered_after(port, made_at, close))
+        _say(f"{n:2d}: the forecast made at {made_at:%H:%M} is answered {seconds[-1]:.1f} s after its bar closed")
+    _sleep_until(begin + (refreshes + 1) * MINUTE)
+    spent = cpu_seconds(roots) - working - at_rest_s  # the first minute had no refresh
+    return Freshness(tuple(seconds), spent / refreshes, at_rest_s)
+
+
+def _answered_after(port: int, made_at: datetime, close: datetime) -> float:
+    """Return the seconds from the close of a bar to the first answer made from it or a later one."""
+    _sleep_until(close)
+    while (late := (datetime.now(tz=UTC) - close).total_seconds()) < LATEST_S:
+        with contextlib.suppress(OSError, urllib.error.URLError, ValueError, KeyError):
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=5) as answer:
+                told = json.load(answer)
+            if datetime.fromisoformat(told["made_at"]) >= made_at:
+                return (datetime.now(tz=UTC) - close).total_seconds()
+        time.sleep(0.1)
+    return late
+
+
+# --- the deployment -------------------------------------------------------------------------------
+def deployment(folder: Path, exchange_url: str, port: int) -> dict[str, str]:
+    """Make the folders of a deployment of its own; return the variables of its environment."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
+    (home / "dagster.yaml").write_text(config)
+    return {
+        STANDS_AT: HISTORY_UNTIL.isoformat(),
+        "DAGSTER_HOME": str(home),
+        "BTC_DATA_DIR": str(folder / "data"),
+        "BTC_MARKET_SOURCE": "binance",
+        "BTC_BINANCE_URL": exchange_url,
+        "BTC_BINANCE_ARCHIVE_URL": exchange_url,
+        "BTC_HISTORY_START": (HISTORY_UNTIL - HISTORY).date().isoformat(),
+        "BTC_NEWS_SOURCES": "none",
+        "BTC_FEATURE_SET": "streamlined",
+        "BTC_TRAIN_DAYS": "240",
+        "BTC_CV_FOLDS": "2",
+        "BTC_CV_TEST_DAYS": "28",
+        "BTC_TUNE_TRIALS": "0",
+        "BTC_SERVE_PORT": str(port),
+    }
+
+
+def train(folder: Path, environment: dict[str, str]) -> None:
+    """Train the champion of two days before the clock's, and forecast until the day before; once a folder."""
+    trained, data = folder / "trained", Path(environment["BTC_DATA_DIR"])
+    if not trained.exists():
+        shutil.rmtree(data, ignore_errors=True)
+        _walk(folder, environment)
+        os.rename(data, trained)
+    shutil.rmtree(data, ignore_errors=True)
+    shutil.copytree(trained, data)
+
+
+def _walk(folder: Path, environment: dict[str, str]) -> None:
+    days = [(HISTORY_UNTIL - timedelta(days=n)).date().isoformat() for n in (2, 1)]
+    command = "import sys, benchmarks.minute_hours; from btc_assets.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    with (folder / "train.log").open("wb") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", command, "walk-forward", "--from", days[0], "--to", days[1]],
+            env={**os.environ, **environment},
+            cwd=PROJECT_ROOT,
+            stdout=log,
+            stderr=log,
+            timeout=900,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"no champion could be trained: {(folder / 'train.log').read_text()[-2000:]}")
+
+
+def cpu_seconds(roots: Sequence[int]) -> float:
+    """Return user and system CPU of processes, of all below them, and of those that have ended there, in seconds."""
+    ticks = 0
+    for root in roots:
+        for pid in process_tree(root):
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
+
+
+def _next_minute() -> datetime:
+    return datetime.now(tz=UTC).replace(second=0, microsecond=0) + MINUTE
+
+
+def _sleep_until(moment: datetime) -> None:
+    time.sleep(max(0.0, (moment - datetime.now(tz=UTC)).total_seconds()))
+
+
+def _say(what: str) -> None:
+    print(f"==> {what}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print; the folder is kept where `--folder` names it."""
+    description, _, notes = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.freshness",
+        description=description,
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--refreshes", type=int, default=REFRESHES, choices=range(1, 51), metavar="1-50")
+    parser.add_argument("--late", type=float, default=0.5, help="seconds from a bar's close to its first answer")
+    parser.add_argument(
+        "--set-up",
+        type=int,
+        default=SET_UP_MINUTES,
+        choices=range(2, 31),
+        metavar="2-30",
+        help="minutes that dagster dev has to start; more on a machine that is busy",
+    )
+    parser.add_argument("--folder", type=Path, help="where to work, kept with the champion for another time")
+    chosen = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        measured = run(chosen.refreshes, chosen.late, timedelta(minutes=chosen.set_up), folder.resolve())
+    print(
+        f"close to answer over {len(measured.seconds)} refreshes: median {measured.median:.1f} s, "
+        f"p95 {measured.p95:.1f} s, max {max(measured.seconds):.1f} s\n"
+        f"CPU of all processes: {measured.cpu_s:.1f} s in a minute with a refresh, "
+        f"{measured.at_rest_s:.1f} s in one without"
+    )
+
+
+if __name__ == "__main__":
+    main()
