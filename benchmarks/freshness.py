@@ -203,14 +203,10 @@ def _answered_after(port: int, made_at: datetime, close: datetime) -> float:
 
 # --- the deployment -------------------------------------------------------------------------------
 def deployment(folder: Path, exchange_url: str, port: int) -> dict[str, str]:
-    """Make the folders of a deployment of its own; return the variables of its environment."""
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    config = (PROJECT_ROOT / "dagster.yaml").read_text().replace("data/dagster", str(folder / "dagster"))
-    (home / "dagster.yaml").write_text(config)
+    """Return the variables of the environment of a deployment of its own."""
     return {
         STANDS_AT: HISTORY_UNTIL.isoformat(),
-        "DAGSTER_HOME": str(home),
+        "DAGSTER_HOME": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(folder / "data"),
         "BTC_MARKET_SOURCE": "binance",
         "BTC_BINANCE_URL": exchange_url,

@@ -41,10 +41,11 @@ from btc_assets.contracts import FORECASTS as FORECASTS_TABLE
 from btc_assets.contracts import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.contracts import PRICES as PRICES_TABLE
 from btc_assets.contracts import SENTIMENT_SCORES as SCORES_TABLE
+from btc_assets.digest import digest
 from btc_assets.features import checks as features_checks
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.texts import HOUR_OF_TEXT
-from btc_assets.lake import Lake, digest
+from btc_assets.lake import Lake
 from btc_assets.learning.history import CHAMPION, holder
 from btc_assets.market import checks as market_checks
 from btc_assets.monitoring import checks as monitoring_checks
