@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +126,23 @@ def test_ages_are_those_at_the_time_of_the_scrape(tmp_path: Path, models: Path) 
             assert samples["btc_data_age_seconds", ()] == 60 * minutes
             cutoff = datetime(2019, 6, 3, tzinfo=UTC)
             assert samples["btc_model_age_seconds", ()] == (now - cutoff).total_seconds()
+
+
+def test_how_long_a_forecast_took_to_be_published_is_told(tmp_path: Path, models: Path) -> None:
+    publication = publish_small(tmp_path, models)
+    assert publication.published_at is not None
+    manifest = tmp_path / "bundles" / publication.bundle_id / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    noted = (MADE_AT + timedelta(seconds=21.5)).isoformat()
+    for published_at, delay in ((noted, {(): 21.5}), (None, {})):  # None as an older version of the project left it
+        told = facts | {"published_at": published_at}
+        manifest.write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
+        with served(tmp_path) as client:
+            assert named(scrape(client), "btc_publication_delay_seconds") == delay
+            answer = client.get("/v1/forecast").json()["published_at"]
+            assert (answer and datetime.fromisoformat(answer)) == (
+                published_at and datetime.fromisoformat(published_at)
+            )
 
 
 def outcomes_of_three_roles() -> pl.DataFrame:

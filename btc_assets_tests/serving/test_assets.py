@@ -10,6 +10,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from btc_assets.automation.spans import Span
 from btc_assets.contracts import (
     ALERTS,
     DRIFT_REPORT,
@@ -92,13 +93,20 @@ def fill(lake: Lake, digest: str, *, last: datetime = LAST) -> None:
 
 
 def materialise(
-    lake: Lake, models: Path, day: date, *, allow_older: bool = False, raise_on_error: bool = True
+    lake: Lake,
+    models: Path,
+    day: date,
+    *,
+    first: date | None = None,
+    allow_older: bool = False,
+    raise_on_error: bool = True,
 ) -> dg.ExecuteInProcessResult:
-    """Materialise the bundle of one day."""
+    """Materialise the bundle of one day, or of the days since `first` in one run."""
     return dg.materialize(
         [serving.bundle, *(dg.AssetSpec(key, partitions_def=DAILY) for key in serving.bundle.dependency_keys)],
         selection=[serving.bundle],
-        partition_key=key_of(day),
+        partition_key=key_of(day) if first is None else None,
+        tags={} if first is None else Span(first, day).tags,
         resources={"io_manager": lake, "lake": lake, "registry": Folders(root=str(models))},
         run_config={"ops": {"serving__bundle": {"config": {"allow_older": allow_older}}}},
         raise_on_error=raise_on_error,
@@ -121,6 +129,21 @@ def test_the_newest_forecast_of_the_day_is_published(lake: Lake, digest: str, he
     assert (row["made_at"], row["model_version"], row["model_digest"]) == (LAST, 1, digest)
     assert metadata(result)["live"] is True
     assert "| 24 h | 2019-06-05 00:00 |" in str(metadata(result)["forecast"])
+
+
+def test_a_run_over_several_days_publishes_the_newest_and_leaves_the_others(
+    lake: Lake, digest: str, here: Path, tmp_path: Path
+) -> None:
+    fill(lake, digest)
+    before = DAY - timedelta(days=1)
+    materialise(lake, tmp_path / "models", before)
+    kept = lake.read(SERVING_BUNDLE, before)
+    assert materialise(lake, tmp_path / "models", DAY, first=DAY - timedelta(days=2)).success
+    assert lake.read(SERVING_BUNDLE, before).equals(kept)
+    row = lake.read(SERVING_BUNDLE, DAY).row(0, named=True)
+    live = live_manifest(here)
+    assert live is not None
+    assert (row["bundle_id"], row["published_at"].isoformat()) == (live["bundle_id"], live["published_at"])
 
 
 def test_nothing_from_after_the_day_is_published(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:

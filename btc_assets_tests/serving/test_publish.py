@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -57,6 +57,23 @@ def test_publishing_the_same_again_changes_nothing(tmp_path: Path, models: Path)
     assert second.bundle_id == first.bundle_id
     assert second.sentence == "Already live."
     assert (database.stat().st_ino, database.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_when_a_bundle_was_published_is_noted_once_and_is_no_part_of_its_contents(tmp_path: Path, models: Path) -> None:
+    begun = datetime.now(tz=UTC)
+    first = publish_small(tmp_path, models)
+    other = publish_small(tmp_path, models, made_at=MADE_AT + HOUR)
+    again = publish_small(tmp_path, models, allow_older=True)
+    assert first.published_at is not None
+    assert other.published_at is not None
+    assert begun <= first.published_at < other.published_at
+    assert (again.bundle_id, again.published_at) == (first.bundle_id, first.published_at)
+    live = live_manifest(tmp_path)
+    assert live is not None
+    assert datetime.fromisoformat(live["published_at"]) == first.published_at
+    elsewhere = publish_small(tmp_path / "elsewhere", models)
+    assert elsewhere.bundle_id == first.bundle_id
+    assert elsewhere.published_at != first.published_at
 
 
 def test_an_older_forecast_never_replaces_a_newer_one_unless_it_is_meant(tmp_path: Path, models: Path) -> None:
@@ -143,7 +160,7 @@ def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Pat
 # Publishes forever later hours, each in a child killed at its k-th step that touches the disk.
 KILLER = """
 import hashlib, json, os, shutil, signal, sys, traceback
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 import onnxruntime  # once, and not in every child
 from btc_assets.serving import publish as module
