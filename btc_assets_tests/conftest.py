@@ -30,6 +30,15 @@ CPU_BEFORE = pytest.StashKey[float]()
 
 
 # --- the run ----------------------------------------------------------------------------------------
+def pytest_configure() -> None:
+    """Choose how many examples a law is tried on that names no number; HYPOTHESIS_PROFILE=night looks longer."""
+    from hypothesis import settings
+
+    settings.register_profile("test", max_examples=40)
+    settings.register_profile("night", max_examples=1_000)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the modules that take longest, so that no worker is left with one at the end."""
     rank = {item.path: 2 for item in items}

@@ -18,7 +18,7 @@ from btc_assets.digest import digest
 from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, stored
 from btc_assets.partitions import daily_grid
 from btc_assets.settings import Settings
-from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 
 DAY = date(2018, 1, 1)
 GRID = daily_grid(Settings(market_source="sample"))
@@ -108,7 +108,7 @@ Lake(root={lake.root!r}).write(PRICES, day_of("2018-01-01"), random_walk_bars(24
     assert writer.stdout is not None
     assert writer.stdout.readline().strip() == "half"
     os.kill(writer.pid, signal.SIGKILL)
-    writer.wait(timeout=20)
+    writer.wait(WATCHDOG_S)
     assert lake.scan(PRICES).collect().equals(one_day(1))
     folder = Path(lake.root) / "market/prices/day=2018-01-01"
     (leftover,) = folder.glob(f".{PART}.*")
@@ -146,16 +146,15 @@ while True:
         assert writer.stdout is not None
         assert writer.stdout.readline().strip() == "ready"
         whole = {digest(one_day(1)), digest(one_day(2))}
-        until = time.monotonic() + 2
-        seen = set()
-        while time.monotonic() < until:
+        seen: list[str] = []
+        while len(seen) < 100 or set(seen) != whole:
             frame = lake.read(PRICES, DAY)
             assert frame is not None
-            seen.add(digest(frame))
-        assert seen <= whole
+            seen.append(digest(frame))
+            assert set(seen) <= whole
     finally:
         writer.kill()
-        writer.wait(timeout=20)
+        writer.wait(WATCHDOG_S)
 
 
 def test_a_frame_that_breaks_its_contract_is_not_written(lake: Lake) -> None:
@@ -272,7 +271,7 @@ for n in range(10):
 
 def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", APPENDING, lake.root, str(n)]) for n in range(3)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(WATCHDOG_S) for writer in writers] == [0, 0, 0]
     stored = lake.read(MODEL_HISTORY, DAY)
     assert stored is not None
     assert stored.height == 30

@@ -21,7 +21,8 @@ from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
 from btc_assets.partitions import key_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
-from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, _until, deployment_of
+from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, deployment_of
+from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 
 DAY = timedelta(days=1)
 FORECAST_DAYS = 20
@@ -66,7 +67,6 @@ class Project:
             cwd=PROJECT_ROOT,
             capture_output=True,
             text=True,
-            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -115,7 +115,7 @@ class Client:
         self._thread = threading.Thread(target=self._ask, daemon=True)
 
     def _ask(self) -> None:
-        with httpx.Client(timeout=10) as client:
+        with httpx.Client(timeout=WATCHDOG_S) as client:
             while not self._over.is_set():
                 answer = client.get(self._url)
                 self.statuses.add(answer.status_code)
@@ -128,12 +128,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(timeout=15)
+        self._thread.join()
 
 
 @pytest.mark.live
-@pytest.mark.timeout(600)
-def test_a_champion_gone_bad_is_replaced_within_three_minutes_and_no_request_is_dropped(tmp_path: Path) -> None:
+def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Path) -> None:
     now = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     venue = Venue(newest=now - HOUR, history_days=FORECAST_DAYS + 64)
     today, yesterday = now.date(), now.date() - DAY
@@ -153,16 +152,15 @@ def test_a_champion_gone_bad_is_replaced_within_three_minutes_and_no_request_is_
         running([sys.executable, "-m", "serve"], environment=project.environment, log=serve_output.fileno()) as server,
         running([*dagster, "-p", str(ui)], environment=project.environment, log=dev_output.fileno()) as dev,
     ):
-        wait_for_port(server, LOOPBACK, project.port, seconds=60)
-        wait_for_port(dev, LOOPBACK, ui, seconds=120)
+        wait_for_port(server, LOOPBACK, project.port, seconds=WATCHDOG_S)
+        wait_for_port(dev, LOOPBACK, ui, seconds=WATCHDOG_S)
         with Client(project.port) as client:
-            assert _until(lambda: client.version == bad, seconds=30)
+            wait_until(lambda: client.version == bad, dev_log, server)
             planted = time.monotonic()
             report = "monitoring/performance_report"
             project.run(*in_dagster, "report_performance", key_of(yesterday), key_of(yesterday), report)
-            served = _until(lambda: client.version not in (0, bad), seconds=180)
+            wait_until(lambda: client.version not in (0, bad), dev_log, dev, server)
             took = time.monotonic() - planted
-            assert served, dev_log.read_text()[-6000:]
             print(f"from the report that proves it to the new champion served: {took:.0f} s")
         assert client.statuses == {200}, "no request was dropped"
     verdict = project.lake.read(MODEL_VERDICT, today)

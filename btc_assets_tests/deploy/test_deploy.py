@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from btc_assets.alerts.rules import SEVERITIES
 from btc_assets.processes import free_port
 from btc_assets.settings import PROJECT_ROOT, Settings
+from btc_assets_tests.conftest import WATCHDOG_S
 from btc_assets_tests.serve.conftest import running_server, this_hour
 from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
 from serve.app import create_app
@@ -52,7 +53,6 @@ def promtool(*arguments: str, text: str | None = None) -> None:
         input=text,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert (answer.returncode, answer.stderr) == (0, ""), answer.stdout + answer.stderr
@@ -231,16 +231,16 @@ def running_prometheus(folder: Path, target: str) -> Iterator[str]:
         yield f"http://{address}"
     finally:
         process.terminate()
-        process.wait(timeout=15)
+        process.wait(WATCHDOG_S)
 
 
-def wait_for(url: str, query: str, values: set[float], *, timeout_s: float = 60) -> list[dict[str, Any]]:
+def wait_for(url: str, query: str, values: set[float]) -> list[dict[str, Any]]:
     """Wait until a query is answered with these values; return its series."""
-    give_up = time.monotonic() + timeout_s
+    give_up = time.monotonic() + WATCHDOG_S
     while True:
         series: list[dict[str, Any]] = []
         with contextlib.suppress(httpx.TransportError):
-            answer = httpx.get(f"{url}/api/v1/query", params={"query": query})
+            answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=WATCHDOG_S)
             series = answer.json()["data"]["result"] if answer.is_success else []
         if {float(one["value"][1]) for one in series} == values:
             return series

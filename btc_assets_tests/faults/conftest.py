@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from btc_assets_tests.conftest import WATCHDOG_S
 from btc_assets_tests.faults import tasks
 
 PRELOADED = [
@@ -40,8 +41,6 @@ PRELOADED = [
     "xgboost",
 ]
 """What a run imports: seconds that no child has to spend again."""
-LONGEST_S = 300.0
-"""A child that takes longer hangs."""
 
 
 class Forge:
@@ -61,7 +60,7 @@ class Forge:
 
     def end(self, child: BaseProcess) -> int:
         """Wait for a child's end and return its exit status, below zero where a signal ended it."""
-        child.join(LONGEST_S)
+        child.join(WATCHDOG_S)
         assert child.exitcode is not None, f"a child hangs\n{self.log}"
         return child.exitcode
 
@@ -126,11 +125,9 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
 
 
 @pytest.fixture(scope="session")
-def made_project(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_project(forge: Forge, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Return the data folder of the small project, every asset of it made undisturbed; tests only read from it."""
-    data = tmp_path_factory.mktemp("project")
-    forge.succeed(tasks.prepare, data)
-    return data
+    return made_once("small_project", lambda data: forge.succeed(tasks.prepare, data))
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.serving.publish import live_manifest
 from btc_assets.settings import Settings, settings
-from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 from btc_assets_tests.serving.builders import MADE_AT, publish_small
 
 FIRST_DAY, FIRST_FEATURES = date(2019, 5, 1), date(2019, 6, 6)
@@ -209,9 +209,9 @@ def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:
 
 
 # --- two runs at once --------------------------------------------------------------------------------
-def wait_for(path: Path, seconds: float = 60.0) -> None:
+def wait_for(path: Path) -> None:
     """Wait until another process has made a file."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + WATCHDOG_S
     while not path.exists():
         if time.monotonic() > until:
             raise TimeoutError(f"{path.name} did not come")

@@ -14,7 +14,7 @@ import pytest
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 
-pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
+pytestmark = pytest.mark.slow
 
 
 def outcome(forge: Forge, tmp_path: Path, task: Callable[..., None], *arguments: object) -> str:

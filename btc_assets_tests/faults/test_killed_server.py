@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ import pytest
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.serving.publish import live_manifest
 from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.serving.builders import FEATURE_NAMES
 from btc_assets_tests.serving.test_publish import KILLER
 
-pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
+pytestmark = pytest.mark.slow
 LOOPBACK = "127.0.0.1"
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
 DIES = """
@@ -75,7 +75,7 @@ class Deployment:
             (self.data / "server.log").open("ab") as log,
             running([sys.executable, *command], environment=environment, log=log.fileno()) as process,
         ):
-            wait_for_port(process, LOOPBACK, port, seconds=60)
+            wait_for_port(process, LOOPBACK, port, seconds=WATCHDOG_S)
             yield process, f"http://{LOOPBACK}:{port}"
 
 
@@ -112,13 +112,13 @@ def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_
     """
     old = deployment.live
     with deployment.server("-c", DIES) as (process, url):
-        with httpx.Client(base_url=url, timeout=20) as client:
+        with httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
             assert {answer for answer in answers(client) if answer[1]} == {(200, old)}
         forge.succeed(tasks.publish_hour, deployment.serving, deployment.models, 1)
-        assert process.wait(60) == -signal.SIGKILL
+        assert process.wait(WATCHDOG_S) == -signal.SIGKILL
     new = deployment.live
     assert new != old
-    with deployment.server("-m", "serve") as (_, url), httpx.Client(base_url=url, timeout=20) as client:
+    with deployment.server("-m", "serve") as (_, url), httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
         assert [status for status, _ in answers(client)] == [200] * 3
         assert {bundle for _, bundle in answers(client) if bundle} == {new}
 
@@ -138,11 +138,11 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
 
     def ask(url: str) -> None:
         # A connection a request: one that is kept is closed by the server where a busy machine leaves it idle.
-        with httpx.Client(base_url=url, timeout=60, headers={"Connection": "close"}) as client:
+        with httpx.Client(base_url=url, timeout=WATCHDOG_S, headers={"Connection": "close"}) as client:
             while not stop.wait(0.01):
                 asked.extend(answers(client))
 
-    with deployment.server("-m", "serve") as (_, url), ThreadPoolExecutor() as pool:
+    with deployment.server("-m", "serve") as (process, url), ThreadPoolExecutor() as pool:
         asking = pool.submit(ask, url)
         try:
             done = subprocess.run(
@@ -150,14 +150,14 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
                 env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": os.environ["PATH"]},
                 capture_output=True,
                 text=True,
-                timeout=600,
                 check=True,
             )
             last = deployment.live
-            until = time.monotonic() + 60
-            while next((bundle for _, bundle in reversed(asked[:]) if bundle), "") != last:
-                assert time.monotonic() < until, "the server does not come to the bundle published last"
-                time.sleep(0.05)
+            wait_until(
+                lambda: next((bundle for _, bundle in reversed(asked[:]) if bundle), "") == last,
+                deployment.data / "server.log",
+                process,
+            )
         finally:
             stop.set()
         asking.result()

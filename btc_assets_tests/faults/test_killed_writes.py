@@ -18,7 +18,7 @@ from btc_assets.sql import add_lake_views
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 
-pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
+pytestmark = pytest.mark.slow
 
 KILLED = -signal.SIGKILL
 

@@ -24,7 +24,7 @@ from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.faults.venue import Refresher, Venue
 from btc_assets_tests.market.conftest import Exchange
 
-pytestmark = pytest.mark.timeout(900)  # a minute on two cores that have nothing else to do
+pytestmark = pytest.mark.slow
 
 BEFORE, DAY, AFTER = (datetime(2019, 8, day, tzinfo=UTC) for day in (5, 6, 7))
 RIGHT = timedelta(minutes=5)

@@ -47,7 +47,7 @@ from btc_assets.partitions import key_of
 from btc_assets.settings import settings
 from btc_assets_tests.conftest import random_walk_bars
 
-FIRST = date(2018, 1, 1)
+FIRST = date(2018, 3, 20)
 CUTOFF = date(2018, 5, 28)
 NEXT = date(2018, 6, 4)
 DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
@@ -55,10 +55,14 @@ DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Point the settings at a folder of its own, with quick tuning."""
+    """Point the settings at a folder of its own, with the smallest window, folds, features and tuning that are real."""
     root = tmp_path_factory.mktemp("deployment")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BTC_DATA_DIR", str(root))
+        patch.setenv("BTC_FEATURE_SET", "streamlined")
+        patch.setenv("BTC_TRAIN_DAYS", "60")
+        patch.setenv("BTC_CV_FOLDS", "2")
+        patch.setenv("BTC_CV_TEST_DAYS", "14")
         patch.setenv("BTC_TUNE_TRIALS", "2")
         patch.setenv("BTC_TRAIN_THREADS", "1")
         settings.cache_clear()
@@ -68,9 +72,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def lake(place: Path) -> Lake:
-    """Return a lake of five months of synthetic bars, their features and labels."""
+    """Return a lake of eleven weeks of synthetic bars, their features and labels."""
     lake = Lake(root=settings().lake_root)
-    bars = random_walk_bars(24 * len(DAYS))
+    bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST))
     labels = compute_labels(bars, midnight(FIRST), midnight(NEXT))
     for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(bars)), (HOURLY_LABELS, labels)):
         for day, part in by_day(contract, frame.filter(contract.day.is_in(DAYS)), DAYS):
@@ -83,9 +87,14 @@ def registry(place: Path) -> ModelRegistry:
     return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
 
 
-def train(lake: Lake, registry: ModelRegistry, cutoff: date, **changed: object) -> dg.ExecuteInProcessResult:
-    selection = dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY)
-    return materialise(lake, registry, cutoff, selection, **changed)
+TRAINING = dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY)
+TO_THE_MODEL = TRAINING & dg.AssetSelection.assets("learning/trained_model").upstream()
+
+
+def train(
+    lake: Lake, registry: ModelRegistry, cutoff: date, selection: dg.AssetSelection = TRAINING
+) -> dg.ExecuteInProcessResult:
+    return materialise(lake, registry, cutoff, selection)
 
 
 def materialise(
@@ -94,7 +103,6 @@ def materialise(
     cutoff: date,
     selection: dg.AssetSelection,
     run_config: dict[str, Any] | None = None,
-    **changed: object,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [*market.ASSETS, *news.ASSETS, *features.ASSETS, *learning.ASSETS],
@@ -107,7 +115,6 @@ def materialise(
             "registry": registry,
             "market": Market.from_settings(settings()),
             "news": News.from_settings(settings()),
-            **changed,
         },
         raise_on_error=False,
     )
@@ -174,7 +181,7 @@ def test_training_the_same_cutoff_again_gives_the_same_model_and_version(
     first: dg.ExecuteInProcessResult, lake: Lake, registry: ModelRegistry
 ) -> None:
     before = table(lake, TRAINED_MODEL)
-    assert train(lake, registry, CUTOFF).success
+    assert train(lake, registry, CUTOFF, TO_THE_MODEL).success
     assert table(lake, TRAINED_MODEL).equals(before)
 
 
@@ -188,7 +195,7 @@ def test_bars_after_the_cutoff_change_nothing_in_its_model(lake: Lake, registry:
                 numbers = [name for name, kind in frame.schema.items() if kind == pl.Float64]
                 frame = frame.with_columns(pl.col(numbers) * 1e6)
             poisoned.write(contract, day, frame)
-    assert train(poisoned, registry, CUTOFF).success
+    assert train(poisoned, registry, CUTOFF, TO_THE_MODEL).success
     assert table(poisoned, TRAINED_MODEL).equals(table(lake, TRAINED_MODEL))
 
 

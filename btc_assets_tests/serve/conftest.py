@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,35 +17,45 @@ import httpx
 import pytest
 
 from btc_assets.settings import PROJECT_ROOT
-from btc_assets_tests.serving.builders import publish_small
+from btc_assets_tests.conftest import WATCHDOG_S, wait_until
+from btc_assets_tests.serving.builders import publish_small, write_model
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, what it watches, how long it took to be ready."""
+    """A running server: where it answers, what it watches, what it cost to be ready."""
 
     url: str
     data_dir: Path
     models: Path
     pid: int
-    seconds_to_ready: float
+    cpu_s_to_ready: float
 
     @property
     def serving_dir(self) -> Path:
         """The folder it watches."""
         return self.data_dir / "serving"
 
-    def wait_for(self, bundle_id: str, *, timeout_s: float = 15) -> None:
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.data_dir / "server.log"
+
+    def wait_for(self, bundle_id: str) -> None:
         """Wait until it answers from a bundle."""
-        give_up = time.monotonic() + timeout_s
-        while httpx.get(f"{self.url}/ready").json().get("bundle_id") != bundle_id:
-            assert time.monotonic() < give_up, f"the server did not load {bundle_id}"
-            time.sleep(0.02)
+        asked = f"{self.url}/ready"
+        wait_until(lambda: httpx.get(asked, timeout=WATCHDOG_S).json().get("bundle_id") == bundle_id, self.log)
 
 
 def this_hour() -> datetime:
     """Return the hour that has just begun, UTC: when the newest forecast would have been made."""
     return datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU seconds a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -71,18 +81,23 @@ def running_server(data_dir: Path, models: Path) -> Iterator[Server]:
                 httpx.get(f"{url}/health")
                 break
             assert process.poll() is None, (data_dir / "server.log").read_text()
-            assert time.monotonic() < started + 30, "the server did not answer within 30 s"
+            assert time.monotonic() < started + WATCHDOG_S, "the server does not answer"
             time.sleep(0.01)
-        yield Server(url, data_dir, models, process.pid, time.monotonic() - started)
+        yield Server(url, data_dir, models, process.pid, _cpu_s(process.pid))
     finally:
         process.terminate()
-        process.wait(timeout=15)
+        process.wait(WATCHDOG_S)
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for small models, shared by the session."""
-    return tmp_path_factory.mktemp("models")
+def models(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """Return a folder of two small models, shared by all workers."""
+
+    def fill(folder: Path) -> None:
+        for seed in (7, 8):
+            write_model(folder / f"model-{seed}", seed=seed)
+
+    return made_once("models", fill)
 
 
 @pytest.fixture(scope="session")

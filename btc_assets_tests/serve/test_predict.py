@@ -139,7 +139,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(row=st.dictionaries(st.sampled_from([*FEATURE_NAMES, "x"]), VALUES), many=st.booleans())
 def test_a_row_is_read_exactly_when_every_feature_is_a_finite_number_or_null(row: dict, many: bool) -> None:
     good = set(row) == set(FEATURE_NAMES) and all(

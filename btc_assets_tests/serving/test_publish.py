@@ -218,7 +218,6 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(tmp_path: Pat
         env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=80,
         check=True,
     )
     assert answer.stderr == ""

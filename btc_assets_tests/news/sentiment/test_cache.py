@@ -20,6 +20,7 @@ from btc_assets.news.sentiment import cache
 from btc_assets.news.sentiment.cache import CachedScorer, CacheWarning, cached
 from btc_assets.news.sentiment.protocol import ScorerError, Scores
 from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.conftest import WATCHDOG_S
 from btc_assets_tests.news.sentiment.builders import KnownScorer
 
 TEXTS = [f"text {n}" for n in range(40)]
@@ -144,7 +145,7 @@ def test_processes_share_a_file_from_its_first_moment(path: Path) -> None:
     )
     running = [in_process(script, path) for _ in range(4)]
     for process in running:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=WATCHDOG_S)
         assert process.returncode == 0, said.decode()
     assert remembered(path) == set(TEXTS)
     assert asides(path) == []
@@ -158,7 +159,7 @@ def test_a_process_killed_while_scoring_keeps_the_batches_before(path: Path) -> 
         "    return some_shares(text)\n"
         "cache.cached(KnownScorer(shares=shares), path).score(texts)\n"
     )
-    assert in_process(script, path).wait(timeout=60) == -9
+    assert in_process(script, path).wait(timeout=WATCHDOG_S) == -9
     assert remembered(path) == set(TEXTS[:20])
 
 
@@ -174,7 +175,7 @@ def test_a_process_killed_while_writing_loses_nothing_written_before(path: Path)
         "cache.CachedScorer._connect = watched\n"
         "cache.cached(KnownScorer(), path).score(texts)\n"
     )
-    assert in_process(script, path).wait(timeout=60) == -9
+    assert in_process(script, path).wait(timeout=WATCHDOG_S) == -9
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert remembered(path) == set(TEXTS[:30])
@@ -260,7 +261,7 @@ def test_a_database_with_other_tables_is_set_aside(path: Path) -> None:
 def test_of_many_that_find_the_damage_one_sets_it_aside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
     path.write_bytes(b"x" * 10_000)
-    all_have_found_it, set_aside = threading.Barrier(8, timeout=30), CachedScorer._set_aside
+    all_have_found_it, set_aside = threading.Barrier(8, timeout=WATCHDOG_S), CachedScorer._set_aside
 
     def together(scorer: CachedScorer) -> None:
         all_have_found_it.wait()
@@ -297,7 +298,7 @@ def test_no_file_is_moved_from_under_a_process_that_uses_it(path: Path) -> None:
             mover.start()
             mover.join(timeout=0.3)
             assert asides(path) == []
-        mover.join(timeout=30)
+        mover.join(timeout=WATCHDOG_S)
     assert len(asides(path)) == 1
 
 

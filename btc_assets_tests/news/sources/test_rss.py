@@ -465,17 +465,15 @@ def test_a_parser_kept_busy_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in this process, the 50 kB would keep it, and every thread in it, busy for hours."""
     monkeypatch.setattr(feed_entries, "PATIENCE_S", 2)
     body = rss_feed(rss_item(1) + "<item><author>" + "a." * 25_000 + "</author></item>")
-    start = time.monotonic()
     with pytest.raises(FeedError, match="reading it takes longer than 2 s, which no ordinary feed does"):
         read_apart(body.encode(), ENTRY.url)
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(("what", "ended"), [("while True: pass", "killed"), ("bytes(600 * 2**20)", "MemoryError")])
 def test_the_child_has_bounds_of_its_own(what: str, ended: str) -> None:
     bounds = f"import runpy; child = runpy.run_path({feed_entries.__file__!r}); bound = child['_bound_resources']"
     code = f"{bounds}; bound.__globals__.update(SECONDS=1, MEBIBYTES=500); bound()\n{what}"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended in ("killed" if child.returncode in (-signal.SIGKILL, -signal.SIGXCPU) else child.stderr)
 
 
