@@ -457,6 +457,7 @@ def _lake_of(bars: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("btc_assets.settings.settings", lambda: type("Some", (), {"lake_root": str(folder)}))
 
 
+@pytest.mark.slow
 def test_the_command_reports_and_ends_well_on_honest_bars(
     walk: pl.DataFrame,
     score: dict[str, Caught],
@@ -475,6 +476,7 @@ def test_the_command_reports_and_ends_well_on_honest_bars(
     assert "Every law holds" in said
 
 
+@pytest.mark.slow
 def test_the_command_judges_texts_where_the_lake_has_them(
     walk: pl.DataFrame,
     texts: Texts,

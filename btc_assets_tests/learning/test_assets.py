@@ -52,6 +52,8 @@ CUTOFF = date(2018, 5, 28)
 NEXT = date(2018, 6, 4)
 DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
