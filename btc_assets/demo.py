@@ -13,7 +13,7 @@ from btc_assets.partitions import previous_monday
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import SAMPLE_END, Settings
 
-WEEKS = 10
+WEEKS = 6
 """Cutoffs the demo walks over, the last weeks of the sample."""
 LOOPBACK = "127.0.0.1"
 READY_S = 30.0

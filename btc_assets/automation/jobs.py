@@ -91,6 +91,14 @@ build_features = dg.define_asset_job(
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
+prepare_days = dg.define_asset_job(
+    "prepare_days",
+    selection=dg.AssetSelection.assets(PRICES, ARTICLES, POSTS, SCORES, FEATURES, LABELS),
+    description="All that models learn from, of a day or a range of days in one run: bars, texts and their scores, "
+    "features and labels.",
+    tags=_tags(FORECAST_LANE, minutes=120),
+)
+
 forecast_days = dg.define_asset_job(
     "forecast_days",
     selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES),
@@ -157,6 +165,7 @@ JOBS: list[Any] = [
     gather_texts,
     score_texts,
     build_features,
+    prepare_days,
     forecast_days,
     report_performance,
     record_alerts,

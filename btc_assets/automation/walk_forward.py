@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
@@ -241,40 +242,33 @@ class Walk:
 
     # --- the steps -----------------------------------------------------------------------------
     def _lay_the_ground(self, first_cutoff: date, last_day: date) -> None:
-        """Make sure that bars, texts, scores, features and labels of every day the walk needs are stored."""
-        first = max(self.settings.first_day, first_cutoff - timedelta(days=self.settings.window_days + WARMUP_DAYS))
-        needed = Span(first, last_day).days
-        reached: set[date] = set()  # days whose features and labels look back on what is fetched now
-        for span in spans(days_to_fetch(self.lake, needed, self.settings.now())):
-            started = time.monotonic()
-            self._materialise("refresh_prices", span, ["market/prices"])
-            reached.update(day + i * DAY for day in span.days for i in range(WARMUP_DAYS + 1))
-            self.say(f"bars of {span} fetched ({time.monotonic() - started:.1f} s)")
-        reached |= self._gather(needed)
-        for contract in (HOURLY_FEATURES, HOURLY_LABELS):
-            lacking = set(needed)
-            if self.resume:
-                lacking &= {*days_lacking(self.lake, contract, needed), *reached}
-            for span in spans(lacking):
-                started = time.monotonic()
-                self._materialise("build_features", span, [contract.table])
-                self.say(f"{contract.table} of {span} built ({time.monotonic() - started:.1f} s)")
+        """Make sure that what the walk needs is stored, tables that lack the same days in one run.
 
-    def _gather(self, needed: Sequence[date]) -> set[date]:
-        """Gather and score the texts of the days that lack them; return the days whose features look back on them."""
-        if not self.settings.news:
-            return set()
-        texts = {*days_lacking(self.lake, ARTICLES, needed), *days_lacking(self.lake, POSTS, needed)}
-        for span in spans(texts):
-            started = time.monotonic()
-            self._materialise("gather_texts", span, None)
-            self.say(f"articles and posts of {span} gathered ({time.monotonic() - started:.1f} s)")
-        scores = {*days_lacking(self.lake, SENTIMENT_SCORES, needed), *texts}
-        for span in spans(scores):
-            started = time.monotonic()
-            self._materialise("score_texts", span, None)
-            self.say(f"sentiment of {span} scored ({time.monotonic() - started:.1f} s)")
-        return {day + i * DAY for day in scores for i in range(WARMUP_DAYS + 1)}
+        Features and labels are needed from the first window on; bars and texts also of the days that features look
+        back on.
+        """
+        start = first_cutoff - timedelta(days=self.settings.window_days)
+        first = self.settings.first_day
+        fetched = Span(max(first, start - timedelta(days=WARMUP_DAYS)), last_day).days
+        bars = set(days_to_fetch(self.lake, fetched, self.settings.now()))
+        wanted, changed = [(PRICES, bars)], set(bars)
+        if self.settings.news:
+            texts = {*days_lacking(self.lake, ARTICLES, fetched), *days_lacking(self.lake, POSTS, fetched)}
+            scores = {*days_lacking(self.lake, SENTIMENT_SCORES, fetched), *texts}
+            wanted += [(ARTICLES, texts), (POSTS, texts), (SENTIMENT_SCORES, scores)]
+            changed |= scores
+        reached = {day + i * DAY for day in changed for i in range(WARMUP_DAYS + 1)}
+        for contract in (HOURLY_FEATURES, HOURLY_LABELS):
+            built = set(Span(max(first, start), last_day).days)
+            if self.resume:
+                built &= {*days_lacking(self.lake, contract, built), *reached}
+            wanted.append((contract, built))
+        for days, tables in groupby(wanted, key=lambda pair: pair[1]):
+            names = [contract.table for contract, _ in tables]
+            for span in spans(days):
+                started = time.monotonic()
+                self._materialise("prepare_days", span, names)
+                self.say(f"{', '.join(names)} of {span} made ({time.monotonic() - started:.1f} s)")
 
     def _train(self, leg: Leg, *, again: bool) -> bool:
         """Train a cutoff where that is not done, and return whether a model was trained.

@@ -361,9 +361,9 @@ def test_an_hour_that_is_restated_is_learnt_from_again(project: Project) -> None
 
 
 STEPS = [
-    ("market/prices", LAST_DAY, "refresh_prices"),
-    ("features/hourly_features", STORED_UNTIL, "build_features"),
-    ("features/hourly_labels", LAST_DAY, "build_features"),
+    ("market/prices", LAST_DAY, "prepare_days"),
+    ("features/hourly_features", STORED_UNTIL, "prepare_days"),
+    ("features/hourly_labels", LAST_DAY, "prepare_days"),
     *((f"learning/{name}", LEGS[1].cutoff, "train_cutoff") for name in ("trained_model", "model_verdict")),
     ("monitoring/forecasts", LEGS[1].days.last, "forecast_days"),
     ("monitoring/forecast_outcomes", LEGS[1].days.first, "forecast_days"),
