@@ -1,95 +1,171 @@
-"""What history costs: an hourly refresh, and a backfill, on eight years of bars against one.
+"""What history costs: a backfill of bars and of their features, and an hourly tick, on eight years against one.
 
     python -m benchmarks.history
 
-Each length is a lake and a Dagster instance of its own in a process of its own. A refresh is the run that the sensor
-asks for: features and labels of the newest day through Dagster, lineage, checks and storage included.
+Each length is a deployment of its own on the embedded sample's bars, laid end to end for as long as is asked: a lake, a
+Dagster instance and a champion of 240 days. A backfill is one run through Dagster, lineage, checks and storage
+included. A tick is what follows a bar that has closed: the bars of the newest day, its features, labels, forecasts and
+outcomes, and the bundle; each of its runs is a process of its own, as the daemon starts it, imports included.
+
+Figures are CPU seconds (user and system) and wall seconds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from btc_assets.settings import PROJECT_ROOT
+from btc_assets.settings import PROJECT_ROOT, SAMPLE_END, SAMPLE_START
 
 YEARS = (1, 8)
-REPEATS = 7
-END = date(2025, 1, 1)
+TICKS = 3
+NEWEST = SAMPLE_END - timedelta(days=1)
+BACKFILLS = {"bars": "refresh_prices", "features": "build_features"}
+TICK = ("refresh_prices", "forecast_days", "publish_bundle")
+"""Runs of a tick, in order."""
+_CHAMPION = {
+    "BTC_TRAIN_DAYS": "240",
+    "BTC_CV_FOLDS": "2",
+    "BTC_CV_TEST_DAYS": "28",
+    "BTC_TUNE_TRIALS": "0",
+    "BTC_FEATURE_SET": "streamlined",
+}
+"""A model that forecasts like any other and is trained quickly."""
 
 
-def measure(days: int) -> dict[str, float]:
-    """Backfill and refresh a lake of so many days, in this process, whose settings name it."""
+@dataclass(frozen=True)
+class Cost:
+    """What something took.
+
+    Attributes:
+        cpu_s: CPU, user and system, seconds.
+        wall_s: from beginning to end, seconds.
+    """
+
+    cpu_s: float
+    wall_s: float
+
+
+def run() -> dict[int, dict[str, Cost]]:
+    """Return what `bars`, `features` and a `tick` cost, by years of history."""
+    return {years: _measure(365 * years) for years in YEARS}
+
+
+def _measure(days: int) -> dict[str, Cost]:
+    with tempfile.TemporaryDirectory() as scratch:
+        bars = Path(scratch) / "bars.parquet"
+        _write_bars(bars, days)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
+            "DAGSTER_HOME": str(PROJECT_ROOT),
+            "BTC_DATA_DIR": str(Path(scratch) / "data"),
+            "BTC_MARKET_SOURCE": "files",
+            "BTC_MARKET_FILES": str(bars),
+            "BTC_HISTORY_START": str(SAMPLE_END - timedelta(days=days)),
+            "BTC_HISTORY_END": str(SAMPLE_END),
+            **_CHAMPION,
+        }
+        printed = _run(["-m", "benchmarks.history", "--backfill", str(days)], environment)
+        found = {what: Cost(**cost) for what, cost in json.loads(printed.splitlines()[-1]).items()}
+        _run(["-m", "btc_assets", "train"], environment)
+        ticks = [_tick(environment) for _ in range(TICKS)]
+    cpu, wall = (statistics.median(getattr(tick, name) for tick in ticks) for name in ("cpu_s", "wall_s"))
+    return found | {"tick": Cost(cpu, wall)}
+
+
+def _write_bars(path: Path, days: int) -> None:
+    """Write the sample's bars as often as it takes, the newest copy where it belongs and the others before it."""
+    import polars as pl
+
+    from btc_assets.market.sources.sample import SAMPLE
+
+    sample, length = pl.read_parquet(SAMPLE), (SAMPLE_END - SAMPLE_START).days
+    copies = [
+        sample.with_columns(pl.col("open_time") - timedelta(days=length * back)) for back in range(-(-days // length))
+    ]
+    first = SAMPLE_END - timedelta(days=days)
+    pl.concat(copies).filter(pl.col("open_time").dt.date() >= first).sort("open_time").write_parquet(path)
+
+
+def _tick(environment: Mapping[str, str]) -> Cost:
+    """Run what follows a closed bar, each run in a process of its own."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    for job in TICK:
+        _run(["-m", "benchmarks.history", "--run", job], environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(cpu, time.perf_counter() - began)
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run Python with these arguments and return what it printed; its complaint ends this process."""
+    answer = subprocess.run(
+        [sys.executable, *arguments],
+        env=dict(environment),
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed: {(answer.stdout + answer.stderr)[-3000:]}")
+    return answer.stdout
+
+
+# --- inside a deployment ----------------------------------------------------------------------------
+def _backfill(days: int) -> dict[str, Cost]:
+    """Backfill bars and features of so many days in this process, whose settings name the deployment."""
+    from btc_assets.automation.spans import Span
+
+    tags = Span(SAMPLE_END - timedelta(days=days), NEWEST).tags
+    found = {}
+    for what, job in BACKFILLS.items():
+        cpu, wall = time.process_time(), time.perf_counter()
+        _execute(job, tags=tags)
+        found[what] = Cost(time.process_time() - cpu, time.perf_counter() - wall)
+    return found
+
+
+def _execute(job: str, *, partition: str | None = None, tags: Mapping[str, str] | None = None) -> None:
     import dagster as dg
 
-    from btc_assets.automation.spans import Span
-    from btc_assets.contracts import PRICES
     from btc_assets.definitions import defs
-    from btc_assets.lake import Lake, by_day
-    from btc_assets.settings import settings
-    from btc_assets_tests.conftest import random_walk_bars
 
-    first = END - timedelta(days=days)
-    lake = Lake(root=settings().lake_root)
-    bars = random_walk_bars(24 * days, start=datetime(first.year, first.month, first.day, tzinfo=UTC))
-    for day, part in by_day(PRICES, bars, Span(first, END - timedelta(days=1)).days):
-        lake.write(PRICES, day, part)
-    job = defs.resolve_job_def("build_features")
-    quiet = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
-    newest = str(END - timedelta(days=1))
     with dg.DagsterInstance.get() as instance:
-        began = time.perf_counter()
-        whole = Span(first, END - timedelta(days=1))
-        job.execute_in_process(instance=instance, tags=whole.tags, run_config=quiet)
-        backfill = time.perf_counter() - began
-        times = []
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            job.execute_in_process(instance=instance, partition_key=newest, run_config=quiet)
-            times.append(time.perf_counter() - began)
-    return {"backfill_s": backfill, "refresh_s": statistics.median(times)}
-
-
-def run() -> dict[int, dict[str, float]]:
-    """Return the measurements by years of history."""
-    found = {}
-    for years in YEARS:
-        with tempfile.TemporaryDirectory() as scratch:
-            days = 365 * years
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-                "DAGSTER_HOME": str(PROJECT_ROOT),
-                "BTC_DATA_DIR": str(Path(scratch) / "data"),
-                "BTC_MARKET_SOURCE": "binance",
-                "BTC_HISTORY_START": str(END - timedelta(days=days)),
-                "BTC_HISTORY_END": str(END),
-                "BTC_TRAIN_DAYS": "300",
-            }
-            command = [sys.executable, "-m", "benchmarks.history", "--measure", str(days)]
-            answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if answer.returncode:
-                raise SystemExit(answer.stderr[-3000:])
-            found[years] = json.loads(answer.stdout.splitlines()[-1])
-    return found
+        defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=partition,
+            tags=dict(tags or {}),
+            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},
+        )
 
 
 def main() -> None:
     """Print the measurements, or make one where asked."""
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(int(sys.argv[2]))))
-        return
-    measured = run()
-    for years, found in measured.items():
-        print(f"{years} years: refresh {found['refresh_s']:.2f} s, backfill {found['backfill_s']:.1f} s")
-    few, many = (measured[years] for years in YEARS)
-    ratios = ", ".join(f"{key.removesuffix('_s')} {many[key] / few[key]:.2f}" for key in few)
-    print(f"{YEARS[1]} years against {YEARS[0]}: {ratios} times")
+    match sys.argv[1:]:
+        case ["--backfill", days]:
+            print(json.dumps({what: asdict(cost) for what, cost in _backfill(int(days)).items()}))
+        case ["--run", job]:
+            _execute(job, partition=str(NEWEST))
+        case _:
+            measured = run()
+            for years, costs in measured.items():
+                told = ", ".join(
+                    f"{what} {cost.cpu_s:.1f} s of CPU, {cost.wall_s:.1f} s" for what, cost in costs.items()
+                )
+                print(f"{years} years: {told}")
+            few, many = (measured[years] for years in YEARS)
+            ratios = ", ".join(f"{what} {many[what].cpu_s / few[what].cpu_s:.2f}" for what in few)
+            print(f"CPU of {YEARS[1]} years against {YEARS[0]}: {ratios} times")
 
 
 if __name__ == "__main__":

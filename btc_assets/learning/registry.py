@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import PrivateAttr
 
+from btc_assets.learning import registry_file
 from btc_assets.learning.bundle import ModelBundle
 from btc_assets.learning.history import Standing
 from btc_assets.paths import make_database_folder
@@ -172,16 +173,20 @@ class ModelRegistry(dg.ConfigurableResource):
             RegistryError: there is no such version, or its artifacts are gone.
             BundleError: the folder was altered.
         """
-        folder = self._artifacts(version, MODEL_FOLDER)
+        known = registry_file.registered(self.tracking_uri, MODEL_NAME, version)
+        folder = self._artifacts(version, MODEL_FOLDER) if known is None else known[0]
         if version not in self._bundles:
             bundle = ModelBundle.load(folder)
-            expected = self.client.get_model_version(MODEL_NAME, str(version)).tags.get("digest")
+            expected = self._digest_of(version) if known is None else known[1]
             if bundle.digest != expected:
                 raise RegistryError(f"version {version} was registered as {expected} but its folder is {bundle.digest}")
             self._bundles[version] = bundle
             while len(self._bundles) > LOADED_MODELS:
                 del self._bundles[next(iter(self._bundles))]
         return folder
+
+    def _digest_of(self, version: int) -> str | None:
+        return self.client.get_model_version(MODEL_NAME, str(version)).tags.get("digest")
 
     def load(self, version: int) -> ModelBundle:
         """Return a version, ready to predict; read and verified once a process.
@@ -229,11 +234,11 @@ class ModelRegistry(dg.ConfigurableResource):
 
     def stand(self, standing: Standing) -> None:
         """Point every alias where the history says; the history is the record, aliases only show it."""
-        for name, version in (
-            (CHAMPION, standing.champion),
-            (PREVIOUS, standing.previous),
-            (CHALLENGER, standing.challenger),
-        ):
+        wanted = {CHAMPION: standing.champion, PREVIOUS: standing.previous, CHALLENGER: standing.challenger}
+        pointed = registry_file.aliases(self.tracking_uri, MODEL_NAME)
+        if pointed is not None and {name: pointed.get(name) for name in wanted} == wanted:
+            return
+        for name, version in wanted.items():
             if version is None:
                 self.clear_alias(name)
             else:

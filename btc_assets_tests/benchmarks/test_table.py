@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as table
-from benchmarks import features, history, load, predict, sentiment
+from benchmarks import demo, features, history, load, predict, sentiment
 from benchmarks.predict import Measurement
 from btc_assets.settings import PROJECT_ROOT
 
@@ -30,9 +30,16 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "mlflow": [Measurement(1, 100.0, 1, 2, 5.0), Measurement(16, 90.0, 1, 2, 6.0)],
         }
 
-    def aged() -> dict[int, dict[str, float]]:
+    def aged() -> dict[int, dict[str, history.Cost]]:
         n = counted("history")
-        return {years: {"refresh_s": n * (1 + years / 8), "backfill_s": n * years * 2.0} for years in history.YEARS}
+        return {
+            years: {
+                "tick": history.Cost(n * (1 + years / 8), 9.0),
+                "bars": history.Cost(n * years * 2.0, 9.0),
+                "features": history.Cost(n * years * 3.0, 9.0),
+            }
+            for years in history.YEARS
+        }
 
     monkeypatch.setattr(features, "run", lambda: [("bars", 0.5 * counted("features"), 1.5)])
     monkeypatch.setattr(predict, "run", served)
@@ -43,13 +50,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [sentiment.Side("pipeline", 10.0, 90, 800, 0.0), sentiment.Side("onnx", 45.0 * n, 30, 1000, 1e-5)]
 
     monkeypatch.setattr(sentiment, "run", scored)
+    monkeypatch.setattr(demo, "run", lambda: history.Cost(80.0, 45.0 * counted("demo")))
     monkeypatch.setattr(load, "run", lambda: (3.0 * counted("load"), 2.0))
     return made
 
 
 def test_every_benchmark_runs_once(runs: list[str]) -> None:
     table.rows()
-    assert sorted(runs) == ["features", "history", "load", "predict", "sentiment"]
+    assert sorted(runs) == ["demo", "features", "history", "load", "predict", "sentiment"]
 
 
 def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
@@ -61,12 +69,14 @@ def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
         "10.0 x, CPU 1/15.0",
         "1.78",
         "8.00",
+        "8.00",
         "1.50",
         "4.5 x, |dp| 1e-05",
+        "0.50",
     ]
-    for _, ours, beside, ratio, _ in found[3:6]:
-        other = float(beside.split()[-1])
-        assert float(ours) / other == pytest.approx(float(ratio), abs=0.01)
+    for _, ours, beside, ratio, _ in found[3:7]:
+        mine, other = (float(re.sub(r" \(.*", "", side).split()[-1]) for side in (ours, beside))
+        assert mine / other == pytest.approx(float(ratio), abs=0.01)
 
 
 def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
@@ -76,9 +86,9 @@ def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
     assert runs
     printed = capsys.readouterr().out
     assert re.search(r"pandas-ta-classic [\d.]+, mlflow [\d.]+, dagster [\d.]+", printed)
-    for peer in ("pandas-ta-classic 1.500", "mlflow: 100", "1 year of history 1.12", "import dagster 2.00"):
+    for peer in ("pandas-ta-classic 1.500", "mlflow: 100", "1 year of history 1.12 (9.00)", "import dagster 2.00"):
         assert f"| {peer}" in printed
-    for name in ("features", "predict", "history", "load", "sentiment"):
+    for name in ("features", "predict", "history", "load", "sentiment", "demo"):
         assert f"| python -m benchmarks.{name} |" in printed
 
 

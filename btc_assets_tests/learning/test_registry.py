@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from btc_assets.learning import registry_file
 from btc_assets.learning.bundle import BundleError, write_bundle
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.history import Standing
@@ -129,6 +130,28 @@ def test_the_same_model_keeps_its_version(registry: ModelRegistry, folder: Path)
 def test_a_model_comes_back_verified(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     assert registry.load(version).digest == digest_of(folder)
+
+
+def test_to_read_a_model_and_to_leave_the_aliases_as_they_are_takes_no_mlflow(
+    registry: ModelRegistry, folder: Path
+) -> None:
+    version = int(str(metadata(materialise(registry, folder))["version"]))
+    registry.stand(Standing(version, None, None))
+    fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
+    assert fresh.load(version).digest == digest_of(folder)
+    assert fresh.folder(version) == registry._artifacts(version, MODEL_FOLDER)
+    fresh.stand(Standing(version, None, None))
+    assert fresh._client is None
+    fresh.stand(Standing(version, version, None))
+    assert registry.alias(PREVIOUS) == version
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///{root}/none.db", "sqlite:///{root}/other.db"])
+def test_where_the_file_of_a_registry_cannot_say_it_says_nothing(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "other.db").write_bytes(b"not a database")
+    uri = uri.format(root=tmp_path)
+    assert registry_file.registered(uri, MODEL_NAME, 1) is None
+    assert registry_file.aliases(uri, MODEL_NAME) is None
 
 
 def test_an_altered_graph_is_never_loaded(registry: ModelRegistry, folder: Path) -> None:
