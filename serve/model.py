@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ MAX_BODY_BYTES = 4 * 2**20
 """Bytes of one request: 1,000 rows of the widest feature set are about 2.5 MB."""
 LARGEST = float(np.finfo(np.float32).max)
 """Largest magnitude a model can read; its graphs work in float32."""
+_Value = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 _SHAPE = "The body must be one JSON object of named features, or a list of 1 to 1,000 such objects"
 
 
@@ -42,7 +43,7 @@ class RowReader:
         self._features = features
         row = msgspec.defstruct(
             "Row",
-            [(f"f{i}", float | None) for i in range(len(features))],
+            [(f"f{i}", _Value | None) for i in range(len(features))],
             rename={f"f{i}": name for i, name in enumerate(features)},
             forbid_unknown_fields=True,
         )
@@ -61,10 +62,7 @@ class RowReader:
         rows = decoded if isinstance(decoded, list) else [decoded]
         if not 1 <= len(rows) <= MAX_ROWS:
             raise BadRows(Fault(f"{_SHAPE}; it holds {len(rows):,} rows.", "body"))
-        values = np.array([msgspec.structs.astuple(row) for row in rows], dtype=np.float64)
-        if (np.abs(values) > LARGEST).any():
-            raise BadRows(self._explain(body, "a number is too large"))
-        return values
+        return np.array([msgspec.structs.astuple(row) for row in rows], dtype=np.float64)
 
     def _explain(self, body: bytes, otherwise: str) -> Fault:
         """Return the first fault of a body, in the words of the person who sent it."""
@@ -111,13 +109,10 @@ class RowReader:
 
 def predict(model: ModelBundle, rows: np.ndarray) -> list[RowPrediction]:
     """Forecast every horizon for every row, shape (n, features)."""
-    forecasts = model.predict(rows)
-    horizons = [
-        (horizon, forecast.p_up.tolist(), forecast.quantiles.tolist()) for horizon, forecast in forecasts.items()
-    ]
+    p_up, quantiles = model.predict_arrays(rows)
     return [
-        RowPrediction([_horizon(horizon, p_up[i], quantiles[i]) for horizon, p_up, quantiles in horizons])
-        for i in range(len(rows))
+        RowPrediction(list(map(_horizon, model.horizons, *row)))
+        for row in zip(p_up.tolist(), quantiles.tolist(), strict=True)
     ]
 
 

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+import msgspec
+import numpy as np
 from litestar import Request, Response, get, post
 from litestar.datastructures import State as AppState
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
+from litestar.response.base import ASGIResponse
 
 from serve.answers import (
     Fault,
@@ -49,6 +52,9 @@ INLINE_ROWS = 16
 _DAWN = datetime(1, 1, 3, tzinfo=UTC)  # the first time that every UTC offset can write
 _UNESCAPED_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
+PREDICTED = ResponseSpec(
+    Prediction, description="The forecasts of the rows sent, in their order.", generate_examples=False
+)
 BAD_REQUEST = ResponseSpec(Fault, description="The request cannot be answered; the field to change is named.")
 NOT_YET = ResponseSpec(Fault, description="No forecast has been published yet.")
 REVERSED = ResponseSpec(Fault, description="Both times are well formed, but `from` is after `to`.")
@@ -104,12 +110,12 @@ def forecast(state: AppState) -> Forecast:
     "/v1/predict",
     status_code=200,
     summary="Forecast from your own features",
-    responses={400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
+    responses={200: PREDICTED, 400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
     request_max_body_size=MAX_BODY_BYTES,
 )
-async def predict(request: Request[Any, Any, Any], state: AppState) -> Prediction:
+async def predict(request: Request[Any, Any, Any]) -> ASGIResponse:
     """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value."""
-    loaded = _loaded(state)
+    loaded = _loaded(request.app.state)
     if request.content_type[0] != "application/json":
         raise Refusal(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
     body = await request.body()
@@ -118,8 +124,8 @@ async def predict(request: Request[Any, Any, Any], state: AppState) -> Predictio
     except BadRows as error:
         raise Refusal(400, error.fault.error, error.fault.field) from error
     if len(rows) <= INLINE_ROWS:
-        return Prediction(_model_name(loaded), predict_rows(loaded.model, rows))
-    return Prediction(_model_name(loaded), await asyncio.to_thread(predict_rows, loaded.model, rows))
+        return ASGIResponse(body=_prediction(loaded, rows))
+    return ASGIResponse(body=await asyncio.to_thread(_prediction, loaded, rows))
 
 
 @get("/v1/model", sync_to_thread=False, summary="The model served", responses={503: NOT_YET})
@@ -206,6 +212,10 @@ def _loaded(state: AppState) -> State:
     if watcher.state is None:
         raise Refusal(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
     return watcher.state
+
+
+def _prediction(loaded: State, rows: np.ndarray) -> bytes:
+    return msgspec.json.encode(Prediction(_model_name(loaded), predict_rows(loaded.model, rows)))
 
 
 def _model_name(loaded: State) -> ModelName:

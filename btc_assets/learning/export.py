@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from btc_assets.learning.bundle import open_graph
 from btc_assets.learning.families.protocol import FittedOutput, Inputs
+from btc_assets.learning.graph import Graphs
 
 if TYPE_CHECKING:
     import xgboost
@@ -58,7 +58,8 @@ def parity_error(output: FittedOutput, graph: bytes, rows: Inputs) -> float:
     Raises:
         ParityError: it is above `PARITY_TOLERANCE`, or either side is not finite.
     """
-    error = np.abs(output.predict(rows) - open_graph(graph, "the converted graph", rows.shape[1])(rows))
+    opened = Graphs({"the converted graph": graph}, rows.shape[1])
+    error = np.abs(output.predict(rows) - opened(rows.astype(np.float32, copy=False))[:, 0])
     worst = float(error.max()) if np.isfinite(error).all() else float("inf")
     if worst > PARITY_TOLERANCE:
         raise ParityError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
 
 TRAINING = {
     "dagster",
@@ -25,24 +27,25 @@ TRAINING = {
     "polars",
     "pandera",
     "matplotlib",
-    "onnx",
     "onnxmltools",
     "pyarrow",
 }
 
 
-def test_no_training_library_is_loaded_by_the_server_even_after_it_has_predicted() -> None:
-    code = """
-import json, sys, tempfile
+def test_no_training_library_is_loaded_by_the_server_even_after_it_has_predicted(tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    publish_small(tmp_path / "serving", tmp_path)
+    code = f"""
+import json, sys
 from pathlib import Path
 from litestar.testing import TestClient
 import serve.__main__
 from serve.app import create_app
-import numpy, onnxruntime, duckdb
-with TestClient(create_app(Path(tempfile.mkdtemp()))) as client:
-    assert client.get("/v1/forecast").status_code == 503
+with TestClient(create_app(Path({str(tmp_path / "serving")!r}))) as client:
+    assert client.get("/v1/forecast").status_code == 200
     assert client.get("/schema").status_code == 200
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+    assert client.post("/v1/predict", json=dict.fromkeys({FEATURE_NAMES!r}, 0.1)).status_code == 200
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
     answer = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(answer.stdout))

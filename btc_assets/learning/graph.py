@@ -1,0 +1,141 @@
+"""Many ONNX graphs over the same rows as one: joined in memory when they are opened, so that a row costs one call.
+
+On disk each graph stays a file of its own, whose digest names it. Joining copies nodes and computes nothing: every
+column is bit for bit what its graph alone yields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+_ROWS, _COLUMNS = "rows", "columns"
+_OPSET = 13
+"""Version of ONNX's own operators, of which the graphs are joined, where the graphs themselves use none."""
+
+
+class GraphError(ValueError):
+    """A graph cannot be run, or takes or yields something else than expected."""
+
+
+class Graphs:
+    """Graphs opened as one function of rows. Immutable and safe to share between threads.
+
+    Attributes:
+        names: of the graphs, in the order of the columns.
+    """
+
+    def __init__(self, graphs: Mapping[str, bytes], width: int) -> None:
+        """Join and open graphs.
+
+        Args:
+            graphs: serialised ONNX graphs by name. Each takes one float32 tensor (n, width) and yields float32 (n, k),
+                as `probabilities` or else as its last output; its column is the last one, for two classes class 1.
+            width: columns of the rows.
+
+        Raises:
+            GraphError: a graph cannot be run or has another form; the sentence starts with its name.
+        """
+        self.names = tuple(graphs)
+        joined = _join(graphs, width)
+        try:
+            self._session = _session(joined)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if len(graphs) > 1:
+                for name, graph in graphs.items():  # the one at fault raises with its own name
+                    Graphs({name: graph}, width)
+            raise GraphError(f"{' with '.join(graphs)} is not a graph ONNX Runtime can run: {error}") from error
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Return one column a graph, shape (n, graphs), float64.
+
+        Args:
+            rows: float32, shape (n, width), n > 0; NaN means missing.
+
+        Raises:
+            GraphError: a graph yields a value that is not a finite number; the sentence starts with its name.
+        """
+        columns: np.ndarray = self._session.run([_COLUMNS], {_ROWS: rows})[0]
+        finite = np.isfinite(columns)
+        if not finite.all():
+            raise GraphError(f"{self.names[np.argwhere(~finite)[0][1]]} yields a value that is not a number")
+        return columns
+
+
+def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
+    """Return one graph from the rows to the columns of all graphs, side by side."""
+    from onnx import TensorProto, compose, helper
+
+    versions: dict[str, int] = {}
+    joined = helper.make_graph(
+        [],
+        "joined",
+        [helper.make_tensor_value_info(_ROWS, TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info(_COLUMNS, TensorProto.DOUBLE, [None, len(graphs)])],
+        [helper.make_tensor("last", TensorProto.INT64, [1], [-1])],
+    )
+    columns = []
+    for position, (name, content) in enumerate(graphs.items()):
+        model, output = _parsed(name, content, width)
+        for operators in model.opset_import:
+            first = versions.setdefault(operators.domain, operators.version)
+            if first != operators.version:
+                raise GraphError(
+                    f"{name} needs version {operators.version} of the operators {operators.domain or 'ai.onnx'}, "
+                    f"the graphs before it version {first}; one model needs one version"
+                )
+        graph = compose.add_prefix_graph(model.graph, f"{position}/", inplace=True)
+        joined.node.append(helper.make_node("Identity", [_ROWS], [graph.input[0].name]))
+        joined.node.extend(graph.node)
+        joined.initializer.extend(graph.initializer)
+        column = graph.output[output]
+        if _width(column) == 1:
+            columns.append(column.name)
+        else:
+            joined.node.append(helper.make_node("Gather", [column.name, "last"], [f"{position}"], axis=1))
+            columns.append(f"{position}")
+    joined.node.append(helper.make_node("Concat", columns, ["all"], axis=1))
+    joined.node.append(helper.make_node("Cast", ["all"], [_COLUMNS], to=TensorProto.DOUBLE))
+    versions.setdefault("", _OPSET)
+    imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    return helper.make_model(joined, opset_imports=imports, ir_version=8).SerializeToString()
+
+
+def _parsed(name: str, content: bytes, width: int) -> tuple[onnx.ModelProto, int]:
+    """Return a graph's model and the position of the output meant."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise GraphError(f"{name} is not a graph ONNX Runtime can run: {error}") from error
+    inputs = [(entry.type.tensor_type.elem_type, _width(entry)) for entry in model.graph.input]
+    outputs = [entry.name for entry in model.graph.output]
+    if inputs not in ([(onnx.TensorProto.FLOAT, width)], [(onnx.TensorProto.FLOAT, 0)]) or not outputs:
+        raise GraphError(f"{name} must take one float tensor of {width} columns and yield another")
+    return model, outputs.index("probabilities") if "probabilities" in outputs else len(outputs) - 1
+
+
+def _width(tensor: onnx.ValueInfoProto) -> int:
+    """Return the number of columns a tensor is declared with, 0 where it is left open."""
+    shape = tensor.type.tensor_type.shape.dim
+    return int(shape[-1].dim_value) if shape else 0
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    """Open a graph for one thread: the callers are the threads, and OpenMP pools would fight them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
