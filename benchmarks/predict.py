@@ -3,23 +3,25 @@
     python -m benchmarks.predict [--seconds 4]
 
 The same kind of model on both sides: 50 features, xgboost, 150 trees of depth 4. Ours answers named
-features with all 18 outputs (P(up) and five quantiles for three horizons: 18 graphs), validated,
+features with all 18 outputs (P(up) and five quantiles for three horizons: 18 boosters), validated,
 calibrated and conformalised. MLflow answers a bare list of numbers, without validation of names,
 calibration or conformal offsets, in two forms: the same 18 outputs (a pyfunc over the 18 boosters, each
 asked with `inplace_predict` on one thread), and one output only (the native flavour, P(up) of one
 horizon), which is a part of the work. It runs at its best: pyfunc, `inputs` format, `--env-manager
-local`, one worker, OMP_NUM_THREADS=1. The load comes from one process of raw keep-alive
-connections, the same for both, and shares the machine with the server under test. CPU is what the
-server's whole process tree spent, user and system, from /proc.
+local`, one worker, OMP_NUM_THREADS=1. The load comes from wrk (https://github.com/wg/wrk; Debian and
+Ubuntu: `apt-get install wrk`, macOS: `brew install wrk`) on one thread, the same for both: keep-alive
+connections, each with one request in flight. It shares the machine with the server under test, but takes
+a few microseconds a request. CPU is what the server's whole process tree spent, user and system, from
+/proc.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,7 +43,7 @@ FEATURES = 50
 TREES = 150
 DEPTH = 4
 TRAIN_ROWS = 3_000
-CONNECTIONS = (1, 16, 64)
+CONNECTIONS = (1, 16, 64, 256)
 WARM_UP_S = 1.0
 ONE_OUTPUT = "mlflow_one_output"
 ALL_OUTPUTS = "mlflow_all_outputs"
@@ -66,49 +68,41 @@ class Measurement:
     cpu_ms: float
 
 
-# --- the load, in a process of its own ------------------------------------------------------------
-async def _ask(host: str, port: int, request: bytes, until: float, times: list[float]) -> None:
-    reader, writer = await asyncio.open_connection(host, port)
-    while time.perf_counter() < until:
-        started = time.perf_counter()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in head[:16]:
-            raise RuntimeError(f"the server answered {head[:200]!r}")
-        length = next(
-            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
-        )
-        await reader.readexactly(length)
-        times.append(time.perf_counter() - started)
-    writer.close()
+# --- the load ---------------------------------------------------------------------------------------
+class MissingWrkError(RuntimeError):
+    """The load generator is not installed; the message says how to get it."""
 
 
-async def _load(port: int, path: str, body: bytes, connections: int, seconds: float) -> list[float]:
-    request = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: keep-alive\r\n\r\n"
-    ).encode() + body
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    await asyncio.gather(*(_ask("127.0.0.1", port, request, until, times) for _ in range(connections)))
-    return sorted(times)
-
-
-def _loader(port: int, path: str, body: str, connections: int, seconds: float) -> None:
-    import uvloop
-
-    times = uvloop.run(_load(port, path, body.encode(), connections, seconds))
-    middle, late = times[len(times) // 2], times[min(int(len(times) * 0.99), len(times) - 1)]
-    print(json.dumps({"n": len(times), "p50_ms": 1e3 * middle, "p99_ms": 1e3 * late}))
+_SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = [==[{body}]==]
+done = function(summary, latency)
+  local errors = summary.errors
+  print(string.format('{{"n": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "refused": %d, "broken": %d}}',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+end
+"""
 
 
 def load(port: int, path: str, body: str, connections: int, seconds: float) -> dict[str, float]:
-    """Load a server from another process; return n, p50_ms and p99_ms."""
-    command = [sys.executable, "-m", "benchmarks.predict", "--load", str(port), path, str(connections), str(seconds)]
-    answer = subprocess.run(command, input=body, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    """Load a server with wrk; return n, seconds, p50_ms and p99_ms.
+
+    Raises:
+        RuntimeError: not every request was answered with 200.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_SCRIPT.format(body=body))
+        script.flush()
+        command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s", "--timeout", "30s"]
+        command += ["--latency", "-s", script.name, f"http://127.0.0.1:{port}{path}"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     if answer.returncode:
         raise RuntimeError(f"the load on {path} failed: {answer.stderr[-500:]}")
-    found: dict[str, float] = json.loads(answer.stdout)
+    found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    if not found["n"] or found["refused"] or found["broken"]:
+        raise RuntimeError(f"the load on {path} was not answered as it should be: {found}")
     return found
 
 
@@ -135,6 +129,14 @@ def cpu_seconds(root: int) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def settle(root: int) -> None:
+    """Wait until a process tree idles, at most 10 s: requests in flight when a load ends are none of the next one's."""
+    before, give_up = -1.0, time.monotonic() + 10
+    while (now := cpu_seconds(root)) - before > 0.02 and time.monotonic() < give_up:
+        before = now
+        time.sleep(0.3)
 
 
 @contextlib.contextmanager
@@ -177,22 +179,26 @@ def prepare(folder: Path) -> list[float]:
     import polars as pl
     import xgboost
 
-    from btc_assets.contracts import FORECASTS, HORIZONS
+    from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS
     from btc_assets.learning.bundle import QUANTILE_NAMES, QUANTILES, graph_name, write_bundle
     from btc_assets.learning.export import booster_to_onnx
     from btc_assets.serving.publish import publish
 
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
-    target = 0.2 * rows[:, 0] + rng.normal(size=TRAIN_ROWS)
     size = {"n_estimators": TREES, "max_depth": DEPTH, "learning_rate": 0.03, "n_jobs": 2}
-    classifier = xgboost.XGBClassifier(**size).fit(rows, target > 0).get_booster()
-    mlflow.xgboost.save_model(classifier, folder / ONE_OUTPUT, pip_requirements=["xgboost"])
-    outputs = {"p_up": classifier}
-    for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
-        model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
-        outputs[name] = model.fit(rows, target).get_booster()
-    _save_all_outputs(folder, [booster for _ in HORIZONS for booster in outputs.values()])
+    outputs = {}
+    for horizon in HORIZONS:
+        target = 0.2 * rows[:, 0] + rng.normal(size=TRAIN_ROWS)
+        classifier = xgboost.XGBClassifier(**size).fit(rows, target > 0)
+        outputs[graph_name("p_up", horizon)] = classifier.get_booster()
+        for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
+            model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
+            outputs[graph_name(name, horizon)] = model.fit(rows, target).get_booster()
+    mlflow.xgboost.save_model(
+        outputs[graph_name("p_up", HORIZONS[0])], folder / ONE_OUTPUT, pip_requirements=["xgboost"]
+    )
+    _save_all_outputs(folder, list(outputs.values()))
     graphs = {name: booster_to_onnx(booster, FEATURES) for name, booster in outputs.items()}
     names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
     document = {
@@ -207,9 +213,7 @@ def prepare(folder: Path) -> list[float]:
         "metrics": {},
         "training": {},
     }
-    digest = write_bundle(
-        folder / "model", document, {graph_name(o, h): g for o, g in graphs.items() for h in HORIZONS}
-    )
+    digest = write_bundle(folder / "model", document, graphs)
     made_at = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     newest = [
         {
@@ -229,17 +233,7 @@ def prepare(folder: Path) -> list[float]:
     ]
     tables = {
         "forecasts": pl.DataFrame(newest, schema=FORECASTS.columns),
-        "forecast_outcomes": pl.DataFrame(
-            schema={
-                "open_time": pl.Datetime("us", "UTC"),
-                "horizon_hours": pl.Int64,
-                "role": pl.String,
-                "known_at": pl.Datetime("us", "UTC"),
-                "log_return": pl.Float64,
-                "outcome": pl.String,
-                "net_return_bps": pl.Float64,
-            }
-        ),
+        "forecast_outcomes": FORECAST_OUTCOMES.empty(),
     }
     facts = {"model_digest": digest, "made_at": made_at.isoformat(), "features": {}}
     publish(folder / "serving", manifest=facts, model_folder=folder / "model", tables=tables)
@@ -279,13 +273,14 @@ def measure(pid: int, port: int, path: str, body: str, seconds: float) -> list[M
     found = []
     load(port, path, body, 4, WARM_UP_S)
     for connections in CONNECTIONS:
+        settle(pid)
         before = cpu_seconds(pid)
         answered = load(port, path, body, connections, seconds)
         cpu = cpu_seconds(pid) - before
         found.append(
             Measurement(
                 connections,
-                answered["n"] / seconds,
+                answered["n"] / answered["seconds"],
                 answered["p50_ms"],
                 answered["p99_ms"],
                 1e3 * cpu / answered["n"],
@@ -295,7 +290,16 @@ def measure(pid: int, port: int, path: str, body: str, seconds: float) -> list[M
 
 
 def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
-    """Measure both servers, one after the other; return the measurements by server."""
+    """Measure both servers, one after the other; return the measurements by server.
+
+    Raises:
+        MissingWrkError: the load generator is not installed.
+    """
+    if shutil.which("wrk") is None:
+        raise MissingWrkError(
+            "The benchmark of /v1/predict needs the load generator wrk on the PATH: apt-get install wrk (Debian, "
+            "Ubuntu), brew install wrk (macOS), or https://github.com/wg/wrk."
+        )
     found: dict[str, list[Measurement]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -339,14 +343,12 @@ def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
-    parser.add_argument("--load", nargs=4, metavar=("PORT", "PATH", "CONNECTIONS", "SECONDS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.load:
-        port, path, connections, seconds = arguments.load
-        _loader(int(port), path, sys.stdin.read(), int(connections), float(seconds))
-        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with us
-    print(table(run(arguments.seconds)))
+    try:
+        print(table(run(arguments.seconds)))
+    except MissingWrkError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -110,11 +110,10 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
 def _parsed(name: str, content: bytes, width: int) -> tuple[onnx.ModelProto, int]:
     """Return a graph's model and the position of the output meant."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.ModelProto.FromString(content)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's, which is untyped
         raise GraphError(f"{name} is not a graph ONNX Runtime can run: {error}") from error
     inputs = [(entry.type.tensor_type.elem_type, _width(entry)) for entry in model.graph.input]
     outputs = [entry.name for entry in model.graph.output]
