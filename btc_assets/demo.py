@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from btc_assets.partitions import previous_monday
-from btc_assets.processes import free_port, running, wait_for_port
+from btc_assets.processes import free_port, reached_at, running, wait_for_port, web_root
 from btc_assets.settings import SAMPLE_END, Settings
 
 WEEKS = 6
 """Cutoffs the demo walks over, the last weeks of the sample."""
-LOOPBACK = "127.0.0.1"
 READY_S = 30.0
 
 
@@ -46,13 +45,14 @@ def _forecast_over_http(config: Settings) -> str:
     """Start the server, and return its answer to the one question."""
     import httpx
 
-    port = free_port(LOOPBACK, config.serve_port)
+    host = reached_at(config.serve_host)
+    port = free_port(host, config.serve_port)
     path = config.serving_dir.parent / "demo_server.log"
     with path.open("wb") as log:
         command = [sys.executable, "-m", "serve"]
         with running(command, environment={"BTC_SERVE_PORT": str(port)}, log=log.fileno()) as server:
-            wait_for_port(server, LOOPBACK, port, seconds=READY_S)
-            url = f"http://{LOOPBACK}:{port}/v1/forecast"
+            wait_for_port(server, host, port, seconds=READY_S)
+            url = f"{web_root(host, port)}/v1/forecast"
             answer = httpx.get(url, timeout=10, trust_env=False)
             answer.raise_for_status()
     return f"$ curl {url}\n{json.dumps(answer.json(), indent=2)}"

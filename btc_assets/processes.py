@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -10,9 +11,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 GRACE_S = 6.0
 """Seconds a process has to end after it was interrupted, and again after it was told to terminate."""
+LOOPBACK = "127.0.0.1"
+_LISTENING = "0A"
+"""State of a socket in /proc/net/tcp."""
 
 
 class ProcessError(RuntimeError):
@@ -65,27 +70,88 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def wait_for_port(
     process: subprocess.Popen[bytes], host: str, port: int, *, seconds: float, unless: threading.Event | None = None
 ) -> None:
-    """Wait until a process listens, or until `unless` is set.
+    """Wait until a process, or one it started, listens, or until `unless` is set; another program there does not count.
 
     Raises:
         ProcessError: it ended, or does not listen in time.
     """
     until = time.monotonic() + seconds
+    is_answered = False
     while time.monotonic() < until:
         if unless is not None and unless.is_set():
             return
         if process.poll() is not None:
             raise ProcessError(f"{process.args!r} ended with status {process.returncode} before it listened on {port}")
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            is_answered = True
+        if is_answered and _listens(process.pid, port):
             return
         time.sleep(0.1)
-    raise ProcessError(f"{process.args!r} does not listen on {host}:{port} after {seconds:.0f} s")
+    other = "; another program answers there" if is_answered else ""
+    raise ProcessError(f"{process.args!r} does not listen on {host}:{port} after {seconds:.0f} s{other}")
+
+
+def reached_at(host: str) -> str:
+    """Return the address at which this machine reaches what listens on a host."""
+    return LOOPBACK if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
+
+
+def web_root(host: str, port: int) -> str:
+    """Return the address of a web server without a path."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def port_fault(host: str, port: int) -> str:
+    """Return why nothing of ours can listen on a port, the end of a sentence about it; empty where it can."""
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return f"cannot be listened on: there is no {host} here ({error.strerror})"
+    for family, kind, protocol, _, place in dict.fromkeys(places):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(place)
+                probe.listen(1)
+            except PermissionError:
+                return "needs rights that this user does not have; ports from 1024 on do not"
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return "is taken by another program"
+                if error.errno == errno.EADDRNOTAVAIL and len(places) > 1:
+                    continue  # `localhost` where IPv6 is off
+                return f"of {host} cannot be listened on: {error.strerror}"
+    return ""
+
+
+def _listens(session: int, port: int) -> bool:
+    """Tell whether a process of a session listens on a port; true where the system does not say who does."""
+    sockets = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with contextlib.suppress(OSError):
+            for line in table.read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    if not sockets:
+        return not Path("/proc/net/tcp").exists()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) != session:
+                continue
+            for handle in (folder / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(handle.readlink()) in sockets:
+                        return True
+    return False
 
 
 def free_port(host: str, wanted: int) -> int:
     """Return `wanted` if nothing listens there, else a port the system gives."""
     for port in (wanted, 0):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((host, port))

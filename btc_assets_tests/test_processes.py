@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from btc_assets import processes
-from btc_assets.processes import ProcessError, free_port, running, wait_for_port
+from btc_assets.processes import (
+    ProcessError,
+    free_port,
+    port_fault,
+    reached_at,
+    running,
+    wait_for_port,
+    web_root,
+)
 from btc_assets_tests.conftest import WATCHDOG_S
 
 LISTEN = """
@@ -129,3 +138,49 @@ def test_a_taken_port_is_replaced_by_a_free_one() -> None:
     with running([sys.executable, "-c", LISTEN, str(port)]) as process:
         wait_for_port(process, "127.0.0.1", port, seconds=WATCHDOG_S)
         assert free_port("127.0.0.1", port) != port
+
+
+def test_another_program_on_the_port_is_not_taken_for_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with (
+            running([sys.executable, "-c", "import time; time.sleep(600)"]) as process,
+            pytest.raises(ProcessError, match="another program answers there"),
+        ):
+            wait_for_port(process, "127.0.0.1", port, seconds=0.5)
+
+
+def test_what_a_process_started_counts_as_the_process() -> None:
+    port = free_port("127.0.0.1", 0)
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTEN!r}, '{port}'])"
+    with running([sys.executable, "-c", parent]) as process:
+        wait_for_port(process, "127.0.0.1", port, seconds=WATCHDOG_S)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
+def test_a_port_in_use_is_seen_on_every_host(host: str) -> None:
+    family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+    place = "127.0.0.1" if host == "localhost" else host
+    try:
+        other = socket.create_server((place, 0), family=family)
+    except OSError:
+        pytest.skip(f"{host} cannot be listened on here")
+    with other:
+        port = other.getsockname()[1]
+        assert port_fault(host, port) == "is taken by another program"
+    assert port_fault(host, port) == ""
+
+
+def test_a_port_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert "there is no nowhere.invalid here" in port_fault("nowhere.invalid", 8000)
+    assert "cannot be listened on" in port_fault("192.0.2.1", 8000)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    assert port_fault("127.0.0.1", 80) == "needs rights that this user does not have; ports from 1024 on do not"
+
+
+def test_an_ipv6_server_is_reached_under_its_own_address() -> None:
+    assert web_root(reached_at("::1"), 8000) == "http://[::1]:8000"
+    assert web_root(reached_at("0.0.0.0"), 8000) == "http://127.0.0.1:8000"

@@ -7,6 +7,7 @@ import sys
 
 import uvicorn
 
+from btc_assets.processes import port_fault
 from btc_assets.settings import SettingsError, read_settings
 from serve.app import create_app
 
@@ -17,6 +18,8 @@ def main() -> None:
         config = read_settings()
     except SettingsError as error:
         sys.exit(str(error))
+    if fault := port_fault(config.serve_host, config.serve_port):
+        sys.exit(f"Port {config.serve_port} {fault}; set BTC_SERVE_PORT to a free one.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     uvicorn.run(
         create_app(config.serving_dir),

@@ -1,6 +1,7 @@
 """The walk-forward, a single training and a rollback from the command line, through the jobs the UI launches."""
 
 import getpass
+import os
 import sys
 from datetime import UTC, date, datetime
 
@@ -95,7 +96,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     if day is None:
         print("Nothing is forecast yet, so there is nothing to roll back.", file=sys.stderr)
         return 2
-    change = history_config(event="rollback", to=to or 0, reason=reason, actor=getpass.getuser())
+    change = history_config(event="rollback", to=to or 0, reason=reason, actor=acting_user())
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def("rollback_champion").execute_in_process(
             instance=instance,
@@ -156,3 +157,12 @@ def ask(config: Settings, query: str) -> int:
             with pl.Config(tbl_rows=100, tbl_cols=30, tbl_width_chars=200):
                 print(answer.pl())
     return 0
+
+
+def acting_user() -> str:
+    """Return who runs this process, for the history; by number where the system has no name for them."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # no line in the passwd file, as in many containers
+        name = ""
+    return name if name.isprintable() and 0 < len(name) <= 100 else f"uid {os.getuid()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from btc_assets.automation import command
 from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_HISTORY, PRICES
 from btc_assets.features.engine import compute_features
@@ -294,3 +296,18 @@ def test_before_the_first_forecast_there_is_nothing_to_roll_back(tmp_path: Path)
     done = Deployment(tmp_path).run("rollback")
     assert done.returncode == 2
     assert "Nothing is forecast yet" in done.stderr
+
+
+def test_a_user_without_a_name_decides_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_uid: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert command.acting_user() == f"uid {os.getuid()}"
+    monkeypatch.setenv("LOGNAME", "quant\x1b[31m")
+    assert command.acting_user() == f"uid {os.getuid()}"
+    monkeypatch.setenv("LOGNAME", "quant")
+    assert command.acting_user() == "quant"

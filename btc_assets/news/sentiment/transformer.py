@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btc_assets.news.sentiment.protocol import CLASSES, ScorerError, Scores, WeightsUnavailableError
+from btc_assets.paths import rooted
 from btc_assets.settings import PROJECT_ROOT, settings
 
 if TYPE_CHECKING:
@@ -221,7 +222,10 @@ def _folder(model: str) -> Path:
         WeightsUnavailableError: there is none, here or on the hub.
         ScorerError: it lacks something, or has its weights as a pickle only.
     """
-    folder = PROJECT_ROOT / Path(model).expanduser()
+    try:
+        folder = Path(rooted(model, PROJECT_ROOT))
+    except ValueError as error:
+        raise WeightsUnavailableError(f"BTC_SENTIMENT_MODEL={model!r}: {error}") from error
     if not folder.is_dir():
         return _from_hub(model)
     names = [path.name for path in folder.iterdir()]
