@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import dagster as dg
 import pytest
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.dagster_run import DagsterRun
 
 from btc_assets.ownership import keep_apart
@@ -115,3 +116,13 @@ def test_a_wrong_setting_is_said_as_dagster_says_its_own(
     settings.cache_clear()
     with pytest.raises(click.ClickException, match="BTC_SEEED: no such setting"):
         dg.DagsterInstance.get()
+
+
+def test_without_a_home_dagster_dev_finds_the_data_folder_too(live_in: Callable[..., None], tmp_path: Path) -> None:
+    live_in("live")
+    start_a_run()
+    (scratch := tmp_path / "scratch").mkdir()  # what `dagster dev` makes, and removes when it ends
+    ref = InstanceRef.from_dir(str(scratch), config_dir=str(PROJECT_ROOT))
+    with dg.DagsterInstance.from_ref(ref) as instance:
+        assert instance.get_runs_count() == 1
+    assert list(scratch.iterdir()) == []
