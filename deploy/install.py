@@ -6,6 +6,9 @@
 It can be interrupted and started again. What pip says goes to `.venv/install.log`, and to the terminal if it fails.
 """
 
+import ast
+import contextlib
+import importlib
 import os
 import re
 import subprocess
@@ -21,6 +24,14 @@ STAMPS = {"base": [VENV / ".installed"], "all": [VENV / ".installed", VENV / ".i
 EXTRAS = {"base": "", "all": "[dev,text]"}
 REPLACED = ["xgboost", "nvidia-nccl-cu12"]
 """Packages an older environment may hold that write over the files of one of today's."""
+STARTED = [
+    "dagster_webserver.cli",
+    "dagster._daemon.cli",
+    "dagster._cli.api",
+    "dagster._cli.dev",
+    "mlflow.server.fastapi_app",
+]
+"""What `make up` starts beside the project's own modules."""
 EVERY_S = 10
 """Seconds between two sentences."""
 LINES_SHOWN = 30
@@ -46,13 +57,18 @@ def main(what: str) -> int:
         f"install the pinned packages, {'the tests and linters' if what == 'all' else 'without tests and linters'} "
         f"(pip's own words: {LOG.relative_to(ROOT)})"
     )
-    # Compiled when first imported: most of what the packages hold never is.
+    # Most of what the packages hold is never imported; what is, is compiled below.
     status = pip(
         python, "install", "--no-compile", "-c", "constraints.txt", "-e", f".{EXTRAS[what]}", packages=packages
     )
     if status:
         said = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
         return complain("\n".join([*said[-LINES_SHOWN:], f"pip failed; everything it said is in {LOG}"]))
+    say("compile what the project imports")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with LOG.open("ab") as log:
+        compiling = [python, __file__, "compile"]
+        subprocess.run(compiling, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
     for stamp in STAMPS[what]:
         stamp.touch()
     say(f"environment ready after {time.monotonic() - began:.0f} s: {installed(packages)} packages in {VENV.name}")
@@ -118,6 +134,26 @@ def progress(said: str, there: int, seconds: float) -> str:
     return f"look up and download: {len(names)} packages so far, {seconds:.0f} s"
 
 
+def modules() -> list[str]:
+    """Return every module of a package that the project imports, also inside a function, and what `make up` starts."""
+    names = set(STARTED)
+    for path in [*(ROOT / "btc_assets").rglob("*.py"), *(ROOT / "serve").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+    ours_or_pythons = sys.stdlib_module_names | {"btc_assets", "serve"}
+    return sorted(name for name in names if name.partition(".")[0] not in ours_or_pythons)
+
+
+def compile_imported() -> None:
+    """Import what the project imports, which leaves it compiled; what an extra would bring is passed over."""
+    for name in modules():
+        with contextlib.suppress(Exception):  # whoever needs it will be told why it cannot be imported
+            importlib.import_module(name)
+
+
 def say(what: str) -> None:
     """Tell the terminal."""
     print(f"==> {what}", flush=True)
@@ -131,6 +167,6 @@ def complain(what: str) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1]))
+        sys.exit(compile_imported() if sys.argv[1] == "compile" else main(sys.argv[1]))
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")

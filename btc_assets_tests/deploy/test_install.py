@@ -53,6 +53,12 @@ def test_a_target_installs_what_it_needs(target: str, what: str) -> None:
     assert re.findall(r"deploy/install\.py (\w+)", told) == [what]
 
 
+def test_what_is_compiled_are_the_packages_that_the_project_imports(install: dict[str, Any]) -> None:
+    named = {name.partition(".")[0] for name in install["modules"]()}
+    assert {"polars", "xgboost", "mlflow", "shap", "dagster_webserver"} <= named
+    assert not named & {"os", "btc_assets", "serve", "pytest"}
+
+
 def test_it_says_how_far_it_is(install: dict[str, Any]) -> None:
     said = (
         "Collecting polars==2\n  Downloading p.whl\nRequirement already satisfied: numpy in x\nCollecting dagster>=1\n"
