@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -49,8 +50,8 @@ def _children(parent: Path, part: str) -> list[Path]:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the SQLAlchemy URL of a SQLite file; `?` would start its query, and `%` an escape."""
-    return _SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+    """Return the SQLAlchemy URL of a SQLite file; `?` would start its query, and `%20` be a blank."""
+    return _SQLITE + re.sub("%(?=[0-9A-Fa-f]{2})", "%25", str(path)).replace("?", "%3F")
 
 
 def make_database_folder(url: str) -> None:

@@ -431,6 +431,11 @@ class Settings(BaseSettings):
         return self.train_days
 
     @property
+    def source_grows(self) -> bool:
+        """Whether bars come from a market that goes on; files end where they end."""
+        return self.market_source not in ("files", "sample")
+
+    @property
     def news(self) -> tuple[str, ...]:
         """Names of the news sources, in the order they were given."""
         if self.news_sources in (None, "none"):

@@ -10,6 +10,7 @@ from btc_assets.alerts import watch
 from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.resources import AlertDesk
 from btc_assets.alerts.rules import Rule, Rulebook
+from btc_assets.automation.failures import why_failed
 from btc_assets.automation.jobs import ARTICLES, DRIFT, HISTORY, POSTS, REPORT, record_alerts
 from btc_assets.automation.sensors import (
     PARTITION_TAG,
@@ -27,6 +28,7 @@ from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
 
+_REASONS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION, dg.DagsterEventType.STEP_FAILURE}
 NEWEST_DAYS = 3
 """Reports and changes older than this many days tell of history that was filled in, and alert nobody."""
 LONGEST_MESSAGE = 300
@@ -163,8 +165,10 @@ def alert_on_failed_run(context: dg.RunFailureSensorContext, alert_desk: dg.Reso
     """Store and deliver an alert about a run that failed."""
     book, run = alert_desk.book, context.dagster_run
     partition = run.tags.get(PARTITION_TAG) or run.tags.get(RANGE_START_TAG) or "no partition"
-    event = context.failure_event.message or "no reason was recorded"
-    said = f"{run.job_name} of {partition} failed (run {run.run_id}): {event}"[:LONGEST_MESSAGE]
+    records = context.instance.get_records_for_run(run.run_id, of_type=_REASONS).records
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    reasons = " ".join(why_failed(events)) or context.failure_event.message or "no reason was recorded"
+    said = f"{run.job_name} of {partition} failed (run {run.run_id}): {reasons}"[:LONGEST_MESSAGE]
     alert_desk.tell([Finding(rule, f"{run.job_name} {partition}", said) for rule in book.of("failed_run")], book)
     alert_desk.deliver()
 

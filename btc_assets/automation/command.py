@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 import dagster as dg
 import polars as pl
 
+from btc_assets.automation.failures import why_failed
 from btc_assets.automation.spans import DAY
 from btc_assets.contracts import MODEL_HISTORY, PERFORMANCE_REPORT
 from btc_assets.learning.history import CHAMPION, holder
@@ -118,9 +119,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
 
 def _complain(result: dg.ExecuteInProcessResult, otherwise: str) -> None:
     """Print why a run failed."""
-    for event in result.get_step_failure_events():
-        error = event.step_failure_data.error
-        print((error.cause or error).message.strip() if error else otherwise, file=sys.stderr, flush=True)
+    print("\n".join(why_failed(result.all_events)) or otherwise, file=sys.stderr, flush=True)
 
 
 def days_of_one_cutoff(config: Settings, cutoff: date | None) -> tuple[date, date]:

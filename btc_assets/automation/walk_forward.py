@@ -19,6 +19,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
+from btc_assets.automation.failures import why_failed
 from btc_assets.automation.spans import DAY, Span, spans
 from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import (
@@ -47,8 +48,11 @@ from btc_assets.lake import Lake
 from btc_assets.learning.assets import history_config
 from btc_assets.learning.history import CHALLENGER, holder, holders, is_written
 from btc_assets.market.assets import closed_hours
+from btc_assets.market.bars import coverage_fault
+from btc_assets.market.sources.choose import source_of
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.settings import Settings, settings
+from btc_assets.transport import SourceError
 
 BACKGROUND = "btc/background"
 """Tag of runs that may take long: `dagster.yaml` keeps one place free of them, for the forecast of the hour."""
@@ -251,6 +255,7 @@ class Walk:
         first = self.settings.first_day
         fetched = Span(max(first, start - timedelta(days=WARMUP_DAYS)), last_day).days
         bars = set(days_to_fetch(self.lake, fetched, self.settings.now()))
+        self._expect_bars(first_cutoff, sorted(bars))
         wanted, changed = [(PRICES, bars)], set(bars)
         if self.settings.news:
             texts = {*days_lacking(self.lake, ARTICLES, fetched), *days_lacking(self.lake, POSTS, fetched)}
@@ -269,6 +274,30 @@ class Walk:
                 started = time.monotonic()
                 self._materialise("prepare_days", span, names)
                 self.say(f"{', '.join(names)} of {span} made ({time.monotonic() - started:.1f} s)")
+
+    def _expect_bars(self, first_cutoff: date, days: Sequence[date]) -> None:
+        """Look through files for the bars of these days before anything is made of them.
+
+        Raises:
+            WalkError: the files cannot be read, lack a day, or do not reach a day before the first cutoff.
+        """
+        if self.settings.source_grows or not days:
+            return
+        now = self.settings.now()
+        first, last = closed_hours(days, now)
+        try:
+            bars = source_of(self.settings).fetch(first, last, now)
+        except SourceError as error:
+            raise WalkError(str(error)) from error
+        if fault := coverage_fault(bars, days, last, grows=False):
+            raise WalkError(f"{fault}.")
+        begin = bars.get_column("open_time").min()
+        if isinstance(begin, datetime) and days[0] < first_cutoff <= begin.date():
+            raise WalkError(
+                f"the files begin at {begin:%Y-%m-%d %H:%M} UTC, which leaves nothing to learn from before the first "
+                f"cutoff {first_cutoff}: set BTC_HISTORY_START={begin.date()}, and begin the walk a "
+                f"training window later."
+            )
 
     def _train(self, leg: Leg, *, again: bool) -> bool:
         """Train a cutoff where that is not done, and return whether a model was trained.
@@ -366,13 +395,12 @@ class Walk:
             partition_key=key_of(span.first) if one else None,
             tags={WALK_TAG: self.walk_id, FINGERPRINT_TAG: fingerprint, **({} if one else span.tags)},
             asset_selection=None if assets is None else [dg.AssetKey(name.split("/")) for name in assets],
-            run_config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}, **(config or {})},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
             raise_on_error=False,
         )
         if not result.success:
-            errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
-            reasons = [(error.cause or error).message.strip() for error in errors if error is not None]
-            raise WalkError(f"{job} of {span} failed: {' '.join(reasons) or 'see the run'} (run {result.run_id})")
+            reasons = " ".join(why_failed(result.all_events)) or "it gave no reason."
+            raise WalkError(f"{job} of {span} failed: {reasons} (run {result.run_id})")
 
     # --- what is already there -----------------------------------------------------------------
     def _content(self, cutoff: date) -> Iterator[str]:

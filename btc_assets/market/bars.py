@@ -5,18 +5,20 @@ Frames hold the columns of the PRICES contract: open_time (start of the hour, UT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
-from btc_assets.clock import HOUR
+from btc_assets.clock import HOUR, midnight
 from btc_assets.contracts import PRICES
 
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume")
 _FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 _VALUES = (*_NUMBERS, *_FLOW)
+_DAY = timedelta(days=1)
 _FULL_HOUR = timedelta(seconds=3599)
 """A bar whose close_time is at least this far from its open_time saw the whole hour."""
 _FARTHEST_ZONE_HOURS = 14
@@ -144,6 +146,33 @@ def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFr
         )
         .drop("gap")
     )
+
+
+def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *, grows: bool) -> str | None:
+    """Say which days have closed hours and not one bar, and what to do; None when all have one.
+
+    Days before the first bar are left out: a history that begins later than the grid is a choice, not an outage.
+
+    Args:
+        frame: the bars.
+        days: in order.
+        last: end of the closed hours, UTC.
+        grows: whether the source goes on, or is one of files that end.
+    """
+    have = set(frame.select(PRICES.day.unique()).to_series())
+    begin = min(have, default=days[0])
+    empty = [day for day in days if begin <= day and midnight(day) < last and day not in have]
+    if not empty:
+        return None
+    newest = max(have, default=None)
+    said = f"{len(empty)} {'day has' if len(empty) == 1 else 'days have'} no bar at all, the first {empty[0]}"
+    if newest is not None and empty[0] > newest and not grows:
+        return (
+            f"the files end on {newest}, and {said}: set BTC_HISTORY_END={newest + _DAY}, or add files with the days "
+            f"from {empty[0]} on"
+        )
+    remedy = "materialise market/prices of them again" if grows else "add files with them"
+    return f"{said}: {remedy}, or begin after them with BTC_HISTORY_START={empty[-1] + _DAY}"
 
 
 def restated(old: pl.DataFrame, new: pl.DataFrame) -> list[datetime]:

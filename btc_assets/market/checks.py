@@ -10,7 +10,7 @@ from btc_assets.clock import HOUR
 from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours, gap_table, prices
-from btc_assets.market.bars import find_gaps, first_fault
+from btc_assets.market.bars import coverage_fault, find_gaps, first_fault
 from btc_assets.market.resources import Market
 from btc_assets.partitions import days_to_check, nothing_stored
 
@@ -18,7 +18,6 @@ OLDEST_CLOSE = timedelta(hours=2)
 """How long ago the newest bar may have closed."""
 WIDEST_STEP = 0.01
 """Largest |log return| between a partition's first open and the close one hour of bars before it, fraction."""
-_MOMENT = timedelta(microseconds=1)
 
 
 def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
@@ -37,7 +36,7 @@ def hours_present(
     """Every closed hour has a bar.
 
     An error when a day after the first stored bar has none, or when the newest closed hour is missing; a warning for
-    other gaps, which stay gaps.
+    other gaps, which stay gaps. A history of files ends where its files end.
     """
     days = _days(context, lake)
     if not days:
@@ -45,32 +44,33 @@ def hours_present(
     now = market.now()
     first, last = closed_hours(days, now)
     frame = _bars(lake, days)
+    newest = frame.get_column("open_time").max()
+    if not market.grows and isinstance(newest, datetime) and newest.date() == days[-1]:
+        last = min(last, newest + HOUR)
     gaps = find_gaps(frame, first, last)
     missing = int(gaps.get_column("hours").sum())
     expected = (last - first) // HOUR
-    empty = _days_without_a_bar(frame, days, last)
-    newest = last - HOUR
-    stale = expected > 0 and newest + 2 * HOUR > now and newest not in frame.get_column("open_time")
-    said = f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
-    if empty:
-        said += f"; {len(empty)} days have no bar at all, the first {empty[0]}"
+    description = (
+        f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
+    )
+    if missing:
+        begins, ends, _ = gaps.sort("hours", "first_missing", descending=[True, False]).row(0)
+        description += f", at most {(ends - begins) // HOUR + 1} together, from {begins:%Y-%m-%d %H:%M} on"
+    stale = market.grows and expected > 0 and last + HOUR > now and last - HOUR not in frame.get_column("open_time")
+    fault = coverage_fault(frame, days, last, grows=market.grows)
+    if fault:
+        description += f"; {fault}"
     if stale:
-        said += f"; the newest closed hour, {newest:%Y-%m-%d %H:%M}, is one of them: materialise the day again"
-    severe = bool(empty) or stale
+        description += (
+            f"; the newest closed hour, {last - HOUR:%Y-%m-%d %H:%M}, is one of them: materialise market/prices of "
+            f"{days[-1]} again, or choose another BTC_MARKET_SOURCE if the venue stays behind"
+        )
     return dg.AssetCheckResult(
         passed=missing == 0,
-        severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
-        description=f"{said}.",
+        severity=dg.AssetCheckSeverity.ERROR if fault or stale else dg.AssetCheckSeverity.WARN,
+        description=f"{description}.",
         metadata={"missing_hours": missing, "gaps": dg.MetadataValue.md(gap_table(gaps))},
     )
-
-
-def _days_without_a_bar(frame: pl.DataFrame, days: Sequence[date], last: datetime) -> list[date]:
-    """Return the days that have closed hours and no bar, those before the first bar left out."""
-    have = set(frame.select(PRICES.day.unique()).to_series())
-    # A history that begins later than the grid is a choice of BTC_HISTORY_START, not an outage.
-    begin = min(have, default=days[0])
-    return [day for day in days if begin <= day and day not in have and day <= (last - _MOMENT).date()]
 
 
 @dg.asset_check(asset=prices, name="ohlc_laws", blocking=True)
@@ -86,7 +86,9 @@ def ohlc_laws(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lak
         fault = f"expected one bar an hour, got two at {twice}"
     return dg.AssetCheckResult(
         passed=fault is None,
-        description=f"{frame.height} bars keep the laws." if fault is None else f"A stored bar breaks a law: {fault}.",
+        description=f"{frame.height} bars keep the laws."
+        if fault is None
+        else f"A stored bar breaks a law: {fault}; materialise market/prices of its day again.",
         metadata={"bars": frame.height},
     )
 
@@ -104,12 +106,20 @@ def newest_bar_age(
         return dg.AssetCheckResult(passed=True, description=f"{days[-1]} is not the newest day; its age says nothing.")
     newest = _bars(lake, days[-1:], before=3).get_column("open_time").max()
     if not isinstance(newest, datetime):
-        return dg.AssetCheckResult(passed=False, description=f"No bar is stored of the four days to {days[-1]}.")
+        return dg.AssetCheckResult(
+            passed=False,
+            description=f"No bar is stored of the four days to {days[-1]}: materialise market/prices of them again, or "
+            f"choose another BTC_MARKET_SOURCE.",
+        )
+    if not market.grows and newest.date() == days[-1]:
+        return dg.AssetCheckResult(passed=True, description=f"The files end at {newest + HOUR:%Y-%m-%d %H:%M} UTC.")
     age = now - newest - HOUR
+    old = age > OLDEST_CLOSE
     return dg.AssetCheckResult(
-        passed=age <= OLDEST_CLOSE,
+        passed=not old,
         description=f"The newest bar opened at {newest:%Y-%m-%d %H:%M} UTC and closed {age / HOUR:.1f} h ago; at most "
-        f"{OLDEST_CLOSE / HOUR:.0f} h are expected.",
+        f"{OLDEST_CLOSE / HOUR:.0f} h are expected"
+        + (f": materialise market/prices of {days[-1]} again, or choose another BTC_MARKET_SOURCE." if old else "."),
         metadata={"age_hours": age / HOUR},
     )
 

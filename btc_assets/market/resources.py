@@ -21,6 +21,7 @@ class Market:
 
     Attributes:
         source: where bars come from.
+        grows: whether the source goes on; files end where they end, be it in the middle of a day.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Market:
         *,
         eager: Sequence[MarketSource] = (),
         skew: timedelta = timedelta(),
+        grows: bool = True,
     ) -> None:
         """Ask a source by a clock.
 
@@ -39,8 +41,10 @@ class Market:
             eager: the venues of the source, the preferred first, each of which tries a request once; none where
                 nothing is waited for.
             skew: time by which an hour counts as closed later than the clock says.
+            grows: see the attribute.
         """
         self.source = source
+        self.grows = grows
         self._clock = clock
         self._eager = tuple(eager)
         self._skew = skew
@@ -49,7 +53,7 @@ class Market:
     def from_settings(cls, config: Settings) -> Market:
         """Build the market a deployment's settings ask for; nothing is fetched yet."""
         skew = CLOCK_SKEW if config.history_end is None else timedelta()
-        return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew)
+        return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew, grows=config.source_grows)
 
     def now(self) -> datetime:
         """Return the moment bars are asked at, UTC; what closed by then is closed at the exchange as well."""

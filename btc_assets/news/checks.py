@@ -79,9 +79,11 @@ def every_text_is_scored(context: dg.AssetCheckExecutionContext, lake: dg.Resour
     scored = lake.scan(SENTIMENT_SCORES, first, last).filter("is_primary").select("item_id").collect()["item_id"]
     lacking = texts.filter(~pl.col("item_id").is_in(scored.implode())).height
     twice = scored.len() - scored.n_unique()
+    passed = lacking == 0 and twice == 0
     return dg.AssetCheckResult(
-        passed=lacking == 0 and twice == 0,
-        description=f"{lacking} of {texts.height} texts have no primary score, {twice} have more than one.",
+        passed=passed,
+        description=f"Of {texts.height} texts from {first} to {last} {lacking} have no primary score and {twice} more "
+        f"than one" + ("." if passed else "; materialise news/sentiment_scores of these days again."),
         metadata={"texts": texts.height, "lacking": lacking, "twice": twice},
     )
 

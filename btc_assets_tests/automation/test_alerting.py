@@ -201,4 +201,5 @@ def test_a_failed_run_is_told_with_its_job_its_day_and_its_reason(
     [alert] = told(desk)
     assert (alert.rule, alert.subject) == ("failed_run", "refresh 2019-06-01")
     assert failed.run_id in alert.message
+    assert "the disk is full" in alert.message
     assert alert.state == DELIVERED

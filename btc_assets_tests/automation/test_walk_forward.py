@@ -340,6 +340,46 @@ def test_the_command_leaves_alone_what_is_made_unless_told_again(
     assert asked["resume"] is resume
 
 
+def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
+    bars.write_parquet(folder / "bars.parquet")
+    return Settings(
+        market_source="files",
+        market_files=str(folder / "*.parquet"),
+        history_start=date(2018, 1, 1),
+        history_end=date(2018, 4, 1),
+        train_days=60,
+        cv_folds=2,
+        cv_test_days=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (pl.col("open_time").dt.date() != date(2018, 2, 3), "1 day has no bar at all, the first 2018-02-03: add files"),
+        (
+            pl.col("open_time").dt.date() < date(2018, 3, 20),
+            "the files end on 2018-03-19, and 12 days have no bar at all",
+        ),
+        (
+            pl.col("open_time").dt.date() > date(2018, 3, 10),
+            "the files begin at 2018-03-11 00:00 UTC, which leaves nothing",
+        ),
+        (
+            pl.col("open_time").dt.hour() == 0,
+            "bars.parquet, row 1: expected a bar of the hour from 2018-01-01 00:00 UTC",
+        ),
+    ],
+    ids=["a day", "the end", "the beginning", "days"],
+)
+def test_files_that_cannot_do_end_a_walk_before_anything_is_made(kept: pl.Expr, said: str, tmp_path: Path) -> None:
+    chosen = of_files(tmp_path, random_walk_bars(90 * 24).filter(kept))
+    nothing = dg.Definitions()  # a job that is looked for is none of these sentences
+    lake = Lake(root=str(tmp_path / "lake"))
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(WalkError, match=said):
+        Walk(instance, nothing, lake, chosen, "walk", say=print).run(plan(date(2018, 3, 5), date(2018, 3, 31), 7))
+
+
 def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before(project: Project) -> None:
     project.walk()
     changed = LEGS[1].days.first  # forecast by the second cutoff, learnt from by the third

@@ -25,14 +25,16 @@ def write(lake: Lake, frame: pl.DataFrame, days: int = 1) -> None:
         lake.write(PRICES, day, frame.filter(PRICES.day == day))
 
 
-def check(lake: Lake, name: str, now: datetime = LATER, days: int = 1) -> dg.AssetCheckEvaluation:
+def check(
+    lake: Lake, name: str, now: datetime = LATER, days: int = 1, *, grows: bool = True
+) -> dg.AssetCheckEvaluation:
     """Run one check on what is stored of the days from DAY on."""
     last = DAY.date() + timedelta(days=days - 1)
     tags = dict(zip(RANGE, (str(DAY.date()), str(last)), strict=True))
     result = dg.materialize(
         [prices, *CHECKS],
         selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["market", "prices"]), name)),
-        resources={"lake": lake, "io_manager": lake, "market": Market(Told(bars([])), lambda: now)},
+        resources={"lake": lake, "io_manager": lake, "market": Market(Told(bars([])), lambda: now, grows=grows)},
         tags=tags,
         raise_on_error=False,
     )
@@ -56,13 +58,17 @@ def test_a_gap_is_a_warning(lake: Lake) -> None:
     found = check(lake, "hours_present")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert (found.description or "").startswith("1 of 24 closed hours from 2018-05-05 00:00")
+    assert "at most 1 together, from 2018-05-05 04:00 on" in (found.description or "")
 
 
 def test_a_day_without_a_bar_is_an_error(lake: Lake) -> None:
     write(lake, walk(72).filter(pl.col("open_time").dt.day() != 6), 3)
     found = check(lake, "hours_present", days=3)
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "1 days have no bar at all, the first 2018-05-06" in (found.description or "")
+    assert "1 day has no bar at all, the first 2018-05-06: materialise market/prices of them again" in (
+        found.description or ""
+    )
+    assert "or begin after them with BTC_HISTORY_START=2018-05-07" in (found.description or "")
 
 
 def test_days_before_the_first_bar_are_a_warning(lake: Lake) -> None:
@@ -76,6 +82,32 @@ def test_todays_newest_hour_missing_is_an_error(lake: Lake) -> None:
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "the newest closed hour, 2018-05-05 06:00, is one of them" in (found.description or "")
     assert check(lake, "hours_present", DAY + 6 * HOUR + timedelta(minutes=59)).passed
+
+
+def test_files_end_in_the_middle_of_a_day_and_miss_nothing_after_it(lake: Lake) -> None:
+    write(lake, walk(48 + 13), 3)
+    closed = DAY + 72 * HOUR
+    assert not check(lake, "hours_present", closed, 3).passed, "an exchange goes on"
+    assert check(lake, "hours_present", closed, 3, grows=False).passed
+    age = check(lake, "newest_bar_age", closed, 3, grows=False)
+    assert (age.passed, age.description) == (True, "The files end at 2018-05-07 13:00 UTC.")
+
+
+def test_files_that_end_days_before_the_history_does_say_where_they_end(lake: Lake) -> None:
+    write(lake, walk(13), 3)
+    found = check(lake, "hours_present", DAY + 72 * HOUR, 3, grows=False)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "the files end on 2018-05-05, and 2 days have no bar at all, the first 2018-05-06: set " in (
+        found.description or ""
+    )
+    assert "BTC_HISTORY_END=2018-05-06" in (found.description or "")
+
+
+def test_an_hour_that_is_missing_in_files_is_a_warning(lake: Lake) -> None:
+    write(lake, walk(20).filter(pl.col("open_time") != DAY + 4 * HOUR))
+    found = check(lake, "hours_present", DAY + 24 * HOUR, grows=False)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (found.description or "").startswith("1 of 20 closed hours")
 
 
 def test_a_day_that_has_not_begun_misses_nothing(lake: Lake) -> None:
@@ -106,7 +138,9 @@ def test_a_stored_bar_that_breaks_a_law_is_an_error(bad: pl.DataFrame, sentence:
 )
 def test_the_newest_bar_may_have_closed_two_hours_ago(after: timedelta, passed: bool, lake: Lake) -> None:
     write(lake, walk(12))
-    assert check(lake, "newest_bar_age", DAY + after).passed is passed
+    found = check(lake, "newest_bar_age", DAY + after)
+    assert found.passed is passed
+    assert passed or "materialise market/prices of 2018-05-05 again" in (found.description or "")
 
 
 def test_an_old_day_is_not_judged_by_its_age(lake: Lake) -> None:
