@@ -8,17 +8,20 @@ variable.
 from __future__ import annotations
 
 import calendar
+import codecs
 import os
 import re
 import tempfile
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import Original, parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -69,7 +72,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_file=PROJECT_ROOT / ".env",
-        env_file_encoding="utf-8",
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -545,11 +548,64 @@ def read_settings() -> Settings:
     _refuse_unknown(os.environ, "")
     file = Settings.model_config.get("env_file")
     if isinstance(file, str | Path):
-        _refuse_unknown(dotenv_values(file, encoding="utf-8"), f" (in {file})")
+        text = _text_of(Path(file))
+        _refuse_unparsable(Path(file), text)
+        _refuse_unknown(dotenv_values(stream=StringIO(text)), f" (in {file})")
     try:
         return Settings()
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(fault) for fault in error.errors())) from error
+
+
+def _text_of(file: Path) -> str:
+    """Return what is in an environment file; empty where there is none.
+
+    Raises:
+        SettingsError: it cannot be read as text; the message names the line.
+    """
+    try:
+        body = file.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except IsADirectoryError:
+        raise SettingsError(f"{file} is a folder; expected a file of lines such as BTC_MARKET_SOURCE=auto") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise SettingsError(f"{file} cannot be read: {why}; let this user read it, or remove it") from error
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # Dagster reads this file as well, and only as UTF-8.
+        raise SettingsError(f"{file}, line 1: it is UTF-16 text; save the file as UTF-8")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = body[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{file}, line {line}: it is no UTF-8 text; save the file as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise SettingsError(
+            f"{file}, line {line}: it holds a NUL character, as UTF-16 text does; save the file as UTF-8"
+        )
+    return text
+
+
+def _refuse_unparsable(file: Path, text: str) -> None:
+    """Refuse a statement that is none, which would else be a setting that silently does nothing."""
+    for binding in parse_stream(StringIO(text)):
+        statement = binding.original.string
+        if ENV_PREFIX in statement.upper() and (binding.error or binding.value is None) and not _is_comment(statement):
+            raise SettingsError(
+                f"{file}, line {_line_of(binding.original)}: expected NAME=value, with the quotes of the value in "
+                f"pairs; the line begins with {statement.strip()[:20]!r}"
+            )
+
+
+def _line_of(original: Original) -> int:
+    """Return the line a statement stands in; the blank lines before it are part of it."""
+    return original.line + original.string[: len(original.string) - len(original.string.lstrip())].count("\n")
+
+
+def _is_comment(statement: str) -> bool:
+    return all(not line.strip() or line.lstrip().startswith("#") for line in statement.splitlines())
 
 
 def _refuse_unknown(names: Iterable[str], where: str) -> None:

@@ -168,3 +168,64 @@ def test_the_example_environment_names_only_settings_that_exist() -> None:
 def test_the_first_day_follows_the_source() -> None:
     assert Settings(market_source="sample").first_day == date(2017, 10, 1)
     assert Settings(market_source="kraken").first_day == date(2024, 1, 1)
+
+
+# --- the file .env -------------------------------------------------------------------------------------
+ENV_FILE = "# Zürich\r\nexport BTC_SEED='11'\r\n\r\nBTC_KRAKEN_PAIR=\"XBTEUR\" # a comment\r\nOTHER=é\r\n"
+
+
+@pytest.fixture
+def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("BTC_SEED", "BTC_KRAKEN_PAIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    return tmp_path / ".env"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_an_env_file_is_read_as_editors_save_it(encoding: str, env_file: Path) -> None:
+    for content in (ENV_FILE, ENV_FILE.partition("\n")[2]):
+        env_file.write_bytes(content.encode(encoding))
+        config = read_settings()
+        assert (config.seed, config.kraken_pair) == (11, "XBTEUR")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"BTC_SEED=11\n# Z\xfcrich\n", "line 2: it is no UTF-8 text; save the file as UTF-8"),
+        ("BTC_SEED=11\n".encode("utf-16"), "line 1: it is UTF-16 text; save the file as UTF-8"),
+        ("BTC_SEED=11\n".encode("utf-16-le"), "line 1: it holds a NUL character"),
+        (b"A=1\nBTC_SEED=1\x001\n", "line 2: it holds a NUL character"),
+        (b"A=1\n\nBTC_SEED 11\n", "line 3: expected NAME=value"),
+        (b"A=1\nBTC_SEED\n", "line 2: expected NAME=value"),
+        (b"A=1\nBTC_SEED='11\n", "line 2: expected NAME=value"),
+    ],
+)
+def test_an_env_file_that_cannot_be_read_is_named_with_its_line(content: bytes, sentence: str, env_file: Path) -> None:
+    env_file.write_bytes(content)
+    with pytest.raises(SettingsError) as error:
+        read_settings()
+    assert str(error.value).startswith(f"{env_file}, {sentence}")
+
+
+def test_a_comment_or_another_program_s_line_is_passed_over(env_file: Path) -> None:
+    env_file.write_text("# BTC_SEED\nsome words of another program\n\n  # BTC_SEED='5\nBTC_SEED=11\n")
+    assert read_settings().seed == 11
+
+
+def test_a_folder_or_a_locked_file_in_place_of_the_env_file_is_named(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_file.mkdir()
+    with pytest.raises(SettingsError, match="is a folder; expected a file"):
+        read_settings()
+    env_file.rmdir()
+    assert read_settings().seed == 7
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(SettingsError, match="cannot be read: Permission denied; let this user read it"):
+        read_settings()
