@@ -10,6 +10,7 @@ import uvicorn
 from btc_assets.processes import port_fault
 from btc_assets.settings import SettingsError, read_settings
 from serve.app import create_app
+from serve.connection import OneWriteProtocol
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
         host=config.serve_host,
         port=config.serve_port,
         loop="uvloop",
-        http="httptools",
+        http=OneWriteProtocol,
+        proxy_headers=False,  # nothing here depends on who asks
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=5,

@@ -14,6 +14,7 @@ import numpy as np
 from litestar import Request, Response, get, post
 from litestar.datastructures import State as AppState
 from litestar.exceptions import HTTPException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 from litestar.response.base import ASGIResponse
@@ -111,16 +112,14 @@ def forecast(state: AppState) -> Forecast:
     status_code=200,
     summary="Forecast from your own features",
     responses={200: PREDICTED, 400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
-    request_max_body_size=MAX_BODY_BYTES,
 )
 async def predict(request: Request[Any, Any, Any]) -> ASGIResponse:
     """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value."""
     loaded = _loaded(request.app.state)
     if request.content_type[0] != "application/json":
         raise Refusal(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
-    body = await request.body()
     try:
-        rows = loaded.reader.read(body)
+        rows = loaded.reader.read(await _body(request))
     except BadRows as error:
         raise Refusal(400, error.fault.error, error.fault.field) from error
     if len(rows) <= INLINE_ROWS:
@@ -212,6 +211,21 @@ def _loaded(state: AppState) -> State:
     if watcher.state is None:
         raise Refusal(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
     return watcher.state
+
+
+async def _body(request: Request[Any, Any, Any]) -> bytes:
+    """Return a request's body; `Request.body` does it too, at ten times the cost, which a prediction would notice."""
+    body, more = b"", True
+    size = int(dict(request.scope["headers"]).get(b"content-length", 0))  # as announced, if it is
+    while more and size <= MAX_BODY_BYTES:
+        message: Any = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "The connection was closed before the whole body had come.", "body")
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+        size = max(size, len(body))
+    if size > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    return body
 
 
 def _prediction(loaded: State, rows: np.ndarray) -> bytes:
