@@ -83,14 +83,18 @@ def _measure(days: int) -> dict[str, Cost]:
 
 
 def _write_bars(path: Path, days: int) -> None:
-    """Write the sample's bars as often as it takes, the newest copy where it belongs and the others before it."""
+    """Write the sample's bars as often as it takes, each copy ending where the next, newer one opens."""
     import polars as pl
 
     from btc_assets.market.sources.sample import SAMPLE
 
-    sample, length = pl.read_parquet(SAMPLE), (SAMPLE_END - SAMPLE_START).days
+    sample, length = pl.read_parquet(SAMPLE).sort("open_time"), (SAMPLE_END - SAMPLE_START).days
+    scale = sample["open"][0] / sample["close"][-1]
     copies = [
-        sample.with_columns(pl.col("open_time") - timedelta(days=length * back)) for back in range(-(-days // length))
+        sample.with_columns(
+            pl.col("open_time") - timedelta(days=length * back), pl.col("open", "high", "low", "close") * scale**back
+        )
+        for back in range(-(-days // length))
     ]
     first = SAMPLE_END - timedelta(days=days)
     pl.concat(copies).filter(pl.col("open_time").dt.date() >= first).sort("open_time").write_parquet(path)

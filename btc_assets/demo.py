@@ -13,7 +13,7 @@ from btc_assets.partitions import previous_monday
 from btc_assets.processes import free_port, reached_at, running, wait_for_port, web_root
 from btc_assets.settings import SAMPLE_END, Settings
 
-WEEKS = 6
+WEEKS = 4
 """Cutoffs the demo walks over, the last weeks of the sample."""
 READY_S = 30.0
 
