@@ -235,7 +235,10 @@ def _contains_later_hours(ordered: pl.DataFrame) -> str | None:
 
 
 def _fills_the_gap(single: pl.DataFrame) -> str | None:
-    """Find a bar before a gap that spans the gap: it closes where the next one opens, and is too large for an hour."""
+    """Find a bar that spans the gap after it: it closes where the next one opens, and is too large for an hour.
+
+    Two such bars in a row need be less large; at the end, where no bar follows, one that opens a day more.
+    """
     spread = (pl.col("high") / pl.col("low")).log()
     step = pl.col("open_time").diff().shift(-1)
     hourly = pl.col("open_time").diff() == HOUR
@@ -249,20 +252,26 @@ def _fills_the_gap(single: pl.DataFrame) -> str | None:
         for name, value in (("usual volume", pl.col("volume")), ("usual spread", spread))
     ]
     hours = step.dt.total_minutes() / 60
-    found = single.with_columns(*usual, step=step, hours=hours, next=pl.col("open").shift(-1)).filter(
-        (pl.col("step") > HOUR)
-        & (pl.col("step") <= _GAPS_JUDGED)
-        & _same("close", "next", _SAME_PRICE)
-        & (pl.col("volume") > pl.col("usual volume") * pl.max_horizontal(_TIMES_THE_VOLUME, hours * _VOLUME_AN_HOUR))
-        & (spread > pl.col("usual spread") * _TIMES_THE_RANGE)
+    large = single.with_columns(*usual, step=step, next=pl.col("open").shift(-1)).with_columns(
+        volumes=pl.col("volume") / pl.col("usual volume"), spreads=spread / pl.col("usual spread")
     )
+    joins = (step > HOUR) & (step <= _GAPS_JUDGED) & _same("close", "next", _SAME_PRICE)
+    alone = (pl.col("volumes") > pl.max_horizontal(_TIMES_THE_VOLUME, hours * _VOLUME_AN_HOUR)) & (
+        pl.col("spreads") > _TIMES_THE_RANGE
+    )
+    one_of_two = joins & (step >= _LONG_STEP) & (pl.col("volumes") > _TIMES_THE_RANGE) & (pl.col("spreads") > 1)
+    pair = one_of_two & (one_of_two & (step == step.shift(1))).shift(-1)
+    newest = pl.col("next").is_null() & (pl.col("volumes") > 2 * _TIMES_THE_VOLUME)
+    newest &= (pl.col("spreads") > 2 * _TIMES_THE_RANGE) & (pl.col("open_time").dt.hour() == 0)
+    found = large.filter((joins & alone) | pair | newest)
     if found.is_empty():
         return None
     row = found.row(0, named=True)
-    return (
-        f"{place(row)}: {_wanted(row['open_time'])}, got one with {row['volume'] / row['usual volume']:.0f} times the "
-        f"volume of an hour that closes where the next bar opens, {_said(row['step'])} later"
-    )
+    after = "and nothing after it"
+    if row["next"] is not None:
+        after = f"that closes where the next bar opens, {_said(row['step'])} later"
+    large_bar = f"{row['volumes']:.0f} times the volume of an hour"
+    return f"{place(row)}: {_wanted(row['open_time'])}, got one with {large_bar} {after}"
 
 
 def _jumps(single: pl.DataFrame) -> str | None:

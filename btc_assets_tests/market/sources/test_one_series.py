@@ -116,6 +116,14 @@ LEAKS = {
         {"a.csv": text(HOURS), "b.csv": text(between(5, 6, of_span("1d")))},
         "b.csv, line 2: .* got one with the prices of the 24 hours from it",
     ),
+    "twice four hours": (
+        {"bars.csv": text(pl.concat([HOURS[:48], of_span("4h", HOURS[48:56]), HOURS[56:]], how="diagonal"))},
+        "bars.csv, line 50: .* closes where the next bar opens, 4 hours later",
+    ),
+    "a day at the end": (
+        {"bars.csv": text(pl.concat([between(0, 19), between(19, 20, of_span("1d"))], how="diagonal"))},
+        "bars.csv, line 458: .* times the volume of an hour and nothing after it",
+    ),
     "one week": (
         {"bars.csv": text(pl.concat([between(0, 7), between(7, 14, of_span("1w")), between(14, 20)], how="diagonal"))},
         "bars.csv, line 170: .* closes where the next bar opens, 7 days later",
