@@ -228,6 +228,10 @@ def prepare(folder: Path) -> list[float]:
             "close": 100_000.0,
             "p_up": 0.5,
             **{name: 0.01 * i for i, name in enumerate(QUANTILE_NAMES)},
+            "degraded": False,
+            "missing_inputs": "",
+            "missing_weight": 0.0,
+            "fallback": False,
         }
         for horizon in HORIZONS
     ]

@@ -473,6 +473,38 @@ MODEL_EXPLANATION = Contract(
     key=("cutoff", "horizon_hours", "rank"),
 )
 
+TRAINING_PROFILE = Contract(
+    table="learning/training_profile",
+    schema=_schema(
+        {
+            "cutoff": _CUTOFF,
+            "horizon_hours": _HORIZON,
+            "feature": Column(pl.String, about="an input known in the training window"),
+            "weight": Column(
+                pl.Float64,
+                *_PROBABILITY,
+                nullable=True,
+                about="share of the model's mean |SHAP value| of P(up); null where it was not learnt from",
+            ),
+            "missing_share": Column(pl.Float64, *_PROBABILITY, about="share of the window's hours without a value"),
+            "longest_missing_hours": Column(
+                pl.Int64, _check("ge", 0), about="longest run of hours without a value, once it was first known"
+            ),
+            "median": Column(pl.Float64, _FINITE, nullable=True, about="of its values; null where it had none"),
+            "gone": Column(pl.Boolean, about="whether it was gone at the cutoff, so that it was not learnt from"),
+            "base_rate": Column(pl.Float64, *_PROBABILITY, about="share of rises in the window, for the horizon"),
+            **{
+                name: Column(pl.Float64, _FINITE, about=f"{q:.0%} quantile of the return over the scale of its hour")
+                for name, q in zip(QUANTILE_COLUMNS, QUANTILES, strict=True)
+            },
+            "rows": Column(pl.Int64, _check("ge", 1), about="labelled hours the base rate and the quantiles rest on"),
+        },
+        _QUANTILE_LAW,
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "feature"),
+)
+
 MODEL_VERDICT = Contract(
     table="learning/model_verdict",
     schema=_schema(
@@ -571,9 +603,19 @@ FORECASTS = Contract(
             "close": _price("last close the forecast starts from, USD"),
             "p_up": Column(pl.Float64, *_PROBABILITY, about="calibrated probability of a rise"),
             **_QUANTILES,
+            "degraded": Column(pl.Boolean, about="whether inputs are missing beyond what the model saw in training"),
+            "missing_inputs": Column(pl.String, about="these inputs, joined by commas; empty where there are none"),
+            "missing_weight": Column(
+                pl.Float64, *_PROBABILITY, about="share of the model's mean |SHAP value| that they carry"
+            ),
+            "fallback": Column(
+                pl.Boolean, about="whether base rate and volatility of the training window answer in place of the model"
+            ),
         },
         _QUANTILE_LAW,
         _law("made one hour after open_time", pl.col("made_at") == pl.col("open_time").dt.offset_by("1h")),
+        _law("degraded where inputs are named", pl.col("degraded") == (pl.col("missing_inputs") != "")),
+        _law("only a degraded forecast falls back", pl.col("degraded") | ~pl.col("fallback")),
         _law("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
     ),
     day=pl.col("open_time").dt.date(),
@@ -783,6 +825,7 @@ CONTRACTS: dict[str, Contract] = {
         FOLD_FORECASTS,
         TRAINED_MODEL,
         MODEL_EXPLANATION,
+        TRAINING_PROFILE,
         MODEL_VERDICT,
         MODEL_HISTORY,
         FEATURE_GROUP_STUDY,

@@ -30,6 +30,7 @@ EXPECTED = {
     "learning/fold_forecasts",
     "learning/trained_model",
     "learning/model_explanation",
+    "learning/training_profile",
     "learning/model_verdict",
     "learning/model_history",
     "learning/feature_group_study",

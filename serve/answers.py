@@ -66,7 +66,7 @@ class RowPrediction(Struct, frozen=True):
 
 
 class Prediction(Struct, frozen=True):
-    """The forecasts of the rows sent, in their order."""
+    """The forecasts of the rows sent, in their order: the model's own, whatever is null in them."""
 
     model: ModelName
     rows: list[RowPrediction]
@@ -81,7 +81,11 @@ class PriceBand(Struct, frozen=True):
 
 
 class HorizonForecastAnswer(Struct, frozen=True):
-    """The published forecast of one horizon: log returns, and the same as prices."""
+    """The published forecast of one horizon: log returns, and the same as prices.
+
+    `fallback` says that too many inputs are missing for the model: the share of rises in its training window and
+    intervals of the hour's own volatility answer in its place.
+    """
 
     horizon_hours: int
     target_time: datetime
@@ -90,6 +94,7 @@ class HorizonForecastAnswer(Struct, frozen=True):
     interval_50: Interval
     interval_90: Interval
     price: PriceBand
+    fallback: bool
 
 
 class Forecast(Struct, frozen=True):
@@ -97,7 +102,8 @@ class Forecast(Struct, frozen=True):
 
     `made_at` is when its last bar closed, `published_at` when it was published (null where an older version of the
     project did that), `valid_until` when the next forecast is due; `age_seconds` is how old its newest data are, and
-    `note` says in words that a forecast is stale.
+    `note` says in words that a forecast is stale or degraded. It is `degraded` where inputs are missing beyond what the
+    model saw in training; `missing_inputs` names them.
     """
 
     made_at: datetime
@@ -109,6 +115,8 @@ class Forecast(Struct, frozen=True):
     close: float
     model: ModelName
     bundle_id: str
+    degraded: bool
+    missing_inputs: list[str]
     horizons: list[HorizonForecastAnswer]
 
 
@@ -145,7 +153,7 @@ class Outcome(Struct, frozen=True):
 
 
 class PastForecast(Struct, frozen=True):
-    """One forecast of one horizon, with its outcome once known."""
+    """One forecast of one horizon, with its outcome once known; `degraded` and the like as in the newest forecast."""
 
     made_at: datetime
     target_time: datetime
@@ -157,6 +165,9 @@ class PastForecast(Struct, frozen=True):
     median_return: float
     interval_50: Interval
     interval_90: Interval
+    degraded: bool
+    missing_inputs: list[str]
+    fallback: bool
     outcome: Outcome | None
 
 

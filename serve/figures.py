@@ -57,6 +57,26 @@ def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     for row in newest:
         p_up.add_metric([str(row["horizon_hours"])], row["p_up"])
     yield p_up
+    missing = [name for name in newest[0]["missing_inputs"].split(",") if name]
+    yield GaugeMetricFamily(
+        "btc_forecast_missing_inputs",
+        "Inputs that the newest published forecast lacks beyond what its model saw in training; 0 is a whole forecast.",
+        len(missing),
+    )
+    weight = GaugeMetricFamily(
+        "btc_forecast_missing_weight_ratio",
+        "Share of the model that these inputs carry, as mean |SHAP value|, by horizon in hours.",
+        labels=["horizon_hours"],
+    )
+    fallback = GaugeMetricFamily(
+        "btc_forecast_fallback",
+        "1 where base rate and volatility of the training window answer in place of the model, by horizon in hours.",
+        labels=["horizon_hours"],
+    )
+    for row in newest:
+        weight.add_metric([str(row["horizon_hours"])], row["missing_weight"])
+        fallback.add_metric([str(row["horizon_hours"])], row["fallback"])
+    yield from (weight, fallback)
 
 
 def _realised(store: Store, made_at: datetime) -> Iterator[Metric]:

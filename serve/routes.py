@@ -38,7 +38,7 @@ from serve.answers import (
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES, BadRows
 from serve.model import predict as predict_rows
-from serve.state import State, Watcher
+from serve.state import State, Watcher, missing_inputs
 
 FORECAST_EVERY = timedelta(hours=1)
 """A forecast is valid until the next one is due."""
@@ -93,16 +93,21 @@ def forecast(state: AppState) -> Forecast:
     age = max(now - loaded.made_at, timedelta())
     valid_until = loaded.made_at + FORECAST_EVERY
     stale = now > valid_until + GRACE
+    sentences = [_stale_sentence(loaded.made_at, age)] if stale else []
+    if loaded.missing_inputs:
+        sentences.append(_degraded_sentence(loaded))
     return Forecast(
         made_at=loaded.made_at,
         published_at=loaded.published_at,
         valid_until=valid_until,
         age_seconds=age.total_seconds(),
         stale=stale,
-        note=_stale_sentence(loaded.made_at, age) if stale else None,
+        note=" ".join(sentences) or None,
         close=loaded.newest[0]["close"],
         model=_model_name(loaded),
         bundle_id=loaded.bundle_id,
+        degraded=bool(loaded.missing_inputs),
+        missing_inputs=loaded.missing_inputs,
         horizons=[_horizon(row) for row in loaded.newest],
     )
 
@@ -114,7 +119,11 @@ def forecast(state: AppState) -> Forecast:
     responses={200: PREDICTED, 400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
 )
 async def predict(request: Request[Any, Any, Any]) -> ASGIResponse:
-    """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value."""
+    """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value.
+
+    The model answers as it is. A single row does not tell for how long a value has been missing, so nothing is marked
+    as degraded, no null is replaced, and no base rate answers; GET /v1/forecast does all of that.
+    """
     loaded = _loaded(request.app.state)
     if request.content_type[0] != "application/json":
         raise Refusal(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
@@ -246,6 +255,7 @@ def _horizon(row: dict[str, Any]) -> HorizonForecastAnswer:
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
         price=PriceBand(price["q50"], Interval(price["q25"], price["q75"]), Interval(price["q05"], price["q95"])),
+        fallback=row["fallback"],
     )
 
 
@@ -262,6 +272,9 @@ def _past(row: dict[str, Any]) -> PastForecast:
         median_return=row["q50"],
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
+        degraded=row["degraded"],
+        missing_inputs=missing_inputs(row),
+        fallback=row["fallback"],
         outcome=Outcome(row["known_at"], row["log_return"], row["outcome"], row["net_return_bps"]) if known else None,
     )
 
@@ -279,6 +292,17 @@ def _instant(text: str, name: str) -> datetime:
     if instant.tzinfo is None:
         raise Refusal(400, f"{name!r} must say its UTC offset, like {instant.isoformat()}Z.", name)
     return instant
+
+
+def _degraded_sentence(loaded: State) -> str:
+    names = loaded.missing_inputs
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "")
+    behind = [f"{row['horizon_hours']} h" for row in loaded.newest if row["fallback"]]
+    instead = f" The base rate of its training window answers for {', '.join(behind)}." if behind else ""
+    return (
+        "This forecast is degraded: inputs are missing beyond what the model saw in training, and stand at their usual "
+        f"value: {listed}.{instead}"
+    )
 
 
 def _stale_sentence(made_at: datetime, age: timedelta) -> str:

@@ -67,10 +67,20 @@ class State:
         return int(self.newest[0]["model_version"])
 
     @property
+    def missing_inputs(self) -> list[str]:
+        """Inputs that the newest forecast lacks beyond what its model saw in training."""
+        return missing_inputs(self.newest[0])
+
+    @property
     def made_at(self) -> datetime:
         """When the newest forecast was made."""
         made_at: datetime = self.newest[0]["made_at"]
         return made_at
+
+
+def missing_inputs(row: dict[str, Any]) -> list[str]:
+    """Return the names of the inputs that a forecast lacks."""
+    return row["missing_inputs"].split(",") if row["degraded"] else []
 
 
 def live_id(serving_dir: Path) -> str | None:

@@ -16,15 +16,15 @@ _MICROSECOND = timedelta(microseconds=1)
 _NEWEST = """
     SELECT epoch_us(open_time) AS open_time, horizon_hours, epoch_us(made_at) AS made_at,
            epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
-           p_up, q05, q25, q50, q75, q95
-    FROM forecasts
+           p_up, q05, q25, q50, q75, q95, {degraded}
+    FROM forecasts f
     WHERE role = 'champion' AND made_at = (SELECT max(made_at) FROM forecasts WHERE role = 'champion')
     ORDER BY horizon_hours
 """
 _RANGE = """
     SELECT epoch_us(f.open_time) AS open_time, f.horizon_hours, epoch_us(f.made_at) AS made_at,
            epoch_us(f.target_time) AS target_time, f.model_version, f.model_cutoff, f.close,
-           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95,
+           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, {degraded},
            epoch_us(o.known_at) AS known_at, o.log_return, o.outcome, o.net_return_bps
     FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_hours, role)
     WHERE f.role = 'champion' AND f.made_at >= make_timestamptz($first) AND f.made_at < make_timestamptz($last)
@@ -53,6 +53,13 @@ _DRIFT = """
     ORDER BY kind, subject
 """
 _ALERTS = "SELECT alert_id, severity, state FROM alerts"
+# A forecast of an older version says nothing of its inputs: taken as whole.
+_DEGRADED = """
+           coalesce(f.degraded, false) AS degraded, coalesce(f.missing_inputs, '') AS missing_inputs,
+           coalesce(f.missing_weight, 0.0) AS missing_weight, coalesce(f.fallback, false) AS fallback
+"""
+_WHOLE = "false AS degraded, '' AS missing_inputs, 0.0::DOUBLE AS missing_weight, false AS fallback"
+_COLUMNS = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'forecasts'"
 _TABLES = "SELECT table_name FROM duckdb_tables()"
 _TIMES = frozenset({"open_time", "made_at", "target_time", "known_at"})
 
@@ -77,10 +84,12 @@ class Store:
             )
         except duckdb.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from error
+        told = "degraded" in {row["column_name"] for row in self._rows(_COLUMNS, {})}
+        self._degraded = _DEGRADED if told else _WHOLE
 
     def newest(self) -> list[dict[str, Any]]:
         """Return the champion's newest forecast, one row a horizon; empty when there is none."""
-        return self._rows(_NEWEST, {})
+        return self._rows(_NEWEST.format(degraded=self._degraded), {})
 
     def count(self, first: datetime, last: datetime) -> int:
         """Count the champion's forecasts made in [first, last)."""
@@ -92,7 +101,7 @@ class Store:
         Columns of the outcome (`known_at`, `log_return`, `outcome`, `net_return_bps`) are None until known.
         """
         bounds = {"first": micros(first), "last": micros(last), "limit": limit, "offset": offset}
-        return self._rows(_RANGE, bounds)
+        return self._rows(_RANGE.format(degraded=self._degraded), bounds)
 
     def tables(self) -> frozenset[str]:
         """Return the names of the tables it holds; those published by older versions have fewer."""

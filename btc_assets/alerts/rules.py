@@ -12,7 +12,7 @@ from typing import Any
 
 SEVERITIES = ("info", "medium", "high")
 CHANNELS = ("log", "webhook", "email")
-BOUNDED = frozenset({"price_move", "volatility", "forecast_move", "drawdown", "stale_data", "drift"})
+BOUNDED = frozenset({"price_move", "volatility", "forecast_move", "missing_inputs", "drawdown", "stale_data", "drift"})
 """Kinds that count from a bound on."""
 PLAIN = frozenset(
     {"failed_run", "freshness", "broken_promise", "degradation", "promotion", "rollback", "silent_source"}

@@ -12,11 +12,13 @@ from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.clock import HOUR
 from btc_assets.contracts import ROLES
-from btc_assets.monitoring.degradation import degraded
+from btc_assets.features.catalog import FEATURES
+from btc_assets.monitoring.degradation import broken_promises, degraded
 
 PRICE_DAYS = 31
 """Days of bars the rules on prices look back on."""
 _DAY_HOURS = 24
+_GROUPS = {feature.name: feature.group for feature in FEATURES}
 LONGEST = 300
 """Characters of a message; a person's reason may be longer."""
 
@@ -67,13 +69,13 @@ def _volatility_rank(bars: pl.DataFrame) -> float | None:
 
 
 def on_forecasts(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
-    """Find forecasts of a large move.
+    """Find forecasts of a large move, and forecasts whose inputs are missing.
 
     Args:
         book: the rules.
         newest: FORECASTS rows of the champion's newest hour.
     """
-    return [
+    found = [
         Finding(
             rule,
             f"{row['horizon_hours']} h",
@@ -82,6 +84,25 @@ def on_forecasts(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
         )
         for row in newest.iter_rows(named=True)
         for rule in _beyond(book, "forecast_move", abs(row["q50"]))
+    ]
+    return [*found, *_on_missing_inputs(book, newest)]
+
+
+def _on_missing_inputs(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
+    """Find forecasts whose inputs are missing beyond what their model saw; another group of inputs is told anew."""
+    degraded = newest.filter("degraded")
+    if degraded.is_empty():
+        return []
+    weight = float(degraded["missing_weight"].to_numpy().max())
+    names = degraded["missing_inputs"][0].split(",")
+    behind = degraded.filter("fallback")["horizon_hours"].to_list()
+    said = f"{len(names)} inputs are missing, {weight:.0%} of the model's weight: {', '.join(names[:8])}"
+    if behind:
+        said += f"; the base rate answers for {', '.join(f'{horizon} h' for horizon in behind)}"
+    subject = ", ".join(sorted({_GROUPS.get(name, name) for name in names}))
+    return [
+        Finding(rule, f"{len(names)} inputs {subject}", said, weight)
+        for rule in _beyond(book, "missing_inputs", weight)
     ]
 
 
@@ -102,10 +123,9 @@ def on_drift(book: Rulebook, report: pl.DataFrame) -> list[Finding]:
         Finding(rule, "inputs", f"{len(moved)} of {inputs.height} inputs moved by {day}: {', '.join(moved[:8])}", share)
         for rule in _beyond(book, "drift", share)
     ]
-    broken = report.filter((pl.col("kind") == "concept") & (pl.col("measure") == "wealth") & pl.col("alarm"))
-    for row in broken.iter_rows(named=True):
-        said = f"{row['subject']} no longer holds by {day}: a bet against it turned 1 into {row['value']:.3g}"
-        found += [Finding(rule, row["subject"], said, row["value"]) for rule in book.of("broken_promise")]
+    for broken in broken_promises(report):
+        said = f"{broken.promise} no longer holds by {day}: {broken.proof}"
+        found += [Finding(rule, broken.promise, said, broken.value) for rule in book.of("broken_promise")]
     return found
 
 

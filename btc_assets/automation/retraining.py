@@ -23,7 +23,7 @@ from btc_assets.automation.sensors import (
 from btc_assets.automation.spans import DAY
 from btc_assets.contracts import DRIFT_REPORT, HOURLY_FEATURES, PERFORMANCE_REPORT, Contract
 from btc_assets.lake import Lake
-from btc_assets.monitoring.degradation import degraded
+from btc_assets.monitoring.degradation import broken_promises, degraded
 from btc_assets.partitions import day_of, key_of
 from btc_assets.settings import settings
 
@@ -34,17 +34,13 @@ RETRAINERS = ("retrain_on_drift", "retrain_on_degradation")
 _REASON_TAG = "btc/reason"
 
 
-def broken_promises(report: pl.DataFrame) -> list[str]:
+def broken(report: pl.DataFrame) -> list[str]:
     """Say which promises a drift report found broken; moved inputs alone are a warning and ask for nothing.
 
     Args:
         report: DRIFT_REPORT rows of one day.
     """
-    rows = report.filter((pl.col("kind") == "concept") & pl.col("alarm") & (pl.col("measure") == "wealth"))
-    return [
-        f"{row['subject']} is broken: a bet against it turned 1 into {row['value']:.3g} over {row['n']} hours"
-        for row in rows.sort("subject").iter_rows(named=True)
-    ]
+    return [f"{one.promise} is broken: {one.proof}" for one in broken_promises(report)]
 
 
 def why_not(instance: dg.DagsterInstance, lake: Lake, cutoff: date, now: datetime) -> str | None:
@@ -128,8 +124,8 @@ def _retrain(
 def retrain_on_drift(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Read every drift report since the last tick; calibration, coverage and log-loss act, moved inputs only warn."""
-    return _retrain(context, lake, DRIFT, DRIFT_REPORT, broken_promises)
+    """Read every drift report since the last tick; broken promises act, moved inputs only warn."""
+    return _retrain(context, lake, DRIFT, DRIFT_REPORT, broken)
 
 
 @dg.sensor(

@@ -39,6 +39,7 @@ from btc_assets.contracts import (
     SENTIMENT_SCORES,
     SHADOW_REPORT,
     TRAINED_MODEL,
+    TRAINING_PROFILE,
     TUNED_PARAMETERS,
     Contract,
 )
@@ -47,6 +48,7 @@ from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
 from btc_assets.learning.assets import history_config
 from btc_assets.learning.history import CHALLENGER, holder, holders, is_written
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.market.assets import closed_hours
 from btc_assets.market.bars import coverage_fault
 from btc_assets.market.sources.choose import source_of
@@ -79,7 +81,7 @@ JUDGING_SETTINGS = {
     "fee_bps",
 }
 """Settings a verdict depends on beside the model."""
-TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION)
+TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
 """Tables that training makes of a cutoff, in the order of the graph; training does not depend on any verdict."""
 JUDGED = (MODEL_VERDICT, MODEL_HISTORY)
 """Tables that judging makes of a trained cutoff; a verdict depends on the verdicts before it."""
@@ -334,7 +336,9 @@ class Walk:
         self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), tables, self._judging_fingerprint(leg))
 
     def _training_fingerprint(self, leg: Leg) -> str:
-        return self._fingerprint(TRAINING_SETTINGS, TRAINED, self._content(leg.cutoff))
+        # The profile describes the window of a model and changes nothing of it: an older model gets one without training.
+        tables = [table for table in TRAINED if table is not TRAINING_PROFILE]
+        return self._fingerprint(TRAINING_SETTINGS, tables, self._content(leg.cutoff))
 
     def _judging_fingerprint(self, leg: Leg) -> str:
         content = [self._training_fingerprint(leg), *self._stood_before(leg)]
@@ -361,7 +365,9 @@ class Walk:
         """Forecast a leg's days unless that is done; return whether it was done now."""
         tables = (PRICES, HOURLY_FEATURES, HOURLY_LABELS)
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
-        content += [self._digest(TRAINED_MODEL, leg.cutoff), *self._who_stands(leg)]
+        content += [self._digest(HOURLY_FEATURES, leg.cutoff - n * DAY) for n in range(1, LOOK_BACK_DAYS + 1)]
+        content += [self._digest(table, leg.cutoff) for table in (TRAINED_MODEL, TRAINING_PROFILE)]
+        content += self._who_stands(leg)
         forecast = (FORECASTS, FORECAST_OUTCOMES)
         fingerprint = self._fingerprint(FORECAST_SETTINGS, forecast, content)
         if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
@@ -372,13 +378,18 @@ class Walk:
         return True
 
     def _who_stands(self, leg: Leg) -> Iterator[str]:
-        """Yield who holds each role in the hours of a leg; the history's own bytes tell when that was written down."""
+        """Yield who holds each role in the hours of a leg, and what they saw in training.
+
+        The history's own bytes tell when that was written down.
+        """
         history = self.lake.scan(MODEL_HISTORY, None, leg.days.last).collect()
         hours = pl.datetime_range(
             midnight(leg.days.first), midnight(leg.days.last + DAY), HOUR, closed="left", eager=True
         )
         for role in HELD_ROLES:
-            yield digest(holders(history, role, hours))
+            held = holders(history, role, hours)
+            yield digest(held)
+            yield from (self._digest(TRAINING_PROFILE, cutoff) for cutoff in held["model_cutoff"].unique().sort())
 
     def _materialise(
         self,
@@ -412,7 +423,7 @@ class Walk:
 
     def _digest(self, contract: Contract, day: date) -> str:
         """Return the digest of a stored partition; models change during a walk, data does not."""
-        if contract is TRAINED_MODEL:
+        if contract in (TRAINED_MODEL, TRAINING_PROFILE):
             return self.lake.fingerprint(contract, day)
         if (contract.table, day) not in self._digests:
             self._digests[contract.table, day] = self.lake.fingerprint(contract, day)

@@ -28,6 +28,7 @@ from btc_assets.contracts import (
     SERVING_BUNDLE,
     SHADOW_REPORT,
     TRAINED_MODEL,
+    TRAINING_PROFILE,
     TUNED_PARAMETERS,
     dagster_type,
 )
@@ -35,7 +36,7 @@ from btc_assets.digest import digest
 from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES, WARMUP_DAYS
 from btc_assets.lake import Lake, stored
-from btc_assets.learning import folds, gate, history, training
+from btc_assets.learning import folds, gate, history, missingness, training
 from btc_assets.learning.bundle import ModelBundle, graph_name, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
 from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
@@ -75,13 +76,20 @@ def _same_cutoff(table: str) -> dg.AssetIn:
     return dg.AssetIn(key=table.split("/"))
 
 
-def _names(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features a cutoff learns from: those of the chosen set known in its window, and the returns' scale."""
+def _known(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
+    """Return the features of the chosen set known in the window of a cutoff, and the returns' scale."""
     chosen = FEATURE_SETS[settings().feature_set]
     names = chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
     return folds.learnable(
         features, names, cutoff=cutoff, window_days=settings().window_days, needed=training.SCALE_FEATURE
     )
+
+
+def _names(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
+    """Return the features a cutoff learns from: those known in its window that are not gone at its end."""
+    known = _known(features, cutoff)
+    left_out = set(missingness.gone(features, known, cutoff=cutoff, window_days=settings().window_days))
+    return tuple(name for name in known if name not in left_out - {training.SCALE_FEATURE})
 
 
 def _rows(features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]) -> dict[int, folds.Rows]:
@@ -412,6 +420,61 @@ def model_explanation(
             "beeswarm": dg.MetadataValue.md(f"![beeswarm](data:image/png;base64,{base64.b64encode(picture).decode()})"),
             "importance": dg.MetadataValue.md(_markdown(top.select("rank", "feature", "mean_abs_shap"))),
             "mlflow_run": link,
+        },
+    )
+
+
+@dg.asset(
+    key=["learning", "training_profile"],
+    **_COMMON,
+    dagster_type=dagster_type(TRAINING_PROFILE),
+    ins={
+        "hourly_features": _window("features/hourly_features"),
+        "hourly_labels": _window("features/hourly_labels"),
+        "model_explanation": _same_cutoff("learning/model_explanation"),
+    },
+    kinds={"polars"},
+)
+def training_profile(
+    context: dg.AssetExecutionContext,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    model_explanation: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """What the model of a cutoff saw in training: how long its inputs were missing, and what usually happened.
+
+    A forecast whose inputs are missing for longer than this says is marked as degraded; a missing input is answered at
+    the median given here, and where too much is missing, the base rate and the scaled quantiles answer instead of the
+    model. An input that was gone at the cutoff was not learnt from, and has no weight.
+    """
+    cutoff = day_of(context.partition_key)
+    wide = hourly_features.sort("open_time").collect()
+    frame = missingness.profile_rows(
+        wide,
+        _rows(wide.lazy(), hourly_labels, cutoff, (training.SCALE_FEATURE,)),
+        model_explanation.collect(),
+        _known(wide, cutoff),
+        cutoff=cutoff,
+        window_days=settings().window_days,
+    )
+    primary = frame.filter(pl.col("horizon_hours") == HORIZONS[0])
+    missed = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
+    return stored(
+        context,
+        TRAINING_PROFILE,
+        frame,
+        {
+            "gone_at_the_cutoff": sorted(missingness.gone_inputs(primary)),
+            "longest_missing": dg.MetadataValue.md(
+                _markdown(missed.head(20).select("feature", "weight", "missing_share", "longest_missing_hours"))
+            ),
+            "returns": dg.MetadataValue.md(
+                _markdown(
+                    frame.unique("horizon_hours")
+                    .sort("horizon_hours")
+                    .select("horizon_hours", "base_rate", *QUANTILE_COLUMNS, "rows")
+                )
+            ),
         },
     )
 
@@ -789,6 +852,7 @@ ASSETS = [
     fold_forecasts,
     trained_model,
     model_explanation,
+    training_profile,
     model_verdict,
     model_history,
     feature_group_study,

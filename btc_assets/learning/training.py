@@ -41,7 +41,12 @@ def up(rows: Rows) -> Vector:
 
 def scales(rows: Rows, horizon: int) -> Vector:
     """Return the scale of each row, (n,), fraction."""
-    return row_scale(rows.column(SCALE_FEATURE), horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
+    return scaled_by(rows.column(SCALE_FEATURE), horizon)
+
+
+def scaled_by(volatility: np.ndarray, horizon: int) -> Vector:
+    """Return the scale that values of `SCALE_FEATURE` stand for, (n,), fraction; NaN where not known."""
+    return row_scale(volatility, horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
 
 
 def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:

@@ -21,11 +21,13 @@ from btc_assets.contracts import (
     PERFORMANCE_REPORT,
     ROLES,
     SHADOW_REPORT,
+    TRAINING_PROFILE,
     dagster_type,
 )
 from btc_assets.lake import Lake, stored
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring import drift, performance, plots, shadow
+from btc_assets.monitoring import degradation, drift, performance, plots, shadow
 from btc_assets.monitoring.forecasting import CHAMPION, NEWEST, choose_models, forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.monitoring.watching import watch_day
@@ -57,19 +59,25 @@ def _models_as_of(table: str) -> dg.AssetIn:
     return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
 
 
+def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
+    """Return what the models chosen saw in training, of however long ago: TRAINING_PROFILE rows of their cutoffs."""
+    return lake.scan_days(TRAINING_PROFILE, sorted(chosen["model_cutoff"].unique())).collect()
+
+
 @dg.asset(
     key=["monitoring", "forecasts"],
     **_COMMON,
     dagster_type=dagster_type(FORECASTS),
     ins={
-        "hourly_features": dg.AssetIn(key=["features", "hourly_features"]),
+        "hourly_features": dg.AssetIn(
+            key=["features", "hourly_features"], partition_mapping=days_before(LOOK_BACK_DAYS, and_today=True)
+        ),
         "prices": dg.AssetIn(key=["market", "prices"]),
         "trained_model": _models_as_of("learning/trained_model"),
     },
     deps=[
-        dg.AssetDep(
-            ["learning", "model_history"], partition_mapping=days_before(settings().window_days, and_today=True)
-        )
+        dg.AssetDep(table, partition_mapping=days_before(settings().window_days, and_today=True))
+        for table in (["learning", "model_history"], ["learning", "training_profile"])
     ],
     kinds={"polars", "onnx"},
     freshness_policy=_HOURLY,
@@ -87,13 +95,20 @@ def forecasts(
     Three roles forecast an hour: the champion of that hour, the newest cutoff's own model and, in shadow, the
     challenger. Who they are is read from the append-only history, of however long ago, and never from a registry
     alias, so that materialising an old day again gives the same rows. A day before the first model has none.
+
+    A forecast whose inputs are missing beyond what its model saw in training (`learning/training_profile`) is marked as
+    degraded, with the inputs named; these are answered at their training median, and where they carry too much of the
+    model, base rate and volatility answer in its place.
     """
     days = [day_of(key) for key in context.partition_keys]
-    features = hourly_features.collect()
+    features = hourly_features.sort("open_time").collect()
+    own = pl.col("open_time").dt.date().is_in(days)
     history = lake.scan(MODEL_HISTORY, None, max(days)).collect()
-    chosen = choose_models(history, trained_model.collect(), features["open_time"], window_days=settings().window_days)
-    frame = forecast_hours(features, prices.collect(), chosen, registry)
-    with_a_champion = frame.filter(pl.col("role") == CHAMPION)["open_time"].dt.date().unique()
+    hours = features.filter(own)["open_time"]
+    chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().window_days)
+    frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(lake, chosen))
+    champion = frame.filter(pl.col("role") == CHAMPION)
+    with_a_champion = champion["open_time"].dt.date().unique()
     return stored(
         context,
         FORECASTS,
@@ -101,6 +116,8 @@ def forecasts(
         {
             "models": {role: sorted(frame.filter(pl.col("role") == role)["model_version"].unique()) for role in ROLES},
             "days_without_a_champion": len(set(days) - set(with_a_champion)),
+            "degraded_hours": champion.filter("degraded")["open_time"].n_unique(),
+            "missing_inputs": sorted(set(",".join(champion["missing_inputs"].unique()).split(",")) - {""}),
             "newest": dg.MetadataValue.md(_newest_forecasts(frame)),
         },
     )
@@ -258,8 +275,9 @@ def drift_report(
     against the days before; a move must be significant at 5 % false discoveries and large. Moved inputs only warn.
     Promises: calibration, coverage of the 90 % interval and log-loss against a coin, of the 1 h forecasts of the last
     `BTC_WATCH_DAYS` days, by sequential tests, each with a mean time to a false alarm of no less than
-    `BTC_MEAN_DAYS_TO_FALSE_ALARM`. A broken promise asks for a training. Evidently's page of the same comparison, for
-    the newest day of a run, is kept with the MLflow run.
+    `BTC_MEAN_DAYS_TO_FALSE_ALARM`; and that inputs are known, broken where one was missing beyond what the champion
+    saw in training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise asks for a training.
+    Evidently's page of the same comparison, for the newest day of a run, is kept with the MLflow run.
     """
     primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
     made, outcomes = forecasts.filter(primary).collect(), forecast_outcomes.filter(primary).collect()
@@ -299,7 +317,8 @@ def drift_report(
         {
             "drifted": drifted,
             "share_drifted": len(drifted) / len(found),
-            "broken_promises": [one.name for one in watched if one.alarm],
+            "broken_promises": [one.promise for one in degradation.broken_promises(newest.rows)],
+            "lost_hours": newest.lost,
             "inputs": dg.MetadataValue.md(drift.markdown(found)),
             "promises": dg.MetadataValue.md("\n".join(f"- **{one.name}**: {one.sentence}" for one in watched)),
             "picture": dg.MetadataValue.md(plots.embedded(plots.drift(found), "drift")),

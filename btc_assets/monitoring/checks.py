@@ -14,11 +14,13 @@ from btc_assets.contracts import (
     MODEL_HISTORY,
     PRICES,
     TRAINED_MODEL,
+    TRAINING_PROFILE,
     Contract,
 )
 from btc_assets.lake import Lake
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring.assets import drift_report, forecast_outcomes, forecasts
+from btc_assets.monitoring.assets import drift_report, forecast_outcomes, forecasts, profiles_of
 from btc_assets.monitoring.completeness import missing_forecasts, missing_outcomes, moved_forecasts
 from btc_assets.monitoring.forecasting import CHAMPION, choose_models, forecast_hours
 from btc_assets.partitions import day_to_check, nothing_stored
@@ -75,15 +77,54 @@ def replay_gives_the_same(
     day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
         return nothing_stored(FORECASTS.table)
-    replayed = forecast_hours(
-        _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _chosen(lake, day), registry
-    )
+    chosen = _chosen(lake, day)
+    features = lake.scan(HOURLY_FEATURES, day - timedelta(days=LOOK_BACK_DAYS), day).sort("open_time").collect()
+    replayed = forecast_hours(features, _one_day(lake, PRICES, day), chosen, registry, profiles_of(lake, chosen))
     moved = moved_forecasts(_one_day(lake, FORECASTS, day), replayed)
     return dg.AssetCheckResult(
         passed=moved.is_empty(),
         description=f"{moved.height} forecasts of {day} differ from a replay"
         + (f", the first of {moved['open_time'][0]}." if moved.height else "."),
         metadata={"day": str(day), "rows": replayed.height, "moved": moved.height},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="every_model_has_a_profile")
+def every_model_has_a_profile(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
+) -> dg.AssetCheckResult:
+    """What each model of the day saw in training is known; without it no missing input can be told."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    lacking = sorted(set(_chosen(lake, day)["model_cutoff"]) - set(lake.days(TRAINING_PROFILE)))
+    named = ", ".join(map(str, lacking))
+    return dg.AssetCheckResult(
+        passed=not lacking,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Missing inputs of {day} cannot be told: materialise learning/training_profile of {named}."
+        if lacking
+        else f"Every model of {day} has its profile.",
+        metadata={"day": str(day), "lacking": len(lacking)},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="no_input_is_missing")
+def no_input_is_missing(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """No champion forecast of the day lacks an input beyond what its model saw in training."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    degraded = _one_day(lake, FORECASTS, day).filter((pl.col("role") == CHAMPION) & pl.col("degraded"))
+    named = sorted({name for names in degraded["missing_inputs"].unique() for name in names.split(",")})
+    hours = degraded["open_time"].n_unique()
+    return dg.AssetCheckResult(
+        passed=not hours,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{hours} hours of {day} lack {', '.join(named[:8])}{' and others' if len(named) > 8 else ''}."
+        if hours
+        else f"No input is missing on {day}.",
+        metadata={"day": str(day), "degraded_hours": hours, "missing_inputs": named},
     )
 
 
@@ -176,6 +217,8 @@ def promises_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam
 CHECKS = [
     every_hour_is_forecast,
     replay_gives_the_same,
+    every_model_has_a_profile,
+    no_input_is_missing,
     every_known_label_is_judged,
     intervals_hold,
     few_inputs_moved,

@@ -217,6 +217,46 @@ def watch(outcomes: pl.DataFrame, *, alarm_hours: int, mean_hours: float) -> lis
     return found
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A promise that a drift report found broken.
+
+    Attributes:
+        promise: its name.
+        proof: what shows it, as the end of a sentence.
+        value: the figure behind it.
+    """
+
+    promise: str
+    proof: str
+    value: float
+
+
+def broken_promises(report: pl.DataFrame) -> list[Broken]:
+    """Return the promises that a drift report found broken; moved inputs alone break none.
+
+    Args:
+        report: DRIFT_REPORT rows of one day.
+    """
+    alarms = report.filter("alarm").sort("subject")
+    lost = alarms.filter((pl.col("kind") == "input") & (pl.col("measure") == "lost_hours"))["subject"].to_list()
+    found = []
+    for row in alarms.filter(pl.col("kind") == "concept").iter_rows(named=True):
+        if row["measure"] == "wealth":
+            proof = f"a bet against it turned 1 into {row['value']:.3g} over {row['n']} hours"
+        elif row["measure"] == "lost_hours":
+            proof = f"for up to {row['value']:.0f} of {row['n']} hours {_named(lost)} missing"
+        else:
+            continue
+        found.append(Broken(row["subject"], proof, row["value"]))
+    return found
+
+
+def _named(names: Sequence[str], most: int = 8) -> str:
+    listed = ", ".join(names[:most]) + (f" and {len(names) - most} others" if len(names) > most else "")
+    return f"{listed} {'were' if len(names) > 1 else 'was'}"
+
+
 def degraded(report: pl.DataFrame) -> list[str]:
     """Say what a performance report proves against the champion's 1 h forecasts of the last 90 days; empty is well.
 

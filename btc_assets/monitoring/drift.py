@@ -13,7 +13,7 @@ scoring, 0.2 being the usual mark of a large move.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.contracts import DRIFT_REPORT
+from btc_assets.learning.missingness import LEAST_GONE_HOURS
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +33,8 @@ FALSE_DISCOVERIES = 0.05
 """Share of false discoveries accepted among the features called drifted."""
 MISSING_BOUND = 0.1
 """Change of the share of unknown values from which a feature counts as gone or come."""
+INPUTS_KNOWN = "inputs_known"
+"""The promise that no input is missing beyond what the champion saw in training."""
 _BINS = 10
 _LEAST = 24
 """Fewest known values on either side for a comparison."""
@@ -211,6 +214,36 @@ def drift_rows(found: Sequence[FeatureDrift], *, day: date, version: int, cutoff
             ("ks_q_value", one.q_value, FALSE_DISCOVERIES),
             ("missing_change", one.missing_change, MISSING_BOUND),
         )
+    ]
+    return pl.DataFrame(records, schema=DRIFT_REPORT.columns).sort(DRIFT_REPORT.key)
+
+
+def lost_rows(hours: Mapping[str, int], *, n: int, day: date, version: int, cutoff: date) -> pl.DataFrame:
+    """Return DRIFT_REPORT rows of lost inputs: each of them, and whether the promise that inputs are known is broken.
+
+    Args:
+        hours: of each lost input, the hours it was lost in, see `missingness.hours_lost`.
+        n: hours looked at.
+        day: last day of the stretch.
+        version: registry version of the champion.
+        cutoff: of the champion.
+    """
+    most = max(hours.values(), default=0)
+    lines = [("input", name, "lost_hours", lost) for name, lost in hours.items()]
+    records = [
+        {
+            "day": day,
+            "kind": kind,
+            "subject": subject,
+            "measure": measure,
+            "value": float(value),
+            "bound": float(LEAST_GONE_HOURS),
+            "alarm": value > LEAST_GONE_HOURS,
+            "n": n,
+            "model_version": version,
+            "model_cutoff": cutoff,
+        }
+        for kind, subject, measure, value in [*lines, ("concept", INPUTS_KNOWN, "lost_hours", most)]
     ]
     return pl.DataFrame(records, schema=DRIFT_REPORT.columns).sort(DRIFT_REPORT.key)
 

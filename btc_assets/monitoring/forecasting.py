@@ -17,6 +17,7 @@ from btc_assets.clock import HOUR
 from btc_assets.contracts import FORECASTS, HELD_ROLES, ROLES, UTC_TIME
 from btc_assets.learning.bundle import QUANTILE_NAMES, HorizonForecast
 from btc_assets.learning.history import ModelChoice, holders
+from btc_assets.learning.missingness import Answer, Profile
 
 CHAMPION, NEWEST, CHALLENGER = ROLES
 
@@ -73,17 +74,22 @@ def _newest(trained: pl.DataFrame, hours: pl.Series, window_days: int) -> pl.Dat
     return held.drop_nulls("model_version").filter(recent).drop("since")
 
 
-def forecast_hours(features: pl.DataFrame, prices: pl.DataFrame, chosen: pl.DataFrame, models: Models) -> pl.DataFrame:
-    """Forecast every hour that has features and a bar.
+def forecast_hours(
+    features: pl.DataFrame, prices: pl.DataFrame, chosen: pl.DataFrame, models: Models, profiles: pl.DataFrame
+) -> pl.DataFrame:
+    """Forecast every hour that has features, a bar and a model.
 
-    A feature that is not known is missing to the model, not a reason to be silent. Each model is loaded once
-    and each hour is put to it once, whichever roles it has.
+    A feature that is not known is missing to the model, not a reason to be silent; where it is missing beyond what the
+    model saw in training, the forecast is marked as degraded and answered as `learning.missingness` says. Each model is
+    loaded once and each hour is put to it once, whichever roles it has.
 
     Args:
-        features: HOURLY_FEATURES rows.
+        features: HOURLY_FEATURES rows of the hours and, so that runs of missing hours can be counted, of
+            `missingness.LOOK_BACK_DAYS` before them.
         prices: PRICES rows of the same hours.
         chosen: the model of each hour and role, see `choose_models`.
         models: where the models come from.
+        profiles: TRAINING_PROFILE rows of their cutoffs; a model without any is taken as it is.
 
     Returns:
         FORECASTS rows, by open_time, horizon and role; none for an hour without a model.
@@ -98,20 +104,24 @@ def forecast_hours(features: pl.DataFrame, prices: pl.DataFrame, chosen: pl.Data
             f"model version {first['model_version']} was cut off on {first['model_cutoff']}, after "
             f"{first['open_time']:%Y-%m-%d}: it would have seen the hours it is to forecast"
         )
+    features = features.sort("open_time")
     hours = features.join(prices.select("open_time", "close"), on="open_time", how="inner").sort("open_time")
     parts = []
     for _, own in sorted(chosen.group_by("model_version"), key=lambda part: part[0]):
         choice = ModelChoice(*own.select("model_version", "model_cutoff", "model_digest").row(0))
         asked = hours.join(own, on="open_time", how="semi")
         if asked.height:
-            forecast = _forecast_by(choice, models.load(choice.version), asked)
+            profile = profiles.filter(pl.col("cutoff") == choice.cutoff)
+            forecast = _forecast_by(choice, models.load(choice.version), asked, features, profile)
             parts.append(forecast.join(own.select("open_time", "role"), on="open_time"))
     if not parts:
         return FORECASTS.empty()
     return pl.concat(parts).select(list(FORECASTS.columns)).sort(FORECASTS.key)
 
 
-def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> pl.DataFrame:
+def _forecast_by(
+    choice: ModelChoice, model: Predictor, hours: pl.DataFrame, features: pl.DataFrame, training: pl.DataFrame
+) -> pl.DataFrame:
     """Put hours to one model; FORECASTS columns without the role."""
     if (model.digest, model.cutoff) != (choice.digest, choice.cutoff):
         raise ForecastError(
@@ -124,19 +134,35 @@ def _forecast_by(choice: ModelChoice, model: Predictor, hours: pl.DataFrame) -> 
             f"model version {choice.version} needs features that are not computed: {', '.join(missing)}"
         )
     rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+    profile = Profile.of(training, model.features)
+    lost = np.zeros(rows.shape, dtype=np.bool_)
+    if profile is not None:
+        lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
+        rows = profile.filled(rows, lost)
     made_at = pl.col("open_time") + HOUR
-    return pl.concat(
-        hours.select(
-            "open_time",
-            pl.lit(horizon, pl.Int64).alias("horizon_hours"),
-            made_at.alias("made_at"),
-            (made_at + timedelta(hours=horizon)).alias("target_time"),
-            pl.lit(choice.version, pl.Int64).alias("model_version"),
-            pl.lit(choice.cutoff).alias("model_cutoff"),
-            pl.lit(choice.digest).alias("model_digest"),
-            "close",
-            pl.Series("p_up", forecast.p_up, pl.Float64),
-            *(pl.Series(name, forecast.quantiles[:, i], pl.Float64) for i, name in enumerate(QUANTILE_NAMES)),
+    names = np.array(model.features)
+    parts = []
+    for horizon, forecast in model.predict(rows).items():
+        answer = Answer.as_is(forecast) if profile is None else profile.answer(horizon, forecast, rows, lost)
+        parts.append(
+            hours.select(
+                "open_time",
+                pl.lit(horizon, pl.Int64).alias("horizon_hours"),
+                made_at.alias("made_at"),
+                (made_at + timedelta(hours=horizon)).alias("target_time"),
+                pl.lit(choice.version, pl.Int64).alias("model_version"),
+                pl.lit(choice.cutoff).alias("model_cutoff"),
+                pl.lit(choice.digest).alias("model_digest"),
+                "close",
+                pl.Series("p_up", answer.forecast.p_up, pl.Float64),
+                *(
+                    pl.Series(name, answer.forecast.quantiles[:, i], pl.Float64)
+                    for i, name in enumerate(QUANTILE_NAMES)
+                ),
+                pl.Series("degraded", lost.any(axis=1), pl.Boolean),
+                pl.Series("missing_inputs", [",".join(names[row]) for row in lost], pl.String),
+                pl.Series("missing_weight", answer.missing_weight, pl.Float64),
+                pl.Series("fallback", answer.fallback, pl.Boolean),
+            )
         )
-        for horizon, forecast in model.predict(rows).items()
-    )
+    return pl.concat(parts)

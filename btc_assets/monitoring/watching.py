@@ -10,6 +10,7 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.contracts import DRIFT_REPORT
+from btc_assets.learning.missingness import LOOK_BACK_DAYS, hours_lost
 from btc_assets.monitoring import degradation, drift
 from btc_assets.monitoring.forecasting import Models
 
@@ -30,6 +31,8 @@ class Watch:
         current: the last days up to the day, likewise.
         p_up_before: its P(up) of 1 h before those days, one column.
         p_up_now: its P(up) of 1 h in those days.
+        made: FORECASTS rows of its own 1 h forecasts in those days.
+        recent: HOURLY_FEATURES rows of those days and of `missingness.LOOK_BACK_DAYS` before them.
         outcomes: FORECAST_OUTCOMES rows of the champions' 1 h forecasts, known by the end of the day.
         mean_days: least mean time to a false alarm of a sequential test, days.
     """
@@ -42,6 +45,8 @@ class Watch:
     current: pl.DataFrame
     p_up_before: pl.DataFrame
     p_up_now: pl.DataFrame
+    made: pl.DataFrame
+    recent: pl.DataFrame
     outcomes: pl.DataFrame
     mean_days: int
 
@@ -58,12 +63,18 @@ class Watch:
         """Whether calibration, coverage and log-loss still hold."""
         return degradation.watch(self.outcomes, alarm_hours=ALARM_HOURS, mean_hours=24.0 * self.mean_days)
 
+    @cached_property
+    def lost(self) -> dict[str, int]:
+        """In how many of the last hours each input was missing beyond what the champion saw in training."""
+        return hours_lost(self.made, self.recent)
+
     @property
     def rows(self) -> pl.DataFrame:
         """DRIFT_REPORT rows of the day."""
         moved = drift.drift_rows(self.inputs, day=self.day, version=self.version, cutoff=self.cutoff)
         broken = degradation.concept_rows(self.promises, day=self.day, version=self.version, cutoff=self.cutoff)
-        return pl.concat([moved, broken]).sort(DRIFT_REPORT.key)
+        lost = drift.lost_rows(self.lost, n=self.made.height, day=self.day, version=self.version, cutoff=self.cutoff)
+        return pl.concat([moved, broken, lost]).sort(DRIFT_REPORT.key)
 
 
 def watch_day(
@@ -109,6 +120,8 @@ def watch_day(
         current=features.filter(at.is_between(start, end, "left")),
         p_up_before=made.filter(at < start).select("p_up"),
         p_up_now=made.filter(at >= start).select("p_up"),
+        made=made.filter((at >= start) & (pl.col("model_version") == version)),
+        recent=features.filter(at.is_between(start - timedelta(days=LOOK_BACK_DAYS), end, "left")),
         outcomes=known,
         mean_days=mean_days,
     )

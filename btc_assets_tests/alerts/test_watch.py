@@ -75,8 +75,34 @@ def test_a_move_across_a_gap_is_not_made_up(book: Rulebook) -> None:
 
 @pytest.mark.parametrize(("q50", "told"), [(0.02, False), (0.031, True), (-0.04, True)])
 def test_a_large_forecast_is_told(book: Rulebook, q50: float, told: bool) -> None:
-    newest = pl.DataFrame({"horizon_hours": [24], "q50": [q50], "p_up": [0.6]})
+    newest = pl.DataFrame({"horizon_hours": [24], "q50": [q50], "p_up": [0.6], "degraded": [False]})
     assert bool(watch.on_forecasts(book, newest)) is told
+
+
+def lacking(names: str, weight: float, *, fallback: bool = False) -> pl.DataFrame:
+    """Return the newest forecasts of two horizons that lack inputs; the shorter one lacks less of its model."""
+    shared = {"q50": 0.0, "p_up": 0.5, "degraded": bool(names), "missing_inputs": names}
+    return pl.DataFrame(
+        [
+            shared | {"horizon_hours": 1, "missing_weight": weight / 2, "fallback": False},
+            shared | {"horizon_hours": 4, "missing_weight": weight, "fallback": fallback},
+        ]
+    )
+
+
+@pytest.mark.parametrize(("names", "weight", "told"), [("", 0.0, 0), ("body_1h", 0.009, 0), ("body_1h", 0.01, 1)])
+def test_missing_inputs_are_told_from_their_bound_on(book: Rulebook, names: str, weight: float, told: int) -> None:
+    found = watch.on_forecasts(book, lacking(names, weight))
+    assert [finding.rule.kind for finding in found] == ["missing_inputs"] * told
+
+
+def test_missing_inputs_are_named_with_their_weight_and_what_answers(book: Rulebook) -> None:
+    [few] = watch.on_forecasts(book, lacking("taker_imbalance_1h,taker_imbalance_4h", 0.08))
+    [many] = watch.on_forecasts(book, lacking("returns_1h,taker_imbalance_1h", 0.6, fallback=True))
+    assert few.message == "2 inputs are missing, 8% of the model's weight: taker_imbalance_1h, taker_imbalance_4h"
+    assert many.message.endswith("; the base rate answers for 4 h")
+    assert (few.subject, few.value) == ("flow", 0.08)
+    assert many.subject == "flow, price", "another group of inputs is told anew"
 
 
 def drift_report(moved: int, broken: bool) -> pl.DataFrame:

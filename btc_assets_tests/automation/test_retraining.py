@@ -16,13 +16,14 @@ from btc_assets.automation import retraining
 from btc_assets.automation.jobs import DRIFT, REPORT, VERDICT
 from btc_assets.automation.retraining import (
     RETRAINERS,
-    broken_promises,
+    broken,
     retrain_on_degradation,
     retrain_on_drift,
 )
 from btc_assets.automation.sensors import PARTITION_TAG, SENSOR_TAG
 from btc_assets.definitions import defs
 from btc_assets.lake import Lake
+from btc_assets.monitoring import drift
 from btc_assets.partitions import key_of
 from btc_assets.settings import Settings, settings
 
@@ -167,7 +168,20 @@ def test_a_training_without_yesterdays_features_is_not_asked_for(instance: dg.Da
     assert "no features of 2019-06-04" in said
 
 
+@pytest.mark.parametrize(("hours", "asks"), [(24, False), (25, True)])
+def test_inputs_that_stay_away_ask_for_a_training_by_name(
+    instance: dg.DagsterInstance, lake: Lake, hours: int, asks: bool
+) -> None:
+    lost = {"taker_imbalance_1h": hours, "trades_ratio": hours, "body_1h": 3}
+    report = drift.lost_rows(lost, n=168, day=TODAY, version=1, cutoff=TODAY)
+    tell(instance, lake, DRIFT, TODAY, report)
+    requests, said, _ = tick(retrain_on_drift, instance, lake)
+    assert bool(requests) is asks
+    reason = "inputs_known is broken: for up to 25 of 168 hours taker_imbalance_1h, trades_ratio were missing"
+    assert (reason in said) is asks
+
+
 def test_only_broken_promises_are_reasons() -> None:
-    assert broken_promises(drift_report(TODAY, broken=False)) == []
-    [reason] = broken_promises(drift_report(TODAY, broken=True))
+    assert broken(drift_report(TODAY, broken=False)) == []
+    [reason] = broken(drift_report(TODAY, broken=True))
     assert "1e+05" in reason

@@ -21,7 +21,7 @@ from btc_assets.monitoring.forecasting import forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.monitoring.conftest import FIRST, LinearModel, champion_from, features_of, labels_of
+from btc_assets_tests.monitoring.conftest import FIRST, NO_PROFILES, LinearModel, champion_from, features_of, labels_of
 
 WINDOW, DAYS = 60, 160
 CALENDAR = [FIRST + timedelta(days=n) for n in range(DAYS)]
@@ -67,7 +67,7 @@ def history() -> trial.History:
         pl.Series(name, values) for name, values in zip(NAMES, columns, strict=True)
     )
     champion = champion_from(CALENDAR[WINDOW], features["open_time"], version=1, cutoff=CUTOFF)
-    made = forecast_hours(features, bars, champion, Shelf())
+    made = forecast_hours(features, bars, champion, Shelf(), NO_PROFILES)
     made = made.filter(pl.col("horizon_hours") == 1)
     outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
     return trial.History(features, made, outcomes, Shelf(), config(Path("unused")))

@@ -16,14 +16,19 @@ from btc_assets.contracts import (
     MODEL_HISTORY,
     QUANTILE_COLUMNS,
     TRAINED_MODEL,
+    TRAINING_PROFILE,
 )
 from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 1, 1)
 DAYS = [FIRST + timedelta(days=i) for i in range(12)]
 FEATURE = next(name for name in HOURLY_FEATURES.columns if name not in ("open_time", "available_at"))
 """The one feature the models here use: any of the catalogue, filled with the last return."""
+
+
+NO_PROFILES = TRAINING_PROFILE.empty()
 
 
 def digest_of(version: int) -> str:
@@ -37,7 +42,7 @@ class LinearModel:
 
     version: int
     cutoff: date
-    features: tuple[str, ...] = (FEATURE,)
+    features: tuple[str, ...] = (FEATURE, SCALE_FEATURE)
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -98,6 +103,18 @@ def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
         for h in HORIZONS
     )
     return labels.filter(pl.col("known_at") <= last).sort(HOURLY_LABELS.key)
+
+
+def profile_rows(cutoff: date, *, weight: float = 0.2, longest: int = 0, median: float = 0.0) -> pl.DataFrame:
+    """Return TRAINING_PROFILE rows of a model with `FEATURE`; the scale, unknown in this history, counts as silent."""
+    shared = {"cutoff": cutoff, "missing_share": 0.0, "gone": False, "base_rate": 0.6, "rows": 1000}
+    shared |= {name: 0.5 * (i - 2) for i, name in enumerate(QUANTILE_COLUMNS)}
+    inputs = [
+        {"feature": FEATURE, "weight": weight, "longest_missing_hours": longest, "median": median},
+        {"feature": SCALE_FEATURE, "weight": 1 - weight, "longest_missing_hours": 10**6, "median": 0.01},
+    ]
+    rows = [shared | one | {"horizon_hours": horizon} for horizon in HORIZONS for one in inputs]
+    return pl.DataFrame(rows, schema=TRAINING_PROFILE.columns).sort(TRAINING_PROFILE.key)
 
 
 def history_rows(day: date, version: int | None, role: str = "champion", *, hour: int = 0) -> pl.DataFrame:

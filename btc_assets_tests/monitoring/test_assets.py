@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 
 from btc_assets.alerts.outbox import Outbox
+from btc_assets.clock import midnight
 from btc_assets.contracts import (
     FORECAST_OUTCOMES,
     FORECASTS,
@@ -20,6 +22,7 @@ from btc_assets.contracts import (
     PRICES,
     SHADOW_REPORT,
     TRAINED_MODEL,
+    TRAINING_PROFILE,
     Contract,
 )
 from btc_assets.lake import Lake, by_day
@@ -38,13 +41,14 @@ from btc_assets_tests.monitoring.conftest import (
     features_of,
     history_rows,
     labels_of,
+    profile_rows,
     shelf,
     trained_rows,
 )
 
 UPSTREAM = [
     dg.AssetSpec(contract.table.split("/"), partitions_def=DAILY)
-    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, MODEL_HISTORY)
+    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY)
 ]
 FIRST, LAST = DAYS[2], DAYS[-1]
 
@@ -102,6 +106,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder, HOURLY_LABELS, labels_of(bars))
     store(folder, MODEL_HISTORY, pl.concat([history_rows(DAYS[3], 1), history_rows(DAYS[7], 2, CHALLENGER)]))
     store(folder, TRAINED_MODEL, pl.concat([trained_rows(DAYS[3], 1), trained_rows(DAYS[7], 2)]))
+    for day in (DAYS[3], DAYS[7]):
+        Lake(root=str(folder)).write(TRAINING_PROFILE, day, profile_rows(day))
     return folder
 
 
@@ -126,6 +132,8 @@ def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
     assert set(found) == {
         "every_hour_is_forecast",
         "replay_gives_the_same",
+        "every_model_has_a_profile",
+        "no_input_is_missing",
         "every_known_label_is_judged",
         "intervals_hold",
     }
@@ -228,6 +236,36 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
         lake.write(FORECAST_OUTCOMES, LAST, judged)
 
 
+def test_an_outage_is_marked_named_and_replayed_whatever_days_a_run_has(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "lake")
+    outage = midnight(DAYS[9]) + timedelta(hours=5)
+    features = features_of(bars_of_the_history())
+    gone = pl.when(pl.col("open_time") < outage).then(pl.col(FEATURE)).alias(FEATURE)
+    store(tmp_path / "lake", HOURLY_FEATURES, features.with_columns(gone))
+    result = materialise(tmp_path / "lake", DAYS[9], LAST, ("forecasts",))
+    made = stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9]))
+    assert made["degraded"].to_list() == (made["open_time"] >= outage).to_list()
+    assert set(made.filter("degraded")["missing_inputs"]) == {FEATURE}
+    metadata = result.asset_materializations_for_node("monitoring__forecasts")[-1].metadata
+    assert metadata["degraded_hours"].value == 24 * 3 - 5
+    assert metadata["missing_inputs"].value == [FEATURE]
+    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    assert checks["replay_gives_the_same"].passed
+    assert not checks["no_input_is_missing"].passed
+    assert FEATURE in checks["no_input_is_missing"].description
+    materialise(tmp_path / "lake", LAST, LAST, ("forecasts",))
+    assert stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9])).equals(made)
+
+
+def test_a_model_without_a_profile_is_named(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "lake")
+    shutil.rmtree(tmp_path / "lake" / TRAINING_PROFILE.table / f"day={DAYS[7]}")
+    result = materialise(tmp_path / "lake", LAST, LAST, ("forecasts",))
+    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    assert not checks["every_model_has_a_profile"].passed
+    assert f"materialise learning/training_profile of {DAYS[7]}." in checks["every_model_has_a_profile"].description
+
+
 def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteInProcessResult) -> None:
     day = Lake(root=str(root)).read(FORECASTS, LAST)
     nudged = day.with_columns(
@@ -239,7 +277,7 @@ def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteIn
 
 def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
     forecasts = ASSETS[0]
-    for table in (TRAINED_MODEL, MODEL_HISTORY):
+    for table in (TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY):
         mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
         assert mapping.end_offset == 0
         assert mapping.start_offset < 0

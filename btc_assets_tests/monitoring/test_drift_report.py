@@ -25,7 +25,15 @@ from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.settings import settings
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.monitoring.conftest import DAYS, FEATURE, LinearModel, champion_from, features_of, labels_of
+from btc_assets_tests.monitoring.conftest import (
+    DAYS,
+    FEATURE,
+    NO_PROFILES,
+    LinearModel,
+    champion_from,
+    features_of,
+    labels_of,
+)
 
 HISTORY = [DAYS[0] + timedelta(days=n) for n in range(60)]
 CUTOFF, STUCK_FROM, LAST = HISTORY[20], HISTORY[-7], HISTORY[-1]
@@ -69,7 +77,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     noise = pl.Series(OTHER, np.random.default_rng(2).normal(size=bars.height))
     features = features_of(bars).with_columns(stuck.alias(FEATURE), noise)
     champion = champion_from(CUTOFF, features["open_time"], version=VERSION, cutoff=CUTOFF)
-    made = forecast_hours(features, bars, champion, OneModel(tracking_uri="sqlite://"))
+    made = forecast_hours(features, bars, champion, OneModel(tracking_uri="sqlite://"), NO_PROFILES)
     outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
     for contract, frame in ((HOURLY_FEATURES, features), (FORECASTS, made), (FORECAST_OUTCOMES, outcomes)):
         for day, part in by_day(contract, frame, HISTORY):

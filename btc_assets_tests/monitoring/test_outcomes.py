@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from btc_assets.contracts import FORECAST_OUTCOMES
 from btc_assets.monitoring.forecasting import forecast_hours
 from btc_assets.monitoring.outcomes import judge_forecasts
-from btc_assets_tests.monitoring.conftest import bars_of_the_history, features_of, labels_of, shelf
+from btc_assets_tests.monitoring.conftest import NO_PROFILES, bars_of_the_history, features_of, labels_of, shelf
 from btc_assets_tests.monitoring.test_forecasting import CHOSEN
 
 BARS = bars_of_the_history()
-FORECASTS = forecast_hours(features_of(BARS), BARS, CHOSEN, shelf())
+FORECASTS = forecast_hours(features_of(BARS), BARS, CHOSEN, shelf(), NO_PROFILES)
 LABELS = labels_of(BARS)
 
 

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
 from btc_assets_tests.serve.conftest import Server, running_server, this_hour
-from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, publish_small
+from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, publish_small, published_frames, write_model
 from serve.app import create_app
 
 
@@ -63,6 +65,56 @@ def test_a_stale_forecast_says_so(tmp_path: Path, models: Path, age: timedelta, 
     assert answer["stale"] is stale
     assert answer["age_seconds"] == max(age.total_seconds(), 0)
     assert (says in answer["note"]) if says else (answer["note"] is None)
+
+
+def degraded_forecasts(models: Path) -> pl.DataFrame:
+    """Return published forecasts of which the newest hour lacks two inputs, and its 24 h model too much of them."""
+    whole = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
+    newest = pl.col("made_at") == MADE_AT
+    return whole.with_columns(
+        newest.alias("degraded"),
+        pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("")).alias("missing_inputs"),
+        pl.when(newest).then(pl.col("horizon_hours") / 40).otherwise(0.0).alias("missing_weight"),
+        (newest & (pl.col("horizon_hours") == 24)).alias("fallback"),
+    )
+
+
+def answers_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the newest forecast that a folder serves, and the forecasts of its history."""
+    with served_at(MADE_AT, folder) as client:
+        past = client.get("/v1/forecasts", params={"to": (MADE_AT + timedelta(hours=1)).isoformat()}).json()
+        return client.get("/v1/forecast").json(), past["forecasts"]
+
+
+def test_a_degraded_forecast_says_so_and_names_its_missing_inputs(tmp_path: Path, models: Path) -> None:
+    publish_small(tmp_path, models, forecasts=degraded_forecasts(models))
+    answer, past = answers_of(tmp_path)
+    assert (answer["degraded"], answer["missing_inputs"]) == (True, ["rsi", "volume_ratio"])
+    assert [horizon["fallback"] for horizon in answer["horizons"]] == [False, False, True]
+    assert "missing beyond what the model saw in training" in answer["note"]
+    assert "rsi, volume_ratio" in answer["note"]
+    assert "base rate of its training window answers for 24 h" in answer["note"]
+    lacking = [row for row in past if row["degraded"]]
+    assert [row["horizon_hours"] for row in lacking] == [1, 4, 24]
+    assert all(row["missing_inputs"] == ["rsi", "volume_ratio"] for row in lacking)
+    assert [row["fallback"] for row in lacking] == [False, False, True]
+    assert all(row["missing_inputs"] == [] for row in past if not row["degraded"])
+
+
+def test_a_whole_forecast_is_not_degraded(client: httpx.Client) -> None:
+    answer = client.get("/v1/forecast").json()
+    assert (answer["degraded"], answer["missing_inputs"]) == (False, [])
+    assert not any(horizon["fallback"] for horizon in answer["horizons"])
+
+
+def test_a_bundle_that_says_nothing_of_its_inputs_is_served_as_whole(tmp_path: Path, models: Path) -> None:
+    of_inputs = ("degraded", "missing_inputs", "missing_weight", "fallback")
+    whole = degraded_forecasts(models)
+    for frame in (whole.drop(of_inputs), whole.with_columns(pl.lit(None).alias(name) for name in of_inputs)):
+        publish_small(tmp_path, models, forecasts=frame)
+        answer, past = answers_of(tmp_path)
+        assert (answer["degraded"], answer["missing_inputs"], answer["note"]) == (False, [], None)
+        assert not any(row["degraded"] or row["fallback"] for row in past)
 
 
 def test_before_the_first_forecast_only_health_answers_and_then_all_do(tmp_path: Path, models: Path) -> None:

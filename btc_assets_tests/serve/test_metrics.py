@@ -22,7 +22,14 @@ from prometheus_client.registry import Collector
 from btc_assets.alerts import outbox, rules
 from btc_assets.contracts import FORECAST_OUTCOMES
 from btc_assets.learning import evaluation
-from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, drift_frame, publish_small, published_frames
+from btc_assets_tests.serving.builders import (
+    FEATURE_NAMES,
+    MADE_AT,
+    drift_frame,
+    publish_small,
+    published_frames,
+    write_model,
+)
 from serve.app import create_app
 from serve.figures import SEVERITIES, STATES, WINDOWS
 from serve.store import Store
@@ -209,6 +216,26 @@ def test_the_forecast_drift_and_alerts_are_told(tmp_path: Path, models: Path) ->
         ("high", "pending"): 1,
         ("info", "delivered"): 1,
     }
+
+
+def test_the_inputs_that_the_newest_forecast_lacks_are_told(tmp_path: Path, models: Path) -> None:
+    frames = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
+    newest = pl.col("made_at") == MADE_AT
+    told = frames.with_columns(
+        pl.lit(value=True).alias("degraded"),
+        pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("rsi")).alias("missing_inputs"),
+        (pl.col("horizon_hours") / 40).alias("missing_weight"),
+        (pl.col("horizon_hours") == 24).alias("fallback"),
+    )
+    for forecasts, inputs, weights in ((told, 2, (0.025, 0.1, 0.6)), (frames, 0, (0, 0, 0))):
+        publish_small(tmp_path, models, forecasts=forecasts)
+        with served(tmp_path) as client:
+            samples = scrape(client)
+        assert samples["btc_forecast_missing_inputs", ()] == inputs
+        horizons = [("1",), ("4",), ("24",)]
+        assert named(samples, "btc_forecast_missing_weight_ratio") == dict(zip(horizons, weights, strict=True))
+        fallback = named(samples, "btc_forecast_fallback")
+        assert fallback == {("1",): 0, ("4",): 0, ("24",): float(inputs > 0)}
 
 
 def test_severities_and_states_are_those_of_the_alerts() -> None:

@@ -94,6 +94,10 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
             "close": 8000.0 + back,
             "p_up": 0.5 + 0.01 * (back % 7),
             **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_COLUMNS)},
+            "degraded": False,
+            "missing_inputs": "",
+            "missing_weight": 0.0,
+            "fallback": False,
         }
         for back in reversed(range(hours))
         for horizon in HORIZONS

@@ -56,13 +56,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         stat("Model version", "btc_model_version", unit="none"),
         stat("Age of the model", "btc_model_age_seconds", unit="s", steps=(15_724_800,)),
         stat("Age of the drift report", "time() - btc_drift_report_timestamp_seconds", unit="s", steps=(180_000,)),
-        Panel("P(up)", (("btc_forecast_up_probability", "{{horizon_hours}} h"),), unit="percentunit"),
-        Panel("Ages", (("btc_data_age_seconds", "forecast"), ("btc_model_age_seconds", "model")), unit="s"),
+        Panel("P(up)", (("btc_forecast_up_probability", "{{horizon_hours}} h"),), unit="percentunit", width=6),
+        Panel("Ages", (("btc_data_age_seconds", "forecast"), ("btc_model_age_seconds", "model")), unit="s", width=6),
         Panel(
             "From close to publication",
             (("btc_publication_delay_seconds", "newest forecast"),),
             unit="s",
+            width=6,
             about="Half a minute is usual. A forecast that late texts have changed is published again, and later.",
+        ),
+        Panel(
+            "Missing inputs",
+            (
+                ("btc_forecast_missing_inputs", "inputs"),
+                ("100 * btc_forecast_missing_weight_ratio", "% of the model, {{horizon_hours}} h"),
+                ("btc_forecast_fallback", "base rate answers, {{horizon_hours}} h"),
+            ),
+            width=6,
+            about="Inputs of the newest forecast that are missing beyond what its model saw in training.",
         ),
     ),
     "What became of the forecasts": (
