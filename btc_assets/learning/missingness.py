@@ -61,6 +61,16 @@ def missing_runs(features: pl.DataFrame, names: Sequence[str]) -> Ints:
     return hours - np.maximum(known_at, first[:, None] - 1)
 
 
+def longest_runs(window: pl.DataFrame, names: Sequence[str]) -> Ints:
+    """Return the longest run of missing hours of each input since it was first known, (f,).
+
+    Args:
+        window: HOURLY_FEATURES rows in time order.
+        names: the f inputs.
+    """
+    return _once_known(window, names, missing_runs(window, names)).max(axis=0, initial=0)
+
+
 def gone(features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int) -> tuple[str, ...]:
     """Return the inputs that are gone at a cutoff, in the order given.
 
@@ -143,13 +153,12 @@ def profile_rows(
         TRAINING_PROFILE rows.
     """
     inside = _window(features, cutoff, window_days)
-    runs = missing_runs(inside, names)
     left_out = set(gone(features, names, cutoff=cutoff, window_days=window_days))
     inputs = pl.DataFrame(
         {
             "feature": list(names),
             "missing_share": _unknown(inside, names).mean(axis=0),
-            "longest_missing_hours": _once_known(inside, names, runs).max(axis=0),
+            "longest_missing_hours": longest_runs(inside, names),
             "median": [inside[name].median() for name in names],
             "gone": [name in left_out for name in names],
         }

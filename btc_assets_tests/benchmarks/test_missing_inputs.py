@@ -1,0 +1,55 @@
+"""The trial of vanished inputs: marks, delays and answers are those of the rules it tries."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import missing_inputs as trial
+from btc_assets.clock import midnight
+from btc_assets_tests.conftest import random_walk_bars
+
+PLAN = trial.Plan(first=date(2018, 5, 7), stretches=1, days=21, chosen_first=date(2018, 4, 2), window_days=60)
+START = midnight(PLAN.first) + timedelta(hours=30)
+HISTORY = trial.History(random_walk_bars(150 * 24, start=midnight(date(2018, 1, 1))), PLAN)
+
+
+@pytest.fixture(scope="module")
+def outage() -> trial.Outage:
+    """Let the columns that Coinbase lacks vanish once, with models retrained meanwhile."""
+    return trial.outages(HISTORY, trial.KINDS[trial.RETRAINED], retrained=True)
+
+
+def test_columns_vanish_from_their_hour_on_and_nothing_else_changes() -> None:
+    dead = HISTORY.without(trial.KINDS[trial.RETRAINED], START)
+    before = pl.col("open_time") < START
+    assert dead.filter(before).equals(HISTORY.features.filter(before))
+    late = dead.filter(~before)
+    gone = {name for name in trial.NAMES if late[name].null_count() == late.height}
+    there = {name for name in trial.NAMES if HISTORY.features[name].count()}
+    assert len(gone & there) == 8
+    assert late["returns_1h"].equals(HISTORY.features.filter(~before)["returns_1h"])
+
+
+def test_an_outage_is_marked_at_once_and_asks_for_a_training_within_two_days(outage: trial.Outage) -> None:
+    assert outage.marked_after == [0]
+    assert 24 < outage.asked_after[0] <= 48
+    assert outage.lost[0][0] == 8
+    assert 0 < outage.left_out_after[0] <= 24 * 8
+
+
+def test_every_way_answers_the_same_hours(outage: trial.Outage) -> None:
+    assert {len(np.concatenate(tally.losses)) for tally in outage.tallies.values()} == {len(outage.base[0])}
+    assert np.array_equal(outage.tallies[trial.USUAL].losses[0], outage.base[0])
+    nulls, served = (outage.tallies[way].losses[0] for way in (trial.AS_IT_WAS, trial.AS_SERVED))
+    assert not np.array_equal(nulls, served)
+
+
+def test_the_text_gives_n_intervals_and_every_way(outage: trial.Outage) -> None:
+    text = "\n".join(trial._outage_text("a kind", outage, PLAN, PLAN.first))
+    assert f"{len(outage.base[0]):,} hours" in text
+    assert all(f"| {way} |" in text for way in outage.tallies)
+    assert "nan" not in text
