@@ -336,7 +336,7 @@ class Walk:
         self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), tables, self._judging_fingerprint(leg))
 
     def _training_fingerprint(self, leg: Leg) -> str:
-        # The profile describes the window of a model and changes nothing of it: an older model gets one without training.
+        # The profile describes a model's window and changes nothing of it: an older model gets one without training.
         tables = [table for table in TRAINED if table is not TRAINING_PROFILE]
         return self._fingerprint(TRAINING_SETTINGS, tables, self._content(leg.cutoff))
 

@@ -496,6 +496,11 @@ def training_profile(
             key=["learning", "trained_model"], partition_mapping=days_before(settings().window_days, and_today=True)
         ),
     },
+    deps=[
+        dg.AssetDep(
+            ["learning", "training_profile"], partition_mapping=days_before(settings().window_days, and_today=False)
+        )
+    ],
     kinds={"mlflow"},
 )
 def model_verdict(
@@ -542,7 +547,14 @@ def model_verdict(
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
     if before is not None:
         bundle = registry.load(before.version)
-        changes = recipe_changes(registry.load(candidate.version).document, bundle.document, horizon=gate.PRIMARY)
+        profile = lake.read(TRAINING_PROFILE, before.cutoff)
+        changes = recipe_changes(
+            registry.load(candidate.version).document,
+            bundle.document,
+            horizon=gate.PRIMARY,
+            lost_inputs=set(_known(wide, cutoff)) - set(rows.names),
+            lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
+        )
         champion_parity = models.filter(model_digest=before.digest).select(pl.col("parity_error").max()).item()
         stored_fits = _fits_of(registry, before.version, len(bundle.features))
         hours = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")

@@ -13,7 +13,7 @@ An input that is *gone* at a cutoff is not learnt from. What happens at either b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -97,28 +97,6 @@ def gone(features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_d
         for name, hours, longest in zip(names, unexplained, before, strict=True)
         if hours > max(longest, LEAST_GONE_HOURS)
     )
-
-
-def same_recipe(
-    champion: Collection[str],
-    candidate: Collection[str],
-    *,
-    gone_for_champion: Collection[str],
-    gone_for_candidate: Collection[str],
-) -> bool:
-    """Say whether two models differ in nothing but inputs that were gone at the cutoff of one of them.
-
-    A retraining during an outage learns from what is left, the one after it from everything again: neither is
-    another recipe.
-
-    Args:
-        champion: inputs of the champion.
-        candidate: inputs of the candidate.
-        gone_for_champion: inputs that were gone at the champion's cutoff, see `gone` and `gone_inputs`.
-        gone_for_candidate: the same of the candidate's.
-    """
-    left_out, taken_up = set(champion) - set(candidate), set(candidate) - set(champion)
-    return left_out <= set(gone_for_candidate) and taken_up <= set(gone_for_champion)
 
 
 def gone_inputs(profile: pl.DataFrame) -> frozenset[str]:

@@ -12,7 +12,12 @@ _SETTINGS = ("horizons", "quantiles", "feature_set", "scale")
 
 
 def recipe_changes(
-    candidate: Mapping[str, Any], champion: Mapping[str, Any], *, horizon: int, lost_inputs: Collection[str] = ()
+    candidate: Mapping[str, Any],
+    champion: Mapping[str, Any],
+    *,
+    horizon: int,
+    lost_inputs: Collection[str] = (),
+    lost_before: Collection[str] = (),
 ) -> list[str]:
     """Return what differs between the recipes of two models, a phrase each; nothing when one refreshes the other.
 
@@ -20,7 +25,8 @@ def recipe_changes(
         candidate: `model.json` of the candidate.
         champion: `model.json` of the champion.
         horizon: hours ahead of the output whose parameters count.
-        lost_inputs: features that have no values at the candidate's cutoff; leaving them out is no change of recipe.
+        lost_inputs: features that were gone at the candidate's cutoff; leaving them out is no change of recipe.
+        lost_before: features that were gone at the champion's cutoff; taking them up again is none either.
     """
     changes = [
         f"{name} {_short(champion[name])} -> {_short(candidate[name])}"
@@ -28,7 +34,7 @@ def recipe_changes(
         if candidate[name] != champion[name]
     ]
     ours, theirs = ([feature["name"] for feature in document["features"]] for document in (candidate, champion))
-    added = [name for name in ours if name not in theirs]
+    added = [name for name in ours if name not in theirs and name not in lost_before]
     dropped = [name for name in theirs if name not in ours and name not in lost_inputs]
     if added:
         changes.append(f"features added: {', '.join(added)}")

@@ -71,3 +71,12 @@ def test_another_recipe_is_told_by_what_changed(changed: dict[str, Any], said: s
 def test_an_input_that_is_lost_is_no_change_of_recipe() -> None:
     candidate = document(**NEXT_WEEK, features=["atr"])
     assert recipe_changes(candidate, document(), horizon=1, lost_inputs=["rsi"]) == []
+
+
+def test_an_input_that_is_back_is_no_change_of_recipe_and_a_new_one_is() -> None:
+    champion = document(features=["atr"])
+    asked = {"horizon": 1, "lost_before": ["rsi"]}
+    assert recipe_changes(document(**NEXT_WEEK), champion, **asked) == []
+    assert recipe_changes(document(**NEXT_WEEK, features=["atr", "rsi", "funding"]), champion, **asked) == [
+        "features added: funding"
+    ]
