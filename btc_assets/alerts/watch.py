@@ -100,10 +100,7 @@ def _on_missing_inputs(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
     if behind:
         said += f"; the base rate answers for {', '.join(f'{horizon} h' for horizon in behind)}"
     subject = ", ".join(sorted({_GROUPS.get(name, name) for name in names}))
-    return [
-        Finding(rule, f"{len(names)} inputs {subject}", said, weight)
-        for rule in _beyond(book, "missing_inputs", weight)
-    ]
+    return [Finding(rule, subject, said, weight) for rule in _beyond(book, "missing_inputs", weight)]
 
 
 def on_drift(book: Rulebook, report: pl.DataFrame) -> list[Finding]:

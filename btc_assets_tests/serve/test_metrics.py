@@ -233,7 +233,9 @@ def test_the_inputs_that_the_newest_forecast_lacks_are_told(tmp_path: Path, mode
             samples = scrape(client)
         assert samples["btc_forecast_missing_inputs", ()] == inputs
         horizons = [("1",), ("4",), ("24",)]
-        assert named(samples, "btc_forecast_missing_weight_ratio") == dict(zip(horizons, weights, strict=True))
+        assert named(samples, "btc_forecast_missing_weight_ratio") == pytest.approx(
+            dict(zip(horizons, weights, strict=True))
+        )
         fallback = named(samples, "btc_forecast_fallback")
         assert fallback == {("1",): 0, ("4",): 0, ("24",): float(inputs > 0)}
 
