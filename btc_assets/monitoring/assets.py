@@ -66,7 +66,7 @@ def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
 
 @dg.asset(
     key=["monitoring", "forecasts"],
-    **_COMMON,
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(FORECASTS),
     ins={
         "hourly_features": dg.AssetIn(
@@ -244,7 +244,7 @@ def shadow_report(
 
 @dg.asset(
     key=["monitoring", "drift_report"],
-    **_COMMON,
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(DRIFT_REPORT),
     ins={
         "hourly_features": dg.AssetIn(
