@@ -38,7 +38,7 @@ from btc_assets.learning.folds import matrix
 from btc_assets.learning.gate import SEEDS
 from btc_assets.learning.history import CHALLENGER, CHAMPION, Standing, after_verdict, holder, standing
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
-from btc_assets.learning.training import seed_name
+from btc_assets.learning.training import SCALE_FEATURE, seed_name
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
 from btc_assets.news import assets as news
@@ -133,6 +133,16 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
     frame = lake.read(contract, day)
     assert frame is not None
     return frame
+
+
+@pytest.mark.usefixtures("place")
+def test_an_input_that_is_gone_at_the_cutoff_is_not_learnt_from_and_the_scale_always_is() -> None:
+    whole = compute_features(random_walk_bars(24 * len(DAYS)))
+    late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
+    gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("taker_imbalance_1h", SCALE_FEATURE)]
+    known = learning._names(whole, CUTOFF)
+    assert learning._names(whole.with_columns(gone), CUTOFF) == tuple(n for n in known if n != "taker_imbalance_1h")
+    assert "taker_imbalance_1h" in learning._names(whole.with_columns(gone), CUTOFF - timedelta(days=7))
 
 
 @pytest.mark.usefixtures("first")
