@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from btc_assets.clock import HOUR
+from btc_assets.clock import HOUR, midnight
 from btc_assets.market.closing import Arrival, await_bar
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.choose import eager_sources_of, source_of
@@ -52,7 +52,8 @@ class Market:
     @classmethod
     def from_settings(cls, config: Settings) -> Market:
         """Build the market a deployment's settings ask for; nothing is fetched yet."""
-        skew = CLOCK_SKEW if config.history_end is None else timedelta()
+        ended = config.history_end is not None and config.now() >= midnight(config.history_end)
+        skew = timedelta() if ended else CLOCK_SKEW
         return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew, grows=config.source_grows)
 
     def now(self) -> datetime:
