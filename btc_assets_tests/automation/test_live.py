@@ -1,6 +1,8 @@
 """Once for real: `dagster dev`, the forecast server, a local exchange and feed, and nobody at the keyboard."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -129,13 +131,16 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
     ):
         wait_for_port(server, LOOPBACK, port, seconds=WATCHDOG_S)
 
-        def made_at() -> datetime:
+        def told_time(name: str) -> datetime:
             answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=WATCHDOG_S)
-            return datetime.fromisoformat(answer.raise_for_status().json()["made_at"])
+            return datetime.fromisoformat(answer.raise_for_status().json()[name])
+
+        def made_at() -> datetime:
+            return told_time("made_at")
 
         assert made_at() == told
         venue.newest += timedelta(days=2)  # what has closed since is told; from here on nobody does anything
-        published = time.monotonic()
+        published, began = time.monotonic(), datetime.now(tz=UTC)
         venue.headlines.append("Bitcoin soars to a record as funds rejoice")
         lake = Lake(root=str(tmp_path / "data" / "lake"))
 
@@ -145,4 +150,9 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         wait_until(scored, dev_log, dev)
         print(f"published to scored: {time.monotonic() - published:.0f} s")
         wait_until(lambda: made_at() >= this_hour, dev_log, dev, server)
+        assert told_time("published_at") >= began
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "dagster" / "history" / "runs.db")) as runs:
+            jobs = {name for (name,) in runs.execute("SELECT pipeline_name FROM runs")}
+        assert "refresh_forecast" in jobs
+        assert jobs.isdisjoint({"forecast_days", "publish_bundle"}), "one run goes all the way, and no sensor helps"
     venue.exchange.close()
