@@ -35,7 +35,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
 
-from benchmarks.minute_hours import STANDS_AT, STARTS_AT, clock
+from benchmarks.minute_clock import STANDS_AT, STARTS_AT, clock
 from benchmarks.predict import process_tree
 from btc_assets.market.sources.sample import SAMPLE
 from btc_assets.processes import free_port, running, wait_for_port

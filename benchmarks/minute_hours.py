@@ -1,4 +1,4 @@
-"""The project's code location on a clock whose hours last a minute, for `benchmarks.freshness`.
+"""The project's code location on a clock whose hours last a minute: for `benchmarks.freshness` and nothing else.
 
 The clock stands at `BENCHMARK_CLOCK_STANDS_AT` until `BENCHMARK_CLOCK_STARTS_AT`, where that is set; from then on each
 minute is an hour. Nothing of the project knows: its one clock, `Settings.now`, is replaced before anything else is
@@ -10,17 +10,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 
+from benchmarks.minute_clock import STANDS_AT, STARTS_AT, clock
 from btc_assets.settings import Settings
-
-STANDS_AT = "BENCHMARK_CLOCK_STANDS_AT"
-STARTS_AT = "BENCHMARK_CLOCK_STARTS_AT"
-SPEED = 60
-"""Hours of the clock in an hour."""
-
-
-def clock(wall: datetime, stands_at: datetime, starts_at: datetime | None) -> datetime:
-    """Return what the clock shows at a moment; `starts_at` is when it begins to go, None while it stands."""
-    return stands_at if starts_at is None or wall < starts_at else stands_at + SPEED * (wall - starts_at)
 
 
 def _now(_settings: Settings) -> datetime:
