@@ -264,6 +264,7 @@ def uninterrupted(history: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     return project.made
 
 
+@pytest.mark.slow
 def test_a_walk_makes_every_cutoff_and_every_day_once(uninterrupted: list[Made]) -> None:
     assert len(uninterrupted) == len(set(uninterrupted))
     assert {day for name, day in uninterrupted if name in LEARNING} == {leg.cutoff for leg in LEGS}
@@ -271,6 +272,7 @@ def test_a_walk_makes_every_cutoff_and_every_day_once(uninterrupted: list[Made])
         assert [day for name, day in uninterrupted if name == table] == [day for leg in LEGS for day in leg.days.days]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_before(uninterrupted: list[Made]) -> None:
     places = {made: place for place, made in enumerate(uninterrupted)}
     for leg, following in pairwise(LEGS):
@@ -280,6 +282,7 @@ def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_befo
         assert all(places["monitoring/forecast_outcomes", day] < next_judged for day in leg.days.days)
 
 
+@pytest.mark.slow
 def test_a_cutoff_judged_against_another_champion_is_judged_again(project: Project) -> None:
     """A walk from an earlier day was killed: what the later one judged rests on champions that stand no more."""
     project.walk()
@@ -294,6 +297,7 @@ def test_a_cutoff_judged_against_another_champion_is_judged_again(project: Proje
     assert again == {(table.table, leg.cutoff) for table in JUDGED for leg in LEGS}
 
 
+@pytest.mark.slow
 def test_another_gate_judges_again_and_trains_nothing(project: Project) -> None:
     project.walk()
     project.settings = SMALL.model_copy(update={"gate_significance": 0.01})
@@ -302,6 +306,7 @@ def test_another_gate_judges_again_and_trains_nothing(project: Project) -> None:
     assert again == {(table.table, leg.cutoff) for table in JUDGED for leg in LEGS}
 
 
+@pytest.mark.slow
 def test_a_table_beside_the_model_that_is_missing_is_made_alone(project: Project) -> None:
     project.failing = ("learning/model_explanation", LEGS[0].cutoff)
     with pytest.raises(WalkError):
@@ -312,6 +317,7 @@ def test_a_table_beside_the_model_that_is_missing_is_made_alone(project: Project
     assert first == ["learning/model_explanation", *(table.table for table in JUDGED)]
 
 
+@pytest.mark.slow
 def test_a_walk_that_is_done_makes_nothing_again_but_the_report(project: Project) -> None:
     project.walk()
     assert project.walk() == 0
@@ -319,6 +325,7 @@ def test_a_walk_that_is_done_makes_nothing_again_but_the_report(project: Project
     assert [said.count("already") for said in project.said if said.startswith("cutoff")] == [3] * len(LEGS)
 
 
+@pytest.mark.slow
 def test_a_walk_that_is_to_begin_again_makes_again_all_that_is_not_fetched(project: Project) -> None:
     project.walk()
     first = set(project.made)
@@ -380,6 +387,7 @@ def test_files_that_cannot_do_end_a_walk_before_anything_is_made(kept: pl.Expr, 
         Walk(instance, nothing, lake, chosen, "walk", say=print).run(plan(date(2018, 3, 5), date(2018, 3, 31), 7))
 
 
+@pytest.mark.slow
 def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before(project: Project) -> None:
     project.walk()
     changed = LEGS[1].days.first  # forecast by the second cutoff, learnt from by the third
@@ -391,6 +399,7 @@ def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before
     assert forecast == [*LEGS[1].days.days, *LEGS[2].days.days]
 
 
+@pytest.mark.slow
 def test_an_hour_that_is_restated_is_learnt_from_again(project: Project) -> None:
     project.walk()
     nulls = pl.DataFrame([dict.fromkeys(HOURLY_LABELS.columns)], schema=HOURLY_LABELS.columns)

@@ -203,12 +203,14 @@ def test_every_planted_bug_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY)
+@pytest.mark.slow
 def test_a_planted_bug_is_caught(name: str, score: dict[str, Caught]) -> None:
     assert CAUGHT_BY[name] in score[name].caught_by
     assert score[name].as_it_should
 
 
 @pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS if not subject.planted])
+@pytest.mark.slow
 def test_a_clean_control_passes_every_law(name: str, score: dict[str, Caught]) -> None:
     assert score[name].caught_by == ()
     assert score[name].as_it_should

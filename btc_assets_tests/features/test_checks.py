@@ -208,6 +208,7 @@ def told_evaluations(told: Lake) -> Evaluations:
     return run(told, DAYS[-3], LAST)
 
 
+@pytest.mark.slow
 def test_every_check_passes_on_a_run_with_texts(told_evaluations: Evaluations) -> None:
     assert [name for name, one in told_evaluations.items() if not one.passed] == []
     assert told_evaluations["causality"].metadata["texts_judged"].value is True
@@ -238,6 +239,7 @@ def test_one_day_alone_is_the_day_of_a_longer_run(told: Lake, told_evaluations: 
     assert again.select(of_texts).equals(before.select(of_texts))
 
 
+@pytest.mark.slow
 def test_a_day_nobody_gathered_is_null_and_a_day_of_silence_is_zero(
     told: Lake, told_evaluations: Evaluations, tmp_path: Path, texts: Texts
 ) -> None:

@@ -103,6 +103,7 @@ def test_the_groups_that_carry_the_signal_help_and_the_noise_does_not(three: Stu
     assert set(found) - helps == {("social", BASE_RATE), ("price+social", "price"), (whole, "price+sentiment")}
 
 
+@pytest.mark.slow
 def test_noise_is_said_to_help_no_more_often_than_the_level_allows() -> None:
     verdicts: Counter[tuple[str, str]] = Counter()
     repeats = 20

@@ -264,7 +264,7 @@ def test_a_report_on_another_challenger_decides_nothing() -> None:
 decisions = st.lists(st.sampled_from(["promoted", "kept", "refused", "rollback"]), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(decisions)
 def test_what_is_added_changes_no_earlier_hour_and_hour_by_hour_is_all_at_once(taken: list[str]) -> None:
     history = EMPTY

@@ -44,6 +44,7 @@ def test_a_rerun_gives_the_same_answer(tmp_path: Path) -> None:
     assert study(rows, tmp_path, WEAK, trials=4) == study(rows, tmp_path, WEAK, trials=4)
 
 
+@pytest.mark.slow
 def test_luck_on_a_random_walk_does_not_replace_the_incumbent(tmp_path: Path) -> None:
     calm = BoostingParameters(rounds=60, max_depth=2, eta=0.01)
     replaced = [
