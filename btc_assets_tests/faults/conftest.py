@@ -26,7 +26,6 @@ PRELOADED = [
     "btc_assets.monitoring.plots",
     "dagster_mlflow",
     "duckdb",
-    "evidently",
     "hypothesis.strategies",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
@@ -36,11 +35,10 @@ PRELOADED = [
     "pandera.polars",
     "polars_talib",
     "scipy.stats",
-    "shap",
     "statsmodels.api",
     "xgboost",
 ]
-"""What a run imports: seconds that no child has to spend again."""
+"""What most runs import: seconds that no child has to spend again."""
 
 
 class Forge:
