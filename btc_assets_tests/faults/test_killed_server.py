@@ -139,7 +139,7 @@ def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: 
     def ask(url: str) -> None:
         # A connection a request: one that is kept is closed by the server where a busy machine leaves it idle.
         with httpx.Client(base_url=url, timeout=WATCHDOG_S, headers={"Connection": "close"}) as client:
-            while not stop.wait(0.01):
+            while not stop.wait(0.03):
                 asked.extend(answers(client))
 
     with deployment.server("-m", "serve") as (process, url), ThreadPoolExecutor() as pool:
