@@ -108,7 +108,7 @@ class Contract:
     key: tuple[str, ...]
     append_only: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> pl.Schema:
         """Column names and polars types, in order."""
         return pl.Schema({name: column.dtype for name, column in self.schema.columns.items()})

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import make_url
-
 _DELETED = "Deleted_Internal"
 _TIMEOUT_S = 20.0
 
@@ -50,6 +48,8 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int] | None:
 def _rows(tracking_uri: str, query: str, values: Sequence[object]) -> list[Any] | None:
     if not tracking_uri.startswith("sqlite:///"):
         return None
+    from sqlalchemy import make_url  # half a second that loading the graph can do without
+
     database = make_url(tracking_uri).database
     try:
         read_only = f"{Path(database or '').resolve(strict=True).as_uri()}?mode=ro"
