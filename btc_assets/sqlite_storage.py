@@ -146,13 +146,13 @@ class EventLog(SqliteEventLogStorage):
         return engine
 
     def _make_shard(self, path: Path) -> None:
-        """Make an empty file with Dagster's schema at once; one that another process made meanwhile is left alone."""
+        """Make a file with Dagster's schema and no event; one that another process made meanwhile is left alone."""
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", suffix=".part") as new:
             new.write(self._empty_shard)
             new.flush()
             os.fchmod(new.fileno(), Path(self.path_for_shard(INDEX_SHARD_NAME)).stat().st_mode)
             os.fsync(new.fileno())
-            with suppress(FileExistsError):
+            with suppress(OSError):  # it is there, or the file system has no links and Dagster makes it step by step
                 os.link(new.name, path)
 
     @cached_property
@@ -190,7 +190,7 @@ class EventLog(SqliteEventLogStorage):
         What a connection writes reaches the file itself only when it closes; the log beside it changes before what is
         in it can be read.
         """
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.utime(self.path_for_shard(run_id))
 
     def _store_at_once(self, runs: Sequence[str], events: Sequence[EventLogEntry]) -> None:

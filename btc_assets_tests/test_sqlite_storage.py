@@ -199,6 +199,17 @@ def test_events_after_a_file_was_deleted_go_to_a_new_one(log: EventLog) -> None:
     assert told(log, "run") == told(SqliteEventLogStorage(log._base_dir), "run") == ["1"]
 
 
+def test_where_the_file_system_has_no_links_events_are_stored_as_well(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    log.store_event(said("run", 0))
+    assert told(log, "run") == indexed(log) == ["0"]
+
+
 def test_wiped_events_are_gone_and_new_ones_are_kept(log: EventLog) -> None:
     log.store_event(said("run", 0))
     log.wipe()
