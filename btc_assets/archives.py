@@ -37,17 +37,19 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_REPLACEMENT = "\ufffd"
+"""What a decoder puts in the place of bytes that it cannot read."""
 
 
 class UnreadableError(ValueError):
-    """A file cannot be unpacked or is no text; the sentence names it, and what helps where something does."""
+    """A file cannot be unpacked or read; the message names it, and the remedy if there is one, without a full stop."""
 
 
 def unpack(name: str, content: bytes, endings: Sequence[str], limit: int = MOST_BYTES) -> list[tuple[str, bytes]]:
     """Return the files in a file: those packed in a zip or gzip file, or the file itself.
 
-    What is packed is told by the first bytes, so a wrong ending does no harm. Members of other kinds, and the hidden
-    ones that macOS adds, are passed over. Nothing is written to disk, so a member may be called anything.
+    The first bytes show the kind of archive, so a wrong ending does no harm. Members of other kinds and the hidden ones
+    that macOS adds are skipped. Nothing is written to disk, so a member may have any name.
 
     Args:
         name: of the file, for messages and of the files returned.
@@ -67,26 +69,47 @@ def unpack(name: str, content: bytes, endings: Sequence[str], limit: int = MOST_
 
 def _unpack(name: str, content: bytes, endings: tuple[str, ...], limit: int, depth: int) -> list[tuple[str, bytes]]:
     lower = name.lower()
-    zipped, squeezed = content.startswith(_ZIP) or lower.endswith(".zip"), content.startswith(_GZIP)
-    if not (zipped or squeezed or lower.endswith(".gz")):
+    zipped = content.startswith(_ZIP) or lower.endswith(".zip")
+    if not (zipped or _is_gzip(name, content)):
         return [(name, content)]
     if depth == 0:
         raise UnreadableError(f"{name} is an archive in an archive in an archive; unpack the outer ones")
     try:
         if zipped:
             return _members(name, content, endings, limit, depth)
+    except UnreadableError:
+        raise
+    except _DAMAGE as error:
+        raise damaged(name, "zip") from error
+    plain = gunzip(name, content, limit)
+    return _unpack(name[:-3] if lower.endswith(".gz") else name, plain, endings, limit, depth - 1)
+
+
+def gunzip(name: str, content: bytes, limit: int = MOST_BYTES) -> bytes:
+    """Return what a gzip file holds; other content as it is, unless the name ends in `.gz`.
+
+    Raises:
+        UnreadableError: it is damaged, cut or too large.
+    """
+    if not _is_gzip(name, content):
+        return content
+    try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
             plain = packed.read(limit + 1)
     except _DAMAGE as error:
-        if isinstance(error, UnreadableError):
-            raise
-        kind = "zip" if zipped else "gzip"
-        raise UnreadableError(
-            f"{name} is no whole {kind} file: it is damaged, cut short or something else; get it again"
-        ) from error
+        raise damaged(name, "gzip") from error
     if len(plain) > limit:
         raise _too_large(name, limit)
-    return _unpack(name[:-3] if lower.endswith(".gz") else name, plain, endings, limit, depth - 1)
+    return plain
+
+
+def damaged(name: str, kind: str) -> UnreadableError:
+    """Return the error for a file that should be of a kind, such as `gzip` or `Parquet`, and is not."""
+    return UnreadableError(f"{name} is no whole {kind} file: it is damaged, cut short or something else; get it again")
+
+
+def _is_gzip(name: str, content: bytes) -> bool:
+    return content.startswith(_GZIP) or name.lower().endswith(".gz")
 
 
 def _members(name: str, content: bytes, endings: tuple[str, ...], limit: int, depth: int) -> list[tuple[str, bytes]]:
@@ -132,25 +155,42 @@ def _too_large(name: str, limit: int) -> UnreadableError:
     return UnreadableError(f"{name} unpacks to more than {limit:,} bytes, far more than is expected")
 
 
-def text_of(name: str, content: bytes) -> str:
-    """Return the text in a file, its lines ended by a single newline.
+def text_of(name: str, content: bytes) -> tuple[str, list[str]]:
+    """Return the text in a file, its lines ended by a single newline, and a sentence where its encoding is a guess.
 
-    UTF-8, UTF-16 and UTF-32 are told by their marks and by their bytes; what is none of them is Windows-1252.
+    UTF-8, UTF-16 and UTF-32 are recognized by their marks and by their bytes; other text is read as Windows-1252, or as
+    UTF-8 with replacement characters where most of its characters beyond ASCII are valid UTF-8.
 
     Raises:
-        UnreadableError: it holds bytes that no text has.
+        UnreadableError: it holds zero bytes, which text does not have.
     """
-    encoding = next((encoding for mark, encoding in _MARKS if content.startswith(mark)), None)
-    if encoding is None:
-        head = content[:1000]
-        if head[1::2].count(0) > len(head) // 4:
-            encoding = "utf-16-le"
-        elif head[::2].count(0) > len(head) // 4:
-            encoding = "utf-16-be"
-    try:
-        text = content.decode(encoding or "utf-8")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252" if encoding is None else encoding, errors="replace")
+    encoding = _encoding_of(content)
+    text = content.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
-        raise UnreadableError(f"{name} is no text: it holds zero bytes")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        raise UnreadableError(f"{name} is no text: it holds zero bytes, the first in line {_line_of(text, chr(0))}")
+    broken = text.count(_REPLACEMENT) if encoding == "utf-8" else 0
+    if broken == 0 or _REPLACEMENT.encode() in content:
+        return text, []
+    line = _line_of(text, _REPLACEMENT)
+    if sum(character > "\x7f" for character in text) > 2 * broken:
+        return text, [f"{broken} characters are no UTF-8 and show as {_REPLACEMENT}, the first is in line {line}"]
+    text = content.decode("cp1252", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    return text, [
+        f"it is no UTF-8 from line {line} on and was read as Windows-1252; save it as UTF-8 if letters are wrong"
+    ]
+
+
+def _encoding_of(content: bytes) -> str:
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return encoding
+    head = content[:1000]
+    if head[1::2].count(0) > len(head) // 4:
+        return "utf-16-le"
+    if head[::2].count(0) > len(head) // 4:
+        return "utf-16-be"
+    return "utf-8"
+
+
+def _line_of(text: str, character: str) -> int:
+    return text.count("\n", 0, text.index(character)) + 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from btc_assets.archives import MOST_BYTES, UnreadableError, text_of, unpack
+from btc_assets.archives import MOST_BYTES, UnreadableError, damaged, text_of, unpack
 from btc_assets.contracts import PRICES, UTC_TIME
 from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
@@ -20,6 +20,7 @@ from btc_assets.market.sources.instrument import Instrument, instrument_of
 from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
 from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.paths import matching
+from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -86,16 +87,6 @@ _GROUPED = r"^[+-]?\d{1,3}(T\d{3})+(D\d*)?$"
 _SHOWN = 300
 _REMEDY = "Correct the file or point BTC_MARKET_FILES at another."
 _SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip")
-_EPOCHS = ((1e8, 1e11, 1_000_000), (1e11, 1e14, 1_000), (1e14, 1e17, 1))
-"""Bounds of an epoch in s, ms and µs, and how many microseconds one unit has; nanoseconds are larger still."""
-_OFFSET = r"([+-])(0\d|1[0-4])(?::?([0-5]\d))?$"
-_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M")
-_RARE_FORMATS = tuple(
-    f"{day} {clock}"
-    for day in ("%Y-%m-%d", "%Y.%m.%d", "%d.%m.%Y")
-    for clock in ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
-)
-"""How a day and a clock time are written; days before months only with dots, where nobody means the other."""
 
 _parsed: dict[str, tuple[tuple[int, int], pl.DataFrame]] = {}
 _judged: dict[tuple[tuple[str, int, int], ...], None] = {}
@@ -221,11 +212,10 @@ def _table(name: str, content: bytes) -> pl.DataFrame:
         try:
             table = pl.read_parquet(content, hive_partitioning=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise UnreadableError(
-                f"{name} is no whole Parquet file: it is damaged, cut short or something else"
-            ) from error
+            raise damaged(name, "Parquet") from error
         return table.with_row_index(LINE, offset=1).with_columns(pl.lit(f"{name}, row").alias(FILE))
-    return text_table(name, text_of(name, content), _names).with_columns(pl.lit(f"{name}, line").alias(FILE))
+    text, _ = text_of(name, content)
+    return text_table(name, text, _names).with_columns(pl.lit(f"{name}, line").alias(FILE))
 
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:
@@ -382,7 +372,7 @@ def _times(table: pl.DataFrame, called: str, wanted: str) -> pl.Series:
         raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {column.dtype}, expected times")
     times = table.select(read.cast(UTC_TIME)).to_series().alias(wanted)
     if column.dtype == pl.String and times.has_nulls():
-        times = times.fill_null(table.select(iso_time(time, _RARE_FORMATS).cast(UTC_TIME)).to_series())
+        times = times.fill_null(table.select(iso_time(time, RARE_FORMATS).cast(UTC_TIME)).to_series())
     blank = column.str.strip_chars().is_in(_NOTHING) if column.dtype == pl.String else column.is_null()
     unread = times.is_null() if wanted == "open_time" else times.is_null() & ~blank
     if unread.any():
@@ -392,29 +382,3 @@ def _times(table: pl.DataFrame, called: str, wanted: str) -> pl.Series:
             f"in UTC), got {_shown(row[called])}"
         )
     return times
-
-
-def epoch_time(time: pl.Expr) -> pl.Expr:
-    """Read epochs, each by its size: 1e9 is seconds, 1e12 milliseconds, 1e15 microseconds, 1e18 nanoseconds."""
-    value = time.cast(pl.Float64, strict=False)
-    exact = pl.coalesce(time.cast(pl.Int64, strict=False), value.cast(pl.Int64, strict=False))
-    micros = pl.coalesce(
-        *(pl.when((value >= low) & (value < high)).then(exact * scale) for low, high, scale in _EPOCHS),
-        pl.when((value >= 1e17) & (value < 1e20)).then(exact // 1_000),
-    )
-    return pl.from_epoch(micros, time_unit="us").dt.replace_time_zone("UTC")
-
-
-def iso_time(time: pl.Expr, formats: Sequence[str] = _FORMATS) -> pl.Expr:
-    """Read ISO 8601 and its common variants, or other formats; an offset is honoured, without one it is UTC."""
-    # A zone's name says no more than the offset behind it, and nothing where there is none.
-    text = time.str.strip_chars().str.replace(r"(?i)\s*(UTC|GMT|Z)([+-]|$)", "$2").str.replace("T", " ", literal=True)
-    text = text.str.replace(r"(?i)-([AP]M)$", ":00 $1")
-    # An offset can only follow a clock time: the end of a bare date looks like one.
-    timed = text.str.contains(":")
-    groups = [pl.when(timed).then(text.str.extract(_OFFSET, group)) for group in (1, 2, 3)]
-    minutes = groups[1].cast(pl.Int64) * 60 + groups[2].cast(pl.Int64).fill_null(0)
-    ahead = pl.when(groups[0] == "-").then(-minutes).otherwise(minutes).fill_null(0)
-    bare = pl.when(timed).then(text.str.replace(r"\s*" + _OFFSET, "")).otherwise(pl.concat_str(text, pl.lit(" 00:00")))
-    read = pl.coalesce(bare.str.to_datetime(form, time_unit="us", strict=False) for form in formats)
-    return (read - pl.duration(minutes=ahead)).dt.replace_time_zone("UTC")

@@ -11,15 +11,16 @@ from typing import Any
 
 import polars as pl
 
+from btc_assets.archives import UnreadableError
 from btc_assets.contracts import UTC_TIME
-from btc_assets.market.sources.files import epoch_time, iso_time
 from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
-from btc_assets.news.sources.rows import MOST_BAD, RowsError, read_rows
+from btc_assets.news.sources.rows import MOST_BAD, read_rows
 from btc_assets.news.taken_down import is_taken_down
 from btc_assets.paths import matching
+from btc_assets.timestamps import epoch_time, iso_time
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _TIMES = (
@@ -241,8 +242,8 @@ def read_span(path: Path, kind: Kind, start: datetime, end: datetime, wall: date
     try:
         rows, faults = read_rows(path)
         found, left_out = _read_span(path, rows, kind, start, end, wall)
-    except RowsError as error:
-        raise SourceMalformedError(f"{path.name} cannot be read: {error}. {_remedy(kind)}") from error
+    except UnreadableError as error:
+        raise SourceMalformedError(f"{error}. {_remedy(kind)}") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceMalformedError(
             f"{path.name} cannot be read: it is damaged or changed while it was read. {_remedy(kind)}"

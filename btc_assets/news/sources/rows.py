@@ -6,18 +6,17 @@ row is left out and named as long as such lines are few; a file with more of the
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from btc_assets.archives import UnreadableError, damaged, gunzip, text_of
 
 MOST_BAD = 0.01
 """Share of a file's rows that may be left out because they cannot be read; a cut last line is left out in any case."""
@@ -26,20 +25,9 @@ ENVELOPES = ("articles", "posts", "results", "items", "data", "hits", "children"
 
 _OF_ENTRIES = ("title", "headline", "text", "body", "selftext", "full_text", "content", "description", "summary")
 """Names that only an entry has; what has one is no envelope."""
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _SEPARATORS = ",;\t|"
 _LONGEST_VALUE = 64 * 1024 * 1024
 _SHOWN = 40
-
-
-class RowsError(ValueError):
-    """A file cannot be read as rows; the message is a sentence without its end."""
 
 
 def read_rows(path: Path) -> tuple[pl.LazyFrame, list[str]]:
@@ -52,7 +40,7 @@ def read_rows(path: Path) -> tuple[pl.LazyFrame, list[str]]:
         Its rows, those of a CSV all text, and a sentence about each kind of fault for which some were left out.
 
     Raises:
-        RowsError: it is damaged, is something else, or too much of it is.
+        UnreadableError: it is damaged, is something else, or too much of it is.
     """
     name = path.name.lower().removesuffix(".gz")
     try:
@@ -62,17 +50,15 @@ def read_rows(path: Path) -> tuple[pl.LazyFrame, list[str]]:
             return rows, []
         if not name.endswith((".csv", ".json")) and (lines := _sound_lines(path)) is not None:
             return lines, []
-        text, faults = _text_of(path)
-    except (pl.exceptions.PolarsError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        kind = "Parquet" if name.endswith(".parquet") else "gzip"
-        raise RowsError(
-            f"it is no whole {kind} file: it is damaged, cut short or something else; get it again"
-        ) from error
+        content = path.read_bytes()
+    except pl.exceptions.PolarsError as error:
+        raise damaged(path.name, "Parquet") from error
     except OSError as error:
-        raise RowsError(f"it cannot be opened: {error.strerror or type(error).__name__}") from error
+        raise UnreadableError(f"{path.name} cannot be opened: {error.strerror or type(error).__name__}") from error
+    text, faults = text_of(path.name, gunzip(path.name, content))
     if not text.strip():
-        raise RowsError("it is empty")
-    rows, bad = _csv_rows(text) if name.endswith(".csv") else _json_rows(text)
+        raise UnreadableError(f"{path.name} is empty")
+    rows, bad = _csv_rows(path.name, text) if name.endswith(".csv") else _json_rows(path.name, text)
     return rows, faults + bad
 
 
@@ -87,27 +73,8 @@ def _sound_lines(path: Path) -> pl.LazyFrame | None:
     return None if nested and not set(_OF_ENTRIES) & set(schema) else rows
 
 
-def _text_of(path: Path) -> tuple[str, list[str]]:
-    """Return the text of a file, and a sentence where its encoding had to be supposed."""
-    body = path.read_bytes()
-    if body.startswith(b"\x1f\x8b") or path.name.lower().endswith(".gz"):
-        body = gzip.decompress(body)
-    for mark, encoding in _MARKS:
-        if body.startswith(mark):
-            return body.decode(encoding, "replace"), []
-    text = body.decode("utf-8", "replace")
-    broken = text.count("\ufffd")
-    if broken == 0 or b"\xef\xbf\xbd" in body:
-        return text, []
-    line = text.count("\n", 0, text.index("\ufffd")) + 1
-    if sum(character > "\x7f" for character in text) > 2 * broken:
-        return text, [f"{broken} characters are no UTF-8 and show as \ufffd, the first is in line {line}"]
-    supposed = f"it is no UTF-8 from line {line} on and was read as Windows-1252; save it as UTF-8 if letters are wrong"
-    return body.decode("cp1252", "replace"), [supposed]
-
-
 # --- CSV -------------------------------------------------------------------------------------------
-def _csv_rows(text: str) -> tuple[pl.LazyFrame, list[str]]:
+def _csv_rows(name: str, text: str) -> tuple[pl.LazyFrame, list[str]]:
     text = text.lstrip("\ufeff\r\n ")
     header = text.partition("\n")[0]
     separator = max(_SEPARATORS, key=_unquoted(header).count)
@@ -115,12 +82,12 @@ def _csv_rows(text: str) -> tuple[pl.LazyFrame, list[str]]:
         rows = pl.read_csv(io.BytesIO(text.encode("utf-8", "replace")), separator=separator, infer_schema=False)
         faults: list[str] = []
     except pl.exceptions.PolarsError:
-        rows, faults = _csv_rows_one_by_one(text, separator)
+        rows, faults = _csv_rows_one_by_one(name, text, separator)
     blank = pl.all_horizontal(pl.all().is_null())
     return rows.lazy().filter(~blank), faults
 
 
-def _csv_rows_one_by_one(text: str, separator: str) -> tuple[pl.DataFrame, list[str]]:
+def _csv_rows_one_by_one(name: str, text: str, separator: str) -> tuple[pl.DataFrame, list[str]]:
     """Read what polars refuses; a row with more values than the header, or a quotation mark too many, is left out."""
     csv.field_size_limit(_LONGEST_VALUE)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -140,7 +107,7 @@ def _csv_rows_one_by_one(text: str, separator: str) -> tuple[pl.DataFrame, list[
             bad.append((begins, f"holds {len(values)} values where the header names {len(header)}"))
         elif any(values):
             good.append([*(value or None for value in values), *[None] * (len(header) - len(values))])
-    faults = _faults(bad, len(good), reader.line_num)
+    faults = _faults(name, bad, len(good), reader.line_num)
     return pl.DataFrame(good, dict.fromkeys(header, pl.String), orient="row"), faults
 
 
@@ -149,7 +116,7 @@ def _unquoted(line: str) -> str:
 
 
 # --- JSON ------------------------------------------------------------------------------------------
-def _json_rows(text: str) -> tuple[pl.LazyFrame, list[str]]:
+def _json_rows(name: str, text: str) -> tuple[pl.LazyFrame, list[str]]:
     text = text.lstrip("\ufeff")
     bad: list[tuple[int, str]] = []
     try:
@@ -157,15 +124,15 @@ def _json_rows(text: str) -> tuple[pl.LazyFrame, list[str]]:
     except (ValueError, RecursionError):
         documents, bad, lines = _json_lines(text)
     records = [record for document in documents for record in _records(document)]
-    faults = _faults(bad, len(records), lines)
+    faults = _faults(name, bad, len(records), lines)
     if not records:
-        raise RowsError("it holds no JSON objects with texts")
+        raise UnreadableError(f"{name} holds no JSON objects with texts")
     packed = "\n".join(json.dumps(record) for record in records).encode()
     try:
         rows = pl.scan_ndjson(packed, infer_schema_length=None)
         rows.collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise RowsError("its values are of one kind in some rows and of quite another in others") from error
+        raise UnreadableError(f"{name} holds values of one kind in some rows and of quite another in others") from error
     return rows, faults
 
 
@@ -211,11 +178,11 @@ def _parsed(text: str) -> Any:
     return json.loads(text, parse_constant=lambda _: None)
 
 
-def _faults(bad: list[tuple[int, str]], good: int, last: int) -> list[str]:
+def _faults(name: str, bad: list[tuple[int, str]], good: int, last: int) -> list[str]:
     """Return a sentence about the lines that were left out.
 
     Raises:
-        RowsError: they are more than the most that may be.
+        UnreadableError: they are more than the most that may be.
     """
     if not bad:
         return []
@@ -225,5 +192,5 @@ def _faults(bad: list[tuple[int, str]], good: int, last: int) -> list[str]:
         return [f"its last line, {line}, is cut and was left out: it {what}"]
     if len(bad) > MOST_BAD * (good + len(bad)):
         more = f" ({len(bad)} of {good + len(bad)} lines are like that)" if len(bad) > 1 else ""
-        raise RowsError(f"line {line} {what}{more}")
+        raise UnreadableError(f"{name}, line {line} {what}{more}")
     return [f"{len(bad)} of {good + len(bad)} lines cannot be read and were left out; the first, line {line}, {what}"]

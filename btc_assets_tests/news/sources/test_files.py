@@ -422,7 +422,7 @@ def test_a_cut_last_line_is_left_out_however_few_there_are(
     assert "its last line, 3, is cut and was left out" in delivery.faults[0]
 
 
-def test_another_encoding_is_read_and_said(tmp_path: Path) -> None:
+def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(f"date,title\n{EPOCH},Zürich café\n".encode("cp1252"))
     delivery = fetch(tmp_path / "x.csv")
     assert only(delivery).title == "Zürich café"
@@ -445,7 +445,7 @@ def test_another_encoding_is_read_and_said(tmp_path: Path) -> None:
         ("date,title,precision\n2025-05-05,a,week", "expected one of second, minute, day, none in column 'precision'"),
         (f"date,title,url\n{EPOCH},Well, well,https://a.example", "line 2 holds 4 values where the header names 3"),
         (f'date,title\n{EPOCH},"a\n{EPOCH},b\n{EPOCH},c', "line 2 has a quotation mark without its pair"),
-        ("", "cannot be read: it is empty"),
+        ("", "x.csv is empty"),
         ("<html>\n<body>\nsorry</body>\n</html>", "found no column"),
     ],
 )
@@ -478,7 +478,7 @@ def test_columns_of_another_kind_are_refused(row: dict[str, Any], sentence: str,
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv.gz", "x.jsonl", "x.ndjson.gz"])
 def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1\x1f\x8b, but not really \xff\xfe")
-    with pytest.raises(SourceMalformedError, match=rf"^{re.escape(name)} cannot be read: ") as error:
+    with pytest.raises(SourceMalformedError, match=rf"^{re.escape(name)}") as error:
         fetch(tmp_path / name)
     assert not re.search(r"[Pp]olars|ComputeError|panick|thrift", str(error.value)), "the words are ours"
 
