@@ -134,9 +134,10 @@ class Walked:
         """Judge a candidate against a champion under a rule."""
         rival, changes = None, list[str]()
         if champion is not None:
-            hours = self.features.filter(pl.col("open_time").is_in(candidate.evidence.open_time.implode()))
-            inputs = folds.matrix(hours, champion.bundle.features)
-            rival = gate.champion_evidence(champion.bundle, inputs, candidate.evidence, champion.others)
+            window = pl.col("open_time") >= midnight(candidate.cutoff - timedelta(days=self.config.window_days))
+            rival = gate.champion_evidence(
+                champion.bundle, self.features.filter(window), candidate.evidence, champion.others
+            )
             changes = _changes(candidate, champion, rule)
         return gate.judge(
             candidate.evidence,

@@ -556,9 +556,13 @@ def model_verdict(
             lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
         )
         champion_parity = models.filter(model_digest=before.digest).select(pl.col("parity_error").max()).item()
-        stored_fits = _fits_of(registry, before.version, len(bundle.features))
-        hours = wide.filter(pl.col("open_time").is_in(evidence.open_time.implode())).sort("open_time")
-        champion = gate.champion_evidence(bundle, folds.matrix(hours, bundle.features), evidence, stored_fits)
+        champion = gate.champion_evidence(
+            bundle,
+            wide.sort("open_time"),
+            evidence,
+            _fits_of(registry, before.version, len(bundle.features)),
+            None if profile is None else missingness.Profile.of(profile, bundle.features),
+        )
         changed = set(bundle.features) ^ set(rows.names)
     texts = stored_texts(lake, cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1))
     verdict = gate.judge(

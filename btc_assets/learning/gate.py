@@ -34,8 +34,9 @@ from btc_assets.learning.evaluation import (
 )
 from btc_assets.learning.export import PARITY_TOLERANCE
 from btc_assets.learning.families.protocol import FittedOutput
-from btc_assets.learning.folds import Rows, last_train_open_time
+from btc_assets.learning.folds import Rows, last_train_open_time, matrix
 from btc_assets.learning.history import ModelChoice
+from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import Lesson, learn, scales
 
 FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
@@ -158,27 +159,40 @@ def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
 
 def champion_evidence(
     bundle: ModelBundle,
-    inputs: npt.NDArray[np.float32],
+    features: pl.DataFrame,
     candidate: Evidence,
     other_seeds: Sequence[FittedOutput] = (),
+    profile: Profile | None = None,
 ) -> Evidence:
-    """Return the champion's forecasts on the candidate's judged hours that lie after the champion's cutoff.
+    """Return the champion's forecasts, as it serves them, on the candidate's judged hours after its own cutoff.
 
     Args:
         bundle: the champion.
-        inputs: its features on the judged hours, (n, f).
+        features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the judged hours on.
         candidate: whose hours are judged.
         other_seeds: P(up) of the champion's recipe fitted on its window with other seeds.
+        profile: what it saw in training, by which lost inputs are answered; None: as they are.
     """
-    fresh = (candidate.open_time >= midnight(bundle.cutoff)).to_numpy()
-    forecast = bundle.predict(inputs[fresh])[PRIMARY]
-    others = np.stack([fit.predict(inputs[fresh]) for fit in other_seeds]) if other_seeds else None
+    times = candidate.open_time.filter(candidate.open_time >= midnight(bundle.cutoff))
+    at = features["open_time"].is_in(times.implode()).to_numpy()
+    inputs = matrix(features.filter(at), bundle.features)
+    if profile is None:
+        forecast = bundle.predict(inputs)[PRIMARY]
+        fallback = np.zeros(len(inputs), dtype=np.bool_)
+    else:
+        lost = profile.lost(features)[at]
+        filled = profile.filled(inputs.astype(np.float64), lost)
+        inputs = filled.astype(np.float32)
+        answer = profile.answer(PRIMARY, bundle.predict(inputs)[PRIMARY], filled, lost)
+        forecast, fallback = answer.forecast, answer.fallback
+    calibration = Calibration(**bundle.document["calibration"][str(PRIMARY)])
+    others = _calibrated(calibration, np.stack([fit.predict(inputs) for fit in other_seeds]) if other_seeds else None)
     return Evidence(
-        candidate.open_time.filter(pl.Series(fresh)),
+        times,
         forecast.p_up,
         forecast.quantiles,
-        candidate.log_return[fresh],
-        _calibrated(Calibration(**bundle.document["calibration"][str(PRIMARY)]), others),
+        candidate.log_return[candidate.open_time.is_in(times.implode()).to_numpy()],
+        np.where(fallback, forecast.p_up, others) if len(others) else others,
     )
 
 
