@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import MODEL_VERDICT
+from btc_assets.contracts import MODEL_VERDICT, QUANTILE_COLUMNS
+from btc_assets.learning.bundle import ModelBundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.gate import (
@@ -17,13 +19,16 @@ from btc_assets.learning.gate import (
     Evidence,
     Verdict,
     candidate_evidence,
+    champion_evidence,
     judge,
     shown_better,
     verdict_rows,
 )
 from btc_assets.learning.history import ModelChoice
+from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import forecast_folds
 from btc_assets_tests.learning.conftest import CUTOFF
+from btc_assets_tests.serving.builders import write_model
 
 HOURS = 24 * 28
 CANDIDATE = ModelChoice(2, date(2018, 6, 11), "c" * 64)
@@ -281,6 +286,34 @@ def test_a_verdict_keeps_its_contract_and_names_whom_it_was_held_against() -> No
         assert MODEL_VERDICT.faults(rows) == []
         assert set(rows["champion_version"]) == {before.version if before else None}
         assert set(rows["candidate_version"]) == {CANDIDATE.version}
+
+
+def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    model = ModelBundle.load(tmp_path / "model")
+    rng = np.random.default_rng(2)
+    start = datetime(2019, 6, 3, tzinfo=UTC)
+    times = pl.datetime_range(start, start + timedelta(hours=199), "1h", eager=True, time_unit="us")
+    whole = pl.DataFrame({"open_time": times, **{name: rng.normal(size=200) for name in model.features}})
+    lost = whole.with_columns(returns_1h=pl.lit(None, pl.Float64))
+    judged = Evidence(times[100:], np.full(100, 0.5), np.zeros((100, 5)), rng.normal(size=100))
+    horizons = [1, 4, 24]
+    rows = pl.DataFrame(
+        [
+            {"horizon_hours": h, "feature": name, "longest_missing_hours": 0, "median": 0.25, "weight": 0.2}
+            | {"base_rate": 0.4}
+            | dict.fromkeys(QUANTILE_COLUMNS, 0.0)
+            for h in horizons
+            for name in model.features
+        ]
+    )
+    profile = Profile.of(rows, model.features)
+    at_median = champion_evidence(model, whole.with_columns(returns_1h=0.25), judged)
+    served = champion_evidence(model, lost, judged, profile=profile)
+    assert served.p_up == pytest.approx(at_median.p_up)
+    assert served.p_up != pytest.approx(champion_evidence(model, lost, judged).p_up)
+    heavy = Profile.of(rows.with_columns(weight=pl.lit(0.6)), model.features)
+    assert champion_evidence(model, lost, judged, profile=heavy).p_up == pytest.approx(0.4)
 
 
 def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
