@@ -13,10 +13,10 @@ TESTS ?=
 # A module's tests run in one worker, so that they share what they have made; the longest modules come first.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder
 
-# Dagster finds dagster.yaml here, which says that its history lies in the data folder.
+# Dagster finds dagster.yaml here, which puts its history into the data folder.
 export DAGSTER_HOME := $(CURDIR)
 export PYTHONUNBUFFERED := 1
-# What is compiled once is kept, whatever the caller's shell says: every worker and child of the tests would do it again.
+# Keep compiled bytecode even if the caller's shell disables it: every test worker and child would compile again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # $(call timed,what it does,command): say it, do it, say how long it took.

@@ -6,7 +6,7 @@ An exchange on loopback answers as Binance does, the open hour included, and giv
 it closed. The project runs as it does live: `dagster dev` with every schedule and sensor, the forecast server, a
 champion trained on the sample. Its clock is the benchmark's (`benchmarks.minute_hours`): an hour lasts a minute,
 which is as short as a cron expression allows. What is measured is real time, from the stroke of the minute to the
-first answer of `/v1/forecast` that was made from its bar, asked for ten times a second; and the CPU of every process
+first answer of `/v1/forecast` that was made from its bar, polled ten times a second; and the CPU of every process
 of `dagster dev` and of the server, user and system, over all minutes and at rest before them.
 """
 
@@ -44,7 +44,7 @@ from btc_assets.settings import PROJECT_ROOT
 LOOPBACK = "127.0.0.1"
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 HISTORY_UNTIL = datetime(2019, 9, 4, 3, tzinfo=UTC)
-"""Where the clock stands while the project is set up; twenty hours later it is the same day."""
+"""What the clock shows while the project is set up; twenty hours later it is the same day."""
 HISTORY = timedelta(days=290)
 """Days before it that are fetched: a training window, and what its features look back on."""
 SET_UP_MINUTES = 3
@@ -85,11 +85,11 @@ class Exchange:
 
     Attributes:
         url: its address.
-        starts_at: when the clock begins to go, None while it stands.
+        starts_at: when the clock starts to run, None while it is stopped.
     """
 
     def __init__(self, bars: pl.DataFrame, late: timedelta) -> None:
-        """Tell these bars, each `late` after its close."""
+        """Publish these bars, each `late` after its close."""
         self.starts_at: datetime | None = None
         self._late = late
         self._bars = {_ms(bar["open_time"]): bar for bar in bars.iter_rows(named=True)}
@@ -114,12 +114,12 @@ class Exchange:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Close the server."""
         self.server.shutdown()
         self.server.server_close()
 
     def klines(self, query: dict[str, str]) -> list[list[Any]]:
-        """Return the rows asked for that have begun by now; the one that is open says what it is worth so far."""
+        """Return the requested rows that have begun by now; the open one holds its values so far."""
         now = _ms(clock(datetime.now(tz=UTC) - self._late, HISTORY_UNTIL, self.starts_at))
         first, last = int(query["startTime"]), min(int(query["endTime"]), now)
         times = [at for at in range(-(-first // 3_600_000) * 3_600_000, last + 1, 3_600_000) if at in self._bars]
@@ -194,8 +194,8 @@ def _answered_after(port: int, made_at: datetime, close: datetime) -> float:
     while (late := (datetime.now(tz=UTC) - close).total_seconds()) < LATEST_S:
         with contextlib.suppress(OSError, urllib.error.URLError, ValueError, KeyError):
             with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=5) as answer:
-                told = json.load(answer)
-            if datetime.fromisoformat(told["made_at"]) >= made_at:
+                forecast = json.load(answer)
+            if datetime.fromisoformat(forecast["made_at"]) >= made_at:
                 return (datetime.now(tz=UTC) - close).total_seconds()
         time.sleep(0.1)
     return late

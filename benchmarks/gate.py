@@ -33,7 +33,7 @@ from btc_assets.learning.registry import ModelRegistry
 from btc_assets.settings import Settings, settings
 
 RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
-"""`proof for all` asks of every candidate what is asked of a changed recipe; `each newest model` asks nothing."""
+"""`proof for all` requires what a changed recipe needs of every candidate; `each newest model` requires nothing."""
 HEADINGS = (
     "rule",
     "decisions",
@@ -217,11 +217,11 @@ def follow(walked: Walked, rule: str, last: date) -> Outcome:
                 challenger = (cutoff, candidate)
         until = walked.candidates[place + 1].cutoff - DAY if place + 1 < len(walked.candidates) else last
         if champions:
-            stands = champions[-1][1]
-            served = walked.evidence(stands, cutoff, until)
+            champion = champions[-1][1]
+            served = walked.evidence(champion, cutoff, until)
             outcome.p_up.append(served.p_up)
             outcome.log_return.append(served.log_return)
-            outcome.ages += [(cutoff - stands.cutoff).days + day for day in range((until - cutoff).days + 1)]
+            outcome.ages += [(cutoff - champion.cutoff).days + day for day in range((until - cutoff).days + 1)]
     return outcome
 
 
@@ -239,7 +239,7 @@ def _settle(
     for (start, champion), (end, _) in zip(champions, [*champions[1:], (cutoff, model)], strict=True):
         if end > since:
             parts.append(walked.evidence(champion, max(start, since), end - DAY))
-    stands = Evidence(
+    served = Evidence(
         pl.concat([part.open_time for part in parts]),
         np.concatenate([part.p_up for part in parts]),
         np.concatenate([part.quantiles for part in parts]),
@@ -248,14 +248,14 @@ def _settle(
     criteria = [
         *gate.shown_better(
             ours,
-            stands,
+            served,
             seeds=1,
             min_hours=config.shadow_hours,
             margin_nats=config.gate_margin_nats,
             significance=config.gate_significance,
             fee_bps=config.fee_bps,
         ),
-        *gate.promises(ours, stands),
+        *gate.promises(ours, served),
     ]
     return "promoted" if all(criterion.passed for criterion in criteria) else "dismissed"
 

@@ -162,10 +162,10 @@ def main() -> None:
         case _:
             measured = run()
             for years, costs in measured.items():
-                told = ", ".join(
+                figures = ", ".join(
                     f"{what} {cost.cpu_s:.1f} s of CPU, {cost.wall_s:.1f} s" for what, cost in costs.items()
                 )
-                print(f"{years} years: {told}")
+                print(f"{years} years: {figures}")
             few, many = (measured[years] for years in YEARS)
             ratios = ", ".join(f"{what} {many[what].cpu_s / few[what].cpu_s:.2f}" for what in few)
             print(f"CPU of {YEARS[1]} years against {YEARS[0]}: {ratios} times")

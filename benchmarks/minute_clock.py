@@ -11,5 +11,5 @@ SPEED = 60
 
 
 def clock(wall: datetime, stands_at: datetime, starts_at: datetime | None) -> datetime:
-    """Return what the clock shows at a moment; `starts_at` is when it begins to go, None while it stands."""
+    """Return what the clock shows at a moment; `starts_at` is when it starts to run, None while it is stopped."""
     return stands_at if starts_at is None or wall < starts_at else stands_at + SPEED * (wall - starts_at)

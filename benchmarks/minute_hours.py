@@ -1,6 +1,6 @@
 """The project's code location on a clock whose hours last a minute: for `benchmarks.freshness` and nothing else.
 
-The clock stands at `BENCHMARK_CLOCK_STANDS_AT` until `BENCHMARK_CLOCK_STARTS_AT`, where that is set; from then on each
+The clock shows `BENCHMARK_CLOCK_STANDS_AT` until `BENCHMARK_CLOCK_STARTS_AT`, where that is set; from then on each
 minute is an hour. Nothing of the project knows: its one clock, `Settings.now`, is replaced before anything else is
 imported, in every process, since each of them loads this module.
 """

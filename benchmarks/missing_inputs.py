@@ -1,4 +1,4 @@
-"""What vanished inputs cost a forecast, what answers best in their place, and how soon it is told.
+"""What vanished inputs cost a forecast, what answers best in their place, and how soon it is reported.
 
     python -m benchmarks.missing_inputs [--out docs/missing_inputs.md]
 
@@ -444,15 +444,15 @@ def document(history: History) -> str:
 
 
 def _quiet_text(calm: Quiet, plan: Plan, last: date) -> list[str]:
-    said = f"""From {plan.chosen_first} to {last}, each week marked by what the window before it held:
+    text = f"""From {plan.chosen_first} to {last}, each week marked by what the window before it held:
         {calm.degraded:,} of {calm.hours:,} forecasts ({calm.degraded / calm.hours:.2%}) are degraded, all within a week
         of a hole in the bars or for an hour without trades. At {calm.gone} of {calm.cutoffs} cutoffs an input is gone,
         so models are trained on the inputs they had before."""
-    return ["## Bars as they are", "", _prose(said), ""]
+    return ["## Bars as they are", "", _prose(text), ""]
 
 
 def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
-    said = f"""{plan.chosen} models, {plan.chosen_first} to {last}, each over the {plan.chosen_days} days after its
+    text = f"""{plan.chosen} models, {plan.chosen_first} to {last}, each over the {plan.chosen_days} days after its
         cutoff: single inputs, groups and random sets of 2 to 64 are taken away in all of these hours. The weight is
         their share of the mean |SHAP value|. The base rate has a skill of 0, so it answers better where the skill left
         is below that: medians keep some up to a weight of about one half, and from {FALL_BACK_WEIGHT:.0%} on the base
@@ -460,7 +460,7 @@ def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
     lines = [
         "## How much may be lost",
         "",
-        _prose(said),
+        _prose(text),
         "",
         "| weight lost | sets | skill, nothing lost | skill, nulls | skill, medians | medians below 0 |",
         "|---|---|---|---|---|---|",
@@ -480,19 +480,19 @@ def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
     n_lost = sorted({n for n, _ in found.lost})
     weights = [weight for _, weight in found.lost]
     counted = " or ".join(map(str, n_lost))
-    said = f"""{plan.stretches} stretches of {plan.days} days, {plan.first} to {last}, {len(base):,} hours: from a
+    text = f"""{plan.stretches} stretches of {plan.days} days, {plan.first} to {last}, {len(base):,} hours: from a
         random hour of the first week on the columns are null to the end of the stretch. {counted} inputs are lost,
         {min(weights):.0%} to {max(weights):.0%} of the champion's weight. The first degraded forecast comes
         {_span(found.marked_after)} h after the start; the first drift report that asks for a training closes
         {_span(found.asked_after)} h after it."""
     if found.left_out_after:
         weeks = ", ".join(map(str, RETRAINED_AFTER_WEEKS))
-        said += f""" Models are retrained {weeks} weeks after the cutoff before it; the first of them that leaves the
+        text += f""" Models are retrained {weeks} weeks after the cutoff before it; the first of them that leaves the
             inputs out is {_span(found.left_out_after)} h after it."""
     lines = [
         f"## {kind}",
         "",
-        _prose(said),
+        _prose(text),
         "",
         "| answered by | log-loss skill | against the champion with nulls, 0.0001 nats | 90 % interval holds |",
         "|---|---|---|---|",

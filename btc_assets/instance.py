@@ -1,6 +1,6 @@
-"""The Dagster instance of one data folder: its runs, events, cursors and logs lie beside the tables they speak of.
+"""The Dagster instance of one data folder: its runs, events, cursors and logs lie beside the tables they describe.
 
-`dagster.yaml` names these classes, so every process that reads it finds the folder that `BTC_DATA_DIR` says, whether
+`dagster.yaml` names these classes, so every process that reads it finds the folder that `BTC_DATA_DIR` names, whether
 `make`, `dagster dev` or a run started it.
 """
 
@@ -48,7 +48,7 @@ class Storage(CompositeStorage):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
         """Open the storage, or make it."""
         del config_value
-        # Dagster reads these from the environment alone; whoever set them knows why.
+        # Dagster reads these from the environment alone; values that are already set take precedence.
         os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_AT_ONCE)
         # It is off in dagster.yaml as well, but its empty folders would still be made in DAGSTER_HOME, which may be a
         # checkout that cannot be written.

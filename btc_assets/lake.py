@@ -44,7 +44,7 @@ def by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date]) -> Ite
     """Split a frame into one frame a day, empty ones included, in the order of `days`.
 
     Raises:
-        LakeError: a row belongs to a day that was not asked for.
+        LakeError: a row belongs to a day that was not requested.
     """
     ordered, heights = _ordered_by_day(contract, frame, days)
     first = 0
@@ -57,7 +57,7 @@ def _ordered_by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date
     """Return a frame's rows in the order of `days`, each day's as they stood, and how many each day has.
 
     Raises:
-        LakeError: a row belongs to a day that was not asked for.
+        LakeError: a row belongs to a day that was not requested.
     """
     place = {day: number for number, day in enumerate(days)}
     marked = frame.with_columns(contract.day.alias("_day"))

@@ -11,7 +11,7 @@ from dagster._core.instance.ref import InstanceRef
 from btc_assets.settings import PROJECT_ROOT, SettingsError, settings
 
 _OWNER = "btc_assets/data_dir"
-"""Where a storage of the user's own says whose history it holds."""
+"""Which data folder owns the history in a storage of the user's own."""
 
 
 def keep_apart() -> None:
@@ -22,7 +22,7 @@ def keep_apart() -> None:
     """
     home = os.environ.get("DAGSTER_HOME", "")
     if not Path(home).is_absolute() or not Path(home).is_dir():
-        return  # Dagster keeps no history there: it says what is wrong, or works in a folder that it removes
+        return  # Dagster keeps no history there: it reports what is wrong, or works in a folder that it removes
     ref = InstanceRef.from_dir(home)
     if ref.storage_data is not None and ref.storage_data.module_name == "btc_assets.instance":
         return  # it lies in the data folder

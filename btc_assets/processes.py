@@ -127,7 +127,7 @@ def port_fault(host: str, port: int) -> str:
 
 
 def _listens(session: int, port: int) -> bool:
-    """Tell whether a process of a session listens on a port; true where the system does not say who does."""
+    """Return whether a process of a session listens on a port; true where the system does not show who does."""
     sockets = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The proxies of the environment, as the requests to services outside use them.
 
 `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case. One that cannot be used is named when a
-request would need it, without its credentials. Requests to our own loopback ask nobody and do not come here.
+request would need it, without its credentials. Requests to our own loopback bypass proxies and this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REMEDY = "set it to an HTTP proxy such as http://proxy.example:3128, or unset i
 
 
 class RouteError(httpx.TransportError):
-    """What the environment says about the way out cannot be used; the message names its variable and the remedy."""
+    """The proxy variables of the environment cannot be used; the message names its variable and the remedy."""
 
 
 class ProxiedTransport(httpx.BaseTransport):
@@ -78,7 +78,7 @@ def proxy_fault(url: str) -> str:
 
 
 def _variable_for(url: httpx.URL) -> str:
-    """Return the variable with the proxy of an address; empty where it is asked straight."""
+    """Return the variable with the proxy of an address; empty where it is reached directly."""
     if _is_exempt(url):
         return ""
     named = {name.lower(): name for name in sorted(os.environ) if os.environ[name].strip()}  # lower case counts first
@@ -86,7 +86,7 @@ def _variable_for(url: httpx.URL) -> str:
 
 
 def _is_exempt(url: httpx.URL) -> bool:
-    """Tell whether NO_PROXY holds an address: its host, a domain it is in, or an IP range; parts may tell a port."""
+    """Return whether NO_PROXY holds an address: its host, a domain it is in, or an IP range; parts may have a port."""
     host = url.host.rstrip(".").lower()
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     for part in re.split(r"[,\s]+", os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))):
@@ -121,6 +121,6 @@ def _proxy_of(variable: str) -> httpx.Proxy:
     except (httpx.InvalidURL, ValueError, UnicodeError):
         proxy = None
     if proxy is None or not _HOST.match(proxy.url.host) or not 0 < (proxy.url.port or 80) < 65536:
-        # What exactly is wrong may hold its password; it is neither told nor chained.
+        # What exactly is wrong may hold its password; it is neither shown nor chained.
         raise RouteError(f"{variable} is no address of a proxy; {_REMEDY}") from None
     return proxy

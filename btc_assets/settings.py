@@ -435,7 +435,7 @@ class Settings(BaseSettings):
 
     @property
     def source_grows(self) -> bool:
-        """Whether bars come from a market that goes on; files end where they end."""
+        """Whether bars come from a market that keeps growing; files end."""
         return self.market_source not in ("files", "sample")
 
     @property
@@ -600,7 +600,7 @@ def _refuse_unparsable(file: Path, text: str) -> None:
 
 
 def _line_of(original: Original) -> int:
-    """Return the line a statement stands in; the blank lines before it are part of it."""
+    """Return the line of a statement; the blank lines before it are part of it."""
     return original.line + original.string[: len(original.string) - len(original.string.lstrip())].count("\n")
 
 

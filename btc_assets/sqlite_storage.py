@@ -1,6 +1,6 @@
 """Dagster's SQLite storages with connections that stay open.
 
-Dagster opens a connection for every statement, and with it compiles the statement anew: of a backfill of thousands of
+Dagster opens a connection for every statement, and compiles the statement again: of a backfill of thousands of
 days most of the time goes there. These storages keep the connections and what they compiled for as long as the process
 lives and the file on disk is the one they opened, and write the events of a batch in one transaction. The files are
 Dagster's own: every other process, and Dagster without this module, reads and migrates them as before.
@@ -62,7 +62,7 @@ def kept_engine(path: Path) -> Engine:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another of the same name, None where none is."""
+    """Return what distinguishes a file from another of the same name, None where none is."""
     try:
         at = path.stat()
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _has_schema(engine: Engine) -> bool:
-    """Say whether a file has Dagster's schema, which it marks with its revision last."""
+    """Return whether a file has Dagster's schema, which it marks with its revision last."""
     with engine.connect() as connection:
         if not db.inspect(connection).has_table("alembic_version"):
             return False
@@ -83,7 +83,7 @@ def _kind(event: EventLogEntry) -> DagsterEventType | None:
 
 
 def _goes_to_index(event: EventLogEntry) -> bool:
-    """Say whether an event is looked for across runs, and so is kept in the index beside its run's file."""
+    """Return whether an event is looked for across runs, and so is kept in the index beside its run's file."""
     kind = _kind(event)
     return kind in ASSET_EVENTS or kind in ASSET_CHECK_EVENTS or kind in EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 
@@ -116,7 +116,7 @@ class EventLog(SqliteEventLogStorage):
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        """Give a connection in a transaction; a shard asked for again inside it is given the same one."""
+        """Give a connection in a transaction; a nested request for the same shard gets the same one."""
         shards = self._shards
         with shards.lock:
             if shard in shards.begun:
@@ -210,7 +210,7 @@ class EventLog(SqliteEventLogStorage):
             self._index(index, [events[place] for place in mirrored], ids)
 
     def _index(self, index: Connection, events: Sequence[EventLogEntry], ids: Sequence[int]) -> None:
-        """Tell the index's other tables of events it has just stored."""
+        """Update the index's other tables for events it has just stored."""
         of_assets = [(event, at) for event, at in zip(events, ids, strict=True) if _kind(event) in ASSET_EVENTS]
         self._store_asset_event_tags(index, [event for event, _ in of_assets], [at for _, at in of_assets])
         # An asset has one row, which the last event of a kind overwrites.
@@ -238,7 +238,7 @@ class EventLog(SqliteEventLogStorage):
             index.execute(AssetCheckExecutionsTable.insert(), [row | {"partition": key} for key in keys])
 
     def has_table(self, table_name: str) -> bool:
-        """Say whether the index has a table; one that was there once stays."""
+        """Return whether the index has a table; one that was there once stays."""
         if table_name not in self._tables:
             with self.index_connection() as connection:
                 if not db.inspect(connection).has_table(table_name):

@@ -15,7 +15,7 @@ RARE_FORMATS = tuple(
     for day in ("%Y-%m-%d", "%Y.%m.%d", "%d.%m.%Y")
     for clock in ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
 )
-"""How a day and a clock time are written; days before months only with dots, where nobody means the other."""
+"""How a day and a clock time are written; days before months only with dots, where the order is unambiguous."""
 
 
 def epoch_time(time: pl.Expr) -> pl.Expr:
@@ -31,7 +31,7 @@ def epoch_time(time: pl.Expr) -> pl.Expr:
 
 def iso_time(time: pl.Expr, formats: Sequence[str] = _FORMATS) -> pl.Expr:
     """Read ISO 8601 and its common variants, or other formats; an offset is honoured, without one it is UTC."""
-    # A zone's name says no more than the offset behind it, and nothing where there is none.
+    # A zone's name adds nothing to the offset behind it, and without one it is UTC.
     text = time.str.strip_chars().str.replace(r"(?i)\s*(UTC|GMT|Z)([+-]|$)", "$2").str.replace("T", " ", literal=True)
     text = text.str.replace(r"(?i)-([AP]M)$", ":00 $1")
     # An offset can only follow a clock time: the end of a bare date looks like one.

@@ -50,10 +50,10 @@ class SourceError(RuntimeError):
 
 
 class SourceUnavailableError(SourceError):
-    """The service is down, too slow or asks for patience; trying later is the remedy.
+    """The service is down, too slow or rate-limited; retry later.
 
     Attributes:
-        retry_after_s: seconds after which the service asks to be tried again; None where it does not say.
+        retry_after_s: seconds after which the service accepts a retry; None where it does not say.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -324,7 +324,7 @@ class Transport:
         except httpx.TimeoutException as error:
             raise _RetryError(f"{shown}: no answer within {self._limits.timeout_s:g} s (BTC_HTTP_TIMEOUT_S)") from error
         except RouteError as error:
-            raise SourceRefusedError(f"{shown} is not asked: {error}") from error
+            raise SourceRefusedError(f"{shown} was not requested: {error}") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
             # What exactly is wrong may hold a key; it is neither told nor chained.
             raise SourceRefusedError(

@@ -73,7 +73,7 @@ def parts_of(chosen: Settings) -> dict[str, Part]:
         ),
         "forecasts": Part([sys.executable, "-m", "serve"], chosen.serve_host, chosen.serve_port, "BTC_SERVE_PORT"),
         # MLflow's own command starts this server from a process of 200 MB that only waits for it, and seven more for
-        # jobs that nobody here has.
+        # jobs that this project does not use.
         "MLflow": Part(
             [
                 *(sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app"),

@@ -107,7 +107,7 @@ APART = (
     ("types", {"x": [1]}, {"x": [1.0]}),
     ("no row and a null row", {"x": []}, {"x": [None]}),
     ("booleans and numbers", {"x": [True]}, {"x": [1]}),
-    ("where a value stands", {"x": [1.0, 2.0], "y": [3.0, 4.0]}, {"x": [1.0, 3.0], "y": [2.0, 4.0]}),
+    ("the place of a value", {"x": [1.0, 2.0], "y": [3.0, 4.0]}, {"x": [1.0, 3.0], "y": [2.0, 4.0]}),
     ("integers beyond the floats", {"n": [2**53]}, {"n": [2**53 + 1]}),
 )
 
@@ -167,8 +167,8 @@ LAWS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]] 
         (ROWS, PLACE, VALUE_SOMEWHERE),
     ),
     "blocks of a frame are as one by one": (fixed_blocks, ()),
-    "look-alikes are told apart": (pairs_apart, ()),
-    "types are told apart": (types_apart, ()),
+    "look-alikes differ": (pairs_apart, ()),
+    "types differ": (types_apart, ()),
     "every NaN is one": (one_nan, ()),
 }
 
@@ -239,7 +239,7 @@ BUGS = (
     ("zones are left out", '("time_unit", "time_zone")', '("time_unit",)'),
     ("heights are left out", '(b"%d rows of %b" % (end - first, header))', "(header)"),
     ("columns in the order of their names", "in frame.schema.items()]).e", "in sorted(frame.schema.items())]).e"),
-    ("blocks start anew", "part[first:end]", "part[: end - first]"),
+    ("blocks restart", "part[first:end]", "part[: end - first]"),
     ("a row too many", "part[first:end]", "part[first : end + 1]"),
     ("a row is left out", "part[first:end]", "part[first + 1 : end]"),
     ("floats are left out", "        _floats(frame.select(_FLOATS)),\n", ""),

@@ -38,7 +38,7 @@ ODD = [
     "$HOME",
     "a&b",
 ]
-"""Folder names somebody has."""
+"""Folder names seen in practice."""
 
 
 @pytest.fixture(params=ODD)

@@ -1,4 +1,4 @@
-"""Proxies of the environment are used, passed by, or named; a real local server stands for the proxy."""
+"""Proxies of the environment are used, bypassed, or named; a real local server is the proxy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def proxy() -> Iterator[WebServer]:
         yield server
 
 
-def asked(url: str = OUTSIDE) -> object:
+def fetched(url: str = OUTSIDE) -> object:
     return Transport(url, LIMITS).json("/x")
 
 
@@ -44,7 +44,7 @@ def test_a_proxy_is_used_however_it_is_spelt(
 ) -> None:
     bare = proxy.url.removeprefix("http://")
     monkeypatch.setenv(variable, bare if spelling == "bare" else spelling.format(proxy.url))
-    assert asked() == {"by": "proxy"}
+    assert fetched() == {"by": "proxy"}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_no_proxy_holds_is_asked_straight(
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", exempt)
     with pytest.raises(SourceUnavailableError) as error:
-        asked(url)
+        fetched(url)
     assert "proxy" not in str(error.value)
     assert proxy.requests == []
 
@@ -80,7 +80,7 @@ def test_what_no_proxy_does_not_hold_goes_through_it(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", exempt)
-    assert asked() == {"by": "proxy"}
+    assert fetched() == {"by": "proxy"}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_proxy_that_cannot_be_used_is_named_with_its_remedy(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SourceRefusedError, match=f"{variable} {sentence}") as error:
-        asked()
+        fetched()
     assert "hunter2" not in str(error.value)
     feed = Feed(FeedEntry("desk", f"{OUTSIDE}/rss", "desk.example", timedelta(hours=1)), LIMITS, tmp_path / "http.db")
     with pytest.raises(SourceRefusedError, match=variable):
@@ -115,7 +115,7 @@ def test_a_proxy_that_cannot_be_used_is_named_with_its_remedy(
 def test_a_proxy_nobody_needs_stops_nothing(proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    assert asked() == {"by": "proxy"}
+    assert fetched() == {"by": "proxy"}
     assert proxy_fault(OUTSIDE) == ""
     assert proxy_fault("https://venue.invalid").startswith("ALL_PROXY names a SOCKS proxy")
 
@@ -128,7 +128,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(
         caplog.at_level(logging.DEBUG),
         pytest.raises(SourceUnavailableError, match="the proxy of HTTP_PROXY") as error,
     ):
-        asked()
+        fetched()
     assert "hunter2" not in str(error.value) + caplog.text
 
 
@@ -143,4 +143,4 @@ def test_a_feed_is_remembered_behind_a_proxy(proxy: WebServer, monkeypatch: pyte
 def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(SourceRefusedError, match="SSL_CERT_FILE"):
-        asked("https://127.0.0.1:9")
+        fetched("https://127.0.0.1:9")

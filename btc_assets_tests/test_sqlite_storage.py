@@ -82,9 +82,9 @@ def test_a_run_leaves_row_by_row_what_dagster_would_leave(tmp_path: Path, monkey
         assert content == left["theirs"][table], table
 
 
-def said(run_id: str, number: int) -> EventLogEntry:
+def stored_event(run_id: str, number: int) -> EventLogEntry:
     """Return an event of a run: a day was materialised."""
-    told = dg.AssetMaterialization(asset_key="bars", partition=str(number))
+    materialization = dg.AssetMaterialization(asset_key="bars", partition=str(number))
     return EventLogEntry(
         error_info=None,
         level=10,
@@ -97,18 +97,18 @@ def said(run_id: str, number: int) -> EventLogEntry:
             event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
             job_name="job",
             step_key="bars",
-            event_specific_data=dg._core.events.StepMaterializationData(told),
+            event_specific_data=dg._core.events.StepMaterializationData(materialization),
         ),
     )
 
 
-def told(log: SqliteEventLogStorage, run_id: str) -> list[str | None]:
-    """Return the days that a run's own file tells of."""
+def days_of(log: SqliteEventLogStorage, run_id: str) -> list[str | None]:
+    """Return the days in a run's own file."""
     return [entry.get_dagster_event().partition for entry in log.get_logs_for_run(run_id)]
 
 
 def indexed(log: SqliteEventLogStorage) -> list[str]:
-    """Return the days that the index tells of."""
+    """Return the days in the index."""
     return sorted(log.get_materialized_partitions(dg.AssetKey("bars")))
 
 
@@ -132,55 +132,55 @@ def in_a_child(work: Callable[[], None]) -> int:
 
 
 def test_events_of_known_runs_open_no_connection(log: EventLog) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     opened = []
     event.listen(Pool, "connect", watcher := (lambda *_: opened.append(1)))
     try:
         for number in range(1, 4):
-            log.store_event(said("run", number))
+            log.store_event(stored_event("run", number))
     finally:
         event.remove(Pool, "connect", watcher)
-    assert told(log, "run") == ["0", "1", "2", "3"]
+    assert days_of(log, "run") == ["0", "1", "2", "3"]
     assert opened == []
 
 
 def test_a_batch_that_fails_is_stored_nowhere(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     monkeypatch.setattr(log, "_store_asset_event", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        log.store_event_batch([said("run", 1), said("run", 2)])
-    assert told(log, "run") == indexed(log) == ["0"]
+        log.store_event_batch([stored_event("run", 1), stored_event("run", 2)])
+    assert days_of(log, "run") == indexed(log) == ["0"]
 
 
 def test_what_a_killed_process_had_not_finished_is_not_there(log: EventLog) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     reached, tell = os.pipe()
 
     def store() -> None:
         log._store_asset_event = lambda *_: (os.write(tell, b"."), signal.pause())  # type: ignore[method-assign]
-        log.store_event_batch([said("run", 1), said("run", 2)])
+        log.store_event_batch([stored_event("run", 1), stored_event("run", 2)])
 
     child = in_a_child(store)
     os.read(reached, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    log.store_event(said("run", 3))
-    assert told(log, "run") == indexed(log) == ["0", "3"]
+    log.store_event(stored_event("run", 3))
+    assert days_of(log, "run") == indexed(log) == ["0", "3"]
 
 
 def test_a_forked_child_and_its_parent_both_write(log: EventLog) -> None:
-    log.store_event(said("run", 0))
-    child = in_a_child(lambda: [log.store_event(said("run", number)) for number in range(1, 20)])  # type: ignore[arg-type]
+    log.store_event(stored_event("run", 0))
+    child = in_a_child(lambda: [log.store_event(stored_event("run", number)) for number in range(1, 20)])  # type: ignore[arg-type]
     for number in range(20, 40):
-        log.store_event(said("run", number))
+        log.store_event(stored_event("run", number))
     assert os.waitpid(child, 0)[1] == 0
-    assert sorted(map(int, told(log, "run"))) == list(range(40))  # type: ignore[arg-type]
+    assert sorted(map(int, days_of(log, "run"))) == list(range(40))  # type: ignore[arg-type]
 
 
 def test_threads_share_one_log(log: EventLog) -> None:
     def write(run: int) -> None:
         for number in range(10):
-            log.store_event(said(f"run{run % 3}", 10 * run + number))
+            log.store_event(stored_event(f"run{run % 3}", 10 * run + number))
 
     threads = [threading.Thread(target=write, args=(run,)) for run in range(6)]
     for thread in threads:
@@ -188,15 +188,15 @@ def test_threads_share_one_log(log: EventLog) -> None:
     for thread in threads:
         thread.join()
     assert len(indexed(log)) == 60
-    assert sum(len(told(log, f"run{run}")) for run in range(3)) == 60
+    assert sum(len(days_of(log, f"run{run}")) for run in range(3)) == 60
 
 
 def test_events_after_a_file_was_deleted_go_to_a_new_one(log: EventLog) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     for part in Path(log._base_dir).glob("run.db*"):
         part.unlink()
-    log.store_event(said("run", 1))
-    assert told(log, "run") == told(SqliteEventLogStorage(log._base_dir), "run") == ["1"]
+    log.store_event(stored_event("run", 1))
+    assert days_of(log, "run") == days_of(SqliteEventLogStorage(log._base_dir), "run") == ["1"]
 
 
 def test_where_the_file_system_has_no_links_events_are_stored_as_well(
@@ -206,33 +206,33 @@ def test_where_the_file_system_has_no_links_events_are_stored_as_well(
         raise PermissionError
 
     monkeypatch.setattr(os, "link", refuse)
-    log.store_event(said("run", 0))
-    assert told(log, "run") == indexed(log) == ["0"]
+    log.store_event(stored_event("run", 0))
+    assert days_of(log, "run") == indexed(log) == ["0"]
 
 
 def test_wiped_events_are_gone_and_new_ones_are_kept(log: EventLog) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     log.wipe()
-    log.store_event(said("run", 1))
-    assert told(log, "run") == indexed(log) == ["1"]
+    log.store_event(stored_event("run", 1))
+    assert days_of(log, "run") == indexed(log) == ["1"]
 
 
 def test_a_file_put_back_from_elsewhere_is_the_one_that_is_read(log: EventLog, tmp_path: Path) -> None:
     other = EventLog(str(tmp_path / "other"))
-    other.store_event(said("run", 7))
+    other.store_event(stored_event("run", 7))
     other.dispose()
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     for part in Path(log._base_dir).glob("run.db-*"):
         part.unlink()
     os.replace(tmp_path / "other" / "run.db", log.path_for_shard("run"))
-    assert told(log, "run") == ["7"]
+    assert days_of(log, "run") == ["7"]
 
 
 def test_dagster_without_this_module_goes_on_with_the_files(log: EventLog) -> None:
-    log.store_event_batch([said("run", 0), said("run", 1)])
+    log.store_event_batch([stored_event("run", 0), stored_event("run", 1)])
     theirs = SqliteEventLogStorage(log._base_dir)
-    theirs.store_event(said("run", 2))
-    assert told(theirs, "run") == told(log, "run") == ["0", "1", "2"]
+    theirs.store_event(stored_event("run", 2))
+    assert days_of(theirs, "run") == days_of(log, "run") == ["0", "1", "2"]
     assert theirs.alembic_version() == log.alembic_version()
 
 
@@ -245,13 +245,13 @@ def test_a_table_that_a_migration_adds_is_found(log: EventLog) -> None:
 
 def test_a_process_keeps_few_files_open(log: EventLog) -> None:
     for number in range(3 * SHARDS_KEPT):
-        log.store_event(said(f"run{number}", number))
+        log.store_event(stored_event(f"run{number}", number))
     names = {os.readlink(at) for at in Path("/proc/self/fd").iterdir() if at.is_symlink()}
     assert len({name for name in names if re.search(r"/run\d+\.db$", name)}) <= SHARDS_KEPT + 1
 
 
 def test_events_are_seen_while_the_run_that_writes_them_lives(log: EventLog) -> None:
-    log.store_event(said("run", 0))
+    log.store_event(stored_event("run", 0))
     seen: list[str | None] = []
     done = threading.Event()
 
@@ -263,8 +263,8 @@ def test_events_are_seen_while_the_run_that_writes_them_lives(log: EventLog) -> 
     log.watch("run", log.get_records_for_run("run").cursor, see)
 
     def write() -> None:
-        log.store_event(said("run", 1))
-        log.store_event(said("run", 2))
+        log.store_event(stored_event("run", 1))
+        log.store_event(stored_event("run", 2))
         signal.pause()
 
     child = in_a_child(write)

@@ -19,14 +19,14 @@ from btc_assets.up import mlflow_environment, parts_of, port_faults, up
 
 
 def test_mlflow_knows_the_variables_its_stores_are_told_by(tmp_path: Path) -> None:
-    told = mlflow_environment(Settings(data_dir=tmp_path))
+    environment = mlflow_environment(Settings(data_dir=tmp_path))
     mlflow = importlib.util.find_spec("mlflow")
     assert mlflow is not None
     assert mlflow.origin is not None
     known = runpy.run_path(str(Path(mlflow.origin).parent / "server" / "constants.py"))
-    assert told[known["BACKEND_STORE_URI_ENV_VAR"]] == told[known["REGISTRY_STORE_URI_ENV_VAR"]]
-    assert told[known["BACKEND_STORE_URI_ENV_VAR"]].startswith("sqlite:///")
-    assert told[known["ARTIFACT_ROOT_ENV_VAR"]].startswith("file:///")
+    assert environment[known["BACKEND_STORE_URI_ENV_VAR"]] == environment[known["REGISTRY_STORE_URI_ENV_VAR"]]
+    assert environment[known["BACKEND_STORE_URI_ENV_VAR"]].startswith("sqlite:///")
+    assert environment[known["ARTIFACT_ROOT_ENV_VAR"]].startswith("file:///")
 
 
 def chosen(folder: Path, **values: Any) -> Settings:
@@ -49,9 +49,9 @@ def test_a_taken_port_is_named_with_its_variable_and_nothing_is_started(
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert up(chosen(tmp_path, **{variable.removeprefix("BTC_").lower(): port})) == 2
-    said = capsys.readouterr()
-    assert f"port {port} is taken by another program; set {variable} to a free one" in said.err
-    assert "http" not in said.out, "nothing is announced"
+    printed = capsys.readouterr()
+    assert f"port {port} is taken by another program; set {variable} to a free one" in printed.err
+    assert "http" not in printed.out, "nothing is announced"
 
 
 def test_one_port_for_two_parts_names_both(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python deploy/install.py base    # what the graph, the demo and the servers need
     python deploy/install.py all     # and the transformers, the tests and the linters
 
-It can be interrupted and started again. What pip says goes to `.venv/install.log`, and to the terminal if it fails.
+It can be interrupted and started again. The output of pip goes to `.venv/install.log`, and to the terminal if it fails.
 """
 
 import ast
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOG = VENV / "install.log"
 STAMPS = {"base": [VENV / ".installed"], "all": [VENV / ".installed", VENV / ".installed-all"]}
-"""Files that are as new as the environment; `make` compares them with what is asked for."""
+"""Files that are as new as the environment; `make` compares them with the requirements."""
 EXTRAS = {"base": "", "all": "[dev,text]"}
 REPLACED = ["xgboost", "nvidia-nccl-cu12"]
 """Packages an older environment may hold that write over the files of one of today's."""
@@ -62,8 +62,8 @@ def main(what: str) -> int:
         python, "install", "--no-compile", "-c", "constraints.txt", "-e", f".{EXTRAS[what]}", packages=packages
     )
     if status:
-        said = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
-        return complain("\n".join([*said[-LINES_SHOWN:], f"pip failed; everything it said is in {LOG}"]))
+        output = LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+        return complain("\n".join([*output[-LINES_SHOWN:], f"pip failed; its whole output is in {LOG}"]))
     say("compile what the project imports")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with LOG.open("ab") as log:
@@ -76,7 +76,7 @@ def main(what: str) -> int:
 
 
 def has_pip(python: Path) -> bool:
-    """Say whether an environment is whole, which one that was interrupted is not."""
+    """Return whether an environment is whole, which one that was interrupted is not."""
     tried = [python, "-c", "import pip"]
     return python.exists() and subprocess.run(tried, capture_output=True, check=False).returncode == 0
 
@@ -93,10 +93,10 @@ def installed(packages: Path) -> int:
 
 
 def pip(python: Path, *arguments: str, packages: Path | None = None) -> int:
-    """Run pip with its words going to the log, telling of its progress if it installs; return its exit status."""
+    """Run pip with its output in the log, showing progress if it installs; return its exit status."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     with LOG.open("ab") as log:
-        start, began, told = log.tell(), time.monotonic(), time.monotonic()
+        start, began, shown_at = log.tell(), time.monotonic(), time.monotonic()
         process = subprocess.Popen(
             [python, "-m", "pip", *arguments], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
@@ -104,33 +104,33 @@ def pip(python: Path, *arguments: str, packages: Path | None = None) -> int:
             before = None
             while process.poll() is None:
                 time.sleep(0.2)
-                said = LOG.read_bytes()[start:].decode("utf-8", errors="replace")
-                if before is None and "\nInstalling collected packages:" in said and packages is not None:
+                output = LOG.read_bytes()[start:].decode("utf-8", errors="replace")
+                if before is None and "\nInstalling collected packages:" in output and packages is not None:
                     before = installed(packages)
-                    say(progress(said, 0, time.monotonic() - began))
-                    told = time.monotonic()
-                if packages is not None and time.monotonic() - told >= EVERY_S:
+                    say(progress(output, 0, time.monotonic() - began))
+                    shown_at = time.monotonic()
+                if packages is not None and time.monotonic() - shown_at >= EVERY_S:
                     there = installed(packages) - before if before is not None else 0
-                    say(progress(said, there, time.monotonic() - began))
-                    told = time.monotonic()
+                    say(progress(output, there, time.monotonic() - began))
+                    shown_at = time.monotonic()
         except KeyboardInterrupt:
             process.wait()
             raise
         return process.returncode
 
 
-def progress(said: str, there: int, seconds: float) -> str:
+def progress(output: str, there: int, seconds: float) -> str:
     """Return a sentence about how far pip is.
 
     Args:
-        said: what pip has printed so far.
+        output: what pip has printed so far.
         there: packages that were not there when it began to unpack.
         seconds: since it started.
     """
-    unpacking = re.search(r"^Installing collected packages: (.*)$", said, re.MULTILINE)
+    unpacking = re.search(r"^Installing collected packages: (.*)$", output, re.MULTILINE)
     if unpacking:
         return f"unpack: {there} of {len(unpacking[1].split(','))} new packages, {seconds:.0f} s"
-    names = set(re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", said, re.MULTILINE))
+    names = set(re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", output, re.MULTILINE))
     return f"look up and download: {len(names)} packages so far, {seconds:.0f} s"
 
 
@@ -150,17 +150,17 @@ def modules() -> list[str]:
 def compile_imported() -> None:
     """Import what the project imports, which leaves it compiled; what an extra would bring is passed over."""
     for name in modules():
-        with contextlib.suppress(Exception):  # whoever needs it will be told why it cannot be imported
+        with contextlib.suppress(Exception):  # the import reports the reason when it is needed
             importlib.import_module(name)
 
 
 def say(what: str) -> None:
-    """Tell the terminal."""
+    """Print a line to the terminal."""
     print(f"==> {what}", flush=True)
 
 
 def complain(what: str) -> int:
-    """Tell why it failed, and return the exit status."""
+    """Print why it failed, and return the exit status."""
     print(what.rstrip(), file=sys.stderr)
     return 1
 
@@ -169,4 +169,4 @@ if __name__ == "__main__":
     try:
         sys.exit(compile_imported() if sys.argv[1] == "compile" else main(sys.argv[1]))
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+        sys.exit("interrupted; run the same command to continue")

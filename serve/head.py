@@ -15,7 +15,7 @@ def with_head(app: ASGIApp) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP or scope["method"] != "HEAD":
             await app(scope, receive, send)
             return
-        # The server around us knows from its own scope that no body follows, whatever Content-Length says.
+        # The server knows from its own scope that no body follows, whatever Content-Length is.
         as_get = cast("HTTPScope", {**scope, "method": "GET"})
 
         async def send_head(message: Message) -> None:
@@ -26,7 +26,7 @@ def with_head(app: ASGIApp) -> ASGIApp:
         try:
             await app(as_get, receive, send_head)
         finally:
-            if "path_template" in as_get:  # what the router leaves for whoever counts requests
+            if "path_template" in as_get:  # set by the router for the metrics
                 scope["path_template"] = as_get["path_template"]
 
     return answer

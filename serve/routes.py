@@ -121,7 +121,7 @@ def forecast(state: AppState) -> Forecast:
 async def predict(request: Request[Any, Any, Any]) -> ASGIResponse:
     """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value.
 
-    The model answers as it is. A single row does not tell for how long a value has been missing, so nothing is marked
+    The model answers as it is. A single row does not show for how long a value has been missing, so nothing is marked
     as degraded, no null is replaced, and no base rate answers; GET /v1/forecast does all of that.
     """
     loaded = _loaded(request.app.state)
@@ -300,8 +300,8 @@ def _degraded_sentence(loaded: State) -> str:
     behind = [f"{row['horizon_hours']} h" for row in loaded.newest if row["fallback"]]
     instead = f" The base rate of its training window answers for {', '.join(behind)}." if behind else ""
     return (
-        "This forecast is degraded: inputs are missing beyond what the model saw in training, and stand at their usual "
-        f"value: {listed}.{instead}"
+        "This forecast is degraded: inputs are missing beyond what the model saw in training, and are replaced by "
+        f"their usual value: {listed}.{instead}"
     )
 
 

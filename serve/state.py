@@ -115,7 +115,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         now = newest[0]["made_at"] if newest else None
         if now is not None:
             store.forecasts(now, now, limit=1, offset=0)
-        told = figures(store, newest) if newest else ()
+        facts = figures(store, newest) if newest else ()
         noted = manifest.get("published_at") if isinstance(manifest, dict) else None
         published_at = None if noted is None else datetime.fromisoformat(str(noted)).astimezone(UTC)
     except (OSError, ValueError, BundleError, StoreError) as error:
@@ -132,7 +132,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         raise StateError(f"bundle {bundle_id} cannot be served: its manifest names another model than it holds")
     if newest[0]["model_digest"] != model.digest:
         raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast was made by another model")
-    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), told)
+    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), facts)
 
 
 class Watcher:

@@ -53,7 +53,7 @@ _DRIFT = """
     ORDER BY kind, subject
 """
 _ALERTS = "SELECT alert_id, severity, state FROM alerts"
-# A forecast of an older version says nothing of its inputs: taken as whole.
+# A forecast of an older version has no record of its inputs and counts as whole.
 _DEGRADED = """
            coalesce(f.degraded, false) AS degraded, coalesce(f.missing_inputs, '') AS missing_inputs,
            coalesce(f.missing_weight, 0.0) AS missing_weight, coalesce(f.fallback, false) AS fallback
@@ -84,8 +84,8 @@ class Store:
             )
         except duckdb.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from error
-        told = "degraded" in {row["column_name"] for row in self._rows(_COLUMNS, {})}
-        self._degraded = _DEGRADED if told else _WHOLE
+        has_degraded = "degraded" in {row["column_name"] for row in self._rows(_COLUMNS, {})}
+        self._degraded = _DEGRADED if has_degraded else _WHOLE
 
     def newest(self) -> list[dict[str, Any]]:
         """Return the champion's newest forecast, one row a horizon; empty when there is none."""

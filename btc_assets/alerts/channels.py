@@ -63,7 +63,7 @@ def to_webhook(alert: Alert, config: Settings) -> None:
     body = {"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"}
     url = config.alert_webhook_url.get_secret_value().strip()
     try:
-        # Only the status is read: whatever else comes, and however long, says nothing.
+        # Only the status is read: the body is ignored, however long it is.
         with (
             httpx.Client(transport=ProxiedTransport(), timeout=TIMEOUT_S, follow_redirects=False) as client,
             client.stream("POST", url, json=body) as answer,
@@ -117,7 +117,7 @@ def _mail(alert: Alert, config: Settings) -> EmailMessage:
     """Return an alert as a mail.
 
     Raises:
-        DeliveryError: an address cannot stand in a mail.
+        DeliveryError: an address is not valid in a mail.
     """
     mail = EmailMessage()
     mail["Subject"] = headline(alert)[:200]

@@ -26,7 +26,7 @@ class Deliveries:
 def deliver(outbox: Outbox, channels: Mapping[str, Channel], now: Callable[[], datetime]) -> Deliveries:
     """Try every delivery that is due once.
 
-    A channel that fails, in whatever way, is not asked again in the same round, so that one that hangs cannot keep the
+    A channel that fails, in whatever way, is not tried again in the same round, so that one that hangs cannot keep the
     others waiting.
 
     Args:

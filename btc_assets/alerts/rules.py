@@ -121,7 +121,7 @@ def _rule(record: Any, where: str) -> Rule:
 
 
 def _routing(content: Any, path: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the channels of each severity, and what cannot be used; a severity that says no channel has them all."""
+    """Return the channels of each severity, and what cannot be used; a severity without channels has them all."""
     if not isinstance(content, Mapping):
         return dict.fromkeys(SEVERITIES, CHANNELS), [f"{path}: 'routing' is {content!r}; expected a [routing] table"]
     routing: dict[str, tuple[str, ...]] = {}

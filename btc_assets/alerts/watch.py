@@ -40,23 +40,23 @@ def on_prices(book: Rulebook, bars: pl.DataFrame, now: datetime) -> list[Finding
     found = []
     age = (now - newest - HOUR) / HOUR
     for rule in _beyond(book, "stale_data", age):
-        said = f"the newest bar closed {age:.1f} h ago, at {newest + HOUR:%Y-%m-%d %H:%M} UTC"
-        found.append(Finding(rule, "market/prices", said, age))
+        message = f"the newest bar closed {age:.1f} h ago, at {newest + HOUR:%Y-%m-%d %H:%M} UTC"
+        found.append(Finding(rule, "market/prices", message, age))
     before = bars.filter(pl.col("open_time") == newest - timedelta(days=1))
     if before.height:
         move = float(np.log(close / before["close"][0]))
         for rule in _beyond(book, "price_move", abs(move)):
-            said = f"the price moved {np.expm1(move):+.1%} in 24 h, to {close:,.0f} USD"
-            found.append(Finding(rule, "up" if move > 0 else "down", said, abs(move)))
+            message = f"the price moved {np.expm1(move):+.1%} in 24 h, to {close:,.0f} USD"
+            found.append(Finding(rule, "up" if move > 0 else "down", message, abs(move)))
     top = float(bars["close"].to_numpy().max())
     fall = 1 - close / top
     for rule in _beyond(book, "drawdown", fall):
-        said = f"the price is {fall:.1%} below its highest close of {PRICE_DAYS - 1} days, {top:,.0f} USD"
-        found.append(Finding(rule, "drawdown", said, fall))
+        message = f"the price is {fall:.1%} below its highest close of {PRICE_DAYS - 1} days, {top:,.0f} USD"
+        found.append(Finding(rule, "drawdown", message, fall))
     wild = _volatility_rank(bars)
     for rule in _beyond(book, "volatility", wild):
-        said = f"the volatility of the last 24 h exceeds {wild:.0%} of those of {PRICE_DAYS - 1} days"
-        found.append(Finding(rule, "volatility", said, wild))
+        message = f"the volatility of the last 24 h exceeds {wild:.0%} of those of {PRICE_DAYS - 1} days"
+        found.append(Finding(rule, "volatility", message, wild))
     return found
 
 
@@ -89,18 +89,18 @@ def on_forecasts(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
 
 
 def _on_missing_inputs(book: Rulebook, newest: pl.DataFrame) -> list[Finding]:
-    """Find forecasts whose inputs are missing beyond what their model saw; another group of inputs is told anew."""
+    """Find forecasts whose inputs are missing beyond what their model saw; another group of inputs is a new subject."""
     degraded = newest.filter("degraded")
     if degraded.is_empty():
         return []
     weight = float(degraded["missing_weight"].to_numpy().max())
     names = degraded["missing_inputs"][0].split(",")
     behind = degraded.filter("fallback")["horizon_hours"].to_list()
-    said = f"{len(names)} inputs are missing, {weight:.0%} of the model's weight: {', '.join(names[:8])}"
+    message = f"{len(names)} inputs are missing, {weight:.0%} of the model's weight: {', '.join(names[:8])}"
     if behind:
-        said += f"; the base rate answers for {', '.join(f'{horizon} h' for horizon in behind)}"
+        message += f"; the base rate answers for {', '.join(f'{horizon} h' for horizon in behind)}"
     subject = ", ".join(sorted({_GROUPS.get(name, name) for name in names}))
-    return [Finding(rule, subject, said, weight) for rule in _beyond(book, "missing_inputs", weight)]
+    return [Finding(rule, subject, message, weight) for rule in _beyond(book, "missing_inputs", weight)]
 
 
 def on_drift(book: Rulebook, report: pl.DataFrame) -> list[Finding]:
@@ -121,8 +121,8 @@ def on_drift(book: Rulebook, report: pl.DataFrame) -> list[Finding]:
         for rule in _beyond(book, "drift", share)
     ]
     for broken in broken_promises(report):
-        said = f"{broken.promise} no longer holds by {day}: {broken.proof}"
-        found += [Finding(rule, broken.promise, said, broken.value) for rule in book.of("broken_promise")]
+        message = f"{broken.promise} no longer holds by {day}: {broken.proof}"
+        found += [Finding(rule, broken.promise, message, broken.value) for rule in book.of("broken_promise")]
     return found
 
 
@@ -151,10 +151,10 @@ def on_history(book: Rulebook, history: pl.DataFrame) -> list[Finding]:
     changes = history.filter(pl.col("role") == ROLES[0]).sort("effective_from", "recorded_at")
     found = []
     for row in changes.iter_rows(named=True):
-        said = f"version {row['model_version']} of cutoff {row['model_cutoff']} is {ROLES[0]} now"
-        said = f"{said} ({row['event']} by {row['actor']}: {row['reason']})"[:LONGEST]
+        message = f"version {row['model_version']} of cutoff {row['model_cutoff']} is {ROLES[0]} now"
+        message = f"{message} ({row['event']} by {row['actor']}: {row['reason']})"[:LONGEST]
         since = f"version {row['model_version']} from {row['effective_from']:%Y-%m-%d %H:%M}"
-        found += [Finding(rule, since, said) for rule in book.of(kinds[row["event"]])]
+        found += [Finding(rule, since, message) for rule in book.of(kinds[row["event"]])]
     return found
 
 

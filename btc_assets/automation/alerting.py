@@ -33,7 +33,7 @@ NEWEST_DAYS = 3
 """Reports and changes older than this many days tell of history that was filled in, and alert nobody."""
 LONGEST_MESSAGE = 300
 BROKEN = Rule("alerting", "alerting", "high", timedelta(hours=24))
-"""Tells that a rule, or what the rules look at, is broken; the others go on."""
+"""Rule of alerts about a rule, or what the rules look at, that is broken; the other rules still apply."""
 SILENT_SOURCES = "silent_sources"
 """Metadata of a gathering that names the sources which were silent for longer than their rhythm."""
 
@@ -98,11 +98,11 @@ def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.A
                     yield Finding(rule, name, f"{name} is older than its freshness policy allows")
     for key in (ARTICLES, POSTS):
         event = instance.get_latest_materialization_event(key)
-        told = (
+        silence = (
             event.asset_materialization.metadata.get(SILENT_SOURCES) if event and event.asset_materialization else None
         )
-        if told is not None and isinstance(told.value, Mapping):
-            silent = [(str(name), f"{name} {said}"[:LONGEST_MESSAGE]) for name, said in told.value.items()]
+        if silence is not None and isinstance(silence.value, Mapping):
+            silent = [(str(name), f"{name} {status}"[:LONGEST_MESSAGE]) for name, status in silence.value.items()]
             yield from watch.on_silence(book, silent)
 
 
@@ -136,14 +136,14 @@ def raise_alerts(
     findings += [Finding(BROKEN, fault[:80], fault[:LONGEST_MESSAGE]) for fault in faults]
     raised = alert_desk.tell(findings, book)
     deliveries = alert_desk.deliver()
-    said = f"{len(findings)} findings, {len(raised)} of them not told before; {deliveries}"
-    context.log.info(said)
+    message = f"{len(findings)} findings, {len(raised)} of them new; {deliveries}"
+    context.log.info(message)
     cursor = positions_text(moved)
     today = key_of(datetime.now(tz=UTC).date())
     requests = []
     if (raised or deliveries.delivered) and DAILY.has_partition_key(today):
         requests = [dg.RunRequest(run_key=f"alerts|{datetime.now(tz=UTC).isoformat()}", partition_key=today)]
-    return answered(context, requests, cursor, said)
+    return answered(context, requests, cursor, message)
 
 
 def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:
@@ -159,7 +159,7 @@ def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:
     name="alert_on_failed_run",
     minimum_interval_seconds=15,
     default_status=RUNNING_WHEN_LIVE,
-    description="Tell a person about a failed run.",
+    description="Send an alert about a failed run.",
 )
 def alert_on_failed_run(context: dg.RunFailureSensorContext, alert_desk: dg.ResourceParam[AlertDesk]) -> None:
     """Store and deliver an alert about a run that failed."""
@@ -168,8 +168,8 @@ def alert_on_failed_run(context: dg.RunFailureSensorContext, alert_desk: dg.Reso
     records = context.instance.get_records_for_run(run.run_id, of_type=_REASONS).records
     events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
     reasons = " ".join(why_failed(events)) or context.failure_event.message or "no reason was recorded"
-    said = f"{run.job_name} of {partition} failed (run {run.run_id}): {reasons}"[:LONGEST_MESSAGE]
-    alert_desk.tell([Finding(rule, f"{run.job_name} {partition}", said) for rule in book.of("failed_run")], book)
+    message = f"{run.job_name} of {partition} failed (run {run.run_id}): {reasons}"[:LONGEST_MESSAGE]
+    alert_desk.tell([Finding(rule, f"{run.job_name} {partition}", message) for rule in book.of("failed_run")], book)
     alert_desk.deliver()
 
 

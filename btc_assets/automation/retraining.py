@@ -93,14 +93,14 @@ def _retrain(
     reports = {day: report for day in sorted(newest) if (report := lake.read(contract, day)) is not None}
     reasons = [f"{key_of(day)}: {reason}" for day, report in reports.items() for reason in reasons_in(report)]
     if not changed:
-        said = f"no new {asset.to_user_string()}"
+        message = f"no new {asset.to_user_string()}"
     elif not reasons:
-        said = f"{len(changed)} new reports, none of the last {NEWEST_DAYS} days asks for a training"
+        message = f"{len(changed)} new reports, none of the last {NEWEST_DAYS} days asks for a training"
     else:
         hindrance = why_not(context.instance, lake, now.date(), wall)
-        said = f"{'; '.join(reasons)}. "
+        message = f"{'; '.join(reasons)}. "
         if hindrance is None:
-            said += f"Asked for the cutoff {key_of(now.date())}."
+            message += f"Asked for the cutoff {key_of(now.date())}."
             requests.append(
                 dg.RunRequest(
                     run_key=f"retrain|{key_of(now.date())}",
@@ -109,9 +109,9 @@ def _retrain(
                 )
             )
         else:
-            said += f"No training was asked for: {hindrance}."
-    context.log.info(said)
-    return answered(context, requests, str(moved), said)
+            message += f"No training was asked for: {hindrance}."
+    context.log.info(message)
+    return answered(context, requests, str(moved), message)
 
 
 @dg.sensor(

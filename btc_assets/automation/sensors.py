@@ -90,7 +90,7 @@ class Position:
     Attributes:
         after: storage id of the last event read.
         seen: content of the newest days acted on, by partition key.
-        hours: content of the hours of the newest days, by open_time, where a day is told apart by its hours.
+        hours: content of the hours of the newest days, by open_time, where a day is compared hour by hour.
     """
 
     after: int = 0
@@ -206,8 +206,8 @@ def asked_again(
         instance: whose runs are read.
         sensor: name of the sensor.
         now: UTC.
-        schedule: name of a schedule whose runs the sensor asks for again. Bars that such a run has made are carried on
-            by the other sensors; it is asked for again only where it has made none.
+        schedule: name of a schedule whose runs the sensor retries. Bars that such a run has made are carried on
+            by the other sensors; it is retried only where it has made none.
     """
     records = [
         record
@@ -226,7 +226,7 @@ def asked_again(
         if run.status != dg.DagsterRunStatus.FAILURE or attempt >= ATTEMPTS:
             continue
         rest = RETRY_AFTER.total_seconds() * 2 ** (attempt - 1)
-        # An end that lies far ahead was told by a clock that has been put back since: it says nothing of the rest.
+        # An end far in the future comes from a clock that has been put back since and does not count.
         if record.end_time is None or abs(now.timestamp() - record.end_time) < rest:
             continue
         if schedule and PRICES in accepted(instance, run):
@@ -271,12 +271,12 @@ def has_champion(lake: Lake, day: date) -> bool:
 
 
 def forecast_assets(lake: Lake, day: date) -> list[dg.AssetKey]:
-    """Return what `forecast_days` makes of the days up to one: forecasts only where a champion stands."""
+    """Return what `forecast_days` makes of the days up to one: forecasts only where there is a champion."""
     return [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, day) else [])]
 
 
 def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
-    """Return what `refresh_forecast` makes: forecasts only where a champion stands, the bundle where one forecasts."""
+    """Return what `refresh_forecast` makes: forecasts only with a champion, the bundle only with its forecast."""
     hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
     made = [PRICES, *forecast_assets(lake, hour.date())]
     champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
@@ -376,7 +376,7 @@ def forecast_from_new_scores(
     """Ask for the days whose scores have changed in an hour that has closed.
 
     A text seen within an hour counts for that hour's row, which is made when the hour has closed: what is scored
-    before that is joined by the forecast of the hour. While that one is at work nothing is asked for.
+    before that is joined by the forecast of the hour. While that one is running nothing is requested.
     """
     position = Position.parse(context.cursor)
     at_work = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
@@ -416,14 +416,14 @@ def publish_new_forecasts(
     today = key_of(settings().now().date())  # a clock that was ahead has made days to come, which are empty
     newest = max((key for key in moved.seen if key <= today), default=None)
     requests = asked_again(context.instance, "publish_new_forecasts", datetime.now(tz=UTC))
-    said = "no new forecasts of the newest day"
+    message = "no new forecasts of the newest day"
     if newest is not None and newest in changed:
         day = day_of(newest)
         if newest_champion(lake.scan(FORECASTS_TABLE, day - DAY, day).collect()).is_empty():
-            said = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
+            message = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
         else:
             requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{moved.after}"))
-    return answered(context, requests, str(moved), said)
+    return answered(context, requests, str(moved), message)
 
 
 @dg.sensor(
@@ -447,7 +447,7 @@ def forecast_from_new_models(
         content = _sha256(json.dumps(recent, sort_keys=True))
         newest = Span(stored[-1], stored[-1])
         requests.append(_request(newest, f"{newest}|{content}|{moved.after}", [FORECASTS, OUTCOMES]))
-    return answered(context, requests, str(moved), "nobody new stands today")
+    return answered(context, requests, str(moved), "no new champion today")
 
 
 @dg.sensor(
@@ -465,14 +465,14 @@ def settle_shadows(
     moved, changed = new_content(context.instance, SHADOW, position)
     requests = asked_again(context.instance, "settle_shadows", datetime.now(tz=UTC))
     today = settings().now().date()
-    said = "no report of a closed day judges a challenger"
+    message = "no report of a closed day judges a challenger"
     if key_of(today - DAY) in changed and DAILY.has_partition_key(key_of(today)):
         report = lake.read(SHADOW_REPORT, today - DAY)
         decision = "wait" if report is None or report.is_empty() else report["decision"][0]
-        said = f"the report of {key_of(today - DAY)} says {decision}"
+        message = f"the report of {key_of(today - DAY)} says {decision}"
         if decision != "wait":
             requests.append(_request(Span(today, today), f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"))
-    return answered(context, requests, str(moved), said)
+    return answered(context, requests, str(moved), message)
 
 
 @dg.sensor(

@@ -443,7 +443,7 @@ def training_profile(
 ) -> dg.Output[pl.DataFrame]:
     """What the model of a cutoff saw in training: how long its inputs were missing, and what usually happened.
 
-    A forecast whose inputs are missing for longer than this says is marked as degraded; a missing input is answered at
+    A forecast whose inputs are missing for longer than this is marked as degraded; a missing input is answered at
     the median given here, and where too much is missing, the base rate and the scaled quantiles answer instead of the
     model. An input that was gone at the cutoff was not learnt from, and has no weight.
     """
@@ -651,7 +651,7 @@ def model_history(
     """Who is champion and who is in shadow, since which hour, by whose decision and why; rows are only ever added.
 
     A verdict promotes its candidate or sends a changed recipe into the shadow; a shadow report promotes the challenger
-    or dismisses it; a person rolls back. Forecasts of every hour, past or present, are made by the model that this
+    or dismisses it; a rollback is manual. Forecasts of every hour, past or present, are made by the model that this
     table names for that hour. A change counts from the newest hour forecast by then, so that a forecast that was served
     is never replaced by another model's. Asking again for what is already written adds nothing.
     One exception: a walk-forward that decides a day anew, since when nobody was served, drops what verdicts and shadows

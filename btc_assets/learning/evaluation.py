@@ -516,7 +516,7 @@ class LossDifference:
 
     Attributes:
         value: mean of the first's losses less the other's, in the unit of the losses; None without rows.
-        standard_error: of that mean, HAC with the small-sample correction; None where it cannot be told.
+        standard_error: of that mean, HAC with the small-sample correction; None where it cannot be estimated.
         lags: Newey-West lags it rests on.
         n: rows.
     """

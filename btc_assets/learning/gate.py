@@ -383,13 +383,13 @@ class _Pair:
         ours, theirs = (float(side.mean()) if self.hours else None for side in (self.losses, self.rival_losses))
         return Criterion("log_loss", ours, theirs, bound, passed, reason)
 
-    def net_sharpe(self, fee_bps: float, *, asked: bool) -> Criterion:
+    def net_sharpe(self, fee_bps: float, *, required: bool) -> Criterion:
         """Return the row with the Sharpe ratio of both after costs."""
         ours, theirs = (
             strategy(sign_signal(side.p_up), side.log_return, fee_bps=fee_bps) for side in (self.ours, self.theirs)
         )
         gain = sharpe_difference(ours, theirs)
-        passed = not asked or (gain.upper is not None and gain.upper >= 0)
+        passed = not required or (gain.upper is not None and gain.upper >= 0)
         span = "unknown" if gain.upper is None else f"{gain.lower:.1f} to {gain.upper:.1f}"
         reason = f"annual Sharpe ratio of the sign at {fee_bps:g} bp one-way; the gain's 95 % interval is {span}"
         return Criterion("net_sharpe", ours.sharpe().value, theirs.sharpe().value, None, passed, reason)
@@ -452,7 +452,7 @@ def shown_better(
         found.append(
             Criterion("seed_wins", wins, None if wins is None else seeds - wins, float(SEED_WINS), won, sentence)
         )
-    found.append(pair.net_sharpe(fee_bps, asked=True))
+    found.append(pair.net_sharpe(fee_bps, required=True))
     return found
 
 
@@ -485,7 +485,7 @@ def not_shown_worse(
             f"one-sided Diebold-Mariano test (HAC) that the candidate loses at most {tolerance_nats:g} nats more; "
             "at or below the bound it is shown to be worse",
         ),
-        pair.net_sharpe(fee_bps, asked=False),
+        pair.net_sharpe(fee_bps, required=False),
     ]
 
 

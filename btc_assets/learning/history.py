@@ -109,8 +109,8 @@ def after_verdict(
     """Return the rows a verdict adds to the history; none when it changes nothing.
 
     A promotion makes the candidate champion. A changed recipe that is promoted ends whatever is in shadow; a refresh
-    does not, as a challenger is held against the champion's recipe. A changed recipe that is valid but not shown to be
-    better enters the shadow if nobody is in it. A cutoff judged again adds rows only where it is judged otherwise.
+    does not, as a challenger is compared with the champion's recipe. A changed recipe that is valid but not shown to be
+    better enters the shadow if no model is in it. A cutoff judged again adds rows only where the verdict differs.
 
     Args:
         history: every MODEL_HISTORY row there is.

@@ -232,7 +232,7 @@ class Profile:
         )
 
     def lost(self, features: pl.DataFrame) -> Bools:
-        """Say which inputs are lost in each hour, (n, f).
+        """Return which inputs are lost in each hour, (n, f).
 
         Args:
             features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the first hour of interest on.

@@ -1,7 +1,7 @@
-"""What a local registry's own SQLite file says of a model, read without MLflow.
+"""What a local registry's own SQLite file records about a model, read without MLflow.
 
 To import MLflow takes a second of CPU, more than an hourly forecast does. A run that only reads looks here first. None
-means that the file cannot say (a tracking server, another layout): then MLflow is asked.
+means that the file does not record it (a tracking server, another layout); MLflow is queried then.
 """
 
 from __future__ import annotations

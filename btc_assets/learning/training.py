@@ -45,7 +45,7 @@ def scales(rows: Rows, horizon: int) -> Vector:
 
 
 def scaled_by(volatility: np.ndarray, horizon: int) -> Vector:
-    """Return the scale that values of `SCALE_FEATURE` stand for, (n,), fraction; NaN where not known."""
+    """Return the scale that values of `SCALE_FEATURE` encode, (n,), fraction; NaN where not known."""
     return row_scale(volatility, horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
 
 

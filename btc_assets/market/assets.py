@@ -23,7 +23,7 @@ class PricesConfig(dg.Config):
     """How to fetch.
 
     Attributes:
-        patience_s: longest time to wait for the bar of the hour that has just closed, seconds; the venue is asked again
+        patience_s: longest time to wait for the bar of the hour that has just closed, seconds; the request is retried
             each second. 0 takes what is there, as a backfill does.
     """
 

@@ -23,7 +23,7 @@ _FULL_HOUR = timedelta(seconds=3599)
 """A bar whose close_time is at least this far from its open_time saw the whole hour."""
 _FARTHEST_ZONE_HOURS = 14
 _ENOUGH_TO_ACCUSE = 6
-"""Bars two histories must share before one is said to be stamped in another time zone."""
+"""Bars two histories must share before one is taken to be stamped in another time zone."""
 
 
 class BarsError(ValueError):
@@ -157,7 +157,7 @@ def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *,
         frame: the bars.
         days: in order.
         last: end of the closed hours, UTC.
-        grows: whether the source goes on, or is one of files that end.
+        grows: whether the source keeps growing; files end.
     """
     have = set(frame.select(PRICES.day.unique()).to_series())
     begin = min(have, default=days[0])
@@ -165,14 +165,14 @@ def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *,
     if not empty:
         return None
     newest = max(have, default=None)
-    said = f"{len(empty)} {'day has' if len(empty) == 1 else 'days have'} no bar at all, the first {empty[0]}"
+    gap = f"{len(empty)} {'day has' if len(empty) == 1 else 'days have'} no bar at all, the first {empty[0]}"
     if newest is not None and empty[0] > newest and not grows:
         return (
-            f"the files end on {newest}, and {said}: set BTC_HISTORY_END={newest + _DAY}, or add files with the days "
+            f"the files end on {newest}, and {gap}: set BTC_HISTORY_END={newest + _DAY}, or add files with the days "
             f"from {empty[0]} on"
         )
     remedy = "materialise market/prices of them again" if grows else "add files with them"
-    return f"{said}: {remedy}, or begin after them with BTC_HISTORY_START={empty[-1] + _DAY}"
+    return f"{gap}: {remedy}, or begin after them with BTC_HISTORY_START={empty[-1] + _DAY}"
 
 
 def restated(old: pl.DataFrame, new: pl.DataFrame) -> list[datetime]:

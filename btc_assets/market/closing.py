@@ -1,4 +1,4 @@
-"""Wait for the hour that has just closed: a venue is asked again each second until it gives that bar."""
+"""Wait for the hour that has just closed: a venue is polled each second until it gives that bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY_S = 1.0
 """Seconds between two requests to a venue that does not have the bar yet."""
 NEVER = float("inf")
 FAILOVER_S = 20.0
-"""Seconds a venue may be late before the next one is asked as well: its bars say more than those of the next."""
+"""Seconds a venue may be late before the next one is asked as well: its bars hold more columns."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def await_bar(
 ) -> Arrival:
     """Ask for the bar of an hour until a venue has it, or patience runs out.
 
-    A venue that is late, busy or down is asked again each second, or when its Retry-After says. The next venue is asked
+    A venue that is late, busy or down is retried each second, or when its Retry-After allows. The next venue is asked
     beside it once it has been late for `FAILOVER_S`; at once where it refuses.
 
     Args:
@@ -72,8 +72,8 @@ def await_bar(
     requests = 0
 
     def arrival(venue: int | None) -> Arrival:
-        told = tuple(f"{venues[place].venue}: {reason}" for place, reason in sorted(reasons.items()))
-        return Arrival(venue, monotonic() - begin, requests, told)
+        failures = tuple(f"{venues[place].venue}: {reason}" for place, reason in sorted(reasons.items()))
+        return Arrival(venue, monotonic() - begin, requests, failures)
 
     while True:
         for place, venue in enumerate(venues):

@@ -21,7 +21,7 @@ class Market:
 
     Attributes:
         source: where bars come from.
-        grows: whether the source goes on; files end where they end, be it in the middle of a day.
+        grows: whether the source keeps growing; files end, perhaps in the middle of a day.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Market:
             clock: the project's clock, UTC: the wall clock, or the end of a closed history.
             eager: the venues of the source, the preferred first, each of which tries a request once; none where
                 nothing is waited for.
-            skew: time by which an hour counts as closed later than the clock says.
+            skew: time that must pass after an hour before it counts as closed.
             grows: see the attribute.
         """
         self.source = source
@@ -57,7 +57,7 @@ class Market:
         return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew, grows=config.source_grows)
 
     def now(self) -> datetime:
-        """Return the moment bars are asked at, UTC; what closed by then is closed at the exchange as well."""
+        """Return the moment for which bars are requested, UTC; hours closed by then are closed at the exchange too."""
         return self._clock() - self._skew
 
     def await_newest(self, patience_s: float) -> tuple[Arrival | None, MarketSource]:

@@ -209,7 +209,7 @@ def shadow_report(
     """Champion against challenger, by the tests of the gate, on every hour the challenger has spent in shadow.
 
     The challenger forecasts beside the champion without being served. After `BTC_SHADOW_HOURS` realised hours it is
-    judged once: promoted if it is shown to be better, else dismissed. Empty on days when nobody is in shadow.
+    judged once: promoted if it is shown to be better, else dismissed. Empty on days without a model in shadow.
     """
     config = settings()
     outcomes, made = forecast_outcomes.collect(), forecasts.collect()
@@ -276,7 +276,7 @@ def drift_report(
     Promises: calibration, coverage of the 90 % interval and log-loss against a coin, of the 1 h forecasts of the last
     `BTC_WATCH_DAYS` days, by sequential tests, each with a mean time to a false alarm of no less than
     `BTC_MEAN_DAYS_TO_FALSE_ALARM`; and that inputs are known, broken where one was missing beyond what the champion
-    saw in training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise asks for a training.
+    saw in training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise requests a training.
     Evidently's page of the same comparison, for the newest day of a run, is kept with the MLflow run.
     """
     primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])

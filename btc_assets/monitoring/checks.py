@@ -93,19 +93,19 @@ def replay_gives_the_same(
 def every_model_has_a_profile(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
 ) -> dg.AssetCheckResult:
-    """What each model of the day saw in training is known; without it no missing input can be told."""
+    """What each model of the day saw in training is known; without it no missing input can be detected."""
     day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
         return nothing_stored(FORECASTS.table)
-    lacking = sorted(set(_chosen(lake, day)["model_cutoff"]) - set(lake.days(TRAINING_PROFILE)))
-    named = ", ".join(map(str, lacking))
+    missing = sorted(set(_chosen(lake, day)["model_cutoff"]) - set(lake.days(TRAINING_PROFILE)))
+    named = ", ".join(map(str, missing))
     return dg.AssetCheckResult(
-        passed=not lacking,
+        passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Missing inputs of {day} cannot be told: materialise learning/training_profile of {named}."
-        if lacking
+        description=f"Missing inputs of {day} cannot be detected: materialise learning/training_profile of {named}."
+        if missing
         else f"Every model of {day} has its profile.",
-        metadata={"day": str(day), "lacking": len(lacking)},
+        metadata={"day": str(day), "missing": len(missing)},
     )
 
 

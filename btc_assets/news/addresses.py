@@ -28,8 +28,8 @@ _IN_QUERY = f"{_IN_PATH}?"
 def web_address(text: str) -> str:
     """Return an http or https address that can be stored and linked to, or an empty string where it is none.
 
-    What may not stand in an address is percent-encoded as UTF-8, and a host outside ASCII is spelt in Punycode; what is
-    encoded stays as it is, so the address of an address is itself. It has a host, no credentials
+    Characters that are not valid in an address are percent-encoded as UTF-8, and a host outside ASCII is spelt in
+    Punycode; what is encoded stays as it is, so the address of an address is itself. It has a host, no credentials
     (`https://bank.example@evil.example` is not what it seems), no invisible character, and at most 2,048 characters.
     """
     url = unbroken(text)

@@ -1,4 +1,4 @@
-"""When a text says it was written: every spelling of a time that means one moment, and none that needs a guess.
+"""The time a text was written: every spelling that means one moment, and none that needs a guess.
 
 Read are RFC 822, 2822, 5322, 3339 and 9557, ISO 8601, asctime, and the near-misses of feeds: full month names, AM and
 PM, `GMT+2`, `+05`, no seconds, no weekday or a wrong one, `24:00`, leap seconds, typographic minus signs. Numeric days
@@ -35,10 +35,10 @@ _ZONES_H = {
 }  # fmt: skip
 """Zones that RFC 822 gives a meaning, and the Atlantic ones, in hours ahead of UTC.
 
-Its military letters are not among them: it printed their signs the wrong way round, so RFC 5322 says they mean nothing.
+Its military letters are not among them: it printed their signs the wrong way round, so RFC 5322 gives them no meaning.
 """
 _UNIVERSAL = ("UTC", "UT", "GMT")
-"""Names that may stand before an offset from them."""
+"""Names that may precede an offset from them."""
 _MINUS = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 _COMMENT = re.compile(r"\([^()]*\)")
 _LOOSE_COLON = re.compile(r"(?<=\d) ?: ?(?=\d)")
@@ -83,12 +83,12 @@ _FORMS = tuple(
 
 @dataclass(frozen=True)
 class WrittenTime:
-    """A time as somebody wrote it down.
+    """A time as it is written.
 
     Attributes:
         at: the moment, UTC; of a day, its start; of an hour without minutes, its start.
-        precision: how exactly it is told: to the second, the minute or, also for an hour without minutes, the day.
-        has_zone: whether its zone is told; `at` takes one without for UTC.
+        precision: how exactly it is given: to the second, the minute or, also for an hour without minutes, the day.
+        has_zone: whether it names its zone; without one `at` assumes UTC.
     """
 
     at: datetime
@@ -121,7 +121,7 @@ def read_time(text: str) -> WrittenTime | None:
             except (ValueError, OverflowError):
                 return None
             if found is None or (region and not found.has_zone):
-                return None  # a region alone tells no offset
+                return None  # a region alone has no fixed offset
             return found if found.at.year > 1970 else None
     return None
 
@@ -176,11 +176,11 @@ def _day(parts: dict[str, str | None]) -> date:
 
 
 def _zone(parts: dict[str, str | None]) -> tuple[timedelta, bool] | None:
-    """Return how far a zone is ahead of UTC and whether one is told; None where nobody can tell it."""
+    """Return how far a zone is ahead of UTC and whether one is named; None where it is ambiguous or unknown."""
     names = [name for name in (parts.get("name"), parts.get("again")) if name]
     if any(name not in _ZONES_H for name in names):
         return None
-    told = [timedelta(hours=_ZONES_H[name]) for name in names]
+    offsets = [timedelta(hours=_ZONES_H[name]) for name in names]
     if offset := parts.get("ahead"):
         hours, minutes = offset.split(":") if ":" in offset else (offset[:-2] or "0", offset[-2:])
         if len(offset) <= 2:
@@ -189,9 +189,9 @@ def _zone(parts: dict[str, str | None]) -> tuple[timedelta, bool] | None:
         if int(minutes) >= 60 or ahead >= timedelta(days=1):
             return None
         # GMT+2 is two hours ahead of GMT; EST+2 or +0200 EST would be a contradiction.
-        told = [ahead if parts.get("sign") == "+" else -ahead] + [
+        offsets = [ahead if parts.get("sign") == "+" else -ahead] + [
             timedelta(hours=_ZONES_H[name]) for name in names if not (name in _UNIVERSAL and name == parts.get("name"))
         ]
-    if len(set(told)) > 1:
+    if len(set(offsets)) > 1:
         return None
-    return (told[0] if told else timedelta()), bool(told)
+    return (offsets[0] if offsets else timedelta()), bool(offsets)

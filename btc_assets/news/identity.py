@@ -151,13 +151,13 @@ def _query(query: str) -> str:
     kept: set[tuple[str, str]] = set()
     for part in query.replace("+", "%20").split("&"):
         name, _, value = part.partition("=")
-        key, said = _spelt(name, safe="/:@!$()*,;"), _spelt(value, safe="/:@!$()*,;=?")
+        key, text_of_value = _spelt(name, safe="/:@!$()*,;"), _spelt(value, safe="/:@!$()*,;=?")
         lower = key.lower()
         if not key or lower in _TRACKING or lower.startswith(_TRACKING_FAMILIES):
             continue
-        if lower in _AMP_SWITCHES and said.lower() == "amp":
+        if lower in _AMP_SWITCHES and text_of_value.lower() == "amp":
             continue
-        kept.add((key, said))
+        kept.add((key, text_of_value))
     return "&".join(f"{key}={value}" if value else key for key, value in sorted(kept))
 
 

@@ -1,4 +1,4 @@
-"""Texts that stand where an author, a moderator or a platform took something down."""
+"""Placeholders of texts that an author, a moderator or a platform took down."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _PLACEHOLDER = re.compile(r"^\\?\[\s*(?:deleted|removed)(?:\s+by\b[^\[\]]{1,120}
 
 
 def is_taken_down(*texts: str) -> bool:
-    """Tell whether one of a post's or an article's texts, its title or its body, only says that it was taken down."""
+    """Return whether one of a post's or an article's texts, its title or its body, only says that it was taken down."""
     return any(_PLACEHOLDER.match(plain_text(text)) for text in texts if "[" in text[:200] or "&" in text[:200])

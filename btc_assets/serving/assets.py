@@ -108,7 +108,7 @@ def bundle(
     `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry move with the
     pointer, just before it.
 
-    The row says what was published for the day: bundle, model, when the newest forecast was made and when it was
+    The row records what was published for the day: bundle, model, when the newest forecast was made and when it was
     published. A run over several days publishes the newest of them and leaves the rows of the others as they are.
     """
     *earlier, day = sorted(map(day_of, context.partition_keys))

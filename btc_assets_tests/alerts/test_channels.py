@@ -64,7 +64,7 @@ def test_a_webhook_that_is_not_there_is_a_delivery_error() -> None:
 
 @contextmanager
 def answering(reply: bytes, *, stays: bool = False) -> Iterator[int]:
-    """A local server that says something to whoever connects, and hangs up unless it stays; yields its port."""
+    """A local server that sends something to every client, and hangs up unless it stays; yields its port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

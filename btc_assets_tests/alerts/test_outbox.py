@@ -1,4 +1,4 @@
-"""The outbox: nothing is told twice too soon, and nothing is lost."""
+"""The outbox: nothing is delivered twice too soon, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_a_subject_is_told_once_within_its_quiet_period(outbox: Outbox) -> None:
 
 def test_an_alert_is_delivered_once_to_each_channel(outbox: Outbox) -> None:
     raised(outbox)
-    told: list[tuple[str, str]] = []
-    channels = {name: lambda alert: told.append((alert.channel, alert.message)) for name in ("log", "webhook")}
+    delivered: list[tuple[str, str]] = []
+    channels = {name: lambda alert: delivered.append((alert.channel, alert.message)) for name in ("log", "webhook")}
     for minutes in range(3):
         deliver(outbox, channels, lambda minutes=minutes: NOW + timedelta(minutes=minutes))
-    assert sorted(told) == [("log", "it fell"), ("webhook", "it fell")]
+    assert sorted(delivered) == [("log", "it fell"), ("webhook", "it fell")]
     assert outbox.undelivered() == []
 
 
@@ -78,9 +78,9 @@ def test_a_channel_that_fails_is_not_asked_again_in_the_same_round(outbox: Outbo
         asked.append(alert.alert_id)
         raise DeliveryError("no answer")
 
-    told = deliver(outbox, {"log": lambda _: None, "webhook": down}, lambda: NOW)
+    delivered = deliver(outbox, {"log": lambda _: None, "webhook": down}, lambda: NOW)
     assert len(asked) == 1
-    assert (told.delivered, told.failed) == (5, 5)
+    assert (delivered.delivered, delivered.failed) == (5, 5)
 
 
 def test_an_alert_for_a_channel_that_is_not_there_waits_for_it(outbox: Outbox) -> None:
@@ -88,10 +88,10 @@ def test_an_alert_for_a_channel_that_is_not_there_waits_for_it(outbox: Outbox) -
     deliver(outbox, {"log": lambda _: None}, lambda: NOW)
     [waiting] = outbox.undelivered()
     assert (waiting.state, waiting.fault) == (PENDING, NOT_CONFIGURED)
-    told: list[str] = []
+    delivered: list[str] = []
     later = NOW + timedelta(minutes=5)
-    deliver(outbox, {"webhook": lambda alert: told.append(alert.message)}, lambda: later)
-    assert told == ["it fell"]
+    deliver(outbox, {"webhook": lambda alert: delivered.append(alert.message)}, lambda: later)
+    assert delivered == ["it fell"]
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_an_alert_for_a_channel_that_is_not_there_waits_for_it(outbox: Outbox) -
 )
 def test_whatever_a_channel_raises_is_that_delivery_s_fault_alone(outbox: Outbox, error: Exception) -> None:
     raised(outbox)
-    told: list[str] = []
+    delivered: list[str] = []
 
     def broken(_alert: Alert) -> None:
         raise error
 
-    channels = {"webhook": broken, "log": lambda alert: told.append(alert.message)}
+    channels = {"webhook": broken, "log": lambda alert: delivered.append(alert.message)}
     for minute in range(2):
         deliver(outbox, channels, lambda minute=minute: NOW + timedelta(minutes=minute))
-    assert told == ["it fell"]
+    assert delivered == ["it fell"]
     [waiting] = outbox.undelivered()
     assert (waiting.channel, waiting.state, waiting.tries) == ("webhook", PENDING, 2)
     assert type(error).__name__ in waiting.fault
@@ -116,9 +116,9 @@ def test_whatever_a_channel_raises_is_that_delivery_s_fault_alone(outbox: Outbox
 
 def test_half_a_character_in_a_message_is_stored_and_told(outbox: Outbox) -> None:
     [name] = outbox.raise_alerts([Finding(RULE, "feed \ud83d", "it fell \ud83d")], ROUTING, NOW)
-    told: list[str] = []
-    deliver(outbox, {name: lambda alert: told.append(alert.message) for name in ("log", "webhook")}, lambda: NOW)
-    assert told == ["it fell ?"] * 2
+    delivered: list[str] = []
+    deliver(outbox, {name: lambda alert: delivered.append(alert.message) for name in ("log", "webhook")}, lambda: NOW)
+    assert delivered == ["it fell ?"] * 2
     assert outbox.raise_alerts([Finding(RULE, "feed \ud83d", "it fell")], ROUTING, NOW) == [], name
 
 

@@ -20,7 +20,7 @@ def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (GOOD.replace('"fall"', '"Fall!"'), "name"),
         (GOOD.replace('"drawdown"', '"weather"'), "choose from"),
@@ -38,12 +38,12 @@ def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
         ('[routing]\nhigh = "log"\n', "it goes to log, webhook, email"),
     ],
 )
-def test_a_fault_is_named_and_costs_no_other_rule(tmp_path: Path, text: str, said: str) -> None:
+def test_a_fault_is_named_and_costs_no_other_rule(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "rules.toml"
     path.write_text('[[rule]]\nname = "other"\nkind = "failed_run"\nseverity = "high"\n' + text)
     book = read_rules(path)
     [fault] = book.faults
-    assert said in fault
+    assert expected in fault
     assert str(path) in fault
     assert "other" in {rule.name for rule in book.rules}
     assert book.routing["high"]

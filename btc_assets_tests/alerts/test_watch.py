@@ -91,7 +91,7 @@ def lacking(names: str, weight: float, *, fallback: bool = False) -> pl.DataFram
 
 
 @pytest.mark.parametrize(("names", "weight", "told"), [("", 0.0, 0), ("body_1h", 0.009, 0), ("body_1h", 0.01, 1)])
-def test_missing_inputs_are_told_from_their_bound_on(book: Rulebook, names: str, weight: float, told: int) -> None:
+def test_missing_inputs_are_reported_from_their_bound_on(book: Rulebook, names: str, weight: float, told: int) -> None:
     found = watch.on_forecasts(book, lacking(names, weight))
     assert [finding.rule.kind for finding in found] == ["missing_inputs"] * told
 
@@ -102,7 +102,7 @@ def test_missing_inputs_are_named_with_their_weight_and_what_answers(book: Ruleb
     assert few.message == "2 inputs are missing, 8% of the model's weight: taker_imbalance_1h, taker_imbalance_4h"
     assert many.message.endswith("; the base rate answers for 4 h")
     assert (few.subject, few.value) == ("flow", 0.08)
-    assert many.subject == "flow, price", "another group of inputs is told anew"
+    assert many.subject == "flow, price", "another group of inputs is a new subject"
 
 
 def drift_report(moved: int, broken: bool) -> pl.DataFrame:

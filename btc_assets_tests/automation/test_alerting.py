@@ -97,7 +97,7 @@ def test_a_fall_is_told_once_and_delivered_at_once(instance: dg.DagsterInstance,
     assert {alert.rule for alert in found} == {"price_move_24h", "drawdown", "volatility"}
     assert {alert.state for alert in found} == {DELIVERED}
     _, said, _ = tick(instance, lake, desk, cursor)
-    assert "0 of them not told before" in said
+    assert "0 of them new" in said
     assert len(told(desk)) == len(found)
 
 

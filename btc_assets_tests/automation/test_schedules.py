@@ -224,7 +224,7 @@ def crown(lake: Lake, since: datetime) -> None:
         (MONDAY.replace(hour=11), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]),
         (MONDAY.replace(hour=12), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES]),  # the hour after this one
     ],
-    ids=["nobody", "since midnight", "since this hour", "from the next hour on"],
+    ids=["no champion", "since midnight", "since this hour", "from the next hour on"],
 )
 def test_one_run_goes_as_far_as_there_is_a_champion(
     lake: Lake, champion_since: datetime | None, made: list[dg.AssetKey]

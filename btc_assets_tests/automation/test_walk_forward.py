@@ -110,15 +110,15 @@ def test_the_default_period_starts_on_the_first_monday_with_a_full_window() -> N
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "expected"),
     [
         (WalkForwardConfig(start="spring"), "dates like 2024-01-01"),
         (WalkForwardConfig(start="2017-10-01"), "no history before it"),
         (WalkForwardConfig(end="2019-10-01"), "BTC_HISTORY_END"),
     ],
 )
-def test_a_period_outside_the_history_is_refused_with_a_reason(config: WalkForwardConfig, said: str) -> None:
-    with pytest.raises(WalkError, match=said):
+def test_a_period_outside_the_history_is_refused_with_a_reason(config: WalkForwardConfig, expected: str) -> None:
+    with pytest.raises(WalkError, match=expected):
         period(config, SAMPLE)
 
 
@@ -216,7 +216,7 @@ class Project:
         return made
 
     def walk(self, *, resume: bool = True) -> int:
-        """Walk every leg; `made` and `said` begin anew."""
+        """Walk every leg; `made` and `said` are reset."""
         self.made.clear()
         self.said.clear()
         return Walk(
@@ -362,7 +362,7 @@ def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "expected"),
     [
         (pl.col("open_time").dt.date() != date(2018, 2, 3), "1 day has no bar at all, the first 2018-02-03: add files"),
         (
@@ -380,11 +380,11 @@ def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
     ],
     ids=["a day", "the end", "the beginning", "days"],
 )
-def test_files_that_cannot_do_end_a_walk_before_anything_is_made(kept: pl.Expr, said: str, tmp_path: Path) -> None:
+def test_unusable_files_end_a_walk_before_anything_is_made(kept: pl.Expr, expected: str, tmp_path: Path) -> None:
     chosen = of_files(tmp_path, random_walk_bars(90 * 24).filter(kept))
     nothing = dg.Definitions()  # a job that is looked for is none of these sentences
     lake = Lake(root=str(tmp_path / "lake"))
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(WalkError, match=said):
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(WalkError, match=expected):
         Walk(instance, nothing, lake, chosen, "walk", say=print).run(plan(date(2018, 3, 5), date(2018, 3, 31), 7))
 
 
@@ -430,9 +430,9 @@ def test_a_failed_run_is_named_with_its_days_and_its_reason_and_only_the_rest_is
     project.failing = (table, day)
     with pytest.raises(WalkError) as failure:
         project.walk()
-    said = re.fullmatch(rf"{job} of (\S+) failed: (.*) \(run [0-9a-f-]{{36}}\)", str(failure.value), re.DOTALL)
-    assert said is not None, str(failure.value)
-    span, reason = said.groups()
+    sentence = re.fullmatch(rf"{job} of (\S+) failed: (.*) \(run [0-9a-f-]{{36}}\)", str(failure.value), re.DOTALL)
+    assert sentence is not None, str(failure.value)
+    span, reason = sentence.groups()
     days = [date.fromisoformat(end) for end in span.split("..")]
     assert days[0] <= day <= days[-1]
     assert f"the sky fell on {table}" in reason

@@ -49,8 +49,8 @@ def test_what_the_demo_needs_is_without_tests_linters_and_transformers(install: 
 )
 def test_a_target_installs_what_it_needs(target: str, what: str) -> None:
     fresh = ["make", "--dry-run", "--always-make", "PYTHON=python3.11", target]
-    told = subprocess.run(fresh, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"deploy/install\.py (\w+)", told) == [what]
+    printed = subprocess.run(fresh, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"deploy/install\.py (\w+)", printed) == [what]
 
 
 def test_what_is_compiled_are_the_packages_that_the_project_imports(install: dict[str, Any]) -> None:
@@ -60,12 +60,12 @@ def test_what_is_compiled_are_the_packages_that_the_project_imports(install: dic
 
 
 def test_it_says_how_far_it_is(install: dict[str, Any]) -> None:
-    said = (
+    output = (
         "Collecting polars==2\n  Downloading p.whl\nRequirement already satisfied: numpy in x\nCollecting dagster>=1\n"
     )
-    assert install["progress"](said, 0, 12.3) == "look up and download: 3 packages so far, 12 s"
-    said += "Installing collected packages: toposort, polars, dagster\n"
-    assert install["progress"](said, 2, 61.0) == "unpack: 2 of 3 new packages, 61 s"
+    assert install["progress"](output, 0, 12.3) == "look up and download: 3 packages so far, 12 s"
+    output += "Installing collected packages: toposort, polars, dagster\n"
+    assert install["progress"](output, 2, 61.0) == "unpack: 2 of 3 new packages, 61 s"
 
 
 def test_a_failure_shows_what_pip_said_and_leaves_nothing_that_looks_done(
@@ -82,7 +82,7 @@ def test_a_failure_shows_what_pip_said_and_leaves_nothing_that_looks_done(
     monkeypatch.setitem(inside, "STAMPS", {"base": [venv / ".installed"]})
     monkeypatch.setitem(inside, "site_packages", lambda _: venv)
     assert inside["main"]("base") == 1
-    told = capsys.readouterr().err
-    assert "constraints.txt" in told
-    assert f"everything it said is in {venv}/install.log" in told
+    printed = capsys.readouterr().err
+    assert "constraints.txt" in printed
+    assert f"its whole output is in {venv}/install.log" in printed
     assert not (venv / ".installed").exists()

@@ -54,7 +54,7 @@ def test_newer_data_is_no_other_recipe(newer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "expected"),
     [
         ({"parameters": {"max_depth": 5, "rounds": 150}}, "max_depth 6 -> 5"),
         ({"parameters": {"max_depth": 6, "rounds": 150, "eta": 0.1}}, "eta None -> 0.1"),
@@ -64,8 +64,8 @@ def test_newer_data_is_no_other_recipe(newer: dict[str, Any]) -> None:
         ({"first": "2019-01-10T00:00:00+00:00"}, "window 730 -> 1460 days"),
     ],
 )
-def test_another_recipe_is_told_by_what_changed(changed: dict[str, Any], said: str) -> None:
-    assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=1) == [said]
+def test_another_recipe_is_described_by_what_changed(changed: dict[str, Any], expected: str) -> None:
+    assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=1) == [expected]
 
 
 def test_an_input_that_is_lost_is_no_change_of_recipe() -> None:

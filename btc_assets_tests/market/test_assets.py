@@ -27,7 +27,7 @@ KEY = "2018-05-05"
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
-class Told:
+class FixedBars:
     """A source that tells the bars it was given, and remembers what it was asked."""
 
     venue = "binance"
@@ -42,7 +42,7 @@ class Told:
         return closed_between(self.frame, first, last, now)
 
 
-class Refusing(Told):
+class Refusing(FixedBars):
     """A source that does not serve this location."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Refusing(Told):
 
 
 def materialise(
-    lake: Lake, source: Told, now: datetime = LATER, *, key: str = KEY, to: str | None = None
+    lake: Lake, source: FixedBars, now: datetime = LATER, *, key: str = KEY, to: str | None = None
 ) -> dict[str, Any]:
     """Materialise one day, or the days up to `to`, and return the metadata of the first."""
     tags = {} if to is None else dict(zip(RANGE, (key, to), strict=True))
@@ -75,7 +75,7 @@ def stored(lake: Lake, day: date = date(2018, 5, 5)) -> pl.DataFrame:
 
 
 def test_a_run_over_many_days_asks_once_and_stores_each_day(lake: Lake) -> None:
-    source = Told(bars(hours(DAY, 72)))
+    source = FixedBars(bars(hours(DAY, 72)))
     told = materialise(lake, source, to="2018-05-07")
     assert source.asked == [(DAY, DAY + timedelta(days=3))]
     assert lake.days(PRICES) == [date(2018, 5, day) for day in (5, 6, 7)]
@@ -85,7 +85,7 @@ def test_a_run_over_many_days_asks_once_and_stores_each_day(lake: Lake) -> None:
 
 
 def test_an_open_day_holds_its_closed_hours_and_misses_none(lake: Lake) -> None:
-    source = Told(bars(hours(DAY, 24)))
+    source = FixedBars(bars(hours(DAY, 24)))
     told = materialise(lake, source, DAY + 7 * HOUR + timedelta(minutes=5))
     assert stored(lake)["open_time"].to_list() == hours(DAY, 7)
     assert told["missing_hours"] == 0
@@ -95,7 +95,7 @@ def test_an_open_day_holds_its_closed_hours_and_misses_none(lake: Lake) -> None:
 
 
 def test_a_day_without_a_closed_hour_asks_nobody(lake: Lake) -> None:
-    source = Told(bars([]))
+    source = FixedBars(bars([]))
     materialise(lake, source, DAY + timedelta(minutes=5))
     assert source.asked == []
     assert stored(lake).is_empty()
@@ -103,51 +103,51 @@ def test_a_day_without_a_closed_hour_asks_nobody(lake: Lake) -> None:
 
 def test_a_gap_is_reported_and_stays_a_gap(lake: Lake) -> None:
     times = hours(DAY, 24)
-    told = materialise(lake, Told(bars(times[:3] + times[6:])))
+    told = materialise(lake, FixedBars(bars(times[:3] + times[6:])))
     assert stored(lake).height == 21
     assert told["missing_hours"] == 3
     assert "| 2018-05-05 03:00 | 2018-05-05 05:00 | 3 |" in told["gaps"]
 
 
 def test_a_whole_day_missing_inside_a_range_is_an_empty_partition(lake: Lake) -> None:
-    told = materialise(lake, Told(bars(hours(DAY, 24) + hours(DAY + timedelta(days=2), 24))), to="2018-05-07")
+    told = materialise(lake, FixedBars(bars(hours(DAY, 24) + hours(DAY + timedelta(days=2), 24))), to="2018-05-07")
     assert stored(lake, date(2018, 5, 6)).is_empty()
     assert told["missing_hours"] == 24
 
 
 def test_a_single_day_without_a_bar_is_an_error(lake: Lake) -> None:
     with pytest.raises(SourceMalformedError, match=r"binance has no bar at all from 2018-05-05 00:00 .* expected 24"):
-        materialise(lake, Told(bars([])))
+        materialise(lake, FixedBars(bars([])))
     assert lake.days(PRICES) == []
 
 
 def test_a_shorter_answer_loses_nothing(lake: Lake) -> None:
-    materialise(lake, Told(bars(hours(DAY, 24))))
+    materialise(lake, FixedBars(bars(hours(DAY, 24))))
     before = lake.fingerprint(PRICES, date(2018, 5, 5))
-    told = materialise(lake, Told(bars(hours(DAY, 5))))
+    told = materialise(lake, FixedBars(bars(hours(DAY, 5))))
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
     assert (told["kept_hours"], told["restated_hours"]) == (19, 0)
-    materialise(lake, Told(bars([])))
+    materialise(lake, FixedBars(bars([])))
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
 
 
 def test_restated_history_updates_its_partition_and_says_so(lake: Lake) -> None:
-    materialise(lake, Told(bars(hours(DAY, 24), trades=7)))
-    told = materialise(lake, Told(bars(hours(DAY, 24), trades=[7] * 10 + [8] + [7] * 13)))
+    materialise(lake, FixedBars(bars(hours(DAY, 24), trades=7)))
+    told = materialise(lake, FixedBars(bars(hours(DAY, 24), trades=[7] * 10 + [8] + [7] * 13)))
     assert told["restated_hours"] == 1
     assert "2018-05-05 10:00" in told["restated"]
     assert stored(lake)["trades"].to_list()[9:12] == [7, 8, 7]
 
 
 def test_the_same_bars_again_are_the_same_data_version(lake: Lake) -> None:
-    first = materialise(lake, Told(bars(hours(DAY, 24))))
-    again = materialise(lake, Told(bars(hours(DAY, 24)[::-1])))
+    first = materialise(lake, FixedBars(bars(hours(DAY, 24))))
+    again = materialise(lake, FixedBars(bars(hours(DAY, 24)[::-1])))
     assert again["partition_digest"] == first["partition_digest"]
 
 
 def test_conflicting_rows_are_settled_and_counted(lake: Lake) -> None:
     frame = pl.concat([bars(hours(DAY, 24), trades=5), bars(hours(DAY, 2), trades=6)])
-    told = materialise(lake, Told(frame))
+    told = materialise(lake, FixedBars(frame))
     assert (told["duplicates_dropped"], told["conflicting_hours"]) == (2, 2)
     assert stored(lake)["trades"].to_list() == [6, 6] + [5] * 22
 
@@ -255,8 +255,8 @@ def test_what_is_there_is_taken_when_patience_ends(lake: Lake) -> None:
 def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
     lake: Lake, patience_s: float, eager: int, key: str
 ) -> None:
-    source = Told(bars(hours(DAY - 24 * HOUR, 25)))
-    never = Told(bars([]))
+    source = FixedBars(bars(hours(DAY - 24 * HOUR, 25)))
+    never = FixedBars(bars([]))
     market = Market(source, lambda: DAY + 2 * HOUR, eager=[never] * eager)
     dg.materialize(
         [prices],
@@ -268,7 +268,7 @@ def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
 
 
 def test_venues_that_were_waited_for_in_vain_are_left_out_of_that_run() -> None:
-    first, second = Told(bars([])), Told(bars(hours(DAY, 2)))
+    first, second = FixedBars(bars([])), FixedBars(bars(hours(DAY, 2)))
     market = Market(AutoSource([first, second]), lambda: DAY + 2 * HOUR, eager=[Refusing(), second])
     arrival, source = market.await_newest(5.0)
     assert arrival is not None

@@ -14,7 +14,7 @@ from btc_assets.market.assets import prices
 from btc_assets.market.checks import CHECKS
 from btc_assets.market.resources import Market
 from btc_assets_tests.market.conftest import DAY, bars, hours
-from btc_assets_tests.market.test_assets import LATER, RANGE, Told
+from btc_assets_tests.market.test_assets import LATER, RANGE, FixedBars
 
 HOUR = timedelta(hours=1)
 
@@ -34,7 +34,7 @@ def check(
     result = dg.materialize(
         [prices, *CHECKS],
         selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["market", "prices"]), name)),
-        resources={"lake": lake, "io_manager": lake, "market": Market(Told(bars([])), lambda: now, grows=grows)},
+        resources={"lake": lake, "io_manager": lake, "market": Market(FixedBars(bars([])), lambda: now, grows=grows)},
         tags=tags,
         raise_on_error=False,
     )
@@ -87,7 +87,7 @@ def test_todays_newest_hour_missing_is_an_error(lake: Lake) -> None:
 def test_files_end_in_the_middle_of_a_day_and_miss_nothing_after_it(lake: Lake) -> None:
     write(lake, walk(48 + 13), 3)
     closed = DAY + 72 * HOUR
-    assert not check(lake, "hours_present", closed, 3).passed, "an exchange goes on"
+    assert not check(lake, "hours_present", closed, 3).passed, "an exchange keeps growing"
     assert check(lake, "hours_present", closed, 3, grows=False).passed
     age = check(lake, "newest_bar_age", closed, 3, grows=False)
     assert (age.passed, age.description) == (True, "The files end at 2018-05-07 13:00 UTC.")

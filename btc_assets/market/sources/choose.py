@@ -19,7 +19,7 @@ REMEDY = "check the base URL and symbol, or choose another BTC_MARKET_SOURCE"
 
 
 EAGER_TIMEOUT_S = 5.0
-"""Longest wait for one answer while a bar is waited for; the venue is asked again anyway."""
+"""Longest wait for one answer while a bar is awaited; the request is retried anyway."""
 
 
 def source_of(config: Settings) -> MarketSource:
@@ -33,7 +33,7 @@ def source_of(config: Settings) -> MarketSource:
 
 
 def eager_sources_of(config: Settings) -> tuple[MarketSource, ...]:
-    """Build the venues to wait for a bar at, the preferred first: each tries once and says at once what came of it.
+    """Build the venues to wait for a bar at, the preferred first: each tries once and reports the result at once.
 
     None for a history of files, where nothing is waited for.
     """

@@ -57,7 +57,7 @@ _INSTRUMENTS = (
     "symbol", "pair", "ticker", "instrument", "market", "tic", "product_id", "product", "instrument_id",
     "instrument_name", "asset", "coin", "currency", "base_currency", "base_asset",
 )  # fmt: skip
-"""Names of columns that tell what is traded."""
+"""Names of columns that hold the instrument."""
 KLINE_COLUMNS = (
     "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "trades",
     "taker_buy_volume", "taker_buy_quote_volume", "ignore",
@@ -70,15 +70,15 @@ _HEADLESS = {
 }
 """Columns of files without a header, by their number: Binance's, Kraken's, and the least a bar needs."""
 _NOTHING = ("", "nan", "null", "none", "na", "n/a", "-")
-"""What stands where there is no number, in lower case."""
-INSTRUMENT = "instrument told"
-"""Column of bars from files: what their symbol column or file name says they are of, as it is spelt there."""
+"""Spellings of a missing number, in lower case."""
+INSTRUMENT = "instrument named"
+"""Column of bars from files: the instrument in their symbol column or file name, as it is spelt there."""
 _PRICES = ("open", "high", "low", "close")
 _PRICES_IN_A_HEADER = 3
 """Names of prices from which a line is a header."""
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|\.\d+)([eE][+-]?\d+)?")
 _DECORATION = r"[\s\x{00a0}\x{202f}'_$€£₿]"
-"""What may stand in a number and says nothing."""
+"""Characters in a number that carry no meaning."""
 _DECIMAL_COMMA = r"^[+-]?([\d.]*,(\d{0,2}|\d{4,})|0,\d+|[\d.]+\.\d{3},\d*|[1-9]\d{3,},\d+|\d{1,3}(\.\d{3}){2,})$"
 _DECIMAL_POINT = r"^[+-]?([\d,]*\.(\d{0,2}|\d{4,})|0\.\d+|[\d,]+,\d{3}\.\d*|[1-9]\d{3,}\.\d+|\d{1,3}(,\d{3}){2,})$"
 """Numbers that can be written only one way: 1,5 and 0,125 and 1.234,5 and 1.234.567, or the same with a point."""
@@ -118,7 +118,7 @@ class FileSource:
         paths = self._paths()
         frames = [self._bars(path, wall) for path in paths]
         stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
-        if stamps not in _judged:  # all of the files, whatever is asked of them
+        if stamps not in _judged:  # all of the files, whatever span is requested
             _judge(paths, frames)
             _judged[stamps] = None
         spans = [closed_between(frame, first, last, now).drop(FILE, LINE, INSTRUMENT) for frame in frames]
@@ -177,7 +177,7 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MO
     """Read one file of hourly bars.
 
     Args:
-        name: of the file, for messages; its ending counts where its first bytes do not tell what it is.
+        name: of the file, for messages; its ending counts where its first bytes do not identify it.
         content: its bytes; in a zip every Parquet or CSV member counts.
         remedy: the sentence that says what to do about a file that cannot be used.
         limit: most bytes it may unpack to.
@@ -256,7 +256,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
     Returns:
         PRICES columns (venue empty), `close_time` where the table has it, `FILE`, `LINE`, and `INSTRUMENT` as a column
-        or the file's name tells it. Rows without any price are left out.
+        or the file's name gives it. Rows without any price are left out.
 
     Raises:
         UnreadableError: a column is missing, a value cannot be read, or the rows are of several instruments.
@@ -284,8 +284,8 @@ def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
     words = _plain(table.columns)
     called = next((words[word] for word in _INSTRUMENTS if word in words), None)
     if called is None:
-        told = next((part for part in reversed(name.split("/")) if instrument_of(part)), "")
-        return pl.repeat(told, table.height, dtype=pl.String, eager=True)
+        named = next((part for part in reversed(name.split("/")) if instrument_of(part)), "")
+        return pl.repeat(named, table.height, dtype=pl.String, eager=True)
     symbols = table.get_column(called).cast(pl.String).fill_null("").str.strip_chars()
     firsts = {symbol: symbols.index_of(symbol) for symbol in symbols.unique(maintain_order=True) if symbol}
     known = {symbol: instrument_of(symbol, symbol=True) for symbol in firsts}
@@ -321,8 +321,8 @@ def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
         raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {table.schema[called]}, expected numbers")
     no_bar = pl.DataFrame([read[price] for price in _PRICES]).select(pl.all_horizontal(pl.all().is_null())).to_series()
     for wanted, values in read.items():
-        told = texts[wanted].is_not_null() if wanted in texts else values.is_not_null()
-        unread = values.is_null() & (told | ~no_bar if wanted in _NEEDED else told)
+        filled = texts[wanted].is_not_null() if wanted in texts else values.is_not_null()
+        unread = values.is_null() & (filled | ~no_bar if wanted in _NEEDED else filled)
         if unread.any():
             row = table.row(unread.arg_max() or 0, named=True)
             raise UnreadableError(
@@ -334,7 +334,7 @@ def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
 def _with_points(texts: pl.Series) -> pl.Series:
     """Read numbers with thousands separators or decimal commas, null where one fits neither way of writing.
 
-    `1,234.5` and `1.234,5` tell the way; a lone `1,234` does not, and where no other number of the table does either
+    `1,234.5` and `1.234,5` show the style; a lone `1,234` does not, and where no other number of the table does either
     nothing with a comma is read.
     """
     commas = texts.str.contains(_DECIMAL_COMMA).any()

@@ -13,7 +13,7 @@ _COINS = {
     **dict.fromkeys(("DOGE", "XDG", "DOGECOIN"), "DOGE"), **dict.fromkeys(("SOL", "SOLANA"), "SOL"),
     **dict.fromkeys(("ADA", "CARDANO"), "ADA"), **dict.fromkeys(("BNB", "BCH", "XMR", "TRX", "XLM", "ETC")),
 }  # fmt: skip
-"""Words that name a coin wherever they are; None stands for the word itself."""
+"""Words that name a coin wherever they are; None means the word itself."""
 _DOLLARS = ("USD", "ZUSD", "USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USDP", "UST", "DAI")
 _QUOTES = {
     **dict.fromkeys(_DOLLARS, "USD"), **dict.fromkeys(("EUR", "ZEUR"), "EUR"), **dict.fromkeys(("GBP", "ZGBP"), "GBP"),
@@ -32,7 +32,7 @@ class Instrument:
 
     Attributes:
         base: the coin.
-        quote: the currency of its price, all dollars alike; None where the name does not tell.
+        quote: the currency of its price, all dollars alike; None where the name does not include it.
         perpetual: whether it is a future.
     """
 
@@ -41,13 +41,13 @@ class Instrument:
     perpetual: bool = False
 
     def differs(self, other: Instrument) -> bool:
-        """Say whether two names cannot mean one price series; what a name leaves open may be anything."""
+        """Return whether two names cannot mean one price series; what a name leaves open matches anything."""
         quotes = {self.quote, other.quote} - {None}
         return self.base != other.base or len(quotes) > 1 or self.perpetual != other.perpetual
 
 
 def instrument_of(name: str, *, symbol: bool = False) -> Instrument | None:
-    """Return the instrument that a name tells, None where it tells none or several.
+    """Return the instrument in a name, None where it has none or several.
 
     Args:
         name: of a file or folder, or a symbol; `BTCUSDT`, `BTC-USD`, `XBT/USD` and `bitcoin` are one instrument.

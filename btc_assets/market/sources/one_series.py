@@ -1,6 +1,6 @@
 """What keeps bars of files from being one hourly series: other spans than an hour, and more than one price.
 
-A bar of a day that is stored as an hour tells the close of the day in its first hour, so what looks longer than an
+A daily bar stored as an hour leaks the close of the day into its first hour, so what looks longer than an
 hour is refused rather than repaired. Each rule returns a sentence that names the file and line, or None.
 
 Frames hold open_time, open, high, low, close and volume, and `FILE` and `LINE`, where each row comes from.
@@ -26,7 +26,7 @@ _WIDE_STEPS = 12
 """Steps in a row, each longer than an hour, that make no history of hours."""
 _NEAR_AN_HOUR = timedelta(minutes=55)
 _GAPS_JUDGED = timedelta(days=32)
-"""Longest step after which a bar is asked whether it spans it; months are the longest bars there are."""
+"""Longest step that is checked as the span of a bar; months are the longest bars there are."""
 _USUAL_HOURS = 48
 _TIMES_THE_VOLUME, _VOLUME_AN_HOUR, _TIMES_THE_RANGE = 6.0, 0.3, 1.5
 """What a bar before a gap has to have of the usual hour to be one of the whole gap.
@@ -54,7 +54,7 @@ def span_fault(bars: pl.DataFrame) -> str | None:
     """Return the first sign that rows of one file are not bars of an hour.
 
     Args:
-        bars: rows in the order of the file, `close_time` among them where the file tells it.
+        bars: rows in the order of the file, `close_time` among them where the file has it.
     """
     ordered = bars.unique("open_time", keep="first", maintain_order=True).sort("open_time")
     return (
@@ -165,7 +165,7 @@ def _usual_step(bars: pl.DataFrame) -> str | None:
 
 
 def _named_otherwise(bars: pl.DataFrame) -> str | None:
-    """Believe a file's name about rows that no step tells anything about."""
+    """Use a file's name where the steps between rows are inconclusive."""
     steps = bars.get_column("open_time").diff()
     if bars.is_empty() or (steps == HOUR).any():
         return None

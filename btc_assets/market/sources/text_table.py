@@ -1,4 +1,4 @@
-"""From the text of a CSV to a table: the header is found, the separator told, and every row knows its line."""
+"""From the text of a CSV to a table: the header and the separator are detected, and every row keeps its line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = "line of the file"
 """Column of a table that holds each row's line, from 1."""
 _SEPARATORS = (",", ";", "\t", "|")
 _MOST_ABOVE = 50
-"""Lines that may stand above the header."""
+"""Lines that may precede the header."""
 _BLANK = " \t,;|\x1a"
 """What a line without a value may hold; spreadsheets write separators alone, DOS ends a file with Ctrl-Z."""
 

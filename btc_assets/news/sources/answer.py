@@ -122,7 +122,7 @@ class Entry:
         return Entry(value if isinstance(value, Mapping) else {}, self._now)
 
     def time(self, name: str) -> tuple[datetime | None, Precision]:
-        """Read a time and how exactly it is told; None and "none" where it is no time or in the future."""
+        """Read a time and how exactly it is given; None and "none" where it is no time or in the future."""
         written = told_time(self._fields.get(name))
         if written is None or self.past(written.at) is None:
             return None, "none"
@@ -201,7 +201,7 @@ def once(entries: Sequence[Any], name: str) -> list[Any]:
 def told_time(value: Any) -> WrittenTime | None:
     """Read a time as JSON holds it: since 1970 in s, ms, µs or ns, by its size, or written with its zone.
 
-    None where it is none, or tells no zone.
+    None where it is none, or names no zone.
     """
     if isinstance(value, str):
         try:

@@ -90,7 +90,7 @@ _PLAIN_ISO = (
 )
 """The spelling of a time to the second that nearly all archives have; polars reads it a hundred times faster."""
 _OUTLET_NAMES = ("name", "title", "domain", "id")
-"""Names in an object that stands for an outlet, the first one present is taken."""
+"""Names in an object that describes an outlet, the first one present is taken."""
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _DAY_US, _MINUTE_US = 86_400_000_000, 60_000_000
 _SHOWN = 60
@@ -103,9 +103,9 @@ class TextFiles:
     """Articles or posts of files on disk.
 
     Times are epochs (s, ms, µs, ns) or any spelling of `news.dates`; one without a zone is UTC. Where a file does not
-    tell how exact its times are, bare dates, and files whose every time is midnight, are told to the day, files whose
+    tell how exact its times are, bare dates, and files whose every time is midnight, are exact to the day, files whose
     every time is a whole minute to the minute. Votes and comments are taken only where the file tells when a text was
-    first seen: else nobody knows when they were counted.
+    first seen: otherwise the time of the count is unknown.
 
     Attributes:
         name: of the source, `news_files` or `social_files` unless given.
@@ -298,7 +298,7 @@ def _facts(
     """Return what must be known of all rows of a file before some are taken.
 
     Returns:
-        `unread <column>` and `bad <column>`, the first row whose value says something that cannot be read and how many
+        `unread <column>` and `bad <column>`, the first row with a value that cannot be read and how many
         there are; how many rows there are, how many are `bad` in any column, undated and of the future, and the first
         of these; whether every time is a midnight (days), and a whole minute (minutes).
     """
@@ -323,14 +323,14 @@ def _facts(
 
 
 def _unreadable(name: str, dtype: pl.DataType, reader: pl.Expr) -> pl.Expr:
-    """Tell whether a value says something that cannot be read; texts always can."""
+    """Return whether a value is there and cannot be read; texts always can."""
     if name in _TEXTS:
         return pl.lit(value=False)
-    return reader.is_null() & _said(pl.col(name), dtype)
+    return reader.is_null() & _is_given(pl.col(name), dtype)
 
 
 def _kind_of(dtype: pl.DataType) -> str:
-    """Return what a column holds in the words of a person."""
+    """Return what a column holds, in plain words."""
     if isinstance(dtype, pl.List):
         return "lists"
     if isinstance(dtype, pl.Struct):
@@ -362,13 +362,13 @@ def _called(file: str, kind: Kind, schema: pl.Schema) -> dict[str, str]:
             f"{file}: found no column for {' and '.join(lacking)}; got "
             f"{plain_text(', '.join(schema.names()), _LONGEST_LIST) or 'none'}. {_remedy(kind)}"
         )
-    if "first_seen_at" not in called:  # nobody knows when its votes were counted
+    if "first_seen_at" not in called:  # when its votes were counted is unknown
         called = {name: column for name, column in called.items() if name not in ("points", "comments")}
     return called
 
 
-def _said(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Tell whether a value says something: a blank does not, nor does what is no number among numbers."""
+def _is_given(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Return whether a value is given: a blank is not, nor is NaN."""
     if dtype == pl.String:
         return (column.str.strip_chars() != "").fill_null(value=False)
     return column.is_not_nan().fill_null(value=False) if dtype.is_float() else column.is_not_null()
@@ -426,8 +426,8 @@ def _spelt_otherwise(text: pl.Expr) -> pl.Expr:
     rest = pl.when(~text.str.contains(_PLAIN_ISO) & text.cast(pl.Float64, strict=False).is_null()).then(text)
 
     def read(texts: pl.Series) -> pl.Series:
-        found = {told: read_time(told) for told in texts.unique().drop_nulls()}
-        times = [found[told] if told is not None else None for told in texts]
+        found = {text: read_time(text) for text in texts.unique().drop_nulls()}
+        times = [found[text] if text is not None else None for text in texts]
         return pl.Series(
             texts.name,
             [None if time is None else {"at": time.at, "precision": time.precision} for time in times],

@@ -31,7 +31,7 @@ _SHOWN = 40
 
 
 def read_rows(path: Path) -> tuple[pl.LazyFrame, list[str]]:
-    """Open a file of rows; of Parquet and sound JSON Lines only what is asked for is read.
+    """Open a file of rows; of Parquet and sound JSON Lines only the selected columns are read.
 
     Args:
         path: of a `.parquet`, `.csv`, `.json`, `.jsonl` or `.ndjson` file, all but Parquet also with `.gz`.
@@ -137,7 +137,7 @@ def _json_rows(name: str, text: str) -> tuple[pl.LazyFrame, list[str]]:
 
 
 def _json_lines(text: str) -> tuple[list[Any], list[tuple[int, str]], int]:
-    """Return what stands in the lines that are JSON, the others with what is wrong, and how many lines there are."""
+    """Return the documents of the lines that are JSON, the others with what is wrong, and how many lines there are."""
     documents: list[Any] = []
     bad: list[tuple[int, str]] = []
     lines = text.split("\n")

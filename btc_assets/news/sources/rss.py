@@ -266,7 +266,7 @@ def published_at(told: str) -> tuple[datetime | None, Precision]:
     """Read a date as feeds write it; one without a zone is UTC.
 
     Returns:
-        The time, UTC, and how exactly it is told; None and "none" where it is absent or cannot be read for sure.
+        The time, UTC, and how exactly it is given; None and "none" where it is absent or cannot be read for sure.
         Guessing could date an article before it was there.
     """
     written = read_time(told)

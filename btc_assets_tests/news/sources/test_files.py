@@ -163,12 +163,14 @@ def test_markup_and_invisible_characters_do_not_come_through(tmp_path: Path) -> 
         (["2025-05-05T10:20:00Z", "2025-05-06T00:00:01Z"], "second"),
     ],
 )
-def test_how_exact_a_time_is_is_seen_where_it_is_not_told(stamps: list[str], precision: str, tmp_path: Path) -> None:
+def test_how_exact_a_time_is_is_inferred_where_it_is_not_given(
+    stamps: list[str], precision: str, tmp_path: Path
+) -> None:
     path = csv(tmp_path / "x.csv", "id,date,title", *(f"{n},{at},Title {n}" for n, at in enumerate(stamps)))
     assert fetch(path).items[0].precision == precision
 
 
-def test_how_exact_a_time_is_is_taken_where_it_is_told(tmp_path: Path) -> None:
+def test_how_exact_a_time_is_is_taken_where_it_is_given(tmp_path: Path) -> None:
     rows = [f"{n},2025-05-05T00:00:00Z,Title {n},{told}" for n, told in enumerate(["Day", "minute", "second", ""])]
     path = csv(tmp_path / "x.csv", "id,date,title,time_precision", *rows)
     assert [item.precision for item in fetch(path).items] == ["day", "minute", "second", "day"]
@@ -179,7 +181,7 @@ def test_a_date_column_tells_days(tmp_path: Path) -> None:
     assert only(fetch(tmp_path / "x.parquet")).precision == "day"
 
 
-def test_a_text_told_to_the_day_is_filed_after_its_end(tmp_path: Path) -> None:
+def test_a_text_exact_to_the_day_is_filed_after_its_end(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,title,url", "2025-05-05,Miners return,https://a.example/1")
     days = [date(2025, 5, 5), date(2025, 5, 6)]
     filed = file_items(
