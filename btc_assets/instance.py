@@ -36,13 +36,17 @@ def _folder() -> Path:
         raise click.ClickException(str(error)) from error
 
 
-class Storage(CompositeStorage):
-    """Runs, events, schedules and cursors."""
+class _WithoutOptions:
+    """A part of the instance that `dagster.yaml` only names: the settings decide where its files are."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """Return no options: the settings say where it lies."""
+        """Return no options."""
         return {}
+
+
+class Storage(_WithoutOptions, CompositeStorage):
+    """Runs, events, schedules and cursors."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
@@ -62,13 +66,8 @@ class Storage(CompositeStorage):
         )
 
 
-class Artifacts(LocalArtifactStorage):
+class Artifacts(_WithoutOptions, LocalArtifactStorage):
     """Files of runs that no I/O manager keeps."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no options: the settings say where they lie."""
-        return {}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
@@ -77,13 +76,8 @@ class Artifacts(LocalArtifactStorage):
         return cls(str(_folder() / "artifacts"), inst_data)
 
 
-class Logs(LocalComputeLogManager):
+class Logs(_WithoutOptions, LocalComputeLogManager):
     """What the steps of a run print."""
-
-    @classmethod
-    def config_type(cls) -> dict[str, Any]:
-        """Return no options: the settings say where they lie."""
-        return {}
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
