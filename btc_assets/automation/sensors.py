@@ -2,7 +2,7 @@
 
 The forecast of an hour needs none of them: one run fetches, builds, forecasts and publishes. They are its safety net,
 which carries on from what a run has made, whatever started it, and finds nothing to do where that run made the rest.
-What a run was asked for counts as done; a run that fails is asked for again, a few minutes apart and a few times.
+A requested run counts as done; a run that fails is retried a few times, minutes apart.
 """
 
 import hashlib
@@ -150,8 +150,8 @@ def new_content(
 
     What a run made counts once the run has succeeded, its blocking checks included: events of an unfinished run are
     left for a later tick, those of a failed run are passed over. So are those of a walk-forward, which carries its
-    own bars on. The run that makes the forecast of the hour carries its own on as well; where it fails, what it has
-    made until then counts, unless it has made what follows too.
+    own bars on. The run that makes the forecast of the hour carries its own on as well; if it fails, what it has made
+    until then counts, unless it has made what follows too.
 
     Args:
         instance: whose event log is read.

@@ -1,4 +1,4 @@
-"""The market as the assets meet it: the chosen source, and the moment it is asked at."""
+"""The market as the assets see it: the chosen source, and the moment for which bars are requested."""
 
 from __future__ import annotations
 

@@ -99,11 +99,11 @@ def _closes_late(bars: pl.DataFrame) -> str | None:
     spans = bars.select(pl.col("close_time") - pl.col("open_time")).to_series()
     if (spans > HOUR).any():
         row = bars.row((spans > HOUR).arg_max() or 0, named=True)
-        return f"{place(row)}: {_wanted(row['open_time'])}, got one that closes at {row['close_time']:%Y-%m-%d %H:%M}"
+        return f"{place(row)}: {_expected(row['open_time'])}, got one that closes at {row['close_time']:%Y-%m-%d %H:%M}"
     usual = spans.drop_nulls().mode().max()
     if isinstance(usual, timedelta) and timedelta(0) < usual < _NEAR_AN_HOUR:
         row = bars.row((spans == usual).arg_max() or 0, named=True)
-        return f"{place(row)}: {_wanted(row['open_time'])}, got one that closes at {row['close_time']:%H:%M:%S}"
+        return f"{place(row)}: {_expected(row['open_time'])}, got one that closes at {row['close_time']:%H:%M:%S}"
     return None
 
 
@@ -128,8 +128,8 @@ def _even_steps(bars: pl.DataFrame) -> str | None:
         found = even.row(0, named=True)
         row = bars.row(found["row"] - 1, named=True)
         return (
-            f"{place(row)}: {_wanted(row['open_time'])}, but it and the {found['steps']} after it follow each other "
-            f"every {_said(found['step'])}"
+            f"{place(row)}: {_expected(row['open_time'])}, but it and the {found['steps']} after it follow each other "
+            f"every {_in_words(found['step'])}"
         )
     return None
 
@@ -150,8 +150,8 @@ def _no_hourly_step(bars: pl.DataFrame) -> str | None:
     found = wide.row(0, named=True)
     row = bars.row(found["row"] - 1, named=True)
     return (
-        f"{place(row)}: {_wanted(row['open_time'])}, but none of the {found['steps']} after it opens an hour after "
-        f"the one before; their usual step is {_said(found['step'])}"
+        f"{place(row)}: {_expected(row['open_time'])}, but none of the {found['steps']} after it opens an hour after "
+        f"the one before; their usual step is {_in_words(found['step'])}"
     )
 
 
@@ -161,7 +161,7 @@ def _usual_step(bars: pl.DataFrame) -> str | None:
     if usual == HOUR or not isinstance(usual, timedelta):
         return None
     row = bars.row(0, named=True)
-    return f"{place(row)}: {_wanted(row['open_time'])}, but the usual step between the file's times is {_said(usual)}"
+    return f"{place(row)}: {_expected(row['open_time'])}, but the usual step between the file's times is {_in_words(usual)}"
 
 
 def _named_otherwise(bars: pl.DataFrame) -> str | None:
@@ -179,7 +179,7 @@ def _named_otherwise(bars: pl.DataFrame) -> str | None:
     other = next((word for word in words if re.fullmatch(_OTHER_WORDS, word)), minutes and minutes[1])
     if not other:
         return None
-    return f"{place(row)}: {_wanted(row['open_time'])}, but the file's name says {other.lower()!r}"
+    return f"{place(row)}: {_expected(row['open_time'])}, but the file's name says {other.lower()!r}"
 
 
 # --- several files -----------------------------------------------------------------------------------
@@ -230,7 +230,9 @@ def _contains_later_hours(ordered: pl.DataFrame) -> str | None:
                 and row["low"] <= extremes[1]
                 and row["volume"] > extremes[2]
             ):
-                return f"{place(row)}: {_wanted(row['open_time'])}, got one with the prices of the {span} hours from it"
+                return (
+                    f"{place(row)}: {_expected(row['open_time'])}, got one with the prices of the {span} hours from it"
+                )
     return None
 
 
@@ -269,9 +271,9 @@ def _fills_the_gap(single: pl.DataFrame) -> str | None:
     row = found.row(0, named=True)
     after = "and nothing after it"
     if row["next"] is not None:
-        after = f"that closes where the next bar opens, {_said(row['step'])} later"
+        after = f"that closes where the next bar opens, {_in_words(row['step'])} later"
     large_bar = f"{row['volumes']:.0f} times the volume of an hour"
-    return f"{place(row)}: {_wanted(row['open_time'])}, got one with {large_bar} {after}"
+    return f"{place(row)}: {_expected(row['open_time'])}, got one with {large_bar} {after}"
 
 
 def _jumps(single: pl.DataFrame) -> str | None:
@@ -296,12 +298,12 @@ def _same(one: str, other: str, within: float = 1e-9) -> pl.Expr:
     return (pl.col(one) / pl.col(other)).log().abs() <= within
 
 
-def _wanted(at: object) -> str:
+def _expected(at: object) -> str:
     assert isinstance(at, datetime)
     return f"expected a bar of the hour from {at:%Y-%m-%d %H:%M} UTC"
 
 
-def _said(step: timedelta) -> str:
+def _in_words(step: timedelta) -> str:
     for unit, size in (("day", timedelta(days=1)), ("hour", HOUR), ("minute", timedelta(minutes=1))):
         if step >= size and step % size == timedelta(0):
             return f"{step // size} {unit}{'s' if step > size else ''}"
