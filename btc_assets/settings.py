@@ -593,9 +593,10 @@ def _refuse_unparsable(file: Path, text: str) -> None:
     for binding in parse_stream(StringIO(text)):
         statement = binding.original.string
         if ENV_PREFIX in statement.upper() and (binding.error or binding.value is None) and not _is_comment(statement):
+            name = re.findall(rf"{ENV_PREFIX}\w*", statement, re.IGNORECASE)[0]  # what follows it may be a secret
             raise SettingsError(
                 f"{file}, line {_line_of(binding.original)}: expected NAME=value, with the quotes of the value in "
-                f"pairs; the line begins with {statement.strip()[:20]!r}"
+                f"pairs, in the line of {name}"
             )
 
 

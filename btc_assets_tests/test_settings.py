@@ -209,6 +209,14 @@ def test_an_env_file_that_cannot_be_read_is_named_with_its_line(content: bytes, 
     assert str(error.value).startswith(f"{env_file}, {sentence}")
 
 
+@pytest.mark.parametrize("line", ['BTC_SMTP_PASSWORD="hunter2', "export BTC_SMTP_PASSWORD hunter2", "BTC_KEY: hunter2"])
+def test_an_env_file_that_cannot_be_read_keeps_its_secrets(line: str, env_file: Path) -> None:
+    env_file.write_text(line)
+    with pytest.raises(SettingsError, match=r"line 1: expected NAME=value.* of BTC_") as error:
+        read_settings()
+    assert "hu" not in str(error.value).removeprefix(str(env_file))
+
+
 def test_a_comment_or_another_program_s_line_is_passed_over(env_file: Path) -> None:
     env_file.write_text("# BTC_SEED\nsome words of another program\n\n  # BTC_SEED='5\nBTC_SEED=11\n")
     assert read_settings().seed == 11

@@ -109,7 +109,7 @@ def _retrain(
                 )
             )
         else:
-            message += f"No training was asked for: {hindrance}."
+            message += f"No training was requested: {hindrance}."
     context.log.info(message)
     return answered(context, requests, str(moved), message)
 

@@ -61,18 +61,18 @@ def shadow_rows(
     named = challenger.row(0, named=True)
     version = named["model_version"]
     in_shadow = realised(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
-    stands = realised(outcomes, CHAMPION)
+    served = realised(outcomes, CHAMPION)
     criteria = [
         *shown_better(
             in_shadow,
-            stands,
+            served,
             seeds=1,
             min_hours=least_hours,
             margin_nats=margin_nats,
             significance=significance,
             fee_bps=fee_bps,
         ),
-        *promises(in_shadow, stands),
+        *promises(in_shadow, served),
     ]
     enough = next(criterion.passed for criterion in criteria if criterion.name == "common_hours")
     better = all(criterion.passed for criterion in criteria)

@@ -161,7 +161,8 @@ def _usual_step(bars: pl.DataFrame) -> str | None:
     if usual == HOUR or not isinstance(usual, timedelta):
         return None
     row = bars.row(0, named=True)
-    return f"{place(row)}: {_expected(row['open_time'])}, but the usual step between the file's times is {_in_words(usual)}"
+    step = _in_words(usual)
+    return f"{place(row)}: {_expected(row['open_time'])}, but the usual step between the file's times is {step}"
 
 
 def _named_otherwise(bars: pl.DataFrame) -> str | None:

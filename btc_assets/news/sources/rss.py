@@ -262,12 +262,12 @@ def _item(entry: DocumentEntry, feed: FeedEntry, now: datetime, complain: Callab
     )
 
 
-def published_at(told: str) -> tuple[datetime | None, Precision]:
+def published_at(text: str) -> tuple[datetime | None, Precision]:
     """Read a date as feeds write it; one without a zone is UTC.
 
     Returns:
         The time, UTC, and how exactly it is given; None and "none" where it is absent or cannot be read for sure.
         Guessing could date an article before it was there.
     """
-    written = read_time(told)
+    written = read_time(text)
     return (written.at, written.precision) if written is not None else (None, "none")
