@@ -43,7 +43,7 @@ def test_a_zip_of_any_common_method_is_read(method: int) -> None:
     assert plain("x.zip", zipped(method)) == [("x.zip/a.csv", CSV)]
 
 
-def test_what_is_packed_is_told_by_its_bytes_and_not_by_its_name() -> None:
+def test_an_archive_is_recognized_by_its_bytes_and_not_by_its_name() -> None:
     assert plain("x.csv", zipped()) == [("x.csv/a.csv", CSV)]
     assert plain("x.csv", gzip.compress(CSV)) == [("x.csv", CSV)]
     assert plain("x.csv.gz", gzip.compress(CSV)) == [("x.csv", CSV)]
@@ -123,5 +123,5 @@ def test_lines_end_as_every_system_ends_them(ending: str) -> None:
 
 
 def test_bytes_are_no_text() -> None:
-    with pytest.raises(UnreadableError, match="is no text: it holds zero bytes"):
-        text_of("x.csv", b"abc\0\0\0def" * 20 + b"a" * 900)
+    with pytest.raises(UnreadableError, match=r"x\.csv is no text: it holds zero bytes, the first in line 2"):
+        text_of("x.csv", b"a\nbc\0\0\0def" * 20 + b"a" * 900)

@@ -170,7 +170,7 @@ def test_a_taken_port_does_not_stop_the_demo_nor_answer_for_it(config: Settings)
     assert answered.value.request.url.port != config.serve_port
 
 
-def test_a_second_run_goes_on_where_the_first_one_ended(config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_continues_where_the_first_one_ended(config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks for the same walk, which makes nothing twice; see `automation/test_walk_forward.py`."""
     from btc_assets.automation import command
 

@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_named(live_in: Callable[..., None], 
         dg.DagsterInstance.get()
 
 
-def test_a_wrong_setting_is_said_as_dagster_says_its_own(
+def test_a_wrong_setting_is_reported_as_dagster_reports_its_own(
     live_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live_in("live")

@@ -133,7 +133,7 @@ def test_settings_are_the_same_seen_from_another_folder(tmp_path: Path) -> None:
     assert printed.stdout.split() == [str(PROJECT_ROOT / "bars" / "*.csv"), str(PROJECT_ROOT / "elsewhere")]
 
 
-def test_the_lake_and_its_views_are_in_the_folder_they_are_told(odd: Path) -> None:
+def test_the_lake_and_its_views_are_in_the_configured_folder(odd: Path) -> None:
     for root, hours in ((odd, 24), (odd.parent / "a1", 5), (odd.parent / "star", 5)):
         Lake(root=str(root)).write(PRICES, date(2018, 1, 1), random_walk_bars(hours))
     lake = Lake(root=str(odd))
@@ -144,7 +144,7 @@ def test_the_lake_and_its_views_are_in_the_folder_they_are_told(odd: Path) -> No
         assert connection.sql("SELECT count(*) FROM market.prices").fetchall() == [(24,)]
 
 
-def test_bars_come_from_the_folder_they_are_told(odd: Path) -> None:
+def test_bars_come_from_the_configured_folder(odd: Path) -> None:
     bars = random_walk_bars(24)
     bars.write_csv((odd / "bars.csv").open("wb"))
     first, last = bars["open_time"][0], bars["open_time"][-1]
@@ -158,7 +158,7 @@ def test_bars_come_from_the_folder_they_are_told(odd: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
-def test_labelled_texts_come_from_the_folder_they_are_told(kind: str, tmp_path: Path) -> None:
+def test_labelled_texts_come_from_the_configured_folder(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "a[1]"
     folder.mkdir()
     table = pl.DataFrame({"text": ["up"], "label": ["positive"], "dataset": ["mine"]})

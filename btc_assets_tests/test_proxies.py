@@ -61,7 +61,7 @@ def test_a_proxy_is_used_however_it_is_spelt(
         ("http://venue.invalid", OUTSIDE),
     ],
 )
-def test_what_no_proxy_holds_is_asked_straight(
+def test_what_no_proxy_holds_is_reached_directly(
     exempt: str, url: str, proxy: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -112,7 +112,7 @@ def test_a_proxy_that_cannot_be_used_is_named_with_its_remedy(
         feed.fetch(NOW, NOW + timedelta(days=1), NOW)
 
 
-def test_a_proxy_nobody_needs_stops_nothing(proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_broken_proxy_stops_nothing(proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     assert fetched() == {"by": "proxy"}

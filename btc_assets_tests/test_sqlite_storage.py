@@ -228,7 +228,7 @@ def test_a_file_put_back_from_elsewhere_is_the_one_that_is_read(log: EventLog, t
     assert days_of(log, "run") == ["7"]
 
 
-def test_dagster_without_this_module_goes_on_with_the_files(log: EventLog) -> None:
+def test_dagster_without_this_module_keeps_using_the_files(log: EventLog) -> None:
     log.store_event_batch([stored_event("run", 0), stored_event("run", 1)])
     theirs = SqliteEventLogStorage(log._base_dir)
     theirs.store_event(stored_event("run", 2))

@@ -18,7 +18,7 @@ from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets.up import mlflow_environment, parts_of, port_faults, up
 
 
-def test_mlflow_knows_the_variables_its_stores_are_told_by(tmp_path: Path) -> None:
+def test_mlflow_knows_the_variables_that_name_its_stores(tmp_path: Path) -> None:
     environment = mlflow_environment(Settings(data_dir=tmp_path))
     mlflow = importlib.util.find_spec("mlflow")
     assert mlflow is not None

@@ -175,7 +175,7 @@ def test_a_mail_server_that_hangs_up_is_a_delivery_error(reply: bytes) -> None:
         channels.to_email(alert(), mailing(port))
 
 
-def test_a_mail_server_that_takes_the_mail_and_says_no_goodbye_is_not_told_again() -> None:
+def test_a_mail_server_that_takes_the_mail_and_says_no_goodbye_is_not_sent_again() -> None:
     reply = b"220 local\r\n" + b"250 ok\r\n" * 3 + b"354 go\r\n250 taken\r\n500 what?\r\n"
     with answering(reply, stays=True) as port:
         channels.to_email(alert(), mailing(port))

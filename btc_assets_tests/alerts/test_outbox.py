@@ -114,7 +114,7 @@ def test_whatever_a_channel_raises_is_that_delivery_s_fault_alone(outbox: Outbox
     assert "s3cret" not in waiting.fault
 
 
-def test_half_a_character_in_a_message_is_stored_and_told(outbox: Outbox) -> None:
+def test_half_a_character_in_a_message_is_stored_and_delivered(outbox: Outbox) -> None:
     [name] = outbox.raise_alerts([Finding(RULE, "feed \ud83d", "it fell \ud83d")], ROUTING, NOW)
     delivered: list[str] = []
     deliver(outbox, {name: lambda alert: delivered.append(alert.message) for name in ("log", "webhook")}, lambda: NOW)

@@ -146,7 +146,7 @@ def test_a_silent_source_is_told(instance: dg.DagsterInstance, lake: Lake, desk:
         ("[[rule]\n", "cannot be read"),
     ],
 )
-def test_a_fault_in_the_rules_is_told_and_costs_nothing_else(
+def test_a_fault_in_the_rules_is_reported_and_costs_nothing_else(
     instance: dg.DagsterInstance, lake: Lake, tmp_path: Path, rules: str, sentence: str
 ) -> None:
     path = tmp_path / "rules.toml"

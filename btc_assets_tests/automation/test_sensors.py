@@ -729,7 +729,7 @@ def test_where_the_run_fails_halfway_a_sensor_carries_on_from_there(
 @pytest.mark.parametrize(
     "how", [{"fails_at": PRICES}, {"refused": True}], ids=["the venue is down", "the bars are refused"]
 )
-def test_where_the_run_gets_no_bars_it_is_asked_for_again_and_nothing_is_carried_on(
+def test_a_run_without_bars_is_retried_and_nothing_is_carried_on(
     hourly: HourlyRun, instance: dg.DagsterInstance, how: dict[str, Any]
 ) -> None:
     hourly.run(**how)
@@ -742,7 +742,7 @@ def test_where_the_run_gets_no_bars_it_is_asked_for_again_and_nothing_is_carried
     assert late(in_a_while()) == []
 
 
-def test_a_refresh_that_a_person_started_is_not_asked_for_again(instance: dg.DagsterInstance) -> None:
+def test_a_refresh_started_by_hand_is_not_retried(instance: dg.DagsterInstance) -> None:
     run = create_run_for_test(instance, job_name="refresh_forecast", status=dg.DagsterRunStatus.STARTED)
     instance.report_run_failed(run)
     assert asked_again(instance, "refresh_late_bars", in_a_while(), schedule="hourly_refresh") == []

@@ -27,7 +27,7 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[<>=]", requirement, maxsplit=1)[0].lower()
 
 
-def test_every_package_asked_for_is_pinned() -> None:
+def test_every_required_package_is_pinned() -> None:
     pinned = {line.partition("==")[0] for line in (PROJECT_ROOT / "constraints.txt").read_text().splitlines()}
     asked = [
         *PROJECT["dependencies"],
@@ -68,7 +68,7 @@ def test_it_says_how_far_it_is(install: dict[str, Any]) -> None:
     assert install["progress"](output, 2, 61.0) == "unpack: 2 of 3 new packages, 61 s"
 
 
-def test_a_failure_shows_what_pip_said_and_leaves_nothing_that_looks_done(
+def test_a_failure_shows_the_output_of_pip_and_leaves_nothing_that_looks_done(
     install: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venv = tmp_path / ".venv"

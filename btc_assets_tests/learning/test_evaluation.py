@@ -450,7 +450,7 @@ def test_memory_asks_for_lags() -> None:
     assert long.lags > short.lags
 
 
-def test_one_sided_p_values_are_about_the_difference_asked_for() -> None:
+def test_one_sided_p_values_are_about_the_given_difference() -> None:
     rng = np.random.default_rng(SEED)
     ours, theirs = rng.random(500) + 0.1, rng.random(500)
     found = ev.diebold_mariano(ours, theirs)

@@ -174,7 +174,7 @@ def test_an_input_the_profile_does_not_know_is_never_lost() -> None:
     assert Profile.of(TRAINING_PROFILE.empty(), NAMES) is None
 
 
-def test_a_lost_input_stands_at_its_median_and_the_others_stay() -> None:
+def test_a_lost_input_is_replaced_by_its_median_and_the_others_stay() -> None:
     of = known_profile()
     inputs = np.array([[np.nan, 0.3, 0.01], [np.nan, np.nan, 0.01]])
     filled = of.filled(inputs, np.array([[True, False, False], [False, True, False]]))

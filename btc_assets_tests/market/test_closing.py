@@ -60,7 +60,7 @@ def wait(clock: Clock, *venues: Late | BinanceSource, patience_s: float = PATIEN
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 100), st.floats(0, 90))
-def test_a_late_bar_is_there_within_a_second_and_asked_for_once_a_second(late_s: float, patience_s: float) -> None:
+def test_a_late_bar_is_there_within_a_second_and_requested_once_a_second(late_s: float, patience_s: float) -> None:
     clock = Clock()
     venue = Late(clock, late_s)
     arrival = wait(clock, venue, patience_s=patience_s)
@@ -71,7 +71,7 @@ def test_a_late_bar_is_there_within_a_second_and_asked_for_once_a_second(late_s:
     assert arrival.requests == len(venue.asked)
 
 
-def test_nothing_is_asked_before_the_hour_has_closed() -> None:
+def test_nothing_is_requested_before_the_hour_has_closed() -> None:
     clock = Clock(-3.2)
     venue = Late(clock, -10.0)
     assert wait(clock, venue).waited_s == 0
@@ -101,7 +101,7 @@ def test_a_late_venue_is_still_preferred_once_both_are_asked() -> None:
     assert wait(clock, first, second).venue == 0
 
 
-def test_a_venue_that_refuses_is_failed_over_at_once_and_not_asked_again() -> None:
+def test_a_venue_that_refuses_is_failed_over_at_once_and_not_retried() -> None:
     clock = Clock()
     first = Late(clock, 90.0, fault=SourceRefusedError("HTTP 451"))
     assert wait(clock, first, Late(clock, 3.0, "coinbase")).venue == 1
@@ -117,7 +117,7 @@ def test_where_every_venue_refuses_nothing_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(("status", "after", "again_at"), [(429, "7", 7.0), (503, None, EVERY_S)])
-def test_a_busy_venue_is_asked_again_when_it_says(
+def test_a_busy_venue_is_retried_when_it_allows(
     exchange: Exchange, status: int, after: str | None, again_at: float
 ) -> None:
     clock = Clock()

@@ -66,7 +66,7 @@ def test_anything_else_is_no_web_address(text: str) -> None:
 @given(PATHS)
 @example("%")
 @example("%%41")
-def test_an_address_is_spelt_once_and_says_what_it_said(path: str) -> None:
+def test_an_address_has_one_spelling_and_keeps_its_meaning(path: str) -> None:
     link = f"https://e.example/{path}"
     address = web_address(link)
     assert RFC_3986.match(address), address

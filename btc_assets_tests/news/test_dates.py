@@ -149,7 +149,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         ("\uff12\uff10\uff12\uff15-05-02\u00a017:04:57", AT, "second"),
     ],
 )  # fmt: skip
-def test_a_time_is_as_exact_as_it_is_told(text: str, at: datetime, precision: str) -> None:
+def test_a_time_is_as_exact_as_it_is_written(text: str, at: datetime, precision: str) -> None:
     read = read_time(text)
     assert read is not None
     assert (read.at, read.precision) == (at, precision)

@@ -38,7 +38,7 @@ def test_head_has_the_status_and_headers_of_get_and_no_body(server: Server, path
     assert headed.content == b""
 
 
-def test_a_connection_goes_on_after_head(server: Server) -> None:
+def test_a_connection_stays_open_after_head(server: Server) -> None:
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         for _ in range(3):
             assert client.head("/v1/model").status_code == 200

@@ -135,7 +135,7 @@ def test_ages_are_those_at_the_time_of_the_scrape(tmp_path: Path, models: Path) 
             assert samples["btc_model_age_seconds", ()] == (now - cutoff).total_seconds()
 
 
-def test_how_long_a_forecast_took_to_be_published_is_told(tmp_path: Path, models: Path) -> None:
+def test_the_publication_delay_of_a_forecast_is_a_metric(tmp_path: Path, models: Path) -> None:
     publication = publish_small(tmp_path, models)
     assert publication.published_at is not None
     manifest = tmp_path / "bundles" / publication.bundle_id / "manifest.json"
@@ -218,7 +218,7 @@ def test_the_forecast_drift_and_alerts_are_told(tmp_path: Path, models: Path) ->
     }
 
 
-def test_the_inputs_that_the_newest_forecast_lacks_are_told(tmp_path: Path, models: Path) -> None:
+def test_the_missing_inputs_of_the_newest_forecast_are_a_metric(tmp_path: Path, models: Path) -> None:
     frames = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
     newest = pl.col("made_at") == MADE_AT
     told = frames.with_columns(

@@ -277,5 +277,5 @@ def test_spellings_of_one_instrument_are_one(read: Read) -> None:
         *((name, None) for name in ("bars.csv", "2018-01.csv", "history_usd.csv", "btc_eth.csv", "usd.csv", "")),
     ],
 )  # fmt: skip
-def test_an_instrument_is_told_by_its_name(name: str, instrument: Instrument | None) -> None:
+def test_an_instrument_is_recognized_by_its_name(name: str, instrument: Instrument | None) -> None:
     assert instrument_of(name) == instrument

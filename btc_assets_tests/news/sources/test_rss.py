@@ -214,7 +214,7 @@ def test_a_feed_without_entries_is_a_feed() -> None:
         ("15/08/2026 16:00", None, "none"),
     ],
 )
-def test_a_date_is_as_exact_as_it_is_told(told: str, at: datetime | None, precision: str) -> None:
+def test_a_date_is_as_exact_as_it_is_written(told: str, at: datetime | None, precision: str) -> None:
     assert published_at(told) == (at, precision)
 
 
