@@ -3,8 +3,8 @@
 An input is *lost* in an hour once it has been unknown for more hours in a row than ever in the training window, from
 the hour on in which that window first knew it: an input that was always known counts at once, one that is often silent
 only when it is silent for longer than it ever was. A model answers an unknown value in the way its trees learnt for
-unknown values, and of an input that was never unknown they learnt nothing, so the same wrong lean enters every forecast
-of an outage. A lost input is therefore answered at its median in training, and where the lost inputs carry
+unknown values, and about an input that was never unknown they learnt nothing, so the same bias enters every forecast of
+an outage. A lost input is therefore answered at its median in training, and where the lost inputs carry
 `FALL_BACK_WEIGHT` of the model or more, the base rate and intervals of the hour's own volatility take its place.
 
 An input that is *gone* at a cutoff is not learnt from. What happens at either bound is measured by

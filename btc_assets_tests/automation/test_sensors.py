@@ -51,7 +51,9 @@ from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.lake import Lake
 from btc_assets.settings import PROJECT_ROOT
 
-ON_THE_WAY = {"refresh_forecast", "refresh_prices", "build_features", "forecast_days", "publish_bundle"}
+ON_THE_WAY = {
+    "refresh_forecast", "refresh_prices", "build_features", "prepare_days", "forecast_days", "publish_bundle",
+}  # fmt: skip
 """The jobs from bars to the bundle."""
 
 
