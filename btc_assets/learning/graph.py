@@ -63,7 +63,7 @@ class Graphs:
         """
         columns: np.ndarray = self._session.run([_COLUMNS], {_ROWS: rows})[0]
         finite = np.isfinite(columns)
-        if not finite.all():
+        if np.count_nonzero(finite) < finite.size:
             raise GraphError(f"{self.names[np.argwhere(~finite)[0][1]]} yields a value that is not a number")
         return columns
 

@@ -143,13 +143,13 @@ def test_probabilities_are_probabilities_and_quantiles_never_cross(model: ModelB
         assert (np.diff(forecast.quantiles, axis=1) >= 0).all()
 
 
-def test_a_row_is_forecast_alone_as_it_is_among_others(model: ModelBundle) -> None:
-    rows = np.random.default_rng(3).normal(size=(50, 4))
-    together = model.predict(rows)
-    for i in (0, 17, 49):
-        for horizon, alone in model.predict(rows[i : i + 1]).items():
-            assert alone.p_up[0] == together[horizon].p_up[i]
-            assert (alone.quantiles[0] == together[horizon].quantiles[i]).all()
+@settings(max_examples=60, deadline=None)
+@given(rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.just(4)), elements=FINITE_OR_MISSING))
+def test_a_row_is_forecast_alone_bit_for_bit_as_among_others(model: ModelBundle, rows: np.ndarray) -> None:
+    together = model.predict_arrays(rows)
+    for i in range(len(rows)):
+        for alone, among in zip(model.predict_arrays(rows[i : i + 1]), together, strict=True):
+            assert alone.tobytes() == among[i].tobytes()
 
 
 def test_the_graphs_are_read_as_their_own_library_reads_them(model: ModelBundle, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from litestar.testing import TestClient
 
 from btc_assets.learning.bundle import ModelBundle
 from btc_assets_tests.serve.conftest import Server
-from btc_assets_tests.serving.builders import FEATURE_NAMES
+from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
+from serve.app import create_app
 from serve.model import LARGEST, MAX_ROWS, BadRows, RowReader
 
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
@@ -125,6 +128,23 @@ def test_ten_megabytes_are_refused_without_being_read(client: httpx.Client, chun
         pytest.fail("the refusal did not reach the sender")
     assert answer.status_code == 413
     assert answer.json()["field"] == "body"
+
+
+@pytest.mark.parametrize("declared", ["application/json", "Application/JSON ; charset=utf-8"])
+def test_a_body_declared_json_is_answered_in_json(client: httpx.Client, declared: str) -> None:
+    answer = client.post("/v1/predict", content=json.dumps(ROW), headers={"Content-Type": declared})
+    assert answer.status_code == 200
+    assert set(answer.headers) == {"date", "server", "content-type", "content-length"}
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_failure_of_our_own_is_a_sentence_without_its_cause(tmp_path: Path, models: Path) -> None:
+    publish_small(tmp_path, models)
+    with TestClient(create_app(tmp_path), raise_server_exceptions=False) as client:
+        client.app.state["watcher"].state.model._graphs = None
+        answer = client.post("/v1/predict", json=ROW)
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "The server failed to answer; its log says why.", "field": None}
 
 
 def test_a_body_that_is_not_declared_json_is_refused(client: httpx.Client) -> None:
