@@ -182,8 +182,9 @@ def test_a_training_that_failed_is_tried_again_by_a_later_tick(lake: Lake, insta
 def test_a_cutoff_that_is_judged_is_not_trained_again(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
     schema = MODEL_VERDICT.columns
-    row = {"cutoff": MONDAY.date(), "decision": "promoted", "candidate_version": 1, "candidate_digest": "a"}
-    verdict = pl.DataFrame([dict.fromkeys(schema) | row | {"passed": True}], schema=schema)
+    row = {"cutoff": MONDAY.date(), "decision": "promoted", "kind": "first", "passed": True}
+    candidate = {"candidate_version": 1, "candidate_digest": "a"}
+    verdict = pl.DataFrame([dict.fromkeys(schema) | row | candidate], schema=schema)
     lake.write(MODEL_VERDICT, MONDAY.date(), verdict)
     assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest), "judged, but not written down"
     at = midnight(MONDAY.date())
