@@ -83,19 +83,24 @@ def test_members_of_other_kinds_and_hidden_ones_are_passed_over() -> None:
             "x.zip/1.zip/2.zip/3.zip is an archive in an archive",
         ),
     ],
+    ids=lambda value: "content" if isinstance(value, bytes) else None,  # which holds the time it was packed
 )  # fmt: skip
 def test_an_archive_that_cannot_be_read_is_named_with_what_helps(name: str, content: bytes, sentence: str) -> None:
     with pytest.raises(UnreadableError, match=sentence):
         plain(name, content)
 
 
-@pytest.mark.parametrize("content", [zipped(), gzip.compress(b"0" * 5000)])
+@pytest.mark.parametrize("content", [zipped(), gzip.compress(b"0" * 5000)], ids=["zip", "gz"])
 def test_what_unpacks_to_far_too_much_is_refused_before_it_is_unpacked(content: bytes) -> None:
     with pytest.raises(UnreadableError, match="unpacks to more than 100 bytes"):
         unpack("x", content, (".csv",), limit=100)
 
 
-@pytest.mark.parametrize("content", [zipped(), zipped(zipfile.ZIP_LZMA), zipped(zipfile.ZIP_BZIP2), gzip.compress(CSV)])
+@pytest.mark.parametrize(
+    "content",
+    [zipped(), zipped(zipfile.ZIP_LZMA), zipped(zipfile.ZIP_BZIP2), gzip.compress(CSV)],
+    ids=["zip", "lzma", "bzip2", "gz"],
+)
 def test_no_damage_shows_a_librarys_error(content: bytes) -> None:
     chance = random.Random(7)
     for _ in range(300):
