@@ -26,6 +26,7 @@ from btc_assets.contracts import (
 )
 from btc_assets.digest import digest
 from btc_assets.lake import Lake
+from btc_assets.learning.gate import REFRESH
 from btc_assets.learning.history import CHALLENGER, CHAMPION, SHADOW
 from btc_assets.monitoring.performance import (
     ALL,
@@ -138,17 +139,22 @@ def _who_stood(history: pl.DataFrame) -> str:
     shadow = history.filter(pl.col("role") == CHALLENGER)
     entered = shadow.filter(pl.col("event") == "entered_shadow").height
     promoted = champions.filter(pl.col("actor") == SHADOW).height
-    valid = f"{entered} candidates that were valid but not shown to be better entered the shadow"
+    refreshed = pl.col("reason").fill_null("").str.starts_with(f"{REFRESH} ")
+    changes = (
+        f"The champion changed {champions.height} times; {champions.filter(refreshed).height} changes are refreshes"
+    )
+    valid = f"{entered} changed recipes that were valid but not shown to be better entered the shadow"
     lines = [
         "## Champions",
         "",
-        f"{valid}; {promoted} of them were promoted from it.",
+        f"{changes}, the others are listed. {valid}; {promoted} of them were promoted from it.",
         "",
-        "| from | version | event | by |",
-        "|---|---|---|---|",
+        "| from | version | event | by | why |",
+        "|---|---|---|---|---|",
         *(
-            f"| {row['effective_from']:%Y-%m-%d} | {row['model_version']} | {row['event']} | {row['actor']} |"
-            for row in champions.iter_rows(named=True)
+            f"| {row['effective_from']:%Y-%m-%d} | {row['model_version']} | {row['event']} | {row['actor']} "
+            f"| {row['reason'] or '-'} |"
+            for row in champions.filter(~refreshed).iter_rows(named=True)
         ),
     ]
     return "\n".join(lines)

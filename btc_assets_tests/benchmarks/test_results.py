@@ -43,21 +43,24 @@ def test_every_part_is_there(generated: str) -> None:
     assert "nan" not in generated.lower().split()
 
 
-def test_champions_and_what_became_of_challengers_are_listed() -> None:
+def test_champions_of_another_recipe_and_what_became_of_challengers_are_listed() -> None:
     at = RECENT["open_time"].min()
     changes = [("champion", "promoted", 1, "model_verdict"), ("challenger", "entered_shadow", 2, "model_verdict")]
+    changes += [("champion", "promoted", 3, "model_verdict")]
     changes += [("challenger", "left_shadow", None, "shadow_report"), ("champion", "promoted", 2, "shadow_report")]
     rows = [
         dict.fromkeys(MODEL_HISTORY.columns)
         | {"effective_from": at + timedelta(hours=n), "recorded_at": at, "role": role, "event": event}
-        | {"model_version": version, "actor": actor}
+        | {"model_version": version, "actor": actor, "reason": "refresh promoted" if version == 3 else "shown better"}
         for n, (role, event, version, actor) in enumerate(changes)
     ]
     history = pl.DataFrame(rows, schema=MODEL_HISTORY.columns)
     text = results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), history, CONFIG)
-    assert "1 candidates that were valid but not shown to be better entered the shadow; 1 of them were promoted" in text
-    assert [line.split(" | ")[1:] for line in text.splitlines() if line.endswith("_report |")] == [
-        ["2", "promoted", "shadow_report |"]
+    assert "The champion changed 3 times; 1 changes are refreshes" in text
+    assert "1 changed recipes that were valid but not shown to be better entered the shadow; 1 of them were" in text
+    assert [line.split(" | ")[1:3] for line in text.splitlines() if line.endswith("shown better |")] == [
+        ["1", "promoted"],
+        ["2", "promoted"],
     ]
 
 
