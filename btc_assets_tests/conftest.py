@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio._backends._asyncio  # noqa: F401 - pytest rewrites it, which CPython 3.11 may fail to do in a thread
 import numpy as np
 import polars as pl
 import pytest

@@ -269,6 +269,7 @@ for n in range(10):
 """.replace("DAY", "date(2018, 1, 1)")
 
 
+@pytest.mark.slow
 def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", APPENDING, lake.root, str(n)]) for n in range(3)]
     assert [writer.wait(WATCHDOG_S) for writer in writers] == [0, 0, 0]

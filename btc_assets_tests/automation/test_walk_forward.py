@@ -42,6 +42,7 @@ from btc_assets.contracts import (
     HOURLY_LABELS,
     MODEL_HISTORY,
     PRICES,
+    SERVING_BUNDLE,
     SHADOW_REPORT,
     Contract,
 )
@@ -515,12 +516,13 @@ class Deployment:
         return {(contract.table, day): self._content(contract, day) for contract, day in tables}
 
     def _content(self, contract: Contract, day: date) -> str:
-        """The digest of a partition, less the moment at which a change was written down."""
-        if contract is not MODEL_HISTORY:
+        """The digest of a partition, less the moment at which something was recorded or published."""
+        moment = {MODEL_HISTORY.table: "recorded_at", SERVING_BUNDLE.table: "published_at"}.get(contract.table)
+        if moment is None:
             return self.lake.fingerprint(contract, day)
-        history = self.lake.read(contract, day)
-        assert history is not None
-        return digest(history.drop("recorded_at"))
+        stored = self.lake.read(contract, day)
+        assert stored is not None
+        return digest(stored.drop(moment))
 
     def registry(self) -> list[tuple[object, ...]]:
         """Every registered version with its digest, and what each alias points to."""

@@ -137,12 +137,13 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 @pytest.mark.usefixtures("place")
 def test_an_input_that_is_gone_at_the_cutoff_is_not_learnt_from_and_the_scale_always_is() -> None:
-    whole = compute_features(random_walk_bars(24 * len(DAYS)))
+    whole = compute_features(random_walk_bars(24 * len(DAYS), start=midnight(FIRST)))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
-    gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("taker_imbalance_1h", SCALE_FEATURE)]
+    gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", SCALE_FEATURE)]
     known = learning._names(whole, CUTOFF)
-    assert learning._names(whole.with_columns(gone), CUTOFF) == tuple(n for n in known if n != "taker_imbalance_1h")
-    assert "taker_imbalance_1h" in learning._names(whole.with_columns(gone), CUTOFF - timedelta(days=7))
+    assert "volume_ratio" in known
+    assert learning._names(whole.with_columns(gone), CUTOFF) == tuple(name for name in known if name != "volume_ratio")
+    assert learning._names(whole.with_columns(gone), CUTOFF - timedelta(days=7)) == known
 
 
 @pytest.mark.usefixtures("first")

@@ -38,6 +38,7 @@ def ask(server: Server, stop: threading.Event, answers: list[tuple[str, int, str
             answers.append(("forecasts", past.status_code, "", past.json()["forecasts"][0]["model_version"]))
 
 
+@pytest.mark.slow
 def test_swaps_under_load_fail_no_request_and_mix_no_bundles(tmp_path: Path, models: Path) -> None:
     digests = {write_model(models / f"model-{seed}", seed=seed): seed for seed in SEEDS}
     (tmp_path / "serving").mkdir()

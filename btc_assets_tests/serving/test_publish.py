@@ -208,6 +208,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(tmp_path: Path, models: Path) -> None:
     serving = tmp_path / "serving"
     serving.mkdir()
