@@ -14,7 +14,7 @@ from btc_assets.processes import free_port, reached_at, running, wait_for_port, 
 from btc_assets.settings import SAMPLE_END, Settings
 
 WEEKS = 3
-"""Cutoffs the demo walks over, the last weeks of the sample; with three it takes less than 90 s on two cores."""
+"""Cutoffs the demo walks over, the last weeks of the sample."""
 READY_S = 30.0
 
 
