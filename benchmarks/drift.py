@@ -31,13 +31,15 @@ import numpy as np
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, HOURLY_FEATURES, QUANTILE_COLUMNS
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting.forecasts import Models, Predictor
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.monitoring import drift
-from btc_assets.monitoring.forecasting import CHAMPION, Models, Predictor
 from btc_assets.monitoring.watching import Watch, watch_day
 from btc_assets.settings import PROJECT_ROOT, Settings, settings
+from btc_assets.vocabulary import CHAMPION, HORIZONS, QUANTILE_NAMES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -199,7 +201,7 @@ def _sharper(factor: float) -> list[pl.Expr]:
 
 
 def _narrower(factor: float) -> list[pl.Expr]:
-    return [pl.col(name) * factor for name in QUANTILE_COLUMNS]
+    return [pl.col(name) * factor for name in QUANTILE_NAMES]
 
 
 OUTCOME_CHANGES: Mapping[str, list[pl.Expr]] = {

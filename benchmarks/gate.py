@@ -3,7 +3,7 @@
     python -m benchmarks.gate [--first 2023-01-02] [--last 2025-07-31]
 
 The lake and the models are those the `BTC_*` settings name; they must hold the models of a walk-forward. Every verdict
-is made by the functions that make `learning/model_verdict` and `monitoring/shadow_report`, from the same rows, under
+is made by the functions that make `champion/model_verdict` and `champion/shadow_report`, from the same rows, under
 each rule in turn; the causality laws are taken as green. Forecasts are those of the champion each rule leaves in place.
 """
 
@@ -21,15 +21,18 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from btc_assets.champion import gate
+from btc_assets.champion.gate import Evidence, Verdict
+from btc_assets.champion.recipe import recipe_changes
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import CV_FOLDS, FOLD_FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL
+from btc_assets.evaluation import metrics as evaluation
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake
-from btc_assets.learning import evaluation, folds, gate, training
-from btc_assets.learning.bundle import ModelBundle
+from btc_assets.learning import folds, training
 from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
-from btc_assets.learning.gate import Evidence, Verdict
-from btc_assets.learning.recipe import recipe_changes
+from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.registry import ModelRegistry
+from btc_assets.learning.tables import CV_FOLDS, FOLD_FORECASTS, TRAINED_MODEL
 from btc_assets.settings import Settings, settings
 
 RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
@@ -54,7 +57,7 @@ class Candidate:
     cutoff: date
     version: int
     parity_error: float
-    bundle: ModelBundle
+    bundle: ForecastModel
     others: list[BoostedOutput]
     evidence: Evidence
 

@@ -22,7 +22,6 @@ import numpy as np
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import HORIZONS
 from btc_assets.features.catalog import FEATURE_SETS, TEXT_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
@@ -37,6 +36,7 @@ from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Kind
 from btc_assets.settings import Settings, settings
+from btc_assets.vocabulary import HORIZONS
 
 SEEDS = (1, 2, 3, 4, 5)
 PRIMARY = HORIZONS[0]

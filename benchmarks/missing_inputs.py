@@ -29,20 +29,21 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import HORIZONS
+from btc_assets.evaluation import metrics as evaluation
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 from btc_assets.features.engine import compute_features
 from btc_assets.features.labels import compute_labels
-from btc_assets.learning import evaluation, missingness
-from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.learning import missingness
 from btc_assets.learning.explain import explain
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.folds import Rows, labelled_rows, learnable
+from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import FALL_BACK_WEIGHT, LEAST_GONE_HOURS, Profile
 from btc_assets.learning.training import SCALE_FEATURE, fit, row_weights, scales, up
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
 from btc_assets.settings import PROJECT_ROOT, settings
+from btc_assets.vocabulary import HORIZONS
 
 Floats = npt.NDArray[np.float64]
 Made = TypeVar("Made")

@@ -179,10 +179,11 @@ def prepare(folder: Path) -> list[float]:
     import polars as pl
     import xgboost
 
-    from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS
-    from btc_assets.learning.bundle import QUANTILE_NAMES, QUANTILES, graph_name, write_bundle
+    from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
     from btc_assets.learning.export import booster_to_onnx
+    from btc_assets.learning.forecast_model import QUANTILE_NAMES, QUANTILES, graph_name, save_model
     from btc_assets.serving.publish import publish
+    from btc_assets.vocabulary import HORIZONS
 
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
@@ -213,7 +214,7 @@ def prepare(folder: Path) -> list[float]:
         "metrics": {},
         "training": {},
     }
-    digest = write_bundle(folder / "model", document, graphs)
+    digest = save_model(folder / "model", document, graphs)
     made_at = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     newest = [
         {

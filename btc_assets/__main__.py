@@ -26,11 +26,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (the newest Monday)")
     back = commands.add_parser("rollback", help="go back to an earlier champion and serve its forecast")
     back.add_argument("--to", type=int, help="registry version of a former champion (the one before the present)")
-    back.add_argument("--reason", default="", help="why, kept in learning/model_history")
+    back.add_argument("--reason", default="", help="why, kept in champion/model_history")
     commands.add_parser(
         "fit-ensemble", help="fit the scorer `ensemble` on the labelled texts of BTC_LABELLED_SENTIMENT"
     )
-    sql = commands.add_parser("sql", help="ask the lake: every table is a view, such as monitoring.forecasts")
+    sql = commands.add_parser("sql", help="ask the lake: every table is a view, such as forecasting.forecasts")
     sql.add_argument("query", help="one SELECT in DuckDB's SQL")
     return top
 
@@ -55,18 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             return 2
     if chosen.command == "up":
-        from btc_assets.up import up
+        from btc_assets.cli.up import up
 
         return up(config)
     if chosen.command == "demo":
-        from btc_assets.demo import demo
+        from btc_assets.cli.demo import demo
 
         return demo(config)
     if chosen.command == "fit-ensemble":
         from btc_assets.news.sentiment.score import fit_on_labelled
 
         return fit_on_labelled(config)
-    from btc_assets.automation.command import ask, rollback, train, walk_forward
+    from btc_assets.cli.runs import ask, rollback, train, walk_forward
 
     if chosen.command == "sql":
         return ask(config, chosen.query)

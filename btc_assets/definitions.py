@@ -1,4 +1,4 @@
-"""The one `Definitions`: every asset, check, job, schedule, sensor and resource of the project."""
+"""The one `Definitions`: what every domain brings to the graph, merged."""
 
 import warnings
 
@@ -8,53 +8,28 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from btc_assets.alerts.outbox import Outbox  # noqa: E402
-from btc_assets.alerts.resources import AlertDesk  # noqa: E402
-from btc_assets.automation import alerting, retraining, sensors  # noqa: E402 - the filters come before what they speak of
-from btc_assets.automation.jobs import JOBS  # noqa: E402
-from btc_assets.automation.schedules import SCHEDULES  # noqa: E402
-from btc_assets.features import assets as features  # noqa: E402
-from btc_assets.features import checks as features_checks  # noqa: E402
-from btc_assets.lake import Lake  # noqa: E402
-from btc_assets.learning import assets as learning  # noqa: E402
-from btc_assets.learning.registry import ModelRegistry  # noqa: E402
-from btc_assets.market import assets as market  # noqa: E402
-from btc_assets.market import checks as market_checks  # noqa: E402
-from btc_assets.market.resources import Market  # noqa: E402
-from btc_assets.monitoring import assets as monitoring  # noqa: E402
-from btc_assets.monitoring import checks as monitoring_checks  # noqa: E402
-from btc_assets.news import assets as news  # noqa: E402
-from btc_assets.news import checks as news_checks  # noqa: E402
-from btc_assets.news.resources import News  # noqa: E402
-from btc_assets.ownership import keep_apart  # noqa: E402
-from btc_assets.serving import assets as serving  # noqa: E402
-from btc_assets.settings import settings  # noqa: E402
+# ruff: noqa: E402 - the filters come before what they are for
+from btc_assets.alerts.definitions import DEFINITIONS as ALERTS
+from btc_assets.automation.definitions import automation
+from btc_assets.champion.definitions import DEFINITIONS as CHAMPION
+from btc_assets.features.definitions import DEFINITIONS as FEATURES
+from btc_assets.forecasting.definitions import DEFINITIONS as FORECASTING
+from btc_assets.lake import Lake
+from btc_assets.laws.definitions import DEFINITIONS as LAWS
+from btc_assets.learning.definitions import DEFINITIONS as LEARNING
+from btc_assets.market.definitions import DEFINITIONS as MARKET
+from btc_assets.monitoring.definitions import DEFINITIONS as MONITORING
+from btc_assets.news.definitions import DEFINITIONS as NEWS
+from btc_assets.ownership import keep_apart
+from btc_assets.serving.definitions import DEFINITIONS as SERVING
+from btc_assets.settings import settings
 
 keep_apart()
-_OUTBOX = Outbox(settings().outbox)
 _LAKE = Lake(root=settings().lake_root)
+DOMAINS = (MARKET, NEWS, FEATURES, LAWS, LEARNING, CHAMPION, FORECASTING, MONITORING, ALERTS, SERVING)
 
-defs = dg.Definitions(
-    assets=[
-        *market.ASSETS,
-        *news.ASSETS,
-        *features.ASSETS,
-        *learning.ASSETS,
-        *monitoring.ASSETS,
-        *serving.ASSETS,
-    ],
-    asset_checks=[*market_checks.CHECKS, *news_checks.CHECKS, *features_checks.CHECKS, *monitoring_checks.CHECKS],
-    jobs=JOBS,
-    schedules=SCHEDULES,
-    sensors=[*sensors.SENSORS, *retraining.SENSORS, *alerting.SENSORS],
-    resources={
-        "lake": _LAKE,
-        "io_manager": _LAKE,
-        "market": Market.from_settings(settings()),
-        "news": News.from_settings(settings()),
-        "outbox": _OUTBOX,
-        "alert_desk": AlertDesk(_OUTBOX, settings()),
-        "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts)),
-    },
-    executor=dg.in_process_executor,
+defs: dg.Definitions = dg.Definitions.merge(
+    *DOMAINS,
+    automation(lambda: defs),
+    dg.Definitions(resources={"lake": _LAKE, "io_manager": _LAKE}, executor=dg.in_process_executor),
 )

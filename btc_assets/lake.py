@@ -26,9 +26,9 @@ import polars as pl
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
 from upath import UPath
 
-from btc_assets.contracts import CONTRACTS, Contract, column_schema
 from btc_assets.digest import digests
 from btc_assets.partitions import day_of, key_of
+from btc_assets.schema import CONTRACTS, Contract, column_schema
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
@@ -225,7 +225,7 @@ def contract_of(key: dg.AssetKey) -> Contract:
     """
     contract = CONTRACTS.get(key.to_user_string())
     if contract is None:
-        raise LakeError(f"{key.to_user_string()} has no contract in contracts.py")
+        raise LakeError(f"{key.to_user_string()} has no contract: declare its table")
     return contract
 
 

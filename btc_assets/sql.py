@@ -5,15 +5,15 @@ from __future__ import annotations
 import glob
 from typing import TYPE_CHECKING
 
-from btc_assets.contracts import CONTRACTS
 from btc_assets.lake import PART, Lake
+from btc_assets.schema import CONTRACTS
 
 if TYPE_CHECKING:
     import duckdb
 
 
 def add_lake_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> list[str]:
-    """Add a view for each stored table, named as its asset: `market.prices`, `monitoring.forecasts`, ...
+    """Add a view for each stored table, named as its asset: `market.prices`, `forecasting.forecasts`, ...
 
     The views read the Parquet files as they are when a query runs; nothing is copied or locked.
 

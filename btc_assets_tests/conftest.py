@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
+from btc_assets.market.tables import PRICES
 from btc_assets.settings import PROJECT_ROOT
 
 SHARED_DATA = PROJECT_ROOT.parent / "shared" / "data"

@@ -9,9 +9,10 @@ from functools import cache
 import dagster as dg
 import pytest
 
-from btc_assets.contracts import CONTRACTS
+from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.definitions import defs
 from btc_assets.partitions import DAILY, day_of, key_of
+from btc_assets.schema import CONTRACTS
 from btc_assets.settings import PROJECT_ROOT
 
 GRAPH = defs.resolve_asset_graph()
@@ -31,15 +32,15 @@ EXPECTED = {
     "learning/trained_model",
     "learning/model_explanation",
     "learning/training_profile",
-    "learning/model_verdict",
-    "learning/model_history",
+    "champion/model_verdict",
+    "champion/model_history",
     "learning/feature_group_study",
-    "monitoring/forecasts",
-    "monitoring/forecast_outcomes",
+    "forecasting/forecasts",
+    "forecasting/forecast_outcomes",
     "monitoring/performance_report",
-    "monitoring/shadow_report",
+    "champion/shadow_report",
     "monitoring/drift_report",
-    "monitoring/alerts",
+    "alerts/alerts",
     "serving/bundle",
 }
 HEAVY = (
@@ -82,7 +83,7 @@ def test_every_contract_has_its_asset() -> None:
 
 CHECKED = {
     "market/prices": {"hours_present", "ohlc_laws", "newest_bar_age"},
-    "monitoring/forecasts": {"every_hour_is_forecast", "replay_gives_the_same"},
+    "forecasting/forecasts": {"every_hour_is_forecast", "replay_gives_the_same"},
 }
 
 
@@ -182,7 +183,11 @@ def test_no_partition_rests_on_a_later_day(key: dg.AssetKey, day: str) -> None:
 
 
 @pytest.mark.parametrize("day", SAMPLE_DAYS)
-@pytest.mark.parametrize("key", [key for key in KEYS if key.path[0] == "learning"], ids=lambda key: key.path[1])
+@pytest.mark.parametrize(
+    "key",
+    [key for key in KEYS if key.path[0] == "learning" or key == MODEL_VERDICT.asset_key],
+    ids=lambda key: key.path[1],
+)
 def test_no_model_rests_on_a_bar_that_closes_after_its_cutoff(key: dg.AssetKey, day: str) -> None:
     cutoff = datetime.combine(day_of(day), datetime.min.time(), tzinfo=UTC)
     reached = dict(ancestry(key, day_of(day)))

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btc_assets.contracts import MODEL_HISTORY, PRICES, dagster_type
+from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.digest import digest
 from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, stored
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import daily_grid
+from btc_assets.schema import dagster_type
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 
@@ -94,7 +96,7 @@ def test_a_writer_killed_halfway_leaves_the_old_partition(lake: Lake, tmp_path: 
     script = f"""
 import os, sys
 import polars as pl
-from btc_assets.contracts import PRICES
+from btc_assets.market.tables import PRICES
 from btc_assets.lake import Lake
 from btc_assets.partitions import day_of
 from btc_assets_tests.conftest import random_walk_bars
@@ -131,7 +133,7 @@ def test_a_folder_without_its_file_is_no_day(lake: Lake) -> None:
 def test_readers_beside_a_writer_see_whole_partitions_only(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day(1))
     script = f"""
-from btc_assets.contracts import PRICES
+from btc_assets.market.tables import PRICES
 from btc_assets.lake import Lake
 from btc_assets.partitions import day_of
 from btc_assets_tests.conftest import random_walk_bars
@@ -259,7 +261,7 @@ APPENDING = """
 import sys
 from datetime import UTC, date, datetime, timedelta
 import polars as pl
-from btc_assets.contracts import MODEL_HISTORY
+from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.lake import Lake
 root, writer = sys.argv[1], int(sys.argv[2])
 for n in range(10):

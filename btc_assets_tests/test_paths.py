@@ -11,9 +11,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.sources.choose import source_of
+from btc_assets.market.tables import PRICES
 from btc_assets.news.sentiment.judge import read_labelled
 from btc_assets.paths import make_database_folder, matching, rooted, sqlite_url
 from btc_assets.settings import PROJECT_ROOT, Settings, SettingsError, read_settings

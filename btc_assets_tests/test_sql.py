@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from btc_assets.__main__ import main
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake, by_day
+from btc_assets.market.tables import PRICES
 from btc_assets.settings import settings
 from btc_assets.sql import add_lake_views
 from btc_assets_tests.conftest import random_walk_bars

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from btc_assets.learning.bundle import ModelBundle
+from btc_assets.learning.forecast_model import ForecastModel
 from serve.answers import Fault, HorizonPrediction, Interval, RowPrediction
 
 MAX_ROWS = 1_000
@@ -107,7 +107,7 @@ class RowReader:
         return None
 
 
-def predict(model: ModelBundle, rows: np.ndarray) -> list[RowPrediction]:
+def predict(model: ForecastModel, rows: np.ndarray) -> list[RowPrediction]:
     """Forecast every horizon for every row, shape (n, features)."""
     p_up, quantiles = model.predict_arrays(rows)
     return [

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import math
-import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +18,9 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from btc_assets.learning.bundle import QUANTILE_NAMES, BundleError, ModelBundle
+from btc_assets.learning.forecast_model import ForecastModel, ModelFileError
+from btc_assets.published import BUNDLE_ID, BUNDLES, DATABASE, MANIFEST, MODEL, POINTER
+from btc_assets.vocabulary import QUANTILE_NAMES
 from serve.figures import figures
 from serve.model import RowReader
 from serve.store import Store, StoreError
@@ -30,7 +31,6 @@ POLL_S = 0.25
 """Seconds between two looks at the pointer."""
 RETRY_S = 2.0
 """Seconds before a bundle that could not be loaded is tried again."""
-_ID = re.compile(r"^[0-9a-f]{16}$")
 
 
 class StateError(RuntimeError):
@@ -54,7 +54,7 @@ class State:
 
     bundle_id: str
     manifest: dict[str, Any]
-    model: ModelBundle
+    model: ForecastModel
     store: Store
     newest: tuple[dict[str, Any], ...]
     published_at: datetime | None
@@ -90,12 +90,12 @@ def live_id(serving_dir: Path) -> str | None:
         StateError: the pointer holds something that is not an id.
     """
     try:
-        text = (serving_dir / "current").read_text().strip()
+        text = (serving_dir / POINTER).read_text().strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"{serving_dir / 'current'} cannot be read: {error}") from error
-    if not _ID.match(text):
+    if not BUNDLE_ID.match(text):
         raise StateError(f"{serving_dir / 'current'} must hold a bundle id of 16 hex digits, it holds {text[:40]!r}")
     return text
 
@@ -106,11 +106,11 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
     Raises:
         StateError: a part is missing, altered, or does not fit the others.
     """
-    folder = serving_dir / "bundles" / bundle_id
+    folder = serving_dir / BUNDLES / bundle_id
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        model = ModelBundle.load(folder / "model")
-        store = Store(folder / "serving.duckdb")
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        model = ForecastModel.load(folder / MODEL)
+        store = Store(folder / DATABASE)
         newest = tuple(store.newest())
         now = newest[0]["made_at"] if newest else None
         if now is not None:
@@ -118,7 +118,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         facts = figures(store, newest) if newest else ()
         noted = manifest.get("published_at") if isinstance(manifest, dict) else None
         published_at = None if noted is None else datetime.fromisoformat(str(noted)).astimezone(UTC)
-    except (OSError, ValueError, BundleError, StoreError) as error:
+    except (OSError, ValueError, ModelFileError, StoreError) as error:
         raise StateError(f"bundle {bundle_id} cannot be served: {error}") from error
     if not newest:
         raise StateError(f"bundle {bundle_id} cannot be served: it holds no champion forecast")

@@ -11,9 +11,9 @@ import polars as pl
 from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.clock import HOUR
-from btc_assets.contracts import ROLES
 from btc_assets.features.catalog import FEATURES
 from btc_assets.monitoring.degradation import broken_promises, degraded
+from btc_assets.vocabulary import ROLES
 
 PRICE_DAYS = 31
 """Days of bars the rules on prices look back on."""

@@ -1,4 +1,4 @@
-"""Alerts: what the rules find is stored in the outbox, then delivered, then recorded as `monitoring/alerts`."""
+"""Alerts: what the rules find is stored in the outbox, then delivered, then recorded as `alerts/alerts`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.resources import AlertDesk
 from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.automation.failures import why_failed
-from btc_assets.automation.jobs import ARTICLES, DRIFT, HISTORY, POSTS, REPORT, record_alerts
+from btc_assets.automation.jobs import record_alerts
 from btc_assets.automation.sensors import (
     PARTITION_TAG,
     RUNNING_WHEN_LIVE,
@@ -22,8 +22,12 @@ from btc_assets.automation.sensors import (
     positions_text,
 )
 from btc_assets.automation.spans import DAY, RANGE_START_TAG
-from btc_assets.contracts import DRIFT_REPORT, FORECASTS, MODEL_HISTORY, PERFORMANCE_REPORT, PRICES
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
+from btc_assets.news.tables import ARTICLES, POSTS
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
@@ -67,9 +71,9 @@ def on_new_events(
     """
     found: list[Finding] = []
     for asset, contract, on in (
-        (DRIFT, DRIFT_REPORT, watch.on_drift),
-        (REPORT, PERFORMANCE_REPORT, watch.on_report),
-        (HISTORY, MODEL_HISTORY, watch.on_history),
+        (DRIFT_REPORT.asset_key, DRIFT_REPORT, watch.on_drift),
+        (PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, watch.on_report),
+        (MODEL_HISTORY.asset_key, MODEL_HISTORY, watch.on_history),
     ):
         name = asset.to_user_string()
         position = positions.get(name, Position())
@@ -96,7 +100,7 @@ def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.A
                 name = key.to_user_string()
                 for rule in rules:
                     yield Finding(rule, name, f"{name} is older than its freshness policy allows")
-    for key in (ARTICLES, POSTS):
+    for key in (ARTICLES.asset_key, POSTS.asset_key):
         event = instance.get_latest_materialization_event(key)
         silence = (
             event.asset_materialization.metadata.get(SILENT_SOURCES) if event and event.asset_materialization else None

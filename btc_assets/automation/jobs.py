@@ -10,26 +10,17 @@ from typing import Any
 
 import dagster as dg
 
-from btc_assets.automation.walk_forward import BACKGROUND, walk_forward
-from btc_assets.learning.assets import history_config
-
-PRICES = dg.AssetKey(["market", "prices"])
-ARTICLES = dg.AssetKey(["news", "articles"])
-POSTS = dg.AssetKey(["news", "posts"])
-SCORES = dg.AssetKey(["news", "sentiment_scores"])
-FEATURES = dg.AssetKey(["features", "hourly_features"])
-LABELS = dg.AssetKey(["features", "hourly_labels"])
-FORECASTS = dg.AssetKey(["monitoring", "forecasts"])
-OUTCOMES = dg.AssetKey(["monitoring", "forecast_outcomes"])
-REPORT = dg.AssetKey(["monitoring", "performance_report"])
-DRIFT = dg.AssetKey(["monitoring", "drift_report"])
-ALERTS = dg.AssetKey(["monitoring", "alerts"])
-SHADOW = dg.AssetKey(["monitoring", "shadow_report"])
-VERDICT = dg.AssetKey(["learning", "model_verdict"])
-HISTORY = dg.AssetKey(["learning", "model_history"])
-STUDY = dg.AssetKey(["learning", "feature_group_study"])
-BUNDLE = dg.AssetKey(["serving", "bundle"])
-
+from btc_assets.alerts.tables import ALERTS
+from btc_assets.automation.walk_forward import BACKGROUND
+from btc_assets.champion.assets import history_config
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.learning.tables import FEATURE_GROUP_STUDY
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets.serving.tables import SERVING_BUNDLE
 
 ONE_AT_A_TIME = "btc/one_at_a_time"
 """Tag of runs that must not overlap: `dagster.yaml` lets one run a value of it through, the next one waits."""
@@ -56,7 +47,14 @@ def _tags(alone: str, *, minutes: int) -> dict[str, str]:
 
 refresh_forecast = dg.define_asset_job(
     "refresh_forecast",
-    selection=dg.AssetSelection.assets(PRICES, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE),
+    selection=dg.AssetSelection.assets(
+        PRICES.asset_key,
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+        SERVING_BUNDLE.asset_key,
+    ),
     config={"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}},
     description="Fetch the bar that has just closed, build its features, forecast from it and publish, in one run.",
     tags=_tags(FORECAST_LANE, minutes=60) | {"dagster/priority": "10"},
@@ -65,35 +63,42 @@ refresh_forecast = dg.define_asset_job(
 
 refresh_prices = dg.define_asset_job(
     "refresh_prices",
-    selection=dg.AssetSelection.assets(PRICES),
+    selection=dg.AssetSelection.assets(PRICES.asset_key),
     description="Fetch the bars of a day or a range of days.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 gather_texts = dg.define_asset_job(
     "gather_texts",
-    selection=dg.AssetSelection.assets(ARTICLES, POSTS),
+    selection=dg.AssetSelection.assets(ARTICLES.asset_key, POSTS.asset_key),
     description="Gather the articles and posts of a day or a range of days.",
     tags=_tags("texts", minutes=60),
 )
 
 score_texts = dg.define_asset_job(
     "score_texts",
-    selection=dg.AssetSelection.assets(SCORES),
+    selection=dg.AssetSelection.assets(SENTIMENT_SCORES.asset_key),
     description="Score the sentiment of the articles and posts that are stored of a day or a range of days.",
     tags=_tags("scores", minutes=120),
 )
 
 build_features = dg.define_asset_job(
     "build_features",
-    selection=dg.AssetSelection.assets(FEATURES, LABELS),
+    selection=dg.AssetSelection.assets(HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key),
     description="Features and labels of a day or a range of days, from the bars and texts that are stored.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 prepare_days = dg.define_asset_job(
     "prepare_days",
-    selection=dg.AssetSelection.assets(PRICES, ARTICLES, POSTS, SCORES, FEATURES, LABELS),
+    selection=dg.AssetSelection.assets(
+        PRICES.asset_key,
+        ARTICLES.asset_key,
+        POSTS.asset_key,
+        SENTIMENT_SCORES.asset_key,
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+    ),
     description="All that models learn from, of a day or a range of days in one run: bars, texts and their scores, "
     "features and labels.",
     tags=_tags(FORECAST_LANE, minutes=120),
@@ -101,14 +106,16 @@ prepare_days = dg.define_asset_job(
 
 forecast_days = dg.define_asset_job(
     "forecast_days",
-    selection=dg.AssetSelection.assets(FEATURES, LABELS, FORECASTS, OUTCOMES),
+    selection=dg.AssetSelection.assets(
+        HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key
+    ),
     description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 report_performance = dg.define_asset_job(
     "report_performance",
-    selection=dg.AssetSelection.assets(REPORT, SHADOW, DRIFT),
+    selection=dg.AssetSelection.assets(PERFORMANCE_REPORT.asset_key, SHADOW_REPORT.asset_key, DRIFT_REPORT.asset_key),
     description="Report on the forecasts known by the end of a day, on the challenger in shadow and on drift; apart "
     "from what they watch, so that they cannot stop it.",
     tags=_tags("report", minutes=60),
@@ -116,28 +123,29 @@ report_performance = dg.define_asset_job(
 
 record_alerts = dg.define_asset_job(
     "record_alerts",
-    selection=dg.AssetSelection.assets(ALERTS),
+    selection=dg.AssetSelection.assets(ALERTS.asset_key),
     description="Record the alerts of a day, and whether they were delivered.",
     tags=_tags("alerts", minutes=10),
 )
 
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
-    selection=dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY),
+    selection=(dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
+    | dg.AssetSelection.assets(MODEL_VERDICT.asset_key, MODEL_HISTORY.asset_key),
     description="Train, explain and judge the model of one cutoff day.",
     tags=_tags("models", minutes=120),
 )
 
 study_groups = dg.define_asset_job(
     "study_groups",
-    selection=dg.AssetSelection.assets(STUDY),
+    selection=dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key),
     description="Ask of a trained cutoff which groups of features helped.",
     tags=_tags("study", minutes=120),
 )
 
 settle_shadow = dg.define_asset_job(
     "settle_shadow",
-    selection=dg.AssetSelection.assets(HISTORY),
+    selection=dg.AssetSelection.assets(MODEL_HISTORY.asset_key),
     config=history_config(event="shadow"),
     description="Promote or dismiss the challenger, as the shadow report of the day before decided.",
     tags=_tags("models", minutes=10),
@@ -145,7 +153,9 @@ settle_shadow = dg.define_asset_job(
 
 rollback_champion = dg.define_asset_job(
     "rollback_champion",
-    selection=dg.AssetSelection.assets(HISTORY, FORECASTS, OUTCOMES, BUNDLE),
+    selection=dg.AssetSelection.assets(
+        MODEL_HISTORY.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key, SERVING_BUNDLE.asset_key
+    ),
     config=history_config(event="rollback"),
     description="Go back to an earlier champion: write it down, forecast the newest hour with it and serve that. Run "
     "it on the newest day; `to` names a version, 0 is the champion before.",
@@ -154,7 +164,7 @@ rollback_champion = dg.define_asset_job(
 
 publish_bundle = dg.define_asset_job(
     "publish_bundle",
-    selection=dg.AssetSelection.assets(BUNDLE),
+    selection=dg.AssetSelection.assets(SERVING_BUNDLE.asset_key),
     description="Publish the newest forecast of a day to the server.",
     tags=_tags(FORECAST_LANE, minutes=10),
 )
@@ -174,5 +184,4 @@ JOBS: list[Any] = [
     settle_shadow,
     rollback_champion,
     publish_bundle,
-    walk_forward,
 ]

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import polars as pl
 
-from btc_assets.automation.jobs import DRIFT, REPORT, VERDICT, train_cutoff
+from btc_assets.automation.jobs import train_cutoff
 from btc_assets.automation.sensors import (
     PARTITION_TAG,
     RUNNING_WHEN_LIVE,
@@ -21,10 +21,13 @@ from btc_assets.automation.sensors import (
     new_content,
 )
 from btc_assets.automation.spans import DAY
-from btc_assets.contracts import DRIFT_REPORT, HOURLY_FEATURES, PERFORMANCE_REPORT, Contract
+from btc_assets.champion.tables import MODEL_VERDICT
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
 from btc_assets.monitoring.degradation import broken_promises, degraded
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import day_of, key_of
+from btc_assets.schema import Contract
 from btc_assets.settings import settings
 
 NEWEST_DAYS = 3
@@ -63,7 +66,7 @@ def why_not(instance: dg.DagsterInstance, lake: Lake, cutoff: date, now: datetim
     of_cutoff = dg.RunsFilter(job_name=train_cutoff.name, tags={PARTITION_TAG: key_of(cutoff)})
     if runs := instance.get_runs(of_cutoff, limit=1):
         return f"the cutoff {key_of(cutoff)} was asked for already (run {runs[0].run_id})"
-    newest = instance.get_latest_materialization_event(VERDICT)
+    newest = instance.get_latest_materialization_event(MODEL_VERDICT.asset_key)
     if newest is not None:
         rested = now - datetime.fromtimestamp(newest.timestamp, tz=UTC)
         if rested < timedelta(hours=config.retrain_cooldown_hours):
@@ -125,7 +128,7 @@ def retrain_on_drift(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
     """Read every drift report since the last tick; broken promises act, moved inputs only warn."""
-    return _retrain(context, lake, DRIFT, DRIFT_REPORT, broken)
+    return _retrain(context, lake, DRIFT_REPORT.asset_key, DRIFT_REPORT, broken)
 
 
 @dg.sensor(
@@ -139,7 +142,7 @@ def retrain_on_degradation(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
     """Read every performance report since the last tick; only an interval wholly on the wrong side counts."""
-    return _retrain(context, lake, REPORT, PERFORMANCE_REPORT, degraded)
+    return _retrain(context, lake, PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, degraded)
 
 
 SENSORS = [retrain_on_drift, retrain_on_degradation]

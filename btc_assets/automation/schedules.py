@@ -9,9 +9,12 @@ import polars as pl
 from btc_assets.automation.jobs import UNFINISHED, gather_texts, refresh_forecast, train_cutoff
 from btc_assets.automation.sensors import refresh_assets
 from btc_assets.automation.spans import DAY, Span
-from btc_assets.contracts import ARTICLES, HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
+from btc_assets.champion.history import is_written
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
-from btc_assets.learning.history import is_written
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import key_of
 from btc_assets.settings import settings
 

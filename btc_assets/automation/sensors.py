@@ -15,17 +15,6 @@ from typing import Self
 import dagster as dg
 
 from btc_assets.automation.jobs import (
-    ARTICLES,
-    BUNDLE,
-    FEATURES,
-    FORECASTS,
-    HISTORY,
-    LABELS,
-    OUTCOMES,
-    POSTS,
-    PRICES,
-    SCORES,
-    SHADOW,
     UNFINISHED,
     forecast_days,
     publish_bundle,
@@ -36,22 +25,25 @@ from btc_assets.automation.jobs import (
 )
 from btc_assets.automation.spans import DAY, RANGE_END_TAG, RANGE_START_TAG, Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
+from btc_assets.champion.history import holder
+from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import FORECASTS as FORECASTS_TABLE
-from btc_assets.contracts import MODEL_HISTORY, SHADOW_REPORT
-from btc_assets.contracts import PRICES as PRICES_TABLE
-from btc_assets.contracts import SENTIMENT_SCORES as SCORES_TABLE
 from btc_assets.digest import digest
 from btc_assets.features import checks as features_checks
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.features.texts import HOUR_OF_TEXT
+from btc_assets.forecasting import checks as forecasting_checks
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
-from btc_assets.learning.history import CHAMPION, holder
 from btc_assets.market import checks as market_checks
-from btc_assets.monitoring import checks as monitoring_checks
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
+from btc_assets.vocabulary import CHAMPION
 
 BATCH = 2_000
 """Materialisations a tick reads at most; the rest wait for the next tick."""
@@ -74,11 +66,11 @@ RETRY_WITHIN = timedelta(hours=12)
 
 _BLOCKING = {
     (spec.asset_key, spec.name)
-    for checks in (*market_checks.CHECKS, *features_checks.CHECKS, *monitoring_checks.CHECKS)
+    for checks in (*market_checks.CHECKS, *features_checks.CHECKS, *forecasting_checks.CHECKS)
     for spec in checks.check_specs
     if spec.blocking
 }
-"""Checks that stop what follows, by asset and name."""
+"""Checks on the way of a forecast that stop what follows, by asset and name."""
 
 RUNNING_WHEN_LIVE = dg.DefaultSensorStatus.RUNNING if settings().history_end is None else dg.DefaultSensorStatus.STOPPED
 
@@ -229,7 +221,7 @@ def asked_again(
         # An end far in the future comes from a clock that has been put back since and does not count.
         if record.end_time is None or abs(now.timestamp() - record.end_time) < rest:
             continue
-        if schedule and PRICES in accepted(instance, run):
+        if schedule and PRICES.asset_key in accepted(instance, run):
             continue
         asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
         kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}
@@ -272,22 +264,26 @@ def has_champion(lake: Lake, day: date) -> bool:
 
 def forecast_assets(lake: Lake, day: date) -> list[dg.AssetKey]:
     """Return what `forecast_days` makes of the days up to one: forecasts only where there is a champion."""
-    return [FEATURES, LABELS, *([FORECASTS, OUTCOMES] if has_champion(lake, day) else [])]
+    return [
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+        *([FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key] if has_champion(lake, day) else []),
+    ]
 
 
 def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
     """Return what `refresh_forecast` makes: forecasts only with a champion, the bundle only with its forecast."""
     hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
-    made = [PRICES, *forecast_assets(lake, hour.date())]
+    made = [PRICES.asset_key, *forecast_assets(lake, hour.date())]
     champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
-    return made if champion is None else [*made, BUNDLE]
+    return made if champion is None else [*made, SERVING_BUNDLE.asset_key]
 
 
 def scores_by_hour(lake: Lake, days: Collection[date]) -> dict[str, str]:
     """Return the content of the scores of each hour of these days, by open_time in ISO format."""
     if not days:
         return {}
-    rows = lake.scan_days(SCORES_TABLE, sorted(days)).sort(SCORES_TABLE.key).collect()
+    rows = lake.scan_days(SENTIMENT_SCORES, sorted(days)).sort(SENTIMENT_SCORES.key).collect()
     by_hour = rows.group_by(HOUR_OF_TEXT.alias("hour"), maintain_order=True)
     return {hour.isoformat(): digest(part)[:16] for (hour,), part in by_hour}
 
@@ -329,9 +325,9 @@ def forecast_from_new_prices(
     """Ask for the days whose bars have changed: neighbouring days in one run, unchanged days not at all."""
     position = Position.parse(context.cursor)
     then = forecast_assets(lake, settings().now().date())
-    moved, changed = new_content(context.instance, PRICES, position, then=then)
+    moved, changed = new_content(context.instance, PRICES.asset_key, position, then=then)
     requests = asked_again(context.instance, "forecast_from_new_prices", datetime.now(tz=UTC))
-    touched = days_touched(map(day_of, changed), lake.days(PRICES_TABLE)) if changed else []
+    touched = days_touched(map(day_of, changed), lake.days(PRICES)) if changed else []
     for span in spans(touched):
         content = "|".join(changed.get(key_of(day), "") for day in span.days)
         content = content if span.first == span.last else _sha256(content)
@@ -350,7 +346,7 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     """Ask for the scores of the days with new texts; articles and posts of one gathering are one request."""
     positions = positions_of(context.cursor)
     changed: dict[str, str] = {}
-    for asset in (ARTICLES, POSTS):
+    for asset in (ARTICLES.asset_key, POSTS.asset_key):
         name = asset.path[-1]
         positions[name], content = new_content(context.instance, asset, positions.get(name, Position()))
         for key, texts in content.items():
@@ -382,7 +378,7 @@ def forecast_from_new_scores(
     at_work = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
     if context.instance.get_runs(at_work, limit=1):
         return dg.SkipReason("the forecast of the hour is at work; it joins what is scored by then")
-    moved, changed = new_content(context.instance, SCORES, position)
+    moved, changed = new_content(context.instance, SENTIMENT_SCORES.asset_key, position)
     requests = asked_again(context.instance, "forecast_from_new_scores", datetime.now(tz=UTC))
     now = settings().now()
     recent = {day for day in map(day_of, changed) if day >= now.date() - DAY}
@@ -391,7 +387,7 @@ def forecast_from_new_scores(
     closed = {hour for hour in hours if datetime.fromisoformat(hour) + HOUR <= now}
     late = {day_of(hour[:10]) for hour in closed if moved.hours.get(hour) != hours[hour]}
     moved.hours |= hours
-    stored = lake.days(PRICES_TABLE)
+    stored = lake.days(PRICES)
     days = [day for day in map(day_of, changed) if day in late or day not in recent]
     touched = [day for day in days_touched(days, stored) if day in set(stored)] if days else []
     for span in spans(touched):
@@ -412,14 +408,14 @@ def publish_new_forecasts(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for the bundle of the newest day with new forecasts; an older day never replaces a newer one."""
     position = Position.parse(context.cursor)
-    moved, changed = new_content(context.instance, FORECASTS, position, then=[BUNDLE])
+    moved, changed = new_content(context.instance, FORECASTS.asset_key, position, then=[SERVING_BUNDLE.asset_key])
     today = key_of(settings().now().date())  # a clock that was ahead has made days to come, which are empty
     newest = max((key for key in moved.seen if key <= today), default=None)
     requests = asked_again(context.instance, "publish_new_forecasts", datetime.now(tz=UTC))
     message = "no new forecasts of the newest day"
     if newest is not None and newest in changed:
         day = day_of(newest)
-        if newest_champion(lake.scan(FORECASTS_TABLE, day - DAY, day).collect()).is_empty():
+        if newest_champion(lake.scan(FORECASTS, day - DAY, day).collect()).is_empty():
             message = f"no champion forecasts {newest} or the day before, so there is nothing to publish"
         else:
             requests.append(_request(Span(day, day), f"{newest}|{changed[newest]}|{moved.after}"))
@@ -438,15 +434,17 @@ def forecast_from_new_models(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for today's forecasts where the history of the newest days has changed; older days are not made anew."""
     position = Position.parse(context.cursor)
-    moved, changed = new_content(context.instance, HISTORY, position, even_failed=True)
+    moved, changed = new_content(context.instance, MODEL_HISTORY.asset_key, position, even_failed=True)
     requests = asked_again(context.instance, "forecast_from_new_models", datetime.now(tz=UTC))
     today = settings().now().date()
-    stored = [day for day in lake.days(PRICES_TABLE) if day <= today]
+    stored = [day for day in lake.days(PRICES) if day <= today]
     recent = {key: content for key, content in changed.items() if day_of(key) >= today - DAY}
     if recent and stored and stored[-1] >= today - DAY and has_champion(lake, stored[-1]):
         content = _sha256(json.dumps(recent, sort_keys=True))
         newest = Span(stored[-1], stored[-1])
-        requests.append(_request(newest, f"{newest}|{content}|{moved.after}", [FORECASTS, OUTCOMES]))
+        requests.append(
+            _request(newest, f"{newest}|{content}|{moved.after}", [FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key])
+        )
     return answered(context, requests, str(moved), "no new champion today")
 
 
@@ -462,7 +460,7 @@ def settle_shadows(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for the history of the day after the newest report, where that report promotes or dismisses."""
     position = Position.parse(context.cursor)
-    moved, changed = new_content(context.instance, SHADOW, position)
+    moved, changed = new_content(context.instance, SHADOW_REPORT.asset_key, position)
     requests = asked_again(context.instance, "settle_shadows", datetime.now(tz=UTC))
     today = settings().now().date()
     message = "no report of a closed day judges a challenger"
@@ -485,7 +483,7 @@ def settle_shadows(
 def report_on_closed_days(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Ask for the reports of the newest closed days whose outcomes have changed, in a run of their own."""
     position = Position.parse(context.cursor)
-    moved, changed = new_content(context.instance, OUTCOMES, position)
+    moved, changed = new_content(context.instance, FORECAST_OUTCOMES.asset_key, position)
     requests = asked_again(context.instance, "report_on_closed_days", datetime.now(tz=UTC))
     today = settings().now().date()
     closed = sorted(day for day in map(day_of, changed) if day < today)

@@ -21,40 +21,34 @@ from pydantic import Field
 
 from btc_assets.automation.failures import why_failed
 from btc_assets.automation.spans import DAY, Span, spans
+from btc_assets.champion.assets import history_config
+from btc_assets.champion.history import holder, holders, is_written
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import (
-    ARTICLES,
+from btc_assets.digest import digest
+from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.lake import Lake
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
+from btc_assets.learning.tables import (
     CV_FOLDS,
     FOLD_FORECASTS,
-    FORECAST_OUTCOMES,
-    FORECASTS,
-    HELD_ROLES,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
     MODEL_EXPLANATION,
-    MODEL_HISTORY,
-    MODEL_VERDICT,
-    POSTS,
-    PRICES,
-    SENTIMENT_SCORES,
-    SHADOW_REPORT,
     TRAINED_MODEL,
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
-    Contract,
 )
-from btc_assets.digest import digest
-from btc_assets.features.catalog import WARMUP_DAYS
-from btc_assets.lake import Lake
-from btc_assets.learning.assets import history_config
-from btc_assets.learning.history import CHALLENGER, holder, holders, is_written
-from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.market.assets import closed_hours
 from btc_assets.market.bars import coverage_fault
 from btc_assets.market.sources.choose import source_of
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import key_of, previous_monday
+from btc_assets.schema import Contract
 from btc_assets.settings import Settings, settings
 from btc_assets.transport import SourceError
+from btc_assets.vocabulary import CHALLENGER, HELD_ROLES
 
 BACKGROUND = "btc/background"
 """Tag of runs that may take long: `dagster.yaml` keeps one place free of them, for the forecast of the hour."""
@@ -239,7 +233,7 @@ class Walk:
                 f"forecasts {leg.days} {'made' if made else 'already made'} ({time.monotonic() - mark:.1f} s)"
             )
         started = time.monotonic()
-        reports = ["monitoring/performance_report", "monitoring/shadow_report"]
+        reports = ["monitoring/performance_report", "champion/shadow_report"]
         self._materialise("report_performance", Span(last_day, last_day), reports)
         self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
         self.say(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
@@ -373,7 +367,7 @@ class Walk:
         if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
             return False
         self._materialise(
-            "forecast_days", leg.days, ["monitoring/forecasts", "monitoring/forecast_outcomes"], fingerprint
+            "forecast_days", leg.days, ["forecasting/forecasts", "forecasting/forecast_outcomes"], fingerprint
         )
         return True
 
@@ -481,37 +475,41 @@ def sentences(_context: dg.InitLoggerContext) -> logging.Logger:
     return console
 
 
-@dg.op(
-    name="walk",
-    description="Make sure of the data; for each cutoff train, judge, forecast; last report and publish.",
-    tags={"dagster/max_runtime": "14400"},
-)
-def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.ResourceParam[Lake]) -> None:
-    """Replay the period of the config, cutoff by cutoff."""
-    from btc_assets.definitions import defs  # the definitions hold this job, so they cannot be imported above
+def walk_forward_job(whole: Callable[[], dg.Definitions]) -> dg.JobDefinition:
+    """Return the job that replays history.
 
-    try:
-        first_cutoff, last_day = period(config, settings())
-        Walk(
-            instance=context.instance,
-            definitions=defs,
-            lake=lake,
-            settings=settings(),
-            walk_id=context.run_id,
-            say=context.log.info,
-            resume=config.resume,
-        ).run(plan(first_cutoff, last_day, config.every_days))
-    except WalkError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+    Args:
+        whole: gives the definitions whose jobs the walk launches; called when it runs, since they hold this job.
+    """
 
+    @dg.op(
+        name="walk",
+        description="Make sure of the data; for each cutoff train, judge, forecast; last report and publish.",
+        tags={"dagster/max_runtime": "14400"},
+    )
+    def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.ResourceParam[Lake]) -> None:
+        try:
+            first_cutoff, last_day = period(config, settings())
+            Walk(
+                instance=context.instance,
+                definitions=whole(),
+                lake=lake,
+                settings=settings(),
+                walk_id=context.run_id,
+                say=context.log.info,
+                resume=config.resume,
+            ).run(plan(first_cutoff, last_day, config.every_days))
+        except WalkError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
 
-@dg.job(
-    name="walk_forward",
-    description="Replay history: for each cutoff in order train, judge and forecast the days to the next one.",
-    executor_def=dg.in_process_executor,
-    logger_defs={"console": sentences},
-    tags={"dagster/max_runtime": "14400", BACKGROUND: "yes"},
-)
-def walk_forward() -> None:
-    """Replay history cutoff by cutoff."""
-    walk()
+    @dg.job(
+        name="walk_forward",
+        description="Replay history: for each cutoff in order train, judge and forecast the days to the next one.",
+        executor_def=dg.in_process_executor,
+        logger_defs={"console": sentences},
+        tags={"dagster/max_runtime": "14400", BACKGROUND: "yes"},
+    )
+    def walk_forward() -> None:
+        walk()
+
+    return walk_forward

@@ -7,21 +7,16 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import (
-    ARTICLES,
-    HORIZONS,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
-    POSTS,
-    SENTIMENT_SCORES,
-    dagster_type,
-)
 from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake, stored
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.schema import dagster_type
+from btc_assets.vocabulary import HORIZONS
 
 GROUP = "features"
 CODE_VERSION = "2"

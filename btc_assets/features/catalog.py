@@ -1,6 +1,6 @@
 """The declared features: each one named, grouped, in a unit, with its warm-up and its expression, once.
 
-An expression runs over bars in time order (`contracts.PRICES` columns) and looks back only. Windows are
+An expression runs over bars in time order (columns of `market/prices`) and looks back only. Windows are
 counted in bars, as TA-Lib counts them; whatever claims a span in hours is null when the span holds a gap.
 The expressions of `TEXT_GROUPS` run over every hour of the clock instead (`texts.hourly_texts` columns), with or
 without a bar, so that their windows are counted in hours; they may name a feature of the bars.

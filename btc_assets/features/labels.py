@@ -7,7 +7,8 @@ from datetime import datetime
 
 import polars as pl
 
-from btc_assets.contracts import HORIZONS, HOURLY_LABELS
+from btc_assets.features.tables import HOURLY_LABELS
+from btc_assets.vocabulary import HORIZONS
 
 
 def compute_labels(

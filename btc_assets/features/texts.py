@@ -16,7 +16,7 @@ from typing import Self
 
 import polars as pl
 
-from btc_assets.contracts import UTC_TIME
+from btc_assets.schema import UTC_TIME
 
 ARTICLE_COLUMNS = ("article_id", "revision", "story_id", "outlet", "published_at", "available_at")
 POST_COLUMNS = ("post_id", "revision", "platform", "is_repost", "published_at", "available_at")

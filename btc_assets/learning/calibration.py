@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from btc_assets.contracts import QUANTILE_COLUMNS, QUANTILES
-from btc_assets.learning.bundle import calibrated, log_odds
 from btc_assets.learning.families.protocol import Vector
+from btc_assets.learning.forecast_model import calibrated, log_odds
+from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 SLOPE_SPREAD = 0.25
 """Prior standard deviation of the slope around 1."""
@@ -77,7 +77,7 @@ def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dic
 
     Args:
         scaled: out-of-fold outcomes in scaled units, (n,).
-        quantiles: out-of-fold scaled quantiles, (n, 5), in the order of `contracts.QUANTILES`.
+        quantiles: out-of-fold scaled quantiles, (n, 5), in the order of `vocabulary.QUANTILES`.
     """
     offsets = {}
     n = len(scaled)
@@ -87,6 +87,6 @@ def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dic
         score = np.maximum(quantiles[:, low] - scaled, scaled - quantiles[:, high])
         rank = min(1.0, np.ceil((n + 1) * coverage) / n)
         shift = float(np.quantile(score, rank, method="higher"))
-        offsets[QUANTILE_COLUMNS[low]] = -shift
-        offsets[QUANTILE_COLUMNS[high]] = shift
+        offsets[QUANTILE_NAMES[low]] = -shift
+        offsets[QUANTILE_NAMES[high]] = shift
     return offsets

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import MODEL_EXPLANATION
 from btc_assets.learning.families.protocol import Inputs
+from btc_assets.learning.tables import MODEL_EXPLANATION
 
 EXPLAINED_ROWS = 1_000
 """Newest rows of the window that are explained."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import CV_FOLDS
+from btc_assets.learning.tables import CV_FOLDS
 
 
 class NotEnoughHistoryError(ValueError):

@@ -31,13 +31,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import FEATURE_GROUP_STUDY, HORIZONS
+from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation.metrics import Floats
 from btc_assets.features.catalog import FEATURES
-from btc_assets.learning import evaluation
-from btc_assets.learning.evaluation import Floats
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
+from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, side_by_side, up
+from btc_assets.vocabulary import HORIZONS
 
 BASE = "price"
 """The group everything else is added to: all that is made from bars."""

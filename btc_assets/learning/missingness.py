@@ -22,11 +22,12 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import QUANTILE_COLUMNS, QUANTILES, TRAINING_PROFILE
 from btc_assets.features.catalog import FEATURES
-from btc_assets.learning.bundle import HorizonForecast
 from btc_assets.learning.folds import Rows
+from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.tables import TRAINING_PROFILE
 from btc_assets.learning.training import SCALE_FEATURE, scaled_by, scales, up
+from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -154,7 +155,7 @@ def profile_rows(
                 pl.lit(float(up(own).mean())).alias("base_rate"),
                 *(
                     pl.lit(float(value)).alias(name)
-                    for name, value in zip(QUANTILE_COLUMNS, np.quantile(scaled, QUANTILES), strict=True)
+                    for name, value in zip(QUANTILE_NAMES, np.quantile(scaled, QUANTILES), strict=True)
                 ),
                 pl.lit(len(own)).alias("rows"),
             )
@@ -228,7 +229,7 @@ class Profile:
             median=one["median"].fill_null(float("nan")).to_numpy(),
             weight={horizon: part["weight"].fill_null(0.0).to_numpy() for horizon, part in by_horizon.items()},
             base_rate={horizon: row["base_rate"] for horizon, row in stated.items()},
-            quantiles={h: np.array([row[name] for name in QUANTILE_COLUMNS]) for h, row in stated.items()},
+            quantiles={h: np.array([row[name] for name in QUANTILE_NAMES]) for h, row in stated.items()},
         )
 
     def lost(self, features: pl.DataFrame) -> Bools:

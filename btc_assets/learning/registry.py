@@ -17,8 +17,7 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from btc_assets.learning import registry_file
-from btc_assets.learning.bundle import ModelBundle
-from btc_assets.learning.history import Standing
+from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.paths import make_database_folder
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ NATIVE_FOLDER = "native"
 """Artifact folder of a run that holds the boosters in the library's own format."""
 LOADED_MODELS = 8
 """Models kept ready in memory; a long replay goes through hundreds."""
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 
 class RegistryError(RuntimeError):
@@ -63,7 +61,7 @@ class ModelRegistry(dg.ConfigurableResource):
     tracking_uri: str
     artifacts: str = ""
     _client: Any = PrivateAttr(default=None)
-    _bundles: dict[int, ModelBundle] = PrivateAttr(default_factory=dict)
+    _bundles: dict[int, ForecastModel] = PrivateAttr(default_factory=dict)
 
     # --- runs ----------------------------------------------------------------------------------
     @contextmanager
@@ -171,12 +169,12 @@ class ModelRegistry(dg.ConfigurableResource):
 
         Raises:
             RegistryError: there is no such version, or its artifacts are gone.
-            BundleError: the folder was altered.
+            ModelFileError: the folder was altered.
         """
         known = registry_file.registered(self.tracking_uri, MODEL_NAME, version)
         folder = self._artifacts(version, MODEL_FOLDER) if known is None else known[0]
         if version not in self._bundles:
-            bundle = ModelBundle.load(folder)
+            bundle = ForecastModel.load(folder)
             expected = self._digest_of(version) if known is None else known[1]
             if bundle.digest != expected:
                 raise RegistryError(f"version {version} was registered as {expected} but its folder is {bundle.digest}")
@@ -188,12 +186,12 @@ class ModelRegistry(dg.ConfigurableResource):
     def _digest_of(self, version: int) -> str | None:
         return self.client.get_model_version(MODEL_NAME, str(version)).tags.get("digest")
 
-    def load(self, version: int) -> ModelBundle:
+    def load(self, version: int) -> ForecastModel:
         """Return a version, ready to predict; read and verified once a process.
 
         Raises:
             RegistryError: there is no such version, or its artifacts are gone.
-            BundleError: its folder was altered.
+            ModelFileError: its folder was altered.
         """
         if version not in self._bundles:
             self.folder(version)
@@ -232,11 +230,10 @@ class ModelRegistry(dg.ConfigurableResource):
                 return None
             raise
 
-    def stand(self, standing: Standing) -> None:
-        """Point every alias where the history says; the history is the record, aliases only show it."""
-        wanted = {CHAMPION: standing.champion, PREVIOUS: standing.previous, CHALLENGER: standing.challenger}
+    def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
+        """Point every alias at its version, or remove it where there is none; what is right already costs a look."""
         pointed = registry_file.aliases(self.tracking_uri, MODEL_NAME)
-        if pointed is not None and {name: pointed.get(name) for name in wanted} == wanted:
+        if pointed is not None and {name: pointed.get(name) for name in wanted} == dict(wanted):
             return
         for name, version in wanted.items():
             if version is None:

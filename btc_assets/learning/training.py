@@ -14,18 +14,21 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS, QUANTILES
-from btc_assets.learning import evaluation
-from btc_assets.learning.bundle import graph_name, row_scale
+from btc_assets.evaluation import metrics as evaluation
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import FittedOutput, Forecaster, Vector
 from btc_assets.learning.folds import Rows, split
+from btc_assets.learning.forecast_model import graph_name, row_scale
+from btc_assets.learning.tables import FOLD_FORECASTS
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
+SEEDS = 5
+"""Fits of each side, with the same seeds, that a verdict compares."""
 SCALE_FEATURE = "realised_volatility_24h"
 """Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
 SCALE_FLOOR = 0.0005
@@ -115,7 +118,7 @@ def forecast_folds(
                 "open_time": test.open_time,
                 "log_return": test.log_return,
                 "p_up": model.p_up(test.inputs),
-                **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_COLUMNS)},
+                **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_NAMES)},
             }
         ).cast(FOLD_FORECASTS.columns)
 
@@ -161,7 +164,7 @@ def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
         forecasts: FOLD_FORECASTS rows of one horizon.
     """
     p_up, happened = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
-    low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_COLUMNS)
+    low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_NAMES)
     found = {
         "accuracy": evaluation.accuracy(p_up, happened),
         "auc": evaluation.auc(p_up, happened),
@@ -198,7 +201,7 @@ def learn(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> Lesson:
     returns = own["log_return"].to_numpy()
     return Lesson(
         calibration=fit_calibration(own["p_up"].to_numpy(), (returns > 0).astype(np.float64), horizon=horizon),
-        offsets=conformal_offsets(returns / scale, own.select(QUANTILE_COLUMNS).to_numpy() / scale[:, None]),
+        offsets=conformal_offsets(returns / scale, own.select(QUANTILE_NAMES).to_numpy() / scale[:, None]),
     )
 
 
@@ -207,7 +210,7 @@ class FittedModel:
     """The model of a cutoff, ready to be written.
 
     Attributes:
-        document: content of `model.json`, less what `write_bundle` fills in.
+        document: content of `model.json`, less what `write_model` fills in.
         graphs: ONNX graphs by file name.
         natives: boosters of P(up) in the library's own format, by file name; those of other seeds among them.
         trees: number of trees by file name of the graph.

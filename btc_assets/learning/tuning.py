@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from btc_assets.learning.evaluation import log_losses
+from btc_assets.evaluation.metrics import log_losses
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import Rows

@@ -8,12 +8,13 @@ import polars as pl
 from pydantic import Field
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import PRICES, dagster_type
 from btc_assets.lake import Lake, stored
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
+from btc_assets.schema import dagster_type
 from btc_assets.transport import SourceMalformedError
 
 _ROWS_SHOWN = 50

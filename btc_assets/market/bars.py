@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import PRICES
+from btc_assets.market.tables import PRICES
 
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume")

@@ -7,11 +7,11 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours, gap_table, prices
 from btc_assets.market.bars import coverage_fault, find_gaps, first_fault
 from btc_assets.market.resources import Market
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import days_to_check, nothing_stored
 
 OLDEST_CLOSE = timedelta(hours=2)

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import DRIFT_REPORT, HORIZONS, QUANTILE_COLUMNS, ROLES
+from btc_assets.monitoring.tables import DRIFT_REPORT
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, ROLES
 
 Floats = npt.NDArray[np.float64]
 
@@ -173,7 +174,7 @@ def watch(outcomes: pl.DataFrame, *, alarm_hours: int, mean_hours: float) -> lis
     p_up, happened = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
     up = (happened > 0).astype(np.float64)
     inside = (
-        ((rows[QUANTILE_COLUMNS[0]] <= rows["log_return"]) & (rows["log_return"] <= rows[QUANTILE_COLUMNS[-1]]))
+        ((rows[QUANTILE_NAMES[0]] <= rows["log_return"]) & (rows["log_return"] <= rows[QUANTILE_NAMES[-1]]))
         .cast(pl.Float64)
         .to_numpy()
     )

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import DRIFT_REPORT
 from btc_assets.learning.missingness import LEAST_GONE_HOURS
+from btc_assets.monitoring.tables import DRIFT_REPORT
 
 Floats = npt.NDArray[np.float64]
 

@@ -34,9 +34,10 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import HORIZONS, PERFORMANCE_REPORT, QUANTILE_COLUMNS, QUANTILES, REPORTED_ROLES
-from btc_assets.learning import evaluation
-from btc_assets.learning.evaluation import Estimate, Floats, Significance, Strategy
+from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation.metrics import Estimate, Floats, Significance, Strategy
+from btc_assets.monitoring.tables import PERFORMANCE_REPORT
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES
 
 ALL, LAST_90_DAYS = "all", "last_90_days"
 FEES_BPS = (0.0, 2.0, 5.0, 10.0)
@@ -225,7 +226,7 @@ def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[F
         ends = rows[low].to_numpy(), rows[high].to_numpy()
         yield f"coverage_{name}", evaluation.interval_coverage(r, *ends, horizon=horizon)
         yield f"width_{name}", evaluation.interval_width(*ends, horizon=horizon)
-    levels = dict(zip(QUANTILES, (rows[name].to_numpy() for name in QUANTILE_COLUMNS), strict=True))
+    levels = dict(zip(QUANTILES, (rows[name].to_numpy() for name in QUANTILE_NAMES), strict=True))
     yield "pinball_loss", evaluation.quantile_loss(r, levels, horizon=horizon)
     for top in evaluation.CONFIDENCE_SHARES:
         yield f"accuracy_top_{top:.0%}".rstrip("%"), evaluation.accuracy_at_confidence(p, r, top, horizon=horizon)

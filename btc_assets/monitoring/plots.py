@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from btc_assets.contracts import HORIZONS
-from btc_assets.learning.evaluation import CALIBRATION_BINS, log_losses
+from btc_assets.display import empty_figure, png_of
+from btc_assets.evaluation.metrics import CALIBRATION_BINS
 from btc_assets.monitoring.drift import PSI_BOUND, FeatureDrift
-from btc_assets.monitoring.forecasting import CHALLENGER, CHAMPION
 from btc_assets.monitoring.performance import LAGS, Hours, trade
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 ROLLING_DAYS = 30
-_SIZE_INCHES, _DPI, _POINTS, _COLOURS = (7.0, 3.2), 80, 1500, 48
-
-
-def embedded(png: bytes, title: str) -> str:
-    """Return a PNG as a Markdown image that carries its own bytes."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+_POINTS = 1500
 
 
 def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -> bytes | None:
@@ -53,13 +40,13 @@ def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -
     n = len(trading.buy_and_hold.net)
     shown = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).astype(int))
     times = np.datetime64(trading.start.replace(tzinfo=None), "us") + (shown + 2) * np.timedelta64(1, "h")
-    figure, axes = _figure(f"Summed return of the sign strategy, {role}, {horizon} h", "of the notional")
+    figure, axes = empty_figure(f"Summed return of the sign strategy, {role}, {horizon} h", "of the notional")
     for label, strategy in lines.items():
         axes.plot(times, np.cumsum(strategy.net)[shown], label=label, linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.legend(fontsize=7, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
@@ -73,12 +60,12 @@ def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | N
     x = np.array([stated[part].mean() for part in bins])
     y = np.array([rose[part].mean() for part in bins])
     error = 1.96 * np.sqrt(np.maximum(y * (1 - y), 1e-12) / np.array([len(part) for part in bins]))
-    figure, axes = _figure(f"Reliability, {role}, {horizon} h, n = {rows.height:,}", "share of rises")
+    figure, axes = empty_figure(f"Reliability, {role}, {horizon} h, n = {rows.height:,}", "share of rises")
     ends = [min(x.min(), (y - error).min()), max(x.max(), (y + error).max())]
     axes.plot(ends, ends, color="grey", linewidth=0.8)
     axes.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2)
     axes.set_xlabel("p_up", fontsize=8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
@@ -93,71 +80,23 @@ def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> byte
     )
     if daily.is_empty():
         return None
-    figure, axes = _figure(f"Accuracy over {ROLLING_DAYS} days, {role}, {horizon} h", "")
+    figure, axes = empty_figure(f"Accuracy over {ROLLING_DAYS} days, {role}, {horizon} h", "")
     axes.plot(daily["day"].to_list(), (daily["right"] / daily["n"]).to_numpy(), linewidth=1.2)
     axes.axhline(0.5, color="grey", linewidth=0.8)
     axes.yaxis.set_major_formatter("{x:.0%}")
-    return _png(figure)
+    return png_of(figure)
 
 
 def drift(found: Sequence[FeatureDrift], most: int = 20) -> bytes:
     """Draw the population stability index of the columns that moved most, those that count as drifted in red."""
     ranked = sorted(found, key=lambda one: one.psi)[-most:]
-    figure, axes = _figure("Population stability index, last days against the champion's window", "")
+    figure, axes = empty_figure("Population stability index, last days against the champion's window", "")
     colours = ["tab:red" if one.drifted else "tab:grey" for one in ranked]
     axes.barh([one.name for one in ranked], [one.psi for one in ranked], color=colours, height=0.7)
     axes.axvline(PSI_BOUND, color="black", linewidth=0.8)
     axes.tick_params(axis="y", labelsize=5)
-    return _png(figure)
-
-
-def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
-    """Draw the summed gain of a challenger over the champion in log-loss, hour by hour, 1 h horizon.
-
-    Args:
-        outcomes: FORECAST_OUTCOMES rows of both roles.
-        version: registry version of the challenger.
-
-    Returns:
-        A PNG, or None when they share no hour.
-    """
-    own = _of(outcomes.filter(pl.col("model_version") == version), CHALLENGER, HORIZONS[0])
-    both = own.join(_of(outcomes, CHAMPION, HORIZONS[0]), on="open_time", suffix="_champion").sort("open_time")
-    if both.is_empty():
-        return None
-    rose = both["log_return"].to_numpy() > 0
-    gains = log_losses(both["p_up_champion"].to_numpy(), rose) - log_losses(both["p_up"].to_numpy(), rose)
-    figure, axes = _figure(f"Version {version} in shadow: summed gain in log-loss, n = {both.height:,}", "nats")
-    axes.plot(both["open_time"].to_list(), np.cumsum(gains), linewidth=1.2)
-    axes.axhline(0, color="grey", linewidth=0.8)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _of(outcomes: pl.DataFrame, role: str, horizon: int) -> pl.DataFrame:
     return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)).sort("open_time")
-
-
-def _figure(title: str, unit: str) -> tuple[Figure, Axes]:
-    """Return an empty picture that belongs to no window and no global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=9)
-    axes.set_ylabel(unit, fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    """Render with few colours: metadata is kept for every materialisation, so a picture must stay small."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    buffer = io.BytesIO()
-    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()

@@ -9,10 +9,10 @@ from functools import cached_property
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import DRIFT_REPORT
+from btc_assets.forecasting.forecasts import Models
 from btc_assets.learning.missingness import LOOK_BACK_DAYS, hours_lost
 from btc_assets.monitoring import degradation, drift
-from btc_assets.monitoring.forecasting import Models
+from btc_assets.monitoring.tables import DRIFT_REPORT
 
 ALARM_HOURS = 24
 """Newest hours within which a broken promise is an alarm of the day."""

@@ -8,21 +8,15 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import (
-    ARTICLES,
-    POSTS,
-    SENTIMENT_BENCHMARK,
-    SENTIMENT_SCORES,
-    Contract,
-    dagster_type,
-)
 from btc_assets.lake import Lake, stored
 from btc_assets.news.gather import Known, fetch_all, file_items, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.protocol import Kind
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_BENCHMARK, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of
+from btc_assets.schema import Contract, dagster_type
 from btc_assets.settings import settings
 
 GROUP = "news"

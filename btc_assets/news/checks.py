@@ -6,9 +6,9 @@ from datetime import timedelta
 import dagster as dg
 import polars as pl
 
-from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.lake import Lake
 from btc_assets.news.assets import articles, posts, sentiment_scores
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import days_to_check, nothing_stored
 
 MOST_AHEAD = timedelta(hours=1)

@@ -20,7 +20,6 @@ from typing import Any
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import ARTICLES, POSTS, Contract
 from btc_assets.news.identity import (
     STORY_WINDOW,
     article_id,
@@ -30,6 +29,8 @@ from btc_assets.news.identity import (
     text_digest,
 )
 from btc_assets.news.sources.protocol import Delivery, Item, Kind, TextSource
+from btc_assets.news.tables import ARTICLES, POSTS
+from btc_assets.schema import Contract
 from btc_assets.transport import SourceError
 
 CONTRACTS: dict[Kind, Contract] = {"article": ARTICLES, "post": POSTS}

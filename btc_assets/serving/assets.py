@@ -1,5 +1,6 @@
 """The published bundle: the last asset of the graph, and all that the forecast server reads."""
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,23 +8,18 @@ from typing import Any, Protocol
 import dagster as dg
 import polars as pl
 
-from btc_assets.contracts import (
-    ALERTS,
-    DRIFT_REPORT,
-    FORECAST_OUTCOMES,
-    FORECASTS,
-    HOURLY_FEATURES,
-    MODEL_HISTORY,
-    PERFORMANCE_REPORT,
-    PRICES,
-    SERVING_BUNDLE,
-    Contract,
-    dagster_type,
-)
+from btc_assets.alerts.tables import ALERTS
+from btc_assets.champion.history import standing
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, stored
-from btc_assets.learning.history import Standing, standing
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.schema import Contract, dagster_type
 from btc_assets.serving.publish import PublishError, publish
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
 
 FORECAST_DAYS = 90
@@ -51,8 +47,8 @@ class Registry(Protocol):
         """Return the verified folder of a registry version."""
         ...
 
-    def stand(self, standing: Standing) -> None:
-        """Point every alias where the history says."""
+    def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
+        """Point every alias at its version."""
         ...
 
 
@@ -75,15 +71,15 @@ class BundleConfig(dg.Config):
     dagster_type=dagster_type(SERVING_BUNDLE),
     ins={
         "forecasts": dg.AssetIn(
-            key=["monitoring", "forecasts"], partition_mapping=days_before(FORECAST_DAYS - 1, and_today=True)
+            key=["forecasting", "forecasts"], partition_mapping=days_before(FORECAST_DAYS - 1, and_today=True)
         )
     },
     deps=[
-        _read("monitoring/forecast_outcomes", FORECAST_DAYS),
+        _read("forecasting/forecast_outcomes", FORECAST_DAYS),
         _read("monitoring/performance_report", FORECAST_DAYS),
         _read("monitoring/drift_report", FORECAST_DAYS),
-        _read("monitoring/alerts", ALERT_DAYS),
-        _read("learning/model_history", settings().window_days + 1),
+        _read("alerts/alerts", ALERT_DAYS),
+        _read("champion/model_history", settings().window_days + 1),
         _read("features/hourly_features", NEWEST_DAYS),
         _read("market/prices", PRICE_DAYS),
     ],
@@ -117,7 +113,7 @@ def bundle(
     if newest.is_empty():
         raise dg.Failure(
             f"There is no champion forecast for {day} or the day before; train a model (learning/*) and "
-            "materialise monitoring/forecasts first.",
+            "materialise forecasting/forecasts first.",
             allow_retries=False,
         )
     tables = published_tables(lake, day)
@@ -125,7 +121,7 @@ def bundle(
     model_folder = registry.folder(facts["model_version"])
     stands = standing(lake.scan(MODEL_HISTORY).collect())
     if stands.champion == facts["model_version"]:  # else it has not forecast yet, and what is served is not it
-        registry.stand(stands)
+        registry.set_aliases(stands.aliases())
     try:
         publication = publish(
             settings().serving_dir,

@@ -1,14 +1,9 @@
 """Publish a forecast: a folder built aside, and a pointer moved onto it in one step.
 
-    <serving_dir>/current                      the live bundle's id
-    <serving_dir>/bundles/<id>/manifest.json   what is in it
-                              /model/          the model, see `btc_assets.learning.bundle`
-                              /serving.duckdb  forecasts, outcomes, reports, alerts and prices, for reading only
-
 A reader follows the pointer and finds a whole bundle, the old one or the new one, whenever it looks
 and wherever a publisher is killed: the folder gets its name only when every byte of it is on disk,
 and the pointer moves only after that. The id is a hash of the contents, so publishing the same again
-changes nothing. No process ever opens a published DuckDB file for writing.
+changes nothing. No process ever opens a published DuckDB file for writing. `btc_assets.published` gives the layout.
 """
 
 from __future__ import annotations
@@ -30,18 +25,22 @@ from typing import Any
 import polars as pl
 
 from btc_assets.digest import digest
-from btc_assets.learning.bundle import BundleError, ModelBundle
+from btc_assets.learning.forecast_model import ForecastModel, ModelFileError
+from btc_assets.published import (
+    BUNDLE_ID,
+    BUNDLES,
+    DATABASE,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    POINTER,
+    live_manifest,
+    made_at_of,
+)
 
-FORMAT = 1
-POINTER = "current"
-BUNDLES = "bundles"
-MANIFEST = "manifest.json"
-MODEL = "model"
-DATABASE = "serving.duckdb"
 KEPT = 3
 """Bundles kept for a quick way back, the live one included."""
 
-_ID = re.compile(r"^[0-9a-f]{16}$")
 _TABLE = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
@@ -90,7 +89,10 @@ def publish(
     Raises:
         PublishError: the manifest, the model or a table cannot be published.
     """
-    made_at = _made_at(manifest)
+    try:
+        made_at = made_at_of(manifest)
+    except ValueError as error:
+        raise PublishError(str(error)) from error
     _verify_model(model_folder, manifest)
     bundle_id = contents_id(manifest, tables)
     bundles = serving_dir / BUNDLES
@@ -98,7 +100,7 @@ def publish(
     with _only_publisher(serving_dir):
         _sweep(serving_dir)
         live = live_manifest(serving_dir)
-        if live is not None and _made_at(live) > made_at and not allow_older:
+        if live is not None and made_at_of(live) > made_at and not allow_older:
             return Publication(
                 bundle_id,
                 live=False,
@@ -140,26 +142,13 @@ def contents_id(manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of the live bundle, or None when nothing readable is live."""
-    try:
-        bundle_id = (serving_dir / POINTER).read_text().strip()
-        if not _ID.match(bundle_id):
-            return None
-        manifest = json.loads((serving_dir / BUNDLES / bundle_id / MANIFEST).read_bytes())
-        _made_at(manifest)
-    except (OSError, ValueError, PublishError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
-
-
 def prune(serving_dir: Path, *, kept: int = KEPT) -> list[str]:
     """Delete all but the `kept` bundles published last, never the live one; return the ids deleted."""
     try:
         live = (serving_dir / POINTER).read_text().strip()
     except OSError:
         return []
-    found = [entry for entry in (serving_dir / BUNDLES).iterdir() if _ID.match(entry.name) and entry.name != live]
+    found = [entry for entry in (serving_dir / BUNDLES).iterdir() if BUNDLE_ID.match(entry.name) and entry.name != live]
     found.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
     doomed = found[max(kept - 1, 0) :]
     for entry in doomed:
@@ -254,24 +243,14 @@ def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 def _verify_model(folder: Path, manifest: Mapping[str, Any]) -> None:
     try:
-        model = ModelBundle.load(folder)
-    except BundleError as error:
+        model = ForecastModel.load(folder)
+    except ModelFileError as error:
         raise PublishError(f"the model cannot be published: {error}") from error
     if model.digest != manifest.get("model_digest"):
         raise PublishError(
             f"the model in {folder} has digest {model.digest}, the forecasts were made with "
             f"{manifest.get('model_digest')}; publish the model that made them"
         )
-
-
-def _made_at(manifest: Mapping[str, Any]) -> datetime:
-    try:
-        made_at = datetime.fromisoformat(manifest["made_at"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise PublishError(f"the manifest must say made_at as an ISO time: {error!r}") from error
-    if made_at.tzinfo is None:
-        raise PublishError(f"made_at must carry its UTC offset, got {manifest['made_at']}")
-    return made_at
 
 
 def _published_at(folder: Path) -> datetime | None:

@@ -14,8 +14,8 @@ import httpx
 import polars as pl
 import pytest
 
-from btc_assets import contracts
 from btc_assets.lake import Lake, by_day
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import key_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
@@ -37,18 +37,18 @@ def store_flat_bars(lake: Lake) -> None:
     bars = random_walk_bars(int((this_hour - start) / timedelta(hours=1)), start=start)
     flat = bars.with_columns(pl.lit(10_000.0).alias("close") + pl.int_range(pl.len()).mod(7))
     days = flat["open_time"].dt.date().unique().sort().to_list()
-    for day, part in by_day(contracts.PRICES, flat, days):
-        lake.write(contracts.PRICES, day, part)
+    for day, part in by_day(PRICES, flat, days):
+        lake.write(PRICES, day, part)
 
 
 def let_the_price_fall(lake: Lake) -> float:
     """Let the newest stored bar close 12 % lower; return when it was stored."""
-    day = lake.days(contracts.PRICES)[-1]
-    bars = lake.read(contracts.PRICES, day)
+    day = lake.days(PRICES)[-1]
+    bars = lake.read(PRICES, day)
     assert bars is not None
     newest = pl.col("open_time") == pl.col("open_time").max()
     fallen = pl.when(newest).then(8_800.0).otherwise("close").alias("close")
-    lake.write(contracts.PRICES, day, bars.with_columns(fallen))
+    lake.write(PRICES, day, bars.with_columns(fallen))
     return time.time()
 
 
@@ -91,7 +91,7 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail(
         "BTC_BINANCE_ARCHIVE_URL": nobody.url,
         "BTC_HTTP_ATTEMPTS": "1",
         "BTC_NEWS_SOURCES": "none",
-        "BTC_HISTORY_START": key_of(lake.days(contracts.PRICES)[0]),
+        "BTC_HISTORY_START": key_of(lake.days(PRICES)[0]),
         "BTC_REFRESH_CRON": "0 0 1 1 *",
         "BTC_ALERT_WEBHOOK_URL": url,
         "BTC_SMTP_HOST": LOOPBACK,
@@ -111,7 +111,7 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail(
         wait_until((tmp_path / "data" / "alerts" / "outbox.db").exists, log, dev)  # the sensors are awake
         assert not told
         fell = let_the_price_fall(lake)
-        run_id = launch(ui, "refresh_prices", key_of(lake.days(contracts.PRICES)[-1]))
+        run_id = launch(ui, "refresh_prices", key_of(lake.days(PRICES)[-1]))
         wait_until(lambda: delivered("drawdown"), log, dev)
         fall_s = time.time() - fell
         wait_until(lambda: delivered("failed_run"), log, dev)

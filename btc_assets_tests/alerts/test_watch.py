@@ -10,7 +10,8 @@ import pytest
 
 from btc_assets.alerts import watch
 from btc_assets.alerts.rules import Rulebook, read_rules
-from btc_assets.contracts import DRIFT_REPORT, MODEL_HISTORY
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 

@@ -10,14 +10,15 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets import contracts
 from btc_assets.alerts.outbox import DELIVERED, Alert, Outbox
 from btc_assets.alerts.resources import AlertDesk
 from btc_assets.automation import alerting
 from btc_assets.automation.alerting import alert_on_failed_run, raise_alerts
-from btc_assets.automation.jobs import ARTICLES, DRIFT
 from btc_assets.definitions import defs
 from btc_assets.lake import Lake, by_day
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT
+from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import key_of
 from btc_assets.settings import Settings, settings
 from btc_assets_tests.conftest import random_walk_bars
@@ -39,8 +40,8 @@ def lake(tmp_path: Path) -> Lake:
     bars = random_walk_bars(HOURS, start=START)
     flat = bars.with_columns(pl.lit(10_000.0).alias("close") + pl.int_range(pl.len()).mod(7))
     days = [START.date() + timedelta(days=n) for n in range(HOURS // 24)]
-    for day, part in by_day(contracts.PRICES, flat, days):
-        chosen.write(contracts.PRICES, day, part)
+    for day, part in by_day(PRICES, flat, days):
+        chosen.write(PRICES, day, part)
     return chosen
 
 
@@ -83,11 +84,9 @@ def test_a_calm_hour_tells_nobody(instance: dg.DagsterInstance, lake: Lake, desk
 def fall(lake: Lake) -> None:
     """Let the newest bar close 12 % lower."""
     day = (START + timedelta(hours=HOURS - 1)).date()
-    bars = lake.read(contracts.PRICES, day)
+    bars = lake.read(PRICES, day)
     newest = pl.col("open_time") == pl.col("open_time").max()
-    lake.write(
-        contracts.PRICES, day, bars.with_columns(pl.when(newest).then(8_800.0).otherwise("close").alias("close"))
-    )
+    lake.write(PRICES, day, bars.with_columns(pl.when(newest).then(8_800.0).otherwise("close").alias("close")))
 
 
 def test_a_fall_is_told_once_and_delivered_at_once(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
@@ -120,8 +119,8 @@ def test_a_broken_promise_of_a_new_report_is_told(instance: dg.DagsterInstance, 
     day = NOW.date()
     row = {"day": day, "kind": "concept", "subject": "coverage_90", "measure": "wealth", "value": 1e5, "bound": 1e4}
     row |= {"alarm": True, "n": 4000, "model_version": 1, "model_cutoff": day}
-    lake.write(contracts.DRIFT_REPORT, day, pl.DataFrame([row], schema=contracts.DRIFT_REPORT.columns))
-    event = dg.AssetMaterialization(DRIFT, partition=key_of(day), metadata={"partition_digest": "a"})
+    lake.write(DRIFT_REPORT, day, pl.DataFrame([row], schema=DRIFT_REPORT.columns))
+    event = dg.AssetMaterialization(DRIFT_REPORT.asset_key, partition=key_of(day), metadata={"partition_digest": "a"})
     instance.report_runless_asset_event(event)
     _, _, cursor = tick(instance, lake, desk)
     assert [(alert.rule, alert.severity) for alert in told(desk)] == [("broken_promise", "high")]
@@ -131,7 +130,7 @@ def test_a_broken_promise_of_a_new_report_is_told(instance: dg.DagsterInstance, 
 
 def test_a_silent_source_is_told(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
     silent = {"a | desk\\n": "gave nothing new since 2019-06-01"}
-    event = dg.AssetMaterialization(ARTICLES, partition="2019-06-01", metadata={"silent_sources": silent})
+    event = dg.AssetMaterialization(ARTICLES.asset_key, partition="2019-06-01", metadata={"silent_sources": silent})
     instance.report_runless_asset_event(event)
     tick(instance, lake, desk)
     [alert] = told(desk)
@@ -167,7 +166,7 @@ def test_a_table_that_cannot_be_read_keeps_no_other_alert_back(
     for path in (tmp_path / "lake" / "market").rglob("*.parquet"):
         path.write_bytes(b"no parquet")
     event = dg.AssetMaterialization(
-        ARTICLES, partition="2019-06-01", metadata={"silent_sources": {"desk": "is silent"}}
+        ARTICLES.asset_key, partition="2019-06-01", metadata={"silent_sources": {"desk": "is silent"}}
     )
     instance.report_runless_asset_event(event)
     tick(instance, lake, desk)

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 from btc_assets.automation.walk_forward import WALK_TAG
-from btc_assets.contracts import SENTIMENT_SCORES
 from btc_assets.lake import Lake
+from btc_assets.news.tables import SENTIMENT_SCORES
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars, wait_until

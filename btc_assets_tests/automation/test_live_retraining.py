@@ -12,15 +12,16 @@ import httpx
 import polars as pl
 import pytest
 
+from btc_assets.champion.history import holder
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
-from btc_assets.contracts import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.lake import Lake
-from btc_assets.learning.bundle import ModelBundle, write_bundle
-from btc_assets.learning.history import CHAMPION, holder
+from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
 from btc_assets.partitions import key_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
+from btc_assets.vocabulary import CHAMPION
 from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, deployment_of
 from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 
@@ -79,8 +80,8 @@ class Project:
         document = json.loads((honest / "model.json").read_text())
         document["calibration"]["1"] = {"slope": WRONG_WAY, "intercept": 0.0}
         spoilt = self.root / "spoilt"
-        digest = write_bundle(spoilt, document, {name: (honest / name).read_bytes() for name in document["graphs"]})
-        assert ModelBundle.load(spoilt).digest == digest
+        digest = save_model(spoilt, document, {name: (honest / name).read_bytes() for name in document["graphs"]})
+        assert ForecastModel.load(spoilt).digest == digest
         run = registry.client.create_run(registry._experiment_id())
         registry.client.log_artifacts(run.info.run_id, str(spoilt), MODEL_FOLDER)
         version = registry.register(run.info.run_id, digest, cutoff.isoformat())
@@ -141,7 +142,7 @@ def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Pat
     project.run("-m", "btc_assets", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
     bad = project.spoil(cutoff)
     in_dagster = ("-c", IN_DAGSTER)
-    forecast = ("monitoring/forecasts", "monitoring/forecast_outcomes")
+    forecast = ("forecasting/forecasts", "forecasting/forecast_outcomes")
     project.run(*in_dagster, "forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
     project.run(*in_dagster, "publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
     dagster = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")]

@@ -11,9 +11,7 @@ import polars as pl
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from btc_assets import contracts
 from btc_assets.automation import retraining
-from btc_assets.automation.jobs import DRIFT, REPORT, VERDICT
 from btc_assets.automation.retraining import (
     RETRAINERS,
     broken,
@@ -21,10 +19,14 @@ from btc_assets.automation.retraining import (
     retrain_on_drift,
 )
 from btc_assets.automation.sensors import PARTITION_TAG, SENSOR_TAG
+from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.definitions import defs
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
 from btc_assets.monitoring import drift
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import key_of
+from btc_assets.schema import CONTRACTS
 from btc_assets.settings import Settings, settings
 
 TODAY = date(2019, 6, 5)
@@ -39,9 +41,9 @@ def instance() -> dg.DagsterInstance:
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     chosen = Lake(root=str(tmp_path / "lake"))
-    schema = contracts.HOURLY_FEATURES.columns
+    schema = HOURLY_FEATURES.columns
     row = dict.fromkeys(schema) | {"open_time": datetime(2019, 6, 4, 23, tzinfo=UTC)}
-    chosen.write(contracts.HOURLY_FEATURES, TODAY - timedelta(days=1), pl.DataFrame([row], schema=schema))
+    chosen.write(HOURLY_FEATURES, TODAY - timedelta(days=1), pl.DataFrame([row], schema=schema))
     return chosen
 
 
@@ -59,7 +61,7 @@ def drift_report(day: date, *, broken: bool, moved: bool = True) -> pl.DataFrame
         shared | {"kind": "concept", "subject": "calibration", "value": 1e5 if broken else 2.0, "alarm": broken},
         shared | {"kind": "input", "subject": "rsi", "measure": "psi", "value": 3.0, "alarm": moved},
     ]
-    return pl.DataFrame(rows, schema=contracts.DRIFT_REPORT.columns)
+    return pl.DataFrame(rows, schema=DRIFT_REPORT.columns)
 
 
 def performance_report(day: date, *, bad: bool) -> pl.DataFrame:
@@ -67,11 +69,11 @@ def performance_report(day: date, *, bad: bool) -> pl.DataFrame:
     skill = {"value": -0.02, "lower": -0.03, "upper": -0.01} if bad else {"value": 0.01, "lower": 0.0, "upper": 0.02}
     cover = {"value": 0.9, "lower": 0.88, "upper": 0.92}
     rows = [shared | {"metric": "log_loss_skill"} | skill, shared | {"metric": "coverage_90"} | cover]
-    return pl.DataFrame(rows, schema=contracts.PERFORMANCE_REPORT.columns)
+    return pl.DataFrame(rows, schema=PERFORMANCE_REPORT.columns)
 
 
 def tell(instance: dg.DagsterInstance, lake: Lake, asset: dg.AssetKey, day: date, report: pl.DataFrame) -> None:
-    contract = contracts.CONTRACTS[asset.to_user_string()]
+    contract = CONTRACTS[asset.to_user_string()]
     lake.write(contract, day, report)
     event = dg.AssetMaterialization(
         asset, partition=key_of(day), metadata={"partition_digest": str(report.hash_rows())}
@@ -90,7 +92,13 @@ def tick(
 
 
 def test_a_broken_promise_asks_for_the_cutoff_of_today(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, DRIFT, TODAY - timedelta(days=1), drift_report(TODAY - timedelta(days=1), broken=True))
+    tell(
+        instance,
+        lake,
+        DRIFT_REPORT.asset_key,
+        TODAY - timedelta(days=1),
+        drift_report(TODAY - timedelta(days=1), broken=True),
+    )
     requests, _, cursor = tick(retrain_on_drift, instance, lake)
     assert [(request.run_key, request.partition_key) for request in requests] == [("retrain|2019-06-05", "2019-06-05")]
     assert "calibration" in requests[0].tags["btc/reason"]
@@ -98,29 +106,35 @@ def test_a_broken_promise_asks_for_the_cutoff_of_today(instance: dg.DagsterInsta
 
 
 def test_moved_inputs_alone_ask_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=False, moved=True))
+    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=False, moved=True))
     requests, said, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
     assert "none of the last 3 days asks for a training" in said
 
 
 def test_proven_degradation_asks_and_a_good_report_does_not(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=False))
+    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=False))
     requests, _, cursor = tick(retrain_on_degradation, instance, lake)
     assert requests == []
-    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=True))
+    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
     assert len(tick(retrain_on_degradation, instance, lake, cursor)[0]) == 1
 
 
 def test_of_two_events_in_one_tick_the_older_one_counts_as_well(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, DRIFT, TODAY - timedelta(days=1), drift_report(TODAY - timedelta(days=1), broken=True))
-    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=False))
+    tell(
+        instance,
+        lake,
+        DRIFT_REPORT.asset_key,
+        TODAY - timedelta(days=1),
+        drift_report(TODAY - timedelta(days=1), broken=True),
+    )
+    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=False))
     assert len(tick(retrain_on_drift, instance, lake)[0]) == 1
 
 
 def test_a_report_of_history_asks_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
     old = TODAY - timedelta(days=30)
-    tell(instance, lake, DRIFT, old, drift_report(old, broken=True))
+    tell(instance, lake, DRIFT_REPORT.asset_key, old, drift_report(old, broken=True))
     assert tick(retrain_on_drift, instance, lake)[0] == []
 
 
@@ -137,7 +151,7 @@ def asked(instance: dg.DagsterInstance, sensor: str, cutoff: date) -> None:
 @pytest.mark.parametrize("other", RETRAINERS)
 def test_the_budget_of_a_day_is_shared_by_both_sensors(instance: dg.DagsterInstance, lake: Lake, other: str) -> None:
     asked(instance, other, TODAY - timedelta(days=1))
-    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
     requests, said, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
     assert "budget" in said
@@ -146,15 +160,15 @@ def test_the_budget_of_a_day_is_shared_by_both_sensors(instance: dg.DagsterInsta
 
 def test_a_cutoff_that_was_asked_for_is_not_asked_for_again(instance: dg.DagsterInstance, lake: Lake) -> None:
     create_run_for_test(instance, job_name="train_cutoff", tags={PARTITION_TAG: key_of(TODAY)})
-    tell(instance, lake, REPORT, TODAY, performance_report(TODAY, bad=True))
+    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
     requests, said, _ = tick(retrain_on_degradation, instance, lake)
     assert requests == []
     assert "was asked for already" in said
 
 
 def test_a_model_judged_just_now_has_its_cool_down(instance: dg.DagsterInstance, lake: Lake) -> None:
-    instance.report_runless_asset_event(dg.AssetMaterialization(VERDICT, partition="2019-06-03"))
-    tell(instance, lake, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    instance.report_runless_asset_event(dg.AssetMaterialization(MODEL_VERDICT.asset_key, partition="2019-06-03"))
+    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
     requests, said, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
     assert "cool-down of 48 h" in said
@@ -162,7 +176,7 @@ def test_a_model_judged_just_now_has_its_cool_down(instance: dg.DagsterInstance,
 
 def test_a_training_without_yesterdays_features_is_not_asked_for(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     empty = Lake(root=str(tmp_path / "empty"))
-    tell(instance, empty, DRIFT, TODAY, drift_report(TODAY, broken=True))
+    tell(instance, empty, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
     requests, said, _ = tick(retrain_on_drift, instance, empty)
     assert requests == []
     assert "no features of 2019-06-04" in said
@@ -174,7 +188,7 @@ def test_inputs_that_stay_away_ask_for_a_training_by_name(
 ) -> None:
     lost = {"taker_imbalance_1h": hours, "trades_ratio": hours, "body_1h": 3}
     report = drift.lost_rows(lost, n=168, day=TODAY, version=1, cutoff=TODAY)
-    tell(instance, lake, DRIFT, TODAY, report)
+    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, report)
     requests, _, _ = tick(retrain_on_drift, instance, lake)
     reason = (
         "2019-06-05: inputs_known is broken: for up to 25 of 168 hours taker_imbalance_1h, trades_ratio were missing"

@@ -19,16 +19,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.automation import command
+from btc_assets.champion.history import holder
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.cli import runs as command
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import FORECASTS, HOURLY_FEATURES, HOURLY_LABELS, MODEL_HISTORY, PRICES
 from btc_assets.features.engine import compute_features
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.bundle import write_bundle
-from btc_assets.learning.history import CHAMPION, holder
-from btc_assets.learning.registry import CHAMPION as CHAMPION_ALIAS
+from btc_assets.learning.forecast_model import save_model
 from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
+from btc_assets.market.tables import PRICES
 from btc_assets.settings import PROJECT_ROOT, settings
+from btc_assets.vocabulary import CHAMPION
+from btc_assets.vocabulary import CHAMPION as CHAMPION_ALIAS
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars, wait_until
 from btc_assets_tests.serve.conftest import Server, running_server
 from btc_assets_tests.serving.builders import document, tiny_graphs
@@ -61,11 +65,11 @@ def around(name, original, table):
     setattr(Lake, name, write)
 
 if step == "before the history":
-    around("append", Lake.append, "learning/model_history")
+    around("append", Lake.append, "champion/model_history")
 if step == "before the forecasts":
-    around("write", Lake.write, "monitoring/forecasts")
+    around("write", Lake.write, "forecasting/forecasts")
 if step == "before the aliases":
-    ModelRegistry.stand = die
+    ModelRegistry.set_aliases = die
 if step == "before the pointer":
     publish._point = die
 sys.exit(main(sys.argv[1:]))
@@ -112,7 +116,7 @@ class Deployment:
         experiment = registry._experiment_id() if (self.root / "mlflow").mkdir() is None else ""
         for version, cutoff in CUTOFFS.items():
             folder = self.root / f"model-{version}"
-            self.digests[version] = write_bundle(folder, document(cutoff=cutoff.isoformat()), tiny_graphs(version))
+            self.digests[version] = save_model(folder, document(cutoff=cutoff.isoformat()), tiny_graphs(version))
             run = registry.client.create_run(experiment)
             registry.client.log_artifacts(run.info.run_id, str(folder), MODEL_FOLDER)
             assert registry.register(run.info.run_id, self.digests[version], cutoff.isoformat()) == version
@@ -162,7 +166,7 @@ PREPARE = f"""
 import dagster as dg
 from btc_assets.definitions import defs
 with dg.DagsterInstance.get() as instance:
-    for job, assets in (("forecast_days", ["monitoring/forecasts"]), ("publish_bundle", ["serving/bundle"])):
+    for job, assets in (("forecast_days", ["forecasting/forecasts"]), ("publish_bundle", ["serving/bundle"])):
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key="{TODAY}",

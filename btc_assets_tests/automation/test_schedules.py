@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.automation import schedules
-from btc_assets.automation.jobs import BUNDLE, FEATURES, FORECASTS, LABELS, OUTCOMES, PATIENCE_S, refresh_forecast
-from btc_assets.automation.jobs import PRICES as PRICES_KEY
+from btc_assets.automation.jobs import PATIENCE_S, refresh_forecast
 from btc_assets.automation.schedules import (
     MOST_DAYS_TO_GATHER,
     days_to_gather,
@@ -20,11 +19,15 @@ from btc_assets.automation.schedules import (
     weekly_training,
 )
 from btc_assets.automation.spans import Span
+from btc_assets.champion.history import after_verdict
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
-from btc_assets.contracts import HOURLY_FEATURES, MODEL_HISTORY, MODEL_VERDICT, PRICES
 from btc_assets.definitions import defs
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.history import after_verdict
+from btc_assets.market.tables import PRICES
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -220,10 +223,39 @@ def crown(lake: Lake, since: datetime) -> None:
 @pytest.mark.parametrize(
     ("champion_since", "made"),
     [
-        (None, [PRICES_KEY, FEATURES, LABELS]),
-        (MONDAY, [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]),
-        (MONDAY.replace(hour=11), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]),
-        (MONDAY.replace(hour=12), [PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES]),  # the hour after this one
+        (None, [PRICES.asset_key, HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key]),
+        (
+            MONDAY,
+            [
+                PRICES.asset_key,
+                HOURLY_FEATURES.asset_key,
+                HOURLY_LABELS.asset_key,
+                FORECASTS.asset_key,
+                FORECAST_OUTCOMES.asset_key,
+                SERVING_BUNDLE.asset_key,
+            ],
+        ),
+        (
+            MONDAY.replace(hour=11),
+            [
+                PRICES.asset_key,
+                HOURLY_FEATURES.asset_key,
+                HOURLY_LABELS.asset_key,
+                FORECASTS.asset_key,
+                FORECAST_OUTCOMES.asset_key,
+                SERVING_BUNDLE.asset_key,
+            ],
+        ),
+        (
+            MONDAY.replace(hour=12),
+            [
+                PRICES.asset_key,
+                HOURLY_FEATURES.asset_key,
+                HOURLY_LABELS.asset_key,
+                FORECASTS.asset_key,
+                FORECAST_OUTCOMES.asset_key,
+            ],
+        ),  # the hour after this one
     ],
     ids=["no champion", "since midnight", "since this hour", "from the next hour on"],
 )
@@ -245,13 +277,20 @@ def test_at_midnight_the_last_hour_of_yesterday_is_forecast(lake: Lake) -> None:
     request = refresh(lake, MONDAY)
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2024-03-03"
-    assert BUNDLE in (request.asset_selection or ())
+    assert SERVING_BUNDLE.asset_key in (request.asset_selection or ())
 
 
 def test_the_forecast_of_the_hour_is_one_run_that_waits_for_its_bar_and_goes_first() -> None:
     job = defs.resolve_job_def("refresh_forecast")
     made = set(job.asset_layer.selected_asset_keys)
-    assert made == {PRICES_KEY, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE}
+    assert made == {
+        PRICES.asset_key,
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+        SERVING_BUNDLE.asset_key,
+    }
     assert refresh_forecast.config == {"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}}
     assert int(job.run_tags["dagster/priority"]) > 0
     for key in made:

@@ -10,23 +10,8 @@ import pytest
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.test_utils import create_run_for_test
 
-from btc_assets import contracts
 from btc_assets.automation import sensors
-from btc_assets.automation.jobs import (
-    ARTICLES,
-    BUNDLE,
-    FEATURES,
-    FORECASTS,
-    HISTORY,
-    JOBS,
-    LABELS,
-    ONE_AT_A_TIME,
-    OUTCOMES,
-    POSTS,
-    PRICES,
-    SCORES,
-    SHADOW,
-)
+from btc_assets.automation.jobs import JOBS, ONE_AT_A_TIME
 from btc_assets.automation.sensors import (
     ATTEMPT_TAG,
     ATTEMPTS,
@@ -45,10 +30,16 @@ from btc_assets.automation.sensors import (
 )
 from btc_assets.automation.spans import Span
 from btc_assets.automation.walk_forward import BACKGROUND, WALK_TAG
+from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.clock import midnight
 from btc_assets.definitions import defs
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT
 
 ON_THE_WAY = {
@@ -79,15 +70,15 @@ def crown(lake: Lake, cutoff: date, *, champion: int | None) -> None:
     row: dict[str, object] = {"effective_from": at, "recorded_at": at, "role": "champion", "event": "promoted"}
     if champion is not None:
         row |= {"model_version": champion, "model_cutoff": cutoff, "model_digest": "a"}
-    schema = contracts.MODEL_HISTORY.columns
-    lake.write(contracts.MODEL_HISTORY, cutoff, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
+    schema = MODEL_HISTORY.columns
+    lake.write(MODEL_HISTORY, cutoff, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
 
 
 def forecast(lake: Lake, day: date, role: str) -> None:
     """Store one forecast of a role."""
-    schema = contracts.FORECASTS.columns
+    schema = FORECASTS.columns
     row = {"role": role, "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
-    lake.write(contracts.FORECASTS, day, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
+    lake.write(FORECASTS, day, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
 
 
 def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[str, str]) -> None:
@@ -106,7 +97,7 @@ def tick(
 
 
 def test_new_bars_are_carried_to_the_same_day(instance: dg.DagsterInstance) -> None:
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     requests, _ = tick(forecast_from_new_prices, instance)
     assert [request.partition_key for request in requests] == ["2018-05-01"]
 
@@ -115,7 +106,7 @@ def test_no_event_between_two_ticks_is_lost(instance: dg.DagsterInstance) -> Non
     seen: set[str] = set()
     cursor = None
     for keys in (["2018-05-01"], ["2018-05-03", "2018-05-05", "2018-05-07"], [], ["2018-05-09"]):
-        tell(instance, PRICES, dict.fromkeys(keys, "a"))
+        tell(instance, PRICES.asset_key, dict.fromkeys(keys, "a"))
         requests, cursor = tick(forecast_from_new_prices, instance, cursor)
         seen.update(str(request.partition_key) for request in requests)
     assert seen == {"2018-05-01", "2018-05-03", "2018-05-05", "2018-05-07", "2018-05-09"}
@@ -125,19 +116,19 @@ def test_a_tick_reads_at_most_a_batch_and_the_next_goes_on(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensors, "BATCH", 2)
-    tell(instance, PRICES, {"2018-05-01": "a", "2018-05-03": "a", "2018-05-05": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a", "2018-05-03": "a", "2018-05-05": "a"})
     first, cursor = tick(forecast_from_new_prices, instance)
     second, _ = tick(forecast_from_new_prices, instance, cursor)
     assert [r.partition_key for r in (*first, *second)] == ["2018-05-01", "2018-05-03", "2018-05-05"]
 
 
 def test_unchanged_bars_do_not_ripple(instance: dg.DagsterInstance) -> None:
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     _, cursor = tick(forecast_from_new_prices, instance)
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     requests, cursor = tick(forecast_from_new_prices, instance, cursor)
     assert requests == []
-    tell(instance, PRICES, {"2018-05-01": "b"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "b"})
     requests, _ = tick(forecast_from_new_prices, instance, cursor)
     assert len(requests) == 1
 
@@ -145,7 +136,7 @@ def test_unchanged_bars_do_not_ripple(instance: dg.DagsterInstance) -> None:
 def test_bars_restated_and_put_back_are_carried_both_times(instance: dg.DagsterInstance) -> None:
     cursor, keys = None, []
     for content in ("a", "b", "a"):
-        tell(instance, PRICES, {"2018-05-01": content})
+        tell(instance, PRICES.asset_key, {"2018-05-01": content})
         requests, cursor = tick(forecast_from_new_prices, instance, cursor)
         keys += [request.run_key for request in requests]
     assert len(set(keys)) == 3
@@ -153,7 +144,7 @@ def test_bars_restated_and_put_back_are_carried_both_times(instance: dg.DagsterI
 
 def test_a_long_backfill_becomes_one_run_not_thousands(instance: dg.DagsterInstance) -> None:
     days = [date(2018, 1, 1) + timedelta(days=i) for i in range(400)]
-    tell(instance, PRICES, {str(day): f"digest {day}" for day in days})
+    tell(instance, PRICES.asset_key, {str(day): f"digest {day}" for day in days})
     requests, _ = tick(forecast_from_new_prices, instance)
     assert len(requests) == 1
     assert requests[0].tags["dagster/asset_partition_range_start"] == "2018-01-01"
@@ -161,7 +152,7 @@ def test_a_long_backfill_becomes_one_run_not_thousands(instance: dg.DagsterInsta
 
 
 def prices_asset(*, sound: bool) -> list[dg.AssetsDefinition | dg.AssetChecksDefinition]:
-    @dg.asset(key=PRICES, partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
+    @dg.asset(key=PRICES.asset_key, partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
     def prices() -> None: ...
 
     @dg.asset_check(asset=prices, blocking=True)
@@ -194,7 +185,7 @@ def test_bars_of_an_unfinished_run_wait_for_its_end(instance: dg.DagsterInstance
     seen: list[tuple[Sequence[dg.RunRequest], str | None]] = []
     prices, _ = prices_asset(sound=True)
 
-    @dg.asset(deps=[PRICES], partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
+    @dg.asset(deps=[PRICES.asset_key], partitions_def=dg.StaticPartitionsDefinition(["2018-05-01"]))
     def while_it_runs() -> None:
         seen.append(tick(forecast_from_new_prices, instance))
 
@@ -210,30 +201,35 @@ def test_what_a_walk_forward_fetched_is_left_to_it(instance: dg.DagsterInstance)
 
 
 def test_days_of_another_history_are_passed_over(instance: dg.DagsterInstance) -> None:
-    tell(instance, PRICES, {"2031-01-01": "a"})
+    tell(instance, PRICES.asset_key, {"2031-01-01": "a"})
     requests, cursor = tick(forecast_from_new_prices, instance)
     assert requests == []
     assert Position.parse(cursor).after > 0
 
 
 def test_before_the_first_model_only_features_and_labels_are_made(instance: dg.DagsterInstance) -> None:
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     requests, _ = tick(forecast_from_new_prices, instance)
-    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS}
+    assert set(requests[0].asset_selection or ()) == {HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key}
 
 
 def test_a_verdict_that_crowns_nobody_brings_no_forecasts(instance: dg.DagsterInstance, lake: Lake) -> None:
     crown(lake, date(2018, 4, 30), champion=None)
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     requests, _ = tick(forecast_from_new_prices, instance)
-    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS}
+    assert set(requests[0].asset_selection or ()) == {HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key}
 
 
 def test_with_a_champion_forecasts_and_outcomes_follow(instance: dg.DagsterInstance, lake: Lake) -> None:
     crown(lake, date(2018, 4, 30), champion=1)
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     requests, _ = tick(forecast_from_new_prices, instance)
-    assert set(requests[0].asset_selection or ()) == {FEATURES, LABELS, FORECASTS, OUTCOMES}
+    assert set(requests[0].asset_selection or ()) == {
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+    }
 
 
 def test_an_ordinary_hour_touches_its_own_day_only() -> None:
@@ -244,8 +240,8 @@ def test_an_ordinary_hour_touches_its_own_day_only() -> None:
 def test_a_restated_past_day_touches_what_looks_back_on_it(instance: dg.DagsterInstance, lake: Lake) -> None:
     stored = [date(2018, 5, 1) + timedelta(days=i) for i in range(WARMUP_DAYS + 5)]
     for day in stored:
-        lake.write(contracts.PRICES, day, contracts.PRICES.empty())
-    tell(instance, PRICES, {"2018-05-02": "restated"})
+        lake.write(PRICES, day, PRICES.empty())
+    tell(instance, PRICES.asset_key, {"2018-05-02": "restated"})
     (request,), _ = tick(forecast_from_new_prices, instance)
     assert request.tags["dagster/asset_partition_range_start"] == "2018-05-02"
     assert request.tags["dagster/asset_partition_range_end"] == str(date(2018, 5, 2) + timedelta(days=WARMUP_DAYS))
@@ -253,7 +249,7 @@ def test_a_restated_past_day_touches_what_looks_back_on_it(instance: dg.DagsterI
 
 # --- reports -----------------------------------------------------------------------------------------
 def test_a_closed_day_is_reported_on_in_a_run_of_its_own(instance: dg.DagsterInstance) -> None:
-    tell(instance, OUTCOMES, {"2018-05-01": "a"})
+    tell(instance, FORECAST_OUTCOMES.asset_key, {"2018-05-01": "a"})
     requests, cursor = tick(report_on_closed_days, instance)
     assert [request.partition_key for request in requests] == ["2018-05-01"]
     assert tick(report_on_closed_days, instance, cursor)[0] == []
@@ -261,7 +257,7 @@ def test_a_closed_day_is_reported_on_in_a_run_of_its_own(instance: dg.DagsterIns
 
 
 def test_a_filled_in_history_is_reported_on_for_its_newest_days(instance: dg.DagsterInstance) -> None:
-    tell(instance, OUTCOMES, {str(date(2018, 1, 1) + timedelta(days=i)): str(i) for i in range(100)})
+    tell(instance, FORECAST_OUTCOMES.asset_key, {str(date(2018, 1, 1) + timedelta(days=i)): str(i) for i in range(100)})
     (request,), _ = tick(report_on_closed_days, instance)
     assert request.tags["dagster/asset_partition_range_start"] == "2018-04-04"
     assert request.tags["dagster/asset_partition_range_end"] == "2018-04-10"
@@ -273,7 +269,7 @@ def test_an_open_day_is_not_reported_on(instance: dg.DagsterInstance, monkeypatc
             return datetime(2018, 5, 1, 12, tzinfo=UTC)
 
     monkeypatch.setattr(sensors, "settings", Now)
-    tell(instance, OUTCOMES, {"2018-05-01": "a"})
+    tell(instance, FORECAST_OUTCOMES.asset_key, {"2018-05-01": "a"})
     assert tick(report_on_closed_days, instance)[0] == []
 
 
@@ -296,16 +292,16 @@ def noon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("noon")
 def test_a_model_that_stands_from_today_forecasts_today_at_once(instance: dg.DagsterInstance, lake: Lake) -> None:
     crown(lake, TODAY, champion=3)
-    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
-    tell(instance, HISTORY, {"2018-05-02": "a"})
+    lake.write(PRICES, TODAY, PRICES.empty())
+    tell(instance, MODEL_HISTORY.asset_key, {"2018-05-02": "a"})
     (request,), cursor = tick(forecast_from_new_models, instance)
     assert request.partition_key == "2018-05-02"
-    assert request.asset_selection == [FORECASTS, OUTCOMES]
+    assert request.asset_selection == [FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key]
     assert forecast_from_new_models.job_name == "forecast_days"
     assert tick(forecast_from_new_models, instance, cursor)[0] == []
-    tell(instance, HISTORY, {"2018-05-02": "a"})
+    tell(instance, MODEL_HISTORY.asset_key, {"2018-05-02": "a"})
     assert tick(forecast_from_new_models, instance, cursor)[0] == [], "nothing was added"
-    tell(instance, HISTORY, {"2018-05-02": "b"})
+    tell(instance, MODEL_HISTORY.asset_key, {"2018-05-02": "b"})
     assert len(tick(forecast_from_new_models, instance, cursor)[0]) == 1
 
 
@@ -313,10 +309,10 @@ def test_a_model_that_stands_from_today_forecasts_today_at_once(instance: dg.Dag
 def test_a_change_that_stands_counts_though_its_run_failed_later(instance: dg.DagsterInstance, lake: Lake) -> None:
     """A rollback whose publication failed is in the history all the same."""
     crown(lake, TODAY, champion=3)
-    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
+    lake.write(PRICES, TODAY, PRICES.empty())
     grid = dg.StaticPartitionsDefinition(["2018-05-02"])
 
-    @dg.asset(key=HISTORY, partitions_def=grid)
+    @dg.asset(key=MODEL_HISTORY.asset_key, partitions_def=grid)
     def history() -> dg.MaterializeResult[None]:
         return dg.MaterializeResult(metadata={"partition_digest": "a"})
 
@@ -332,8 +328,8 @@ def test_a_change_that_stands_counts_though_its_run_failed_later(instance: dg.Da
 @pytest.mark.usefixtures("noon")
 def test_a_model_of_long_ago_makes_no_old_forecast_anew(instance: dg.DagsterInstance, lake: Lake) -> None:
     crown(lake, TODAY, champion=3)
-    lake.write(contracts.PRICES, TODAY, contracts.PRICES.empty())
-    tell(instance, HISTORY, {"2018-04-20": "a"})
+    lake.write(PRICES, TODAY, PRICES.empty())
+    tell(instance, MODEL_HISTORY.asset_key, {"2018-04-20": "a"})
     assert tick(forecast_from_new_models, instance)[0] == []
 
 
@@ -342,10 +338,10 @@ def test_a_model_of_long_ago_makes_no_old_forecast_anew(instance: dg.DagsterInst
 def test_the_report_of_the_day_that_closed_settles_the_shadow(
     instance: dg.DagsterInstance, lake: Lake, decision: str | None
 ) -> None:
-    row = dict.fromkeys(contracts.SHADOW_REPORT.columns) | {"day": date(2018, 5, 1), "decision": decision}
+    row = dict.fromkeys(SHADOW_REPORT.columns) | {"day": date(2018, 5, 1), "decision": decision}
     rows = [] if decision is None else [row]
-    lake.write(contracts.SHADOW_REPORT, date(2018, 5, 1), pl.DataFrame(rows, schema=contracts.SHADOW_REPORT.columns))
-    tell(instance, SHADOW, {"2018-04-28": "x", "2018-05-01": "a"})
+    lake.write(SHADOW_REPORT, date(2018, 5, 1), pl.DataFrame(rows, schema=SHADOW_REPORT.columns))
+    tell(instance, SHADOW_REPORT.asset_key, {"2018-04-28": "x", "2018-05-01": "a"})
     requests, cursor = tick(settle_shadows, instance)
     assert [one.partition_key for one in requests] == (["2018-05-02"] if decision in ("promote", "dismiss") else [])
     assert tick(settle_shadows, instance, cursor)[0] == []
@@ -355,7 +351,7 @@ def test_the_report_of_the_day_that_closed_settles_the_shadow(
 # --- publication -------------------------------------------------------------------------------------
 def test_the_newest_forecast_is_published_once(instance: dg.DagsterInstance, lake: Lake) -> None:
     forecast(lake, date(2018, 5, 2), "champion")
-    tell(instance, FORECASTS, {"2018-05-01": "a", "2018-05-02": "b"})
+    tell(instance, FORECASTS.asset_key, {"2018-05-01": "a", "2018-05-02": "b"})
     requests, cursor = tick(publish_new_forecasts, instance)
     assert [request.partition_key for request in requests] == ["2018-05-02"]
     assert tick(publish_new_forecasts, instance, cursor)[0] == []
@@ -363,15 +359,15 @@ def test_the_newest_forecast_is_published_once(instance: dg.DagsterInstance, lak
 
 def test_without_a_champion_forecast_nothing_is_published(instance: dg.DagsterInstance, lake: Lake) -> None:
     forecast(lake, date(2018, 5, 2), "challenger")
-    tell(instance, FORECASTS, {"2018-05-02": "b"})
+    tell(instance, FORECASTS.asset_key, {"2018-05-02": "b"})
     assert tick(publish_new_forecasts, instance)[0] == []
 
 
 def test_an_older_day_is_not_published_over_a_newer_one(instance: dg.DagsterInstance, lake: Lake) -> None:
     forecast(lake, date(2018, 5, 1), "champion")
-    tell(instance, FORECASTS, {"2018-05-02": "b"})
+    tell(instance, FORECASTS.asset_key, {"2018-05-02": "b"})
     _, cursor = tick(publish_new_forecasts, instance)
-    tell(instance, FORECASTS, {"2018-05-01": "a"})
+    tell(instance, FORECASTS.asset_key, {"2018-05-01": "a"})
     assert tick(publish_new_forecasts, instance, cursor)[0] == []
 
 
@@ -383,7 +379,7 @@ def carry(instance: dg.DagsterInstance, request: dg.RunRequest, *, sound: bool) 
     """Run what a sensor asked for, as the daemon would tag it, to success or failure."""
     grid = dg.StaticPartitionsDefinition(["2018-05-01", "2018-05-02", "2018-05-03"])
 
-    @dg.asset(key=FEATURES, partitions_def=grid, backfill_policy=dg.BackfillPolicy.single_run())
+    @dg.asset(key=HOURLY_FEATURES.asset_key, partitions_def=grid, backfill_policy=dg.BackfillPolicy.single_run())
     def features() -> None:
         if not sound:
             raise ValueError("the disk is full")
@@ -397,7 +393,7 @@ def in_a_while() -> datetime:
 
 
 def test_a_failed_run_is_asked_for_again_until_the_attempts_are_used_up(instance: dg.DagsterInstance) -> None:
-    tell(instance, PRICES, {"2018-05-01": "a"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a"})
     (request,), _ = tick(forecast_from_new_prices, instance)
     asked = [request.run_key]
     wait = RETRY_AFTER
@@ -429,13 +425,13 @@ def test_another_attempt_makes_the_same_assets(instance: dg.DagsterInstance) -> 
         instance,
         job_name="forecast_days",
         tags={"dagster/sensor_name": NAME, "dagster/run_key": "k", "dagster/partition": "2018-05-01"},
-        asset_selection=frozenset({FEATURES, LABELS}),
+        asset_selection=frozenset({HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key}),
         status=dg.DagsterRunStatus.STARTED,
     )
     assert asked_again(instance, NAME, in_a_while()) == []  # still at work
     instance.report_run_failed(run)
     (again,) = asked_again(instance, NAME, in_a_while())
-    assert set(again.asset_selection or ()) == {FEATURES, LABELS}
+    assert set(again.asset_selection or ()) == {HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key}
 
 
 def test_a_request_that_was_overtaken_or_cancelled_is_not_repeated(instance: dg.DagsterInstance) -> None:
@@ -502,8 +498,8 @@ def test_a_position_remembers_the_newest_days_only() -> None:
 
 # --- texts -----------------------------------------------------------------------------------------
 def test_articles_and_posts_of_one_gathering_are_scored_in_one_run(instance: dg.DagsterInstance) -> None:
-    tell(instance, ARTICLES, {"2018-05-01": "a"})
-    tell(instance, POSTS, {"2018-05-01": "p"})
+    tell(instance, ARTICLES.asset_key, {"2018-05-01": "a"})
+    tell(instance, POSTS.asset_key, {"2018-05-01": "p"})
     requests, cursor = tick(score_new_texts, instance)
     assert [request.partition_key for request in requests] == ["2018-05-01"]
     assert set(positions_of(cursor)) == {"articles", "posts"}
@@ -511,43 +507,48 @@ def test_articles_and_posts_of_one_gathering_are_scored_in_one_run(instance: dg.
 
 
 def test_new_posts_alone_are_scored_as_well_and_unchanged_ones_are_not(instance: dg.DagsterInstance) -> None:
-    tell(instance, ARTICLES, {"2018-05-01": "a"})
+    tell(instance, ARTICLES.asset_key, {"2018-05-01": "a"})
     _, cursor = tick(score_new_texts, instance)
-    tell(instance, ARTICLES, {"2018-05-01": "a"})
+    tell(instance, ARTICLES.asset_key, {"2018-05-01": "a"})
     requests, cursor = tick(score_new_texts, instance, cursor)
     assert requests == []
-    tell(instance, POSTS, {"2018-05-01": "p"})
+    tell(instance, POSTS.asset_key, {"2018-05-01": "p"})
     assert len(tick(score_new_texts, instance, cursor)[0]) == 1
 
 
 def score(lake: Lake, available_at: Sequence[datetime]) -> None:
     """Store one score for each of these times, all of one day."""
-    schema = contracts.SENTIMENT_SCORES.columns
+    schema = SENTIMENT_SCORES.columns
     rows = [
         dict.fromkeys(schema) | {"kind": "post", "item_id": f"{n:064x}", "scorer": "vader", "available_at": at}
         for n, at in enumerate(available_at)
     ]
-    lake.write(contracts.SENTIMENT_SCORES, available_at[0].date(), pl.DataFrame(rows, schema=schema))
+    lake.write(SENTIMENT_SCORES, available_at[0].date(), pl.DataFrame(rows, schema=schema))
 
 
 def bars_of(lake: Lake, *days: date) -> None:
-    schema = contracts.PRICES.columns
+    schema = PRICES.columns
     for day in days:
         row = dict.fromkeys(schema) | {"open_time": datetime(day.year, day.month, day.day, tzinfo=UTC)}
-        lake.write(contracts.PRICES, day, pl.DataFrame([row], schema=schema))
+        lake.write(PRICES, day, pl.DataFrame([row], schema=schema))
 
 
 def test_scores_of_a_day_with_bars_become_features_and_forecasts(instance: dg.DagsterInstance, lake: Lake) -> None:
     bars_of(lake, date(2018, 5, 1))
     crown(lake, date(2018, 4, 30), champion=1)
-    tell(instance, SCORES, {"2018-05-01": "s"})
+    tell(instance, SENTIMENT_SCORES.asset_key, {"2018-05-01": "s"})
     (request,), _ = tick(forecast_from_new_scores, instance)
     assert request.partition_key == "2018-05-01"
-    assert request.asset_selection == [FEATURES, LABELS, FORECASTS, OUTCOMES]
+    assert request.asset_selection == [
+        HOURLY_FEATURES.asset_key,
+        HOURLY_LABELS.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+    ]
 
 
 def test_scores_of_a_day_without_bars_wait_for_the_bars(instance: dg.DagsterInstance) -> None:
-    tell(instance, SCORES, {"2018-05-01": "s"})
+    tell(instance, SENTIMENT_SCORES.asset_key, {"2018-05-01": "s"})
     assert tick(forecast_from_new_scores, instance)[0] == []
 
 
@@ -568,7 +569,7 @@ def test_scores_of_today_are_carried_on_where_an_hour_has_closed_without_them(
         clock(datetime.fromisoformat(f"2018-05-01T{scored_at}+00:00"))
         texts.append(datetime.fromisoformat(f"2018-05-01T{available_at}+00:00"))
         score(lake, texts)
-        tell(instance, SCORES, {"2018-05-01": scored_at})
+        tell(instance, SENTIMENT_SCORES.asset_key, {"2018-05-01": scored_at})
         requests, cursor = tick(forecast_from_new_scores, instance, cursor)
         asked += [(scored_at, request.partition_key) for request in requests]
     assert asked == [("11:03", "2018-05-01")]
@@ -582,7 +583,7 @@ def test_a_late_score_of_yesterday_is_carried_to_both_days_and_once(
     clock(datetime(2018, 5, 2, 1, 3, tzinfo=UTC))
     cursor = None
     for content in ("a", "b"):  # the second time nothing but the order has changed
-        tell(instance, SCORES, {"2018-05-01": content})
+        tell(instance, SENTIMENT_SCORES.asset_key, {"2018-05-01": content})
         requests, cursor = tick(forecast_from_new_scores, instance, cursor)
         assert len(requests) == (content == "a")
         for request in requests:
@@ -596,7 +597,7 @@ def test_scores_wait_while_the_forecast_of_the_hour_is_at_work(
     score(lake, [datetime(2018, 5, 1, 10, 59, tzinfo=UTC)])
     clock(datetime(2018, 5, 1, 11, 0, 20, tzinfo=UTC))
     run = create_run_for_test(instance, job_name="refresh_forecast", status=dg.DagsterRunStatus.STARTED)
-    tell(instance, SCORES, {"2018-05-01": "s"})
+    tell(instance, SENTIMENT_SCORES.asset_key, {"2018-05-01": "s"})
     requests, cursor = tick(forecast_from_new_scores, instance)
     assert requests == []
     instance.report_run_canceled(run)
@@ -604,7 +605,14 @@ def test_scores_wait_while_the_forecast_of_the_hour_is_at_work(
 
 
 # --- the forecast of the hour ------------------------------------------------------------------------
-WHOLE = [PRICES, FEATURES, LABELS, FORECASTS, OUTCOMES, BUNDLE]
+WHOLE = [
+    PRICES.asset_key,
+    HOURLY_FEATURES.asset_key,
+    HOURLY_LABELS.asset_key,
+    FORECASTS.asset_key,
+    FORECAST_OUTCOMES.asset_key,
+    SERVING_BUNDLE.asset_key,
+]
 GRID = dg.StaticPartitionsDefinition(["2018-05-01", "2018-05-02"])
 
 
@@ -694,7 +702,7 @@ def test_after_the_forecast_of_the_hour_the_sensors_find_nothing_to_do(hourly: H
 
 def test_before_there_is_a_champion_they_find_nothing_to_do_either(hourly: HourlyRun, lake: Lake) -> None:
     crown(lake, date(2018, 4, 30), champion=None)
-    hourly.run([PRICES, FEATURES, LABELS])
+    hourly.run([PRICES.asset_key, HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key])
     assert hourly.asked({}) == {}
 
 
@@ -702,21 +710,29 @@ def test_bars_that_change_after_the_forecast_of_the_hour_are_carried_on(
     hourly: HourlyRun, instance: dg.DagsterInstance
 ) -> None:
     cursors: dict[str, str | None] = {}
-    tell(instance, PRICES, {"2018-05-01": "as they were"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "as they were"})
     hourly.asked(cursors)
     hourly.run()
-    tell(instance, PRICES, {"2018-05-01": "a of prices"})  # fetched again by hand, and the same
+    tell(instance, PRICES.asset_key, {"2018-05-01": "a of prices"})  # fetched again by hand, and the same
     assert hourly.asked(cursors) == {}
-    tell(instance, PRICES, {"2018-05-01": "as they were"})
+    tell(instance, PRICES.asset_key, {"2018-05-01": "as they were"})
     assert list(hourly.asked(cursors)) == ["forecast_from_new_prices"]
 
 
 @pytest.mark.parametrize(
     ("fails_at", "sensor", "made"),
     [
-        (FEATURES, "forecast_from_new_prices", ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"]),
-        (FORECASTS, "forecast_from_new_prices", ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"]),
-        (BUNDLE, "publish_new_forecasts", []),
+        (
+            HOURLY_FEATURES.asset_key,
+            "forecast_from_new_prices",
+            ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"],
+        ),
+        (
+            FORECASTS.asset_key,
+            "forecast_from_new_prices",
+            ["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"],
+        ),
+        (SERVING_BUNDLE.asset_key, "publish_new_forecasts", []),
     ],
     ids=["at the features", "at the forecasts", "at the bundle"],
 )
@@ -729,7 +745,7 @@ def test_where_the_run_fails_halfway_a_sensor_carries_on_from_there(
 
 
 @pytest.mark.parametrize(
-    "how", [{"fails_at": PRICES}, {"refused": True}], ids=["the venue is down", "the bars are refused"]
+    "how", [{"fails_at": PRICES.asset_key}, {"refused": True}], ids=["the venue is down", "the bars are refused"]
 )
 def test_a_run_without_bars_is_retried_and_nothing_is_carried_on(
     hourly: HourlyRun, instance: dg.DagsterInstance, how: dict[str, Any]

@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.__main__ import main
-from btc_assets.automation import command, walk_forward
+from btc_assets.automation import walk_forward
 from btc_assets.automation.jobs import JOBS
 from btc_assets.automation.walk_forward import (
     JUDGED,
+    TRAINED,
     Leg,
     Span,
     Walk,
@@ -36,21 +37,17 @@ from btc_assets.automation.walk_forward import (
     period,
     plan,
 )
-from btc_assets.contracts import (
-    CONTRACTS,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
-    MODEL_HISTORY,
-    PRICES,
-    SERVING_BUNDLE,
-    SHADOW_REPORT,
-    Contract,
-)
+from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
+from btc_assets.cli import runs as command
 from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day, stored
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.processes import running
+from btc_assets.schema import CONTRACTS, Contract
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -231,7 +228,7 @@ class Project:
         ).run(LEGS)
 
 
-LEARNING = {name for name in CONTRACTS if name.startswith("learning/")}
+LEARNING = {contract.table for contract in (*TRAINED, *JUDGED)}
 REPORTS = ("monitoring/performance_report", SHADOW_REPORT.table, "serving/bundle")
 ASKED_EACH_TIME = {(name, LAST_DAY) for name in REPORTS}
 
@@ -269,7 +266,7 @@ def uninterrupted(history: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 def test_a_walk_makes_every_cutoff_and_every_day_once(uninterrupted: list[Made]) -> None:
     assert len(uninterrupted) == len(set(uninterrupted))
     assert {day for name, day in uninterrupted if name in LEARNING} == {leg.cutoff for leg in LEGS}
-    for table in ("monitoring/forecasts", "monitoring/forecast_outcomes"):
+    for table in ("forecasting/forecasts", "forecasting/forecast_outcomes"):
         assert [day for name, day in uninterrupted if name == table] == [day for leg in LEGS for day in leg.days.days]
 
 
@@ -277,10 +274,10 @@ def test_a_walk_makes_every_cutoff_and_every_day_once(uninterrupted: list[Made])
 def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_before(uninterrupted: list[Made]) -> None:
     places = {made: place for place, made in enumerate(uninterrupted)}
     for leg, following in pairwise(LEGS):
-        judged = places["learning/model_verdict", leg.cutoff]
-        assert all(judged < places["monitoring/forecasts", day] for day in leg.days.days)
-        next_judged = places["learning/model_verdict", following.cutoff]
-        assert all(places["monitoring/forecast_outcomes", day] < next_judged for day in leg.days.days)
+        judged = places["champion/model_verdict", leg.cutoff]
+        assert all(judged < places["forecasting/forecasts", day] for day in leg.days.days)
+        next_judged = places["champion/model_verdict", following.cutoff]
+        assert all(places["forecasting/forecast_outcomes", day] < next_judged for day in leg.days.days)
 
 
 @pytest.mark.slow
@@ -397,7 +394,7 @@ def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before
     project.lake.write(HOURLY_FEATURES, changed, nulls)
     assert project.walk() == 1
     assert {day for name, day in project.made if name in LEARNING} == {LEGS[2].cutoff}
-    forecast = [day for name, day in project.made if name == "monitoring/forecasts"]
+    forecast = [day for name, day in project.made if name == "forecasting/forecasts"]
     assert forecast == [*LEGS[1].days.days, *LEGS[2].days.days]
 
 
@@ -415,9 +412,9 @@ STEPS = [
     ("market/prices", LAST_DAY, "prepare_days"),
     ("features/hourly_features", STORED_UNTIL, "prepare_days"),
     ("features/hourly_labels", LAST_DAY, "prepare_days"),
-    *((f"learning/{name}", LEGS[1].cutoff, "train_cutoff") for name in ("trained_model", "model_verdict")),
-    ("monitoring/forecasts", LEGS[1].days.last, "forecast_days"),
-    ("monitoring/forecast_outcomes", LEGS[1].days.first, "forecast_days"),
+    *((name, LEGS[1].cutoff, "train_cutoff") for name in ("learning/trained_model", "champion/model_verdict")),
+    ("forecasting/forecasts", LEGS[1].days.last, "forecast_days"),
+    ("forecasting/forecast_outcomes", LEGS[1].days.first, "forecast_days"),
     ("monitoring/performance_report", LAST_DAY, "report_performance"),
     ("serving/bundle", LAST_DAY, "publish_bundle"),
 ]
@@ -452,8 +449,8 @@ WALKED = ["walk-forward", "--from", "2019-08-05", "--to", "2019-08-08", "--every
 SECOND = date(2019, 8, 7)
 KILLS = [
     ("learning/trained_model", SECOND),  # the model is in the registry, and not in the lake
-    ("learning/model_verdict", SECOND),  # the aliases point where no verdict says
-    ("monitoring/forecasts", SECOND + timedelta(days=1)),  # the day before is stored, and nobody told Dagster
+    ("champion/model_verdict", SECOND),  # the aliases point where no verdict says
+    ("forecasting/forecasts", SECOND + timedelta(days=1)),  # the day before is stored, and nobody told Dagster
 ]
 DIES = """
 import os, signal, sys

@@ -13,13 +13,15 @@ import pytest
 
 from benchmarks import drift as trial
 from btc_assets.clock import midnight
-from btc_assets.contracts import FORECAST_OUTCOMES, FORECASTS, HORIZONS, HOURLY_FEATURES
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting.forecasts import forecast_hours
+from btc_assets.forecasting.outcomes import judge_forecasts
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.monitoring.drift import Reference
-from btc_assets.monitoring.forecasting import forecast_hours
-from btc_assets.monitoring.outcomes import judge_forecasts
 from btc_assets.settings import Settings
+from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.monitoring.conftest import FIRST, NO_PROFILES, LinearModel, champion_from, features_of, labels_of
 
@@ -165,7 +167,7 @@ def test_the_command_writes_a_document_or_says_what_is_missing(
     out = tmp_path / "drift.md"
     asked = ["--out", str(out), "--plants", "1", "--peer-days", "1"]
     assert trial.main(asked) == 1
-    assert "no monitoring/forecasts of a champion is stored" in capsys.readouterr().err
+    assert "no forecasting/forecasts of a champion is stored" in capsys.readouterr().err
     lake = Lake(root=chosen.lake_root)
     tables = ((HOURLY_FEATURES, history.features), (FORECASTS, history.forecasts))
     for contract, frame in (*tables, (FORECAST_OUTCOMES, history.outcomes)):

@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from benchmarks import results
-from btc_assets.contracts import FORECAST_OUTCOMES, MODEL_EXPLANATION, MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.lake import Lake, by_day
+from btc_assets.learning.tables import MODEL_EXPLANATION
 from btc_assets.settings import Settings
 from btc_assets_tests.monitoring.test_performance import OUTCOMES
 

@@ -27,12 +27,11 @@ from upath import UPath
 
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
-from btc_assets.contracts import CONTRACTS, Contract, dagster_type
+from btc_assets.champion.history import Standing
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
 from btc_assets.lake import Lake, stored
-from btc_assets.learning.bundle import DOCUMENT, ModelBundle, write_bundle
-from btc_assets.learning.history import Standing
+from btc_assets.learning.forecast_model import DOCUMENT, ForecastModel, save_model
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry
 from btc_assets.market.resources import Market
 from btc_assets.news.resources import News
@@ -40,7 +39,8 @@ from btc_assets.news.sentiment.cache import cached
 from btc_assets.news.sentiment.vader import VaderScorer
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.partitions import DAILY, key_of
-from btc_assets.serving.publish import live_manifest
+from btc_assets.published import live_manifest
+from btc_assets.schema import CONTRACTS, Contract, dagster_type
 from btc_assets.settings import Settings, settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 from btc_assets_tests.serving.builders import MADE_AT, publish_small
@@ -123,7 +123,7 @@ def keys_in_order() -> list[dg.AssetKey]:
 
 def day_made(table: str) -> date:
     """The day of the small project on which a table is made."""
-    return CUTOFF if table.startswith("learning/") else DAY
+    return CUTOFF if table.startswith(("learning/", "champion/model_")) else DAY
 
 
 def prepare(data: Path) -> None:
@@ -145,9 +145,9 @@ def prepare(data: Path) -> None:
     made(data, named("market/prices"), FIRST_DAY, DAY)
     made(data, named("news/articles", "news/posts", "news/sentiment_scores"), CUTOFF, CUTOFF)
     made(data, features, FIRST_FEATURES, CUTOFF)
-    learning = [key for key in ordered if key.path[0] == "learning"]
+    learning = [key for key in ordered if key.path[0] == "learning" or key.path[1].startswith("model_")]
     made(data, learning, CUTOFF, CUTOFF)
-    made(data, named("monitoring/forecasts"), CUTOFF, CUTOFF)
+    made(data, named("forecasting/forecasts"), CUTOFF, CUTOFF)
     # The day alone, as the killed runs make it: sums over a longer history round their last digits otherwise.
     made(data, [key for key in ordered if key not in learning], DAY, DAY)
 
@@ -316,7 +316,7 @@ def log_second_model(database: Path, told: Path) -> None:
     document = {**json.loads((first / DOCUMENT).read_bytes()), "cutoff": SECOND_CUTOFF}
     del document["digest"]
     graphs = {path.name: path.read_bytes() for path in first.glob("*.onnx")}
-    model_digest = write_bundle(folder, document, graphs)
+    model_digest = save_model(folder, document, graphs)
     run = client.create_run(client.get_experiment_by_name(EXPERIMENT).experiment_id)
     client.log_artifacts(run.info.run_id, str(folder), MODEL_FOLDER)
     client.set_terminated(run.info.run_id)
@@ -326,7 +326,7 @@ def log_second_model(database: Path, told: Path) -> None:
 def promote(registry: ModelRegistry, second: dict[str, str]) -> int:
     """Register the second model and make it the champion, as a training that ends in a promotion does."""
     version = registry.register(second["run_id"], second["digest"], SECOND_CUTOFF)
-    registry.stand(Standing(champion=version, previous=1, challenger=None))
+    registry.set_aliases(Standing(champion=version, previous=1, challenger=None).aliases())
     return version
 
 
@@ -470,11 +470,11 @@ def bundle_on_a_full_disk(folder: Path, models: Path, told: Path) -> None:
     disk.fill()
     said = refused(lambda: publish_small(serving, models, made_at=later))
     assert live_manifest(serving)["bundle_id"] == first.bundle_id
-    ModelBundle.load(serving / "bundles" / first.bundle_id / "model")
+    ForecastModel.load(serving / "bundles" / first.bundle_id / "model")
     disk.free()
     second = publish_small(serving, models, made_at=later)
     assert live_manifest(serving)["bundle_id"] == second.bundle_id
-    ModelBundle.load(serving / "bundles" / second.bundle_id / "model")
+    ForecastModel.load(serving / "bundles" / second.bundle_id / "model")
     assert {path.name for path in (serving / "bundles").iterdir()} == {first.bundle_id, second.bundle_id}
     told.write_text(f"{disk.kind}: {said}")
 

@@ -11,16 +11,17 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets import contracts
 from btc_assets.alerts.channels import DeliveryError
 from btc_assets.alerts.deliver import deliver
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
-from btc_assets.automation.jobs import ARTICLES, FORECASTS, OUTCOMES, PRICES, SCORES
 from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, SENTIMENT_SCORES
 from btc_assets.settings import Settings
 from btc_assets_tests.faults.venue import Refresher, Venue
 from btc_assets_tests.market.conftest import Exchange
@@ -108,9 +109,9 @@ def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[date
 
 
 def store_forecast(lake: Lake, day: date) -> None:
-    columns = contracts.FORECASTS.columns
+    columns = FORECASTS.columns
     row = {"role": "champion", "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
-    lake.write(contracts.FORECASTS, day, pl.DataFrame([dict.fromkeys(columns) | row], schema=columns))
+    lake.write(FORECASTS, day, pl.DataFrame([dict.fromkeys(columns) | row], schema=columns))
 
 
 def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, clock: Callable[[datetime], None]) -> None:
@@ -132,15 +133,15 @@ def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, cloc
         return [request.partition_key for request in result.run_requests or []]
 
     clock(NOW + DAY)
-    tell(instance, FORECASTS, {today: "an hour", tomorrow: "nothing"})
+    tell(instance, FORECASTS.asset_key, {today: "an hour", tomorrow: "nothing"})
     published()
     clock(NOW)
-    tell(instance, FORECASTS, {today: "another hour"})
+    tell(instance, FORECASTS.asset_key, {today: "another hour"})
     assert published() == [str(today)]
     assert published() == []
     store_forecast(lake, tomorrow)
     clock(NOW + DAY)
-    tell(instance, FORECASTS, {tomorrow: "its first hour"})
+    tell(instance, FORECASTS.asset_key, {tomorrow: "its first hour"})
     assert published() == [str(tomorrow)]
 
 
@@ -156,9 +157,15 @@ def test_no_sensor_asks_without_end_when_the_clock_jumps(
     """
     lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
     today = TODAY.date()
-    lake.write(contracts.PRICES, today, contracts.PRICES.empty())
+    lake.write(PRICES, today, PRICES.empty())
     store_forecast(lake, today)
-    for asset in (PRICES, ARTICLES, SCORES, FORECASTS, OUTCOMES):
+    for asset in (
+        PRICES.asset_key,
+        ARTICLES.asset_key,
+        SENTIMENT_SCORES.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+    ):
         tell(instance, asset, {today: "an hour"})
     for sensor in SENSORS:
         cursor, keys = None, []

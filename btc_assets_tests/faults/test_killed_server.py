@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from btc_assets.processes import free_port, running, wait_for_port
-from btc_assets.serving.publish import live_manifest
+from btc_assets.published import live_manifest
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 from btc_assets_tests.faults import tasks
@@ -32,7 +32,7 @@ DIES = """
 import os, signal
 from serve import state
 
-load, opened = state.ModelBundle.load, 0
+load, opened = state.ForecastModel.load, 0
 
 def load_and_die(folder):
     global opened
@@ -42,7 +42,7 @@ def load_and_die(folder):
         os.kill(os.getpid(), signal.SIGKILL)
     return loaded
 
-state.ModelBundle.load = load_and_die
+state.ForecastModel.load = load_and_die
 from serve.__main__ import main
 main()
 """

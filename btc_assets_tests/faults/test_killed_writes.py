@@ -11,9 +11,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from btc_assets.contracts import CONTRACTS, Contract
 from btc_assets.digest import digest
 from btc_assets.lake import LONGEST_WRITE_S, PART, Lake
+from btc_assets.schema import CONTRACTS, Contract
 from btc_assets.sql import add_lake_views
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
@@ -21,7 +21,7 @@ from btc_assets_tests.faults.conftest import Forge
 pytestmark = pytest.mark.slow
 
 KILLED = -signal.SIGKILL
-BESIDE_THE_LAKE = {"news/sentiment_scores", "learning/trained_model", "learning/model_verdict", "serving/bundle"}
+BESIDE_THE_LAKE = {"news/sentiment_scores", "learning/trained_model", "champion/model_verdict", "serving/bundle"}
 """Tables whose assets write elsewhere too: a cache, the registry, a run of MLflow, what is served."""
 
 

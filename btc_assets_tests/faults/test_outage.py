@@ -11,14 +11,15 @@ import dagster as dg
 import pytest
 from polars.testing import assert_frame_equal
 
-from btc_assets.automation.jobs import FORECASTS, OUTCOMES
 from btc_assets.automation.sensors import forecast_from_new_prices, publish_new_forecasts
 from btc_assets.automation.spans import RANGE_END_TAG, RANGE_START_TAG, Span
-from btc_assets.contracts import CONTRACTS, PRICES
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.market.tables import PRICES
 from btc_assets.partitions import day_of
+from btc_assets.schema import CONTRACTS
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.faults.venue import Refresher, Venue
@@ -65,7 +66,7 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
     data, calm = tmp_path / "data", tmp_path / "calm"
     for folder in (data, calm):
         shutil.copytree(made_project, folder)
-        for table in ("market/prices", "monitoring/forecasts", "monitoring/forecast_outcomes"):
+        for table in ("market/prices", "forecasting/forecasts", "forecasting/forecast_outcomes"):
             shutil.rmtree(folder / "lake" / table / f"day={DAY.date()}")
         before = tasks.lake_of(folder).read(PRICES, BEFORE.date())
         tasks.lake_of(folder).write(PRICES, BEFORE.date(), before.head(20))
@@ -101,7 +102,7 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
         forecast_from_new_prices, refresher.instance, refresher.lake, cursors["prices"]
     )
     assert span_of(request) == Span(BEFORE.date(), DAY.date())
-    assert {FORECASTS, OUTCOMES} <= set(request.asset_selection or ())
+    assert {FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key} <= set(request.asset_selection or ())
     for folder in (data, calm):
         forge.succeed(tasks.made, folder, list(request.asset_selection or ()), BEFORE.date(), DAY.date())
     for key in request.asset_selection or ():
@@ -111,9 +112,9 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
         )
         assert found.height
         assert_frame_equal(found, expected, rel_tol=1e-9)
-    told = digest(refresher.lake.read(CONTRACTS["monitoring/forecasts"], DAY.date()))
+    told = digest(refresher.lake.read(CONTRACTS["forecasting/forecasts"], DAY.date()))
     refresher.instance.report_runless_asset_event(
-        dg.AssetMaterialization(FORECASTS, partition=str(DAY.date()), metadata={"partition_digest": told})
+        dg.AssetMaterialization(FORECASTS.asset_key, partition=str(DAY.date()), metadata={"partition_digest": told})
     )
     (publication,), cursors["forecasts"] = sensed(publish_new_forecasts, refresher.instance, refresher.lake, None)
     assert publication.partition_key == str(DAY.date())

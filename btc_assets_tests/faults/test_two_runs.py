@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from btc_assets.contracts import CONTRACTS
 from btc_assets.digest import digest
 from btc_assets.lake import PART
+from btc_assets.schema import CONTRACTS
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 

@@ -10,11 +10,11 @@ import pytest
 
 from btc_assets.automation import schedules
 from btc_assets.automation.schedules import hourly_refresh
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import prices
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.binance import BinanceSource
+from btc_assets.market.tables import PRICES
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.market.conftest import Answer, Exchange, transport

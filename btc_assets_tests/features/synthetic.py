@@ -8,9 +8,10 @@ from datetime import date, datetime
 
 import polars as pl
 
-from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES, Contract
 from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake, by_day
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets.schema import Contract
 
 DIGEST = "0" * 64
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from btc_assets.contracts import HOURLY_FEATURES
 from btc_assets.features.catalog import (
     FEATURE_SETS,
     FEATURES,
@@ -14,6 +13,7 @@ from btc_assets.features.catalog import (
     WARMUP_DAYS,
     Feature,
 )
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.learning.training import SCALE_FEATURE
 
 NAMES = [feature.name for feature in FEATURES]

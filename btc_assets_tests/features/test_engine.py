@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import HOURLY_FEATURES
 from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
-from btc_assets.features.causality import stressed
 from btc_assets.features.engine import compute_features, features_between
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.laws.synthetic import stressed
 from btc_assets_tests.conftest import random_walk_bars
 
 Vector = npt.NDArray[np.float64]

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import HORIZONS, HOURLY_LABELS
-from btc_assets.features.causality import poisons, stressed
 from btc_assets.features.labels import compute_labels
+from btc_assets.features.tables import HOURLY_LABELS
+from btc_assets.laws.laws import poisons
+from btc_assets.laws.synthetic import stressed
+from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 
 START = datetime(2018, 1, 1, tzinfo=UTC)

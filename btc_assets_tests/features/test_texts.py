@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import HOURLY_FEATURES
 from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
-from btc_assets.features.causality import random_texts, stressed, text_availability, text_poisoning
 from btc_assets.features.engine import compute_features, features_between
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.features.texts import NEGATIVE_BELOW, Texts, days_gathered, every_hour, hourly_texts, scored_texts
+from btc_assets.laws.laws import text_availability, text_poisoning
+from btc_assets.laws.synthetic import random_texts, stressed
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.features.synthetic import Said, tables_of, texts_of
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import HORIZONS
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.vocabulary import HORIZONS
 
 CUTOFF = date(2018, 6, 4)
 NAMES = ("signal", "noise", SCALE_FEATURE)

@@ -1,7 +1,7 @@
 """A cutoff from bars to verdict, on a lake and an MLflow store of its own."""
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +10,34 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.automation.jobs import STUDY
 from btc_assets.automation.walk_forward import JUDGED, TRAINED
+from btc_assets.champion import assets as champion
+from btc_assets.champion.assets import history_config
+from btc_assets.champion.gate import SEEDS
+from btc_assets.champion.history import Standing, after_verdict, holder, standing
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
-from btc_assets.contracts import (
-    FEATURE_GROUP_STUDY,
-    FORECASTS,
-    HORIZONS,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
-    MODEL_HISTORY,
-    MODEL_VERDICT,
-    PRICES,
-    SERVING_BUNDLE,
-    TRAINED_MODEL,
-    TUNED_PARAMETERS,
-    Contract,
-)
 from btc_assets.features import assets as features
 from btc_assets.features.engine import compute_features
 from btc_assets.features.labels import compute_labels
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
-from btc_assets.learning.assets import history_config
+from btc_assets.learning import cutoff
 from btc_assets.learning.families.gradient_boosting import BoostedOutput
 from btc_assets.learning.folds import matrix
-from btc_assets.learning.gate import SEEDS
-from btc_assets.learning.history import CHALLENGER, CHAMPION, Standing, after_verdict, holder, standing
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
+from btc_assets.learning.tables import FEATURE_GROUP_STUDY, TRAINED_MODEL, TUNED_PARAMETERS
 from btc_assets.learning.training import SCALE_FEATURE, seed_name
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
+from btc_assets.market.tables import PRICES
 from btc_assets.news import assets as news
 from btc_assets.news.resources import News
 from btc_assets.partitions import key_of
+from btc_assets.schema import Contract
 from btc_assets.settings import settings
+from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 3, 20)
@@ -89,7 +82,7 @@ def registry(place: Path) -> ModelRegistry:
     return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
 
 
-TRAINING = dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(STUDY)
+TRAINING = dg.AssetSelection.groups("learning", "champion") - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key)
 TO_THE_MODEL = TRAINING & dg.AssetSelection.assets("learning/trained_model").upstream()
 
 
@@ -107,7 +100,14 @@ def materialise(
     run_config: dict[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*market.ASSETS, *news.ASSETS, *features.ASSETS, *learning.ASSETS],
+        [
+            *market.ASSETS,
+            *news.ASSETS,
+            *features.ASSETS,
+            *learning.ASSETS,
+            champion.model_verdict,
+            champion.model_history,
+        ],
         selection=selection,
         partition_key=key_of(cutoff),
         run_config=run_config,
@@ -140,10 +140,12 @@ def test_an_input_that_is_gone_at_the_cutoff_is_not_learnt_from_and_the_scale_al
     whole = compute_features(random_walk_bars(24 * len(DAYS), start=midnight(FIRST)))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
     gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", SCALE_FEATURE)]
-    known = learning._names(whole, CUTOFF)
+    known = cutoff.learnt_inputs(whole, CUTOFF)
     assert "volume_ratio" in known
-    assert learning._names(whole.with_columns(gone), CUTOFF) == tuple(name for name in known if name != "volume_ratio")
-    assert learning._names(whole.with_columns(gone), CUTOFF - timedelta(days=7)) == known
+    assert cutoff.learnt_inputs(whole.with_columns(gone), CUTOFF) == tuple(
+        name for name in known if name != "volume_ratio"
+    )
+    assert cutoff.learnt_inputs(whole.with_columns(gone), CUTOFF - timedelta(days=7)) == known
 
 
 @pytest.mark.usefixtures("first")
@@ -177,7 +179,7 @@ def test_every_mlflow_run_is_closed_and_says_where_it_came_from(
         "learning/tuned_parameters",
         "learning/trained_model",
         "learning/model_explanation",
-        "learning/model_verdict",
+        "champion/model_verdict",
     }
     for run in runs:
         assert run.info.status == "FINISHED"
@@ -263,7 +265,7 @@ def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake:
     assert lake.read(TRAINED_MODEL, early) is None
 
 
-HISTORY_ASSET = dg.AssetSelection.assets("learning/model_history")
+HISTORY_ASSET = dg.AssetSelection.assets("champion/model_history")
 
 
 @pytest.mark.usefixtures("first")
@@ -321,7 +323,7 @@ def test_a_rollback_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
 def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left_out(
     lake: Lake, registry: ModelRegistry
 ) -> None:
-    result = materialise(lake, registry, CUTOFF, dg.AssetSelection.assets(STUDY))
+    result = materialise(lake, registry, CUTOFF, dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
     assert result.success
     study = table(lake, FEATURE_GROUP_STUDY)
     assert FEATURE_GROUP_STUDY.faults(study) == []
@@ -334,73 +336,3 @@ def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left
 
 
 # --- what a change of the history rests on ----------------------------------------------------------
-class Live:
-    """Settings of a deployment that runs, at noon of a day."""
-
-    history_end: date | None = None
-    seed = 7
-    serving_dir = Path("nowhere")
-
-    def now(self) -> datetime:
-        return midnight(NEXT) + timedelta(hours=12)
-
-
-def history_row(version: int, event: str, hour: int) -> pl.DataFrame:
-    at = midnight(NEXT) + timedelta(hours=hour)
-    row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
-    row |= {"event": event, "model_version": version, "model_cutoff": CUTOFF, "model_digest": "d"}
-    return pl.DataFrame([row], schema=MODEL_HISTORY.columns)
-
-
-@pytest.mark.parametrize(
-    ("newest", "served", "expected"),
-    [("rolled_back", 2, 1), ("rolled_back", 1, None), ("promoted", 2, None), ("rolled_back", None, None)],
-    ids=["killed before it was served", "served", "a promotion waits", "nothing is served"],
-)
-def test_a_rollback_that_is_not_served_yet_is_finished_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, newest: str, served: int | None, expected: int | None
-) -> None:
-    """Whatever hour it is by then: asked again, it goes back to the same version."""
-    rows = pl.concat([history_row(1, "promoted", 0), history_row(2, "promoted", 1), history_row(1, newest, 2)])
-    monkeypatch.setattr(learning, "settings", Live)
-    monkeypatch.setattr(learning, "live_manifest", lambda _: served and {"model_version": served})
-    assert learning._under_way(rows) == expected
-
-
-def test_only_days_nobody_was_served_since_are_decided_as_if_at_their_first_hour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learning, "settings", Live)
-    lake, yesterday = Lake(root=str(tmp_path)), NEXT - timedelta(days=1)
-    assert learning.is_replay(lake, yesterday)
-    assert not learning.is_replay(lake, NEXT), "today is decided from the newest hour on"
-    lake.write(SERVING_BUNDLE, yesterday, SERVING_BUNDLE.empty())
-    assert not learning.is_replay(lake, yesterday)
-    assert not learning.is_replay(lake, CUTOFF)
-    monkeypatch.setattr(Live, "history_end", NEXT)
-    assert learning.is_replay(lake, yesterday), "a closed history is always a replay"
-
-
-def test_a_day_without_a_champions_forecast_is_not_the_newest_forecast(tmp_path: Path) -> None:
-    lake = Lake(root=str(tmp_path))
-    assert learning.newest_day_forecast(lake, Live().now()) is None
-    row = dict.fromkeys(FORECASTS.columns) | {"open_time": midnight(CUTOFF), "role": "champion"}
-    lake.write(FORECASTS, CUTOFF, pl.DataFrame([row], schema=FORECASTS.columns))
-    for day in (NEXT, NEXT + timedelta(days=1)):  # an outage, and a clock that was ahead
-        lake.write(FORECASTS, day, FORECASTS.empty())
-    assert learning.newest_day_forecast(lake, Live().now()) == CUTOFF
-
-
-def test_a_champion_with_some_of_the_paired_fits_is_judged_by_the_one_that_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The seed of the deployment has moved by one since it was trained."""
-
-    class Natives:
-        def native(self, version: int) -> Path:
-            return tmp_path
-
-    for seed in range(7, 11):
-        (tmp_path / seed_name(seed)).write_bytes(b"")
-    monkeypatch.setattr(learning, "settings", Live)
-    assert learning._fits_of(Natives(), 1, 5) == []  # type: ignore[arg-type]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.learning.bundle import QUANTILE_NAMES, calibrated, log_odds
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
+from btc_assets.learning.forecast_model import calibrated, log_odds
+from btc_assets.vocabulary import QUANTILE_NAMES
 
 
 def world(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

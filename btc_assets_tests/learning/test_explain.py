@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from btc_assets.contracts import MODEL_EXPLANATION
-from btc_assets.learning.bundle import log_odds
 from btc_assets.learning.explain import EXPLAINED_ROWS, Explanation, explain
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.folds import Rows
+from btc_assets.learning.forecast_model import log_odds
+from btc_assets.learning.tables import MODEL_EXPLANATION
 from btc_assets.learning.training import up
 from btc_assets_tests.learning.conftest import CUTOFF
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from btc_assets.contracts import QUANTILE_COLUMNS
-from btc_assets.learning.evaluation import auc
+from btc_assets.evaluation.metrics import auc
 from btc_assets.learning.export import PARITY_TOLERANCE, ParityError, parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.families.protocol import Forecaster
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.training import scales, up
+from btc_assets.vocabulary import QUANTILE_NAMES
 
 FAMILIES: dict[str, Callable[[], Forecaster]] = {
     "gradient_boosting": lambda: GradientBoosting(BoostingParameters(rounds=40, quantile_rounds=30), seed=1, threads=1),
@@ -52,7 +52,7 @@ def test_missing_features_still_get_a_forecast(fitted: Forecaster) -> None:
 
 
 def test_every_output_leaves_as_onnx_with_the_same_numbers(fitted: Forecaster, rows: dict[int, Rows]) -> None:
-    assert set(fitted.outputs()) == {"p_up", *QUANTILE_COLUMNS}
+    assert set(fitted.outputs()) == {"p_up", *QUANTILE_NAMES}
     check = parity_rows(rows[1].inputs, seed=1)
     assert np.isnan(check).any()
     for output in fitted.outputs().values():

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import CV_FOLDS, HORIZONS
 from btc_assets.learning.folds import NotEnoughHistoryError, Rows, labelled_rows, learnable, make_folds, split
+from btc_assets.learning.tables import CV_FOLDS
+from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.learning.conftest import CUTOFF, signal_rows
 
 HOUR = timedelta(hours=1)

@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from btc_assets.contracts import FEATURE_GROUP_STUDY
+from btc_assets.evaluation.metrics import Floats
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning import group_study
-from btc_assets.learning.evaluation import Floats
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import NotEnoughHistoryError, Rows, make_folds, split
 from btc_assets.learning.group_study import (
@@ -38,6 +37,7 @@ from btc_assets.learning.group_study import (
     study_groups,
     verdict,
 )
+from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, up
 
 CUTOFF = date(2018, 6, 4)

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import HORIZONS, MODEL_EXPLANATION, TRAINING_PROFILE
 from btc_assets.learning import missingness
-from btc_assets.learning.bundle import HorizonForecast
 from btc_assets.learning.folds import Rows
+from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import LOOK_BACK_DAYS, Profile, gone, hours_lost, missing_runs
+from btc_assets.learning.tables import MODEL_EXPLANATION, TRAINING_PROFILE
 from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.vocabulary import HORIZONS
 
 FIRST, CUTOFF = date(2018, 1, 1), date(2018, 3, 2)
 HOURS = 24 * (CUTOFF - FIRST).days

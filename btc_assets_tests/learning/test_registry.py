@@ -6,19 +6,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from btc_assets.champion.history import PREVIOUS, Standing
 from btc_assets.learning import registry_file
-from btc_assets.learning.bundle import BundleError, write_bundle
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.history import Standing
-from btc_assets.learning.registry import (
-    CHALLENGER,
-    CHAMPION,
-    MODEL_FOLDER,
-    MODEL_NAME,
-    PREVIOUS,
-    ModelRegistry,
-    RegistryError,
-)
+from btc_assets.learning.forecast_model import ModelFileError, save_model
+from btc_assets.learning.registry import MODEL_FOLDER, MODEL_NAME, ModelRegistry, RegistryError
+from btc_assets.vocabulary import CHALLENGER, CHAMPION
 from btc_assets_tests.learning.test_training import fit, forecasts_of
 
 DAY = dg.StaticPartitionsDefinition(["2018-06-04"])
@@ -34,7 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
 def folder(rows: dict[int, Rows], tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = fit(rows, forecasts_of(rows))
     where = tmp_path_factory.mktemp("bundle") / MODEL_FOLDER
-    write_bundle(where, model.document, model.graphs)
+    save_model(where, model.document, model.graphs)
     return where
 
 
@@ -61,9 +54,9 @@ def materialise(registry: ModelRegistry, folder: Path, *, fail: bool = False) ->
 
 
 def digest_of(folder: Path) -> str:
-    from btc_assets.learning.bundle import ModelBundle
+    from btc_assets.learning.forecast_model import ForecastModel
 
-    return ModelBundle.load(folder).digest
+    return ForecastModel.load(folder).digest
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
@@ -136,13 +129,13 @@ def test_to_read_a_model_and_to_leave_the_aliases_as_they_are_takes_no_mlflow(
     registry: ModelRegistry, folder: Path
 ) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
-    registry.stand(Standing(version, None, None))
+    registry.set_aliases(Standing(version, None, None).aliases())
     fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
     assert fresh.load(version).digest == digest_of(folder)
     assert fresh.folder(version) == registry._artifacts(version, MODEL_FOLDER)
-    fresh.stand(Standing(version, None, None))
+    fresh.set_aliases(Standing(version, None, None).aliases())
     assert fresh._client is None
-    fresh.stand(Standing(version, version, None))
+    fresh.set_aliases(Standing(version, version, None).aliases())
     assert registry.alias(PREVIOUS) == version
 
 
@@ -161,7 +154,7 @@ def test_an_altered_graph_is_never_loaded(registry: ModelRegistry, folder: Path)
     graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
         fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
-        with pytest.raises(BundleError, match="altered"):
+        with pytest.raises(ModelFileError, match="altered"):
             fresh.load(version)
     finally:
         graph.write_bytes(whole)
@@ -175,9 +168,9 @@ def test_an_unknown_version_is_a_sentence(registry: ModelRegistry, folder: Path)
 
 def test_aliases_show_who_stands(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
-    registry.stand(Standing(version, None, version))
+    registry.set_aliases(Standing(version, None, version).aliases())
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, None, version]
-    registry.stand(Standing(version, version, None))
+    registry.set_aliases(Standing(version, version, None).aliases())
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, version, None]
 
 

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import FOLD_FORECASTS, HORIZONS, QUANTILE_COLUMNS
-from btc_assets.learning.bundle import ModelBundle, write_bundle
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, make_folds
+from btc_assets.learning.forecast_model import ForecastModel, save_model
+from btc_assets.learning.tables import FOLD_FORECASTS
 from btc_assets.learning.training import (
     FittedModel,
     fit_model,
@@ -22,6 +22,7 @@ from btc_assets.learning.training import (
     out_of_sample_metrics,
     row_weights,
 )
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.learning.conftest import CUTOFF, NAMES
 
 QUICK = BoostingParameters(rounds=25, quantile_rounds=20)
@@ -69,7 +70,7 @@ def test_flipping_the_newest_labels_changes_no_earlier_folds_forecast(
         for h, r in rows.items()
     }
     other = forecasts_of(spoilt)
-    outputs = ["p_up", *QUANTILE_COLUMNS]
+    outputs = ["p_up", *QUANTILE_NAMES]
     assert other.select(outputs).equals(forecasts.select(outputs))
 
 
@@ -77,8 +78,8 @@ def test_intervals_learnt_from_folds_cover_what_they_claim(
     rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path
 ) -> None:
     model = fit(rows, forecasts)
-    write_bundle(tmp_path / "model", model.document, model.graphs)
-    bundle = ModelBundle.load(tmp_path / "model")
+    save_model(tmp_path / "model", model.document, model.graphs)
+    bundle = ForecastModel.load(tmp_path / "model")
     forecast = bundle.predict(rows[1].inputs[-400:])[1]
     happened = rows[1].log_return[-400:]
     inside = (forecast.quantiles[:, 0] <= happened) & (happened <= forecast.quantiles[:, 4])
@@ -90,7 +91,7 @@ def test_training_twice_gives_the_same_digest(rows: dict[int, Rows], forecasts: 
     digests = set()
     for attempt in ("first", "second"):
         model = fit(rows, forecasts)
-        digests.add(write_bundle(tmp_path / attempt, model.document, model.graphs))
+        digests.add(save_model(tmp_path / attempt, model.document, model.graphs))
     assert len(digests) == 1
 
 
@@ -100,7 +101,7 @@ def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl
     returns[: len(returns) // 4] *= -1
     changed = {**rows, 1: Rows(rows[1].open_time, rows[1].inputs, returns, rows[1].names)}
     other = fit(changed, forecasts)
-    assert write_bundle(tmp_path / "a", model.document, model.graphs) != write_bundle(
+    assert save_model(tmp_path / "a", model.document, model.graphs) != save_model(
         tmp_path / "b", other.document, other.graphs
     )
 

@@ -140,7 +140,7 @@ def klines_from(times: list[datetime]) -> Callable[[str, dict[str, str]], Answer
 
 def bars(times: list[datetime], **columns: Any) -> pl.DataFrame:
     """Return a PRICES frame of flat bars at these times."""
-    from btc_assets.contracts import PRICES
+    from btc_assets.market.tables import PRICES
 
     values: dict[str, Any] = {
         "open": 100.0, "high": 101.0, "low": 99.0, "close": 100.0, "volume": 10.5, "quote_volume": None,

@@ -10,13 +10,13 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import closed_hours, prices
 from btc_assets.market.resources import CLOCK_SKEW, Market
 from btc_assets.market.sources.answer import closed_between
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.choose import source_of
+from btc_assets.market.tables import PRICES
 from btc_assets.settings import Settings
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 from btc_assets_tests.market.conftest import DAY, bars, hours

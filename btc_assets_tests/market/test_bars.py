@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import PRICES
 from btc_assets.market import bars as real
 from btc_assets.market.bars import BarsError, clean, find_gaps, merge, restated, zone_shift
 from btc_assets.market.sources.files import FileSource
+from btc_assets.market.tables import PRICES
 from btc_assets_tests.market.conftest import DAY, bars, hours
 
 HOUR = timedelta(hours=1)

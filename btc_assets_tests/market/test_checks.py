@@ -8,11 +8,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import prices
 from btc_assets.market.checks import CHECKS
 from btc_assets.market.resources import Market
+from btc_assets.market.tables import PRICES
 from btc_assets_tests.market.conftest import DAY, bars, hours
 from btc_assets_tests.market.test_assets import LATER, RANGE, FixedBars
 

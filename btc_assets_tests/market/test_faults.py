@@ -9,12 +9,12 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.lake import Lake
 from btc_assets.market.assets import prices
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.protocol import MarketSource
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import DAY, Answer, Exchange, bars, hours, kline, klines_from, transport
 

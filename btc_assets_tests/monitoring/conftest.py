@@ -8,18 +8,13 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 import polars as pl
 
+from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import midnight
-from btc_assets.contracts import (
-    HORIZONS,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
-    MODEL_HISTORY,
-    QUANTILE_COLUMNS,
-    TRAINED_MODEL,
-    TRAINING_PROFILE,
-)
-from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
 from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 1, 1)
@@ -108,7 +103,7 @@ def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
 def profile_rows(cutoff: date, *, weight: float = 0.2, longest: int = 0, median: float = 0.0) -> pl.DataFrame:
     """Return TRAINING_PROFILE rows of a model with `FEATURE`; the scale, unknown in this history, counts as silent."""
     shared = {"cutoff": cutoff, "missing_share": 0.0, "gone": False, "base_rate": 0.6, "rows": 1000}
-    shared |= {name: 0.5 * (i - 2) for i, name in enumerate(QUANTILE_COLUMNS)}
+    shared |= {name: 0.5 * (i - 2) for i, name in enumerate(QUANTILE_NAMES)}
     inputs = [
         {"feature": FEATURE, "weight": weight, "longest_missing_hours": longest, "median": median},
         {"feature": SCALE_FEATURE, "weight": 1 - weight, "longest_missing_hours": 10**6, "median": 0.01},
@@ -162,7 +157,7 @@ def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
                 "parity_error": 0.0,
             }
             for h in HORIZONS
-            for output in ("p_up", *QUANTILE_COLUMNS)
+            for output in ("p_up", *QUANTILE_NAMES)
         ],
         schema=dict(TRAINED_MODEL.columns),
     ).sort(TRAINED_MODEL.key)

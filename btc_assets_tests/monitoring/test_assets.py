@@ -11,28 +11,25 @@ import polars as pl
 import pytest
 
 from btc_assets.alerts.outbox import Outbox
+from btc_assets.champion.assets import shadow_report
+from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.clock import midnight
-from btc_assets.contracts import (
-    FORECAST_OUTCOMES,
-    FORECASTS,
-    HOURLY_FEATURES,
-    HOURLY_LABELS,
-    MODEL_HISTORY,
-    PERFORMANCE_REPORT,
-    PRICES,
-    SHADOW_REPORT,
-    TRAINED_MODEL,
-    TRAINING_PROFILE,
-    Contract,
-)
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting import assets as forecasting
+from btc_assets.forecasting import checks as forecasting_checks
+from btc_assets.forecasting.completeness import moved_forecasts
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.registry import ModelRegistry
-from btc_assets.monitoring.assets import ASSETS
-from btc_assets.monitoring.checks import CHECKS
-from btc_assets.monitoring.completeness import moved_forecasts
-from btc_assets.monitoring.forecasting import CHALLENGER
+from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring import assets as monitoring
+from btc_assets.monitoring import checks as monitoring_checks
+from btc_assets.monitoring.tables import PERFORMANCE_REPORT
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.schema import Contract
 from btc_assets.settings import settings
+from btc_assets.vocabulary import CHALLENGER
 from btc_assets_tests.monitoring.conftest import (
     DAYS,
     FEATURE,
@@ -64,11 +61,11 @@ class ShelfRegistry(ModelRegistry):
 def materialise(root: Path, first: date, last: date, names: tuple[str, ...]) -> dg.ExecuteInProcessResult:
     """Materialise assets over a range of days in one run, with their checks."""
     lake = Lake(root=str(root))
-    keys = dg.AssetSelection.assets(*(["monitoring", name] for name in names))
+    keys = dg.AssetSelection.assets(*names)
     job = dg.define_asset_job("monitor", selection=keys, partitions_def=DAILY)
     definitions = dg.Definitions(
-        assets=[*UPSTREAM, *ASSETS],
-        asset_checks=CHECKS,
+        assets=[*UPSTREAM, *forecasting.ASSETS, shadow_report, *monitoring.ASSETS],
+        asset_checks=[*forecasting_checks.CHECKS, *monitoring_checks.CHECKS],
         jobs=[job],
         resources={
             "io_manager": lake,
@@ -114,7 +111,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(root: Path) -> dg.ExecuteInProcessResult:
     """Materialise forecasts and outcomes of ten days in one run."""
-    return materialise(root, FIRST, LAST, ("forecasts", "forecast_outcomes"))
+    return materialise(root, FIRST, LAST, ("forecasting/forecasts", "forecasting/forecast_outcomes"))
 
 
 def test_a_run_over_many_days_stores_what_the_contracts_promise(root: Path, run: dg.ExecuteInProcessResult) -> None:
@@ -142,7 +139,7 @@ def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
 
 def test_one_day_alone_gives_the_bytes_of_the_long_run(root: Path, run: dg.ExecuteInProcessResult) -> None:
     before = [stored(root, contract) for contract in (FORECASTS, FORECAST_OUTCOMES)]
-    assert materialise(root, DAYS[8], DAYS[8], ("forecasts", "forecast_outcomes")).success
+    assert materialise(root, DAYS[8], DAYS[8], ("forecasting/forecasts", "forecasting/forecast_outcomes")).success
     assert all(
         stored(root, contract).equals(frame)
         for contract, frame in zip((FORECASTS, FORECAST_OUTCOMES), before, strict=True)
@@ -150,8 +147,8 @@ def test_one_day_alone_gives_the_bytes_of_the_long_run(root: Path, run: dg.Execu
 
 
 def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) -> None:
-    result = materialise(root, DAYS[2], DAYS[2], ("forecasts",))
-    metadata = result.asset_materializations_for_node("monitoring__forecasts")[-1].metadata
+    result = materialise(root, DAYS[2], DAYS[2], ("forecasting/forecasts",))
+    metadata = result.asset_materializations_for_node("forecasting__forecasts")[-1].metadata
     assert metadata["days_without_a_champion"].value == 1
     assert "No model stands" in metadata["newest"].value
     assert stored(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
@@ -162,7 +159,7 @@ def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) ->
 
 
 def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProcessResult) -> None:
-    result = materialise(root, LAST, LAST, ("performance_report",))
+    result = materialise(root, LAST, LAST, ("monitoring/performance_report",))
     assert PERFORMANCE_REPORT.faults(stored(root, PERFORMANCE_REPORT)) == []
     metadata = result.asset_materializations_for_node("monitoring__performance_report")[-1].metadata
     assert "| champion | 1 h | all |" in metadata["summary"].value
@@ -173,28 +170,28 @@ def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProc
 
 
 def test_a_report_of_a_range_has_one_for_each_day(root: Path, run: dg.ExecuteInProcessResult) -> None:
-    materialise(root, DAYS[9], LAST, ("performance_report",))
+    materialise(root, DAYS[9], LAST, ("monitoring/performance_report",))
     together = stored(root, PERFORMANCE_REPORT)
     assert set(together["day"]) == set(DAYS[9:])
-    materialise(root, DAYS[9], DAYS[9], ("performance_report",))
+    materialise(root, DAYS[9], DAYS[9], ("monitoring/performance_report",))
     assert stored(root, PERFORMANCE_REPORT).equals(together)
 
 
 def test_the_shadow_is_judged_once_enough_hours_are_realised(
     root: Path, run: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = materialise(root, DAYS[6], LAST, ("shadow_report",))
+    result = materialise(root, DAYS[6], LAST, ("champion/shadow_report",))
     report = stored(root, SHADOW_REPORT)
     assert SHADOW_REPORT.faults(report) == []
     assert set(report["day"]) == set(DAYS[7:]), "nobody is in shadow before"
     assert set(report["decision"]) == {"wait"}, "312 hours are asked for"
-    metadata = result.asset_materializations_for_node("monitoring__shadow_report")[-1].metadata
+    metadata = result.asset_materializations_for_node("champion__shadow_report")[-1].metadata
     assert metadata["challenger"].value == 2
     assert "data:image/png;base64," in metadata["picture"].value
     monkeypatch.setenv("BTC_SHADOW_HOURS", "60")
     settings.cache_clear()
     try:
-        materialise(root, DAYS[6], LAST, ("shadow_report",))
+        materialise(root, DAYS[6], LAST, ("champion/shadow_report",))
     finally:
         monkeypatch.undo()
         settings.cache_clear()
@@ -208,13 +205,13 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
     lake = Lake(root=str(root))
     whole = lake.read(FORECASTS, LAST)
     judged = lake.read(FORECAST_OUTCOMES, LAST)
-    selection = dg.AssetSelection.checks(*CHECKS)
+    selection = dg.AssetSelection.checks(*forecasting_checks.CHECKS, *monitoring_checks.CHECKS)
     try:
         lake.write(FORECASTS, LAST, whole[1:].with_columns(pl.col("p_up") * 0.999999))
         lake.write(FORECAST_OUTCOMES, LAST, judged[5:])
         definitions = dg.Definitions(
-            assets=[*UPSTREAM, *ASSETS],
-            asset_checks=CHECKS,
+            assets=[*UPSTREAM, *forecasting.ASSETS, shadow_report, *monitoring.ASSETS],
+            asset_checks=[*forecasting_checks.CHECKS, *monitoring_checks.CHECKS],
             jobs=[dg.define_asset_job("look", selection=selection)],
             resources={
                 "io_manager": lake,
@@ -242,25 +239,25 @@ def test_an_outage_is_marked_named_and_replayed_whatever_days_a_run_has(root: Pa
     features = features_of(bars_of_the_history())
     gone = pl.when(pl.col("open_time") < outage).then(pl.col(FEATURE)).alias(FEATURE)
     store(tmp_path / "lake", HOURLY_FEATURES, features.with_columns(gone))
-    result = materialise(tmp_path / "lake", DAYS[9], LAST, ("forecasts",))
+    result = materialise(tmp_path / "lake", DAYS[9], LAST, ("forecasting/forecasts",))
     made = stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9]))
     assert made["degraded"].to_list() == (made["open_time"] >= outage).to_list()
     assert set(made.filter("degraded")["missing_inputs"]) == {FEATURE}
-    metadata = result.asset_materializations_for_node("monitoring__forecasts")[-1].metadata
+    metadata = result.asset_materializations_for_node("forecasting__forecasts")[-1].metadata
     assert metadata["degraded_hours"].value == 24 * 3 - 5
     assert metadata["missing_inputs"].value == [FEATURE]
     checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
     assert checks["replay_gives_the_same"].passed
     assert not checks["no_input_is_missing"].passed
     assert FEATURE in checks["no_input_is_missing"].description
-    materialise(tmp_path / "lake", LAST, LAST, ("forecasts",))
+    materialise(tmp_path / "lake", LAST, LAST, ("forecasting/forecasts",))
     assert stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9])).equals(made)
 
 
 def test_a_model_without_a_profile_is_named(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "lake")
     shutil.rmtree(tmp_path / "lake" / TRAINING_PROFILE.table / f"day={DAYS[7]}")
-    result = materialise(tmp_path / "lake", LAST, LAST, ("forecasts",))
+    result = materialise(tmp_path / "lake", LAST, LAST, ("forecasting/forecasts",))
     checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
     assert not checks["every_model_has_a_profile"].passed
     assert f"materialise learning/training_profile of {DAYS[7]}." in checks["every_model_has_a_profile"].description
@@ -276,7 +273,7 @@ def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteIn
 
 
 def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
-    forecasts = ASSETS[0]
+    forecasts = forecasting.forecasts
     for table in (TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY):
         mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
         assert mapping.end_offset == 0
@@ -284,10 +281,10 @@ def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
 
 
 def test_every_asset_says_what_it_is() -> None:
-    for asset in ASSETS:
+    for asset in (*forecasting.ASSETS, *monitoring.ASSETS):
         spec = asset.get_asset_spec()
         assert len(spec.description or "") > 80
-        assert spec.group_name == "monitoring"
+        assert spec.group_name == spec.key.path[0]
         assert spec.kinds
         assert spec.freshness_policy is not None
         assert spec.code_version

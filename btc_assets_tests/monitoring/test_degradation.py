@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btc_assets.contracts import DRIFT_REPORT, QUANTILE_COLUMNS, QUANTILES
 from btc_assets.monitoring import degradation
+from btc_assets.monitoring.tables import DRIFT_REPORT
+from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 MEAN_HOURS = 24.0 * 365
@@ -31,7 +32,7 @@ def honest_outcomes(seed: int, hours: int = HOURS, edge: float = 0.06) -> pl.Dat
             "open_time": pl.datetime_range(START, START + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
             "p_up": p_up,
             "log_return": happened,
-            **{name: np.full(hours, reach[i]) for i, name in enumerate(QUANTILE_COLUMNS)},
+            **{name: np.full(hours, reach[i]) for i, name in enumerate(QUANTILE_NAMES)},
         }
     )
 

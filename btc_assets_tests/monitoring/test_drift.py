@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 from scipy.stats import ks_2samp
 
-from btc_assets.contracts import DRIFT_REPORT
 from btc_assets.monitoring import drift, plots
+from btc_assets.monitoring.tables import DRIFT_REPORT
 
 HOURS = 24 * 200
 WEEK = 24 * 7

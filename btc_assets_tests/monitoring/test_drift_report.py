@@ -13,17 +13,20 @@ import pytest
 from mlflow.artifacts import download_artifacts
 
 from btc_assets.clock import midnight
-from btc_assets.contracts import DRIFT_REPORT, FORECAST_OUTCOMES, FORECASTS, HORIZONS, HOURLY_FEATURES
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting.forecasts import forecast_hours
+from btc_assets.forecasting.outcomes import judge_forecasts
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.bundle import HorizonForecast
+from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
 from btc_assets.monitoring import drift, watching
 from btc_assets.monitoring.assets import drift_report
 from btc_assets.monitoring.checks import few_inputs_moved, promises_hold
-from btc_assets.monitoring.forecasting import CHAMPION, forecast_hours
-from btc_assets.monitoring.outcomes import judge_forecasts
+from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.settings import settings
+from btc_assets.vocabulary import CHAMPION, HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.monitoring.conftest import (
     DAYS,

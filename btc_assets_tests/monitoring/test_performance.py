@@ -11,15 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.contracts import (
-    FORECAST_OUTCOMES,
-    HORIZONS,
-    PERFORMANCE_REPORT,
-    QUANTILE_COLUMNS,
-    QUANTILES,
-    REPORTED_ROLES,
-)
-from btc_assets.learning import evaluation
+from btc_assets.display import embedded
+from btc_assets.evaluation import metrics as evaluation
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.monitoring import plots
 from btc_assets.monitoring.performance import (
     LAGS,
@@ -32,6 +26,8 @@ from btc_assets.monitoring.performance import (
     trial_sharpes,
     within,
 )
+from btc_assets.monitoring.tables import PERFORMANCE_REPORT
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES
 
 START = datetime(2018, 10, 1, tzinfo=UTC)
 DAYS = 120
@@ -62,7 +58,7 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
                     "p_up": p,
                     **{
                         name: np.full(n, z * 0.005 * np.sqrt(h))
-                        for name, z in zip(QUANTILE_COLUMNS, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True)
+                        for name, z in zip(QUANTILE_NAMES, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True)
                     },
                     "log_return": y,
                     "outcome": ["correct"] * n,
@@ -256,7 +252,7 @@ def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
     r = rows["log_return"].to_numpy()
     one_by_one = [
         evaluation.quantile_loss(r, {level: rows[name].to_numpy()}).value
-        for level, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True)
+        for level, name in zip(QUANTILES, QUANTILE_NAMES, strict=True)
     ]
     assert value("pinball_loss", horizon=4)["value"] == pytest.approx(np.mean(one_by_one))
 
@@ -339,7 +335,7 @@ def test_a_picture_is_a_small_png_and_the_same_each_time(name: str) -> None:
     png = PICTURES[name](OUTCOMES)
     assert png is not None
     assert imread(io.BytesIO(png)).shape[:2] == (256, 560)
-    assert len(plots.embedded(png, name)) < 60_000
+    assert len(embedded(png, name)) < 60_000
     assert PICTURES[name](OUTCOMES) == png
 
 

@@ -10,7 +10,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES, Contract
 from btc_assets.digest import digest
 from btc_assets.lake import Lake
 from btc_assets.news import assets as news_assets
@@ -18,7 +17,9 @@ from btc_assets.news.assets import ASSETS
 from btc_assets.news.checks import CHECKS
 from btc_assets.news.resources import News
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import key_of
+from btc_assets.schema import Contract
 from btc_assets.settings import Settings
 from btc_assets.transport import SourceUnavailableError
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import ARTICLES, POSTS
 from btc_assets.lake import by_day
 from btc_assets.news.gather import (
     CONTRACTS,
@@ -31,6 +30,7 @@ from btc_assets.news.gather import (
 )
 from btc_assets.news.identity import article_id, post_id, text_digest
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.tables import ARTICLES, POSTS
 from btc_assets.transport import SourceRefusedError
 
 HOUR = timedelta(hours=1)

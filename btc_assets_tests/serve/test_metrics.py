@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from btc_assets.alerts import outbox, rules
-from btc_assets.contracts import FORECAST_OUTCOMES
-from btc_assets.learning import evaluation
+from btc_assets.evaluation import metrics as evaluation
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets_tests.serving.builders import (
     FEATURE_NAMES,
     MADE_AT,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar.testing import TestClient
 
-from btc_assets.learning.bundle import ModelBundle
+from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets_tests.serve.conftest import Server
 from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
 from serve.app import create_app
@@ -30,7 +30,7 @@ def post(client: httpx.Client, body: object) -> httpx.Response:
 
 
 def test_a_row_is_forecast_as_the_model_itself_forecasts_it(client: httpx.Client, server: Server) -> None:
-    model = ModelBundle.load(server.models / "model-7")
+    model = ForecastModel.load(server.models / "model-7")
     rows = np.random.default_rng(5).normal(size=(40, 4))
     rows[3, 1] = np.nan
     named = [

@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from btc_assets.contracts import (
-    ALERTS,
-    DRIFT_REPORT,
-    FORECAST_OUTCOMES,
-    FORECASTS,
-    HORIZONS,
-    PERFORMANCE_REPORT,
-    PRICES,
-    QUANTILE_COLUMNS,
-)
-from btc_assets.learning.bundle import DOCUMENT, QUANTILES, graph_name, write_bundle
+from btc_assets.alerts.tables import ALERTS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.learning.forecast_model import DOCUMENT, graph_name, save_model
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.serving.publish import Publication, publish
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
 from btc_assets_tests.conftest import random_walk_bars
 
 FEATURE_NAMES = ("returns_1h", "rsi", "volume_ratio", "realised_volatility_24h")
@@ -49,7 +44,7 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     graphs = {}
     for horizon in HORIZONS:
         graphs[graph_name("p_up", horizon)] = graph(xgboost.XGBClassifier(**size).fit(rows, target > 0))
-        for quantile, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True):
+        for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
             regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
             graphs[graph_name(name, horizon)] = graph(regressor.fit(rows, target))
     return graphs
@@ -76,7 +71,7 @@ def write_model(folder: Path, *, seed: int = 7) -> str:
     """Write a small model to `folder`, unless it is there, and return its digest."""
     if folder.exists():
         return str(json.loads((folder / DOCUMENT).read_bytes())["digest"])
-    return write_bundle(folder, document(), tiny_graphs(seed))
+    return save_model(folder, document(), tiny_graphs(seed))
 
 
 def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48, version: int = 1) -> pl.DataFrame:
@@ -93,7 +88,7 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
             "model_digest": digest,
             "close": 8000.0 + back,
             "p_up": 0.5 + 0.01 * (back % 7),
-            **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_COLUMNS)},
+            **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_NAMES)},
             "degraded": False,
             "missing_inputs": "",
             "missing_weight": 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -10,22 +11,18 @@ import duckdb
 import polars as pl
 import pytest
 
+from btc_assets.alerts.tables import ALERTS
 from btc_assets.automation.spans import Span
-from btc_assets.contracts import (
-    ALERTS,
-    DRIFT_REPORT,
-    FORECAST_OUTCOMES,
-    FORECASTS,
-    MODEL_HISTORY,
-    PRICES,
-    SERVING_BUNDLE,
-    Contract,
-)
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
-from btc_assets.learning.history import Standing
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.published import live_manifest
+from btc_assets.schema import Contract
 from btc_assets.serving import assets as serving
-from btc_assets.serving.publish import live_manifest
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings
 from btc_assets_tests.serving.builders import (
     alert_frame,
@@ -50,10 +47,10 @@ class Folders(dg.ConfigurableResource):
         """Return the folder of a version."""
         return Path(self.root) / f"model-{version}"
 
-    def stand(self, standing: Standing) -> None:
+    def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
         """Write down who stands, and what was live at that moment."""
         live = Path(self.root).parent / "serving" / "current"
-        said = f"{standing.champion} {live.read_text().strip() if live.exists() else 'nothing'}\n"
+        said = f"{wanted['champion']} {live.read_text().strip() if live.exists() else 'nothing'}\n"
         with (Path(self.root) / "aliases").open("a") as sink:
             sink.write(said)
 

@@ -13,8 +13,9 @@ import duckdb
 import polars as pl
 import pytest
 
-from btc_assets.learning.bundle import ModelBundle
-from btc_assets.serving.publish import KEPT, PublishError, live_manifest, prune, publish
+from btc_assets.learning.forecast_model import ForecastModel
+from btc_assets.published import live_manifest
+from btc_assets.serving.publish import KEPT, PublishError, prune, publish
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.serving.builders import MADE_AT, publish_small, published_frames, write_model
 
@@ -39,7 +40,7 @@ def test_a_published_bundle_is_whole(tmp_path: Path, models: Path) -> None:
     folder = tmp_path / "bundles" / publication.bundle_id
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["bundle_id"] == publication.bundle_id
-    assert ModelBundle.load(folder / "model").digest == manifest["model_digest"]
+    assert ForecastModel.load(folder / "model").digest == manifest["model_digest"]
     with duckdb.connect(str(folder / "serving.duckdb"), read_only=True) as connection:
         for table, rows in manifest["tables"].items():
             assert connection.sql(f"SELECT count(*) FROM {table}").fetchall() == [(rows,)]
@@ -103,7 +104,7 @@ def test_a_damaged_bundle_of_the_same_id_is_built_again(tmp_path: Path, models: 
     graph = tmp_path / "bundles" / bundle_id / "model" / "p_up_1h.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
     assert publish_small(tmp_path, models).bundle_id == bundle_id
-    ModelBundle.load(graph.parent)
+    ForecastModel.load(graph.parent)
     assert bundles(tmp_path) == {bundle_id}
 
 
@@ -153,7 +154,7 @@ def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Pat
     assert faults == []
     manifest = live_manifest(tmp_path)
     assert manifest is not None
-    assert ModelBundle.load(tmp_path / "bundles" / manifest["bundle_id"] / "model").digest == manifest["model_digest"]
+    assert ForecastModel.load(tmp_path / "bundles" / manifest["bundle_id"] / "model").digest == manifest["model_digest"]
     assert len(bundles(tmp_path)) == 2
 
 
@@ -235,4 +236,4 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(tmp_path: Pat
     assert hidden == []
     assert [entry.name for entry in serving.glob(".current-*")] == []
     for name in bundles(serving):
-        ModelBundle.load(serving / "bundles" / name / "model")
+        ForecastModel.load(serving / "bundles" / name / "model")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from btc_assets.contracts import QUANTILE_COLUMNS, QUANTILES
 from btc_assets.learning.families.protocol import Inputs, Vector
+from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 if TYPE_CHECKING:
     import xgboost
@@ -138,7 +138,7 @@ class GradientBoosting:
     def fit_quantiles(self, inputs: Inputs, scaled: Vector, weights: Vector) -> Self:
         """Fit each quantile by pinball loss."""
         p = self.parameters
-        for name, level in zip(QUANTILE_COLUMNS, QUANTILES, strict=True):
+        for name, level in zip(QUANTILE_NAMES, QUANTILES, strict=True):
             self._outputs[name] = self._fit(
                 inputs,
                 scaled,
@@ -196,7 +196,7 @@ class GradientBoosting:
 
     def quantiles(self, inputs: Inputs) -> npt.NDArray[np.float64]:
         """Return the quantiles of the scaled return, (n, 5)."""
-        return np.column_stack([self._outputs[name].predict(inputs) for name in QUANTILE_COLUMNS])
+        return np.column_stack([self._outputs[name].predict(inputs) for name in QUANTILE_NAMES])
 
     def outputs(self) -> Mapping[str, BoostedOutput]:
         """Return every fitted output by name."""

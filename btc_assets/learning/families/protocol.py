@@ -16,7 +16,7 @@ class Forecaster(Protocol):
     """One model of one horizon: P(up) and the quantiles of the scaled return.
 
     Targets are *scaled* returns (log return divided by the volatility of the row), so that one set of
-    quantiles holds in calm and in wild markets; see `learning.bundle.row_scale`.
+    quantiles holds in calm and in wild markets; see `learning.forecast_model.row_scale`.
     """
 
     def fit_direction(self, inputs: Inputs, up: Vector, weights: Vector) -> Self:
@@ -32,7 +32,7 @@ class Forecaster(Protocol):
         ...
 
     def quantiles(self, inputs: Inputs) -> npt.NDArray[np.float64]:
-        """Return the quantiles of the scaled return, (n, 5), in the order of `contracts.QUANTILES`."""
+        """Return the quantiles of the scaled return, (n, 5), in the order of `vocabulary.QUANTILES`."""
         ...
 
     def outputs(self) -> Mapping[str, FittedOutput]:

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.contracts import PRICES
 from btc_assets.market.bars import first_fault
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError
 
 REMEDY = "If it stays so, look at the venue's status page or choose another BTC_MARKET_SOURCE."

@@ -10,9 +10,9 @@ from typing import Self
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.contracts import PRICES
 from btc_assets.market.bars import find_gaps
 from btc_assets.market.sources.protocol import MarketSource
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceError, SourceUnavailableError
 
 _LOG = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.contracts import PRICES
 from btc_assets.market.sources.answer import (
     REMEDY,
     bars_of,
@@ -22,6 +21,7 @@ from btc_assets.market.sources.answer import (
     wall_clock,
 )
 from btc_assets.market.sources.files import read_table
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
 PAGE = 1000

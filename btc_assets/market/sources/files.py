@@ -13,13 +13,14 @@ from pathlib import Path
 import polars as pl
 
 from btc_assets.archives import MOST_BYTES, UnreadableError, damaged, text_of, unpack
-from btc_assets.contracts import PRICES, UTC_TIME
 from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
 from btc_assets.market.sources.instrument import Instrument, instrument_of
 from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
 from btc_assets.market.sources.text_table import LINE, text_table
+from btc_assets.market.tables import PRICES
 from btc_assets.paths import matching
+from btc_assets.schema import UTC_TIME
 from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 

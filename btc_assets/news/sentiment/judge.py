@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.contracts import SENTIMENT_BENCHMARK
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer
+from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets.paths import matching
 
 BINS = 10

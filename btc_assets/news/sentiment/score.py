@@ -12,12 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.contracts import SENTIMENT_SCORES
 from btc_assets.news.sentiment.cache import cached
 from btc_assets.news.sentiment.ensemble import fit_ensemble, load_ensemble
 from btc_assets.news.sentiment.judge import LabelledTextsError, read_labelled, to_fit_on
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, WeightsUnavailableError
 from btc_assets.news.sentiment.vader import VaderScorer
+from btc_assets.news.tables import SENTIMENT_SCORES
 from btc_assets.settings import Settings
 
 DEFAULT = "vader"

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 
 from btc_assets.archives import UnreadableError
-from btc_assets.contracts import UTC_TIME
 from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
@@ -20,6 +19,7 @@ from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.news.sources.rows import MOST_BAD, read_rows
 from btc_assets.news.taken_down import is_taken_down
 from btc_assets.paths import matching
+from btc_assets.schema import UTC_TIME
 from btc_assets.timestamps import epoch_time, iso_time
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.market.sources.binance import BinanceSource
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError
 from btc_assets_tests.market.conftest import Answer, Exchange, hours, kline, klines_from, transport
 

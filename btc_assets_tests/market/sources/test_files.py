@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.market.bars import clean
 from btc_assets.market.sources import files
 from btc_assets.market.sources.files import FileSource, read_table
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 from btc_assets_tests.market.conftest import DAY, hours, kline
 

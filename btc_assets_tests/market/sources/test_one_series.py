@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from btc_assets.clock import HOUR
-from btc_assets.contracts import PRICES
 from btc_assets.market.sources.files import FileSource
 from btc_assets.market.sources.instrument import Instrument, instrument_of
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError
 from btc_assets_tests.conftest import random_walk_bars
 

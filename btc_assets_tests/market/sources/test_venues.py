@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from btc_assets.contracts import PRICES
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.coinbase import CoinbaseSource
 from btc_assets.market.sources.kraken import KrakenSource
+from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import (
     DAY,

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import SENTIMENT_BENCHMARK
 from btc_assets.news.sentiment import judge as judging
 from btc_assets.news.sentiment.judge import (
     LABELLED,
@@ -28,6 +27,7 @@ from btc_assets.news.sentiment.judge import (
 )
 from btc_assets.news.sentiment.protocol import CLASSES
 from btc_assets.news.sentiment.vader import VaderScorer
+from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets_tests.news.sentiment.builders import KnownScorer
 
 DAY = date(2025, 7, 31)

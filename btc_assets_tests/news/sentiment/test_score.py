@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.contracts import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.news.sentiment.cache import cached
 from btc_assets.news.sentiment.ensemble import fit_ensemble
 from btc_assets.news.sentiment.judge import LABELLED
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, WeightsUnavailableError
 from btc_assets.news.sentiment.score import ensemble_path, score_items, scorers_of
 from btc_assets.news.sentiment.vader import VaderScorer
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.settings import Settings
 from btc_assets_tests.news.sentiment.builders import KnownScorer, some_shares
 

@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from btc_assets.contracts import ARTICLES, POSTS
 from btc_assets.news.gather import CONTRACTS, Known, fetch_all, file_items
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
+from btc_assets.news.tables import ARTICLES, POSTS
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 HOUR = timedelta(hours=1)

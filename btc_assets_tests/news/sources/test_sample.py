@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import polars as pl
 import pytest
 
-from btc_assets.contracts import ARTICLES, POSTS
 from btc_assets.news.gather import CONTRACTS, Known, fetch_all, file_items
 from btc_assets.news.sources.protocol import Kind
 from btc_assets.news.sources.sample import ARTICLES_FILE, NAME, POSTS_FILE, SampleSource
+from btc_assets.news.tables import ARTICLES, POSTS
 
 FIRST, LAST = datetime(2019, 7, 1, tzinfo=UTC), datetime(2019, 10, 1, tzinfo=UTC)
 DAYS = [FIRST.date() + timedelta(days=n) for n in range((LAST - FIRST).days)]

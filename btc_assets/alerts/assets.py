@@ -1,0 +1,43 @@
+"""The alerts of each day."""
+
+from dataclasses import asdict
+from datetime import timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.alerts.outbox import Outbox
+from btc_assets.alerts.tables import ALERTS
+from btc_assets.clock import midnight
+from btc_assets.display import table_metadata
+from btc_assets.lake import stored
+from btc_assets.partitions import DAILY, day_of
+from btc_assets.schema import dagster_type
+
+
+@dg.asset(
+    key=["alerts", "alerts"],
+    partitions_def=DAILY,
+    group_name="alerts",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version="1",
+    op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},
+    dagster_type=dagster_type(ALERTS),
+    kinds={"sqlite"},
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)),
+)
+def alerts(context: dg.AssetExecutionContext, outbox: dg.ResourceParam[Outbox]) -> dg.Output[pl.DataFrame]:
+    """What a person was told on a day: every alert raised, and for each of its channels whether it got there.
+
+    The outbox holds an alert before anyone tries to deliver it; this table is its record of the day.
+    """
+    days = sorted(map(day_of, context.partition_keys))
+    raised = outbox.between(midnight(days[0]), midnight(days[-1] + timedelta(days=1)))
+    frame = pl.DataFrame([asdict(alert) for alert in raised], schema=ALERTS.columns).sort(ALERTS.key)
+    frame = frame.filter(ALERTS.day.is_in(days))
+    tally = frame.group_by("severity", "rule", "channel", "state").len("n").sort("severity", "rule", "channel", "state")
+    waiting = frame.filter(pl.col("state") != "delivered").height
+    return stored(context, ALERTS, frame, {"tally": table_metadata(tally), "not_delivered": waiting})
+
+
+ASSETS = [alerts]

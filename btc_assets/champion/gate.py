@@ -1,0 +1,535 @@
+"""The gate: which candidate becomes champion, by two rules.
+
+A *refresh* is the champion's recipe on a newer window: it is promoted unless it is shown to be worse. A *changed
+recipe* must be shown to be better, and any doubt keeps the champion. Either must be valid in itself, but a bound that
+the champion breaks as much on the same hours does not keep a candidate out.
+
+Both are judged on the same hours, which neither has learnt from: the newest fold of the candidate's window, as far as
+it lies after the champion's own cutoff. For the candidate that means its recipe fitted before the fold, with
+calibration and intervals learnt from the older folds. Each side is fitted with several seeds, the same for both, and
+losses are averaged over them, so that a lucky seed is no evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from btc_assets.champion.history import ModelChoice
+from btc_assets.champion.tables import MODEL_VERDICT
+from btc_assets.clock import midnight
+from btc_assets.evaluation.metrics import (
+    LossDifference,
+    diebold_mariano,
+    log_losses,
+    sharpe_difference,
+    sign_signal,
+    strategy,
+)
+from btc_assets.learning.calibration import Calibration
+from btc_assets.learning.export import PARITY_TOLERANCE
+from btc_assets.learning.families.protocol import FittedOutput
+from btc_assets.learning.folds import Rows, last_train_open_time, matrix
+from btc_assets.learning.forecast_model import MEDIAN, ForecastModel
+from btc_assets.learning.missingness import Profile
+from btc_assets.learning.training import SEEDS, Lesson, learn, scales
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, VERDICT_KINDS
+
+FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
+PRIMARY = HORIZONS[0]
+"""The horizon a verdict rests on, hours."""
+MIN_HOURS = 120
+"""Fewest common hours a comparison may rest on: five days."""
+COVERAGE_SLACK = 0.06
+"""How far the 90 % interval may cover more or less than it claims on the judged hours."""
+BIAS_BOUND = 0.06
+"""How far the mean forecast may lie from the share of rises on the judged hours."""
+SEED_WINS = 4
+"""Seeds of which the candidate must lose less."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Forecasts of the primary horizon on judged hours, and what happened.
+
+    Attributes:
+        open_time: (n,) Datetime series, UTC.
+        p_up: (n,) calibrated probabilities.
+        quantiles: (n, 5) log-return quantiles, conformalised.
+        log_return: (n,) fraction.
+        other_seeds: (s, n) calibrated probabilities of the same recipe fitted with other seeds.
+    """
+
+    open_time: pl.Series
+    p_up: npt.NDArray[np.float64]
+    quantiles: npt.NDArray[np.float64]
+    log_return: npt.NDArray[np.float64]
+    other_seeds: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    def at(self, times: pl.Series) -> Evidence:
+        """Return the hours that are among `times`."""
+        kept = self.open_time.is_in(times.implode())
+        mask = kept.to_numpy()
+        others = self.other_seeds[:, mask] if len(self.other_seeds) else self.other_seeds
+        return Evidence(
+            self.open_time.filter(kept), self.p_up[mask], self.quantiles[mask], self.log_return[mask], others
+        )
+
+    def losses(self, seeds: int = 1) -> npt.NDArray[np.float64]:
+        """Return the log-loss of each seed and hour, (seeds, n), nats; a side with one fit repeats it."""
+        rose = self.log_return > 0
+        fits = [self.p_up, *self.other_seeds]
+        fits = fits[:seeds] if len(fits) > 1 else fits * seeds
+        return np.stack([log_losses(p_up, rose) for p_up in fits])
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One measurement of a verdict.
+
+    Attributes:
+        name: what is measured.
+        value: of the candidate; None when it cannot be measured.
+        champion_value: of the champion on the same hours; None without one.
+        bound: of the value; None when it is for information.
+        passed: whether the candidate passes.
+        reason: a sentence.
+    """
+
+    name: str
+    value: float | None
+    champion_value: float | None
+    bound: float | None
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decides about a candidate.
+
+    Attributes:
+        decision: promoted, kept (the champion stays) or refused (the candidate is not valid in itself).
+        kind: which rule decides, of `VERDICT_KINDS`.
+        recipe_changes: what differs from the champion's recipe; empty for a refresh.
+        criteria: every measurement.
+    """
+
+    decision: str
+    kind: str
+    recipe_changes: tuple[str, ...]
+    criteria: tuple[Criterion, ...]
+
+
+def candidate_evidence(
+    forecasts: pl.DataFrame, rows: Rows, other_seeds: npt.NDArray[np.float64] | None = None
+) -> Evidence:
+    """Return the candidate's evidence: its newest fold, corrected by what the older folds taught.
+
+    Args:
+        forecasts: FOLD_FORECASTS rows of the candidate's cutoff.
+        rows: the labelled rows of the primary horizon in its window.
+        other_seeds: (s, n) uncalibrated probabilities of the newest fold by other seeds.
+    """
+    judged = newest_fold(forecasts)
+    lesson = _lesson(forecasts, rows, judged)
+    scale = scales(rows, PRIMARY)[rows.open_time.search_sorted(judged["open_time"]).to_numpy()]
+    offsets = np.array([lesson.offsets.get(name, 0.0) for name in QUANTILE_NAMES])
+    quantiles = judged.select(QUANTILE_NAMES).to_numpy() + offsets * scale[:, None]
+    return Evidence(
+        judged["open_time"],
+        lesson.calibration(judged["p_up"].to_numpy()),
+        np.sort(quantiles, axis=1),
+        judged["log_return"].to_numpy(),
+        _calibrated(lesson.calibration, other_seeds),
+    )
+
+
+def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the primary horizon's newest fold, in time order."""
+    own = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
+    return own.filter(pl.col("fold") == own["fold"].max())
+
+
+def champion_evidence(
+    bundle: ForecastModel,
+    features: pl.DataFrame,
+    candidate: Evidence,
+    other_seeds: Sequence[FittedOutput] = (),
+    profile: Profile | None = None,
+) -> Evidence:
+    """Return the champion's forecasts, as it serves them, on the candidate's judged hours after its own cutoff.
+
+    Args:
+        bundle: the champion.
+        features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the judged hours on.
+        candidate: whose hours are judged.
+        other_seeds: P(up) of the champion's recipe fitted on its window with other seeds.
+        profile: what it saw in training, by which lost inputs are answered; None: as they are.
+    """
+    times = candidate.open_time.filter(candidate.open_time >= midnight(bundle.cutoff))
+    at = features["open_time"].is_in(times.implode()).to_numpy()
+    inputs = matrix(features.filter(at), bundle.features)
+    if profile is None:
+        forecast = bundle.predict(inputs)[PRIMARY]
+        fallback = np.zeros(len(inputs), dtype=np.bool_)
+    else:
+        lost = profile.lost(features)[at]
+        filled = profile.filled(inputs.astype(np.float64), lost)
+        inputs = filled.astype(np.float32)
+        answer = profile.answer(PRIMARY, bundle.predict(inputs)[PRIMARY], filled, lost)
+        forecast, fallback = answer.forecast, answer.fallback
+    calibration = Calibration(**bundle.document["calibration"][str(PRIMARY)])
+    others = _calibrated(calibration, np.stack([fit.predict(inputs) for fit in other_seeds]) if other_seeds else None)
+    return Evidence(
+        times,
+        forecast.p_up,
+        forecast.quantiles,
+        candidate.log_return[candidate.open_time.is_in(times.implode()).to_numpy()],
+        np.where(fallback, forecast.p_up, others) if len(others) else others,
+    )
+
+
+def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> Lesson:
+    """Return what the hours known when the judged ones began teach."""
+    known = last_train_open_time(judged["open_time"][0], PRIMARY)
+    own = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
+    return learn(own.filter(pl.col("open_time") <= known), rows, PRIMARY)
+
+
+def _calibrated(calibration: Calibration, p_up: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
+    return np.empty((0, 0)) if p_up is None or not len(p_up) else np.stack([calibration(row) for row in p_up])
+
+
+def judge(
+    candidate: Evidence,
+    champion: Evidence | None,
+    *,
+    parity_error: float,
+    champion_parity_error: float | None = None,
+    causality_failures: Sequence[str],
+    recipe_changes: Sequence[str] = (),
+    inputs_changed: Sequence[str] = (),
+    new_inputs_allowed: bool = False,
+    margin_nats: float,
+    tolerance_nats: float,
+    significance: float,
+    fee_bps: float,
+) -> Verdict:
+    """Judge a candidate.
+
+    Args:
+        candidate: its evidence.
+        champion: the champion's on the same hours, or None when there is no champion yet.
+        parity_error: largest |ONNX - library| of its graphs.
+        champion_parity_error: that of the champion's graphs; None when it is not known any more.
+        causality_failures: names of the laws its features broke; empty is green.
+        recipe_changes: what differs from the champion's recipe, see `recipe.recipe_changes`; empty makes it a refresh.
+        inputs_changed: inputs that the candidate has and the champion lacks, or the other way round.
+        new_inputs_allowed: whether that may be.
+        margin_nats: how much lower the log-loss of a changed recipe must be.
+        tolerance_nats: how much higher the log-loss of a refresh may be.
+        significance: largest p-value at which either counts as shown.
+        fee_bps: one-way cost at which the Sharpe ratios are compared, basis points.
+    """
+    failures = float(len(causality_failures))
+    validity = [
+        Criterion(
+            "onnx_parity",
+            parity_error,
+            champion_parity_error,
+            PARITY_TOLERANCE,
+            parity_error <= PARITY_TOLERANCE,
+            "largest difference between the ONNX graphs and their library",
+        ),
+        Criterion(
+            "causality",
+            failures,
+            None if champion is None else failures,
+            0.0,
+            not causality_failures,
+            f"causality laws that the features both models use break: {', '.join(causality_failures) or 'none'}",
+        ),
+        Criterion(
+            "hours",
+            float(len(candidate.p_up)),
+            None if champion is None else float(len(champion.p_up)),
+            float(MIN_HOURS),
+            len(candidate.p_up) >= MIN_HOURS,
+            "out-of-sample hours, those of the champion after its cutoff",
+        ),
+        *promises(candidate, champion),
+    ]
+    valid = all(criterion.passed for criterion in validity)
+    if champion is None:
+        return Verdict("promoted" if valid else "refused", FIRST, (), tuple(validity))
+    if recipe_changes:
+        kind = CHANGED_RECIPE
+        named = ", ".join(inputs_changed[:8]) or "none"
+        comparison = [
+            Criterion(
+                "input_schema",
+                float(len(inputs_changed)),
+                0.0,
+                None if new_inputs_allowed else 0.0,
+                new_inputs_allowed or not inputs_changed,
+                f"inputs that only one of the two models has: {named}; callers of /predict send the champion's",
+            ),
+            *shown_better(
+                candidate,
+                champion,
+                seeds=SEEDS,
+                min_hours=MIN_HOURS,
+                margin_nats=margin_nats,
+                significance=significance,
+                fee_bps=fee_bps,
+            ),
+        ]
+    else:
+        kind = REFRESH
+        comparison = not_shown_worse(
+            candidate, champion, tolerance_nats=tolerance_nats, significance=significance, fee_bps=fee_bps
+        )
+    passed = all(criterion.passed for criterion in comparison)
+    decision = "refused" if not valid else "promoted" if passed else "kept"
+    return Verdict(decision, kind, tuple(recipe_changes), (*validity, *comparison))
+
+
+def promises(candidate: Evidence, champion: Evidence | None) -> list[Criterion]:
+    """Return whether calibration and coverage hold on the judged hours.
+
+    A bound that the champion breaks by as much or more on the hours both have does not count: what serves now is no
+    better.
+
+    Args:
+        candidate: its evidence.
+        champion: the champion's, on some of the same hours; None when there is no champion.
+    """
+    return [
+        _promise(
+            "calibration",
+            candidate,
+            champion,
+            value=_bias,
+            miss=_bias,
+            bound=BIAS_BOUND,
+            reason="|mean P(up) - share of rises|",
+        ),
+        _promise(
+            "coverage_90",
+            candidate,
+            champion,
+            value=_coverage,
+            miss=_coverage_miss,
+            bound=COVERAGE_SLACK,
+            reason="share of outcomes inside the 90 % interval, which may be off by the bound",
+        ),
+    ]
+
+
+def _promise(
+    name: str,
+    candidate: Evidence,
+    champion: Evidence | None,
+    *,
+    value: Callable[[Evidence], float | None],
+    miss: Callable[[Evidence], float | None],
+    bound: float,
+    reason: str,
+) -> Criterion:
+    own = miss(candidate)
+    theirs = None if champion is None else value(champion)
+    if own is not None and own <= bound:
+        return Criterion(name, value(candidate), theirs, bound, True, reason)
+    if champion is not None and len(champion.p_up) >= MIN_HOURS:
+        ours, missed = miss(candidate.at(champion.open_time)), miss(champion)
+        if ours is not None and missed is not None and missed > bound and missed >= ours:
+            reason += (
+                f"; off by {ours:.3f} on the {len(champion.p_up)} common hours, where the champion is by {missed:.3f}"
+            )
+            return Criterion(name, value(candidate), theirs, bound, True, reason)
+    return Criterion(name, value(candidate), theirs, bound, False, reason)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two models on the hours they share."""
+
+    ours: Evidence
+    theirs: Evidence
+    losses: npt.NDArray[np.float64]
+    rival_losses: npt.NDArray[np.float64]
+    test: LossDifference
+
+    @classmethod
+    def of(cls, candidate: Evidence, champion: Evidence, seeds: int) -> _Pair:
+        ours, theirs = candidate.at(champion.open_time), champion.at(candidate.open_time)
+        losses, rival_losses = ours.losses(seeds), theirs.losses(seeds)
+        test = diebold_mariano(losses.mean(axis=0), rival_losses.mean(axis=0), horizon=PRIMARY)
+        return cls(ours, theirs, losses, rival_losses, test)
+
+    @property
+    def hours(self) -> int:
+        return len(self.theirs.p_up)
+
+    def log_loss(self, bound: float | None, passed: bool, reason: str) -> Criterion:
+        """Return the row with the log-loss of both, seeds averaged."""
+        ours, theirs = (float(side.mean()) if self.hours else None for side in (self.losses, self.rival_losses))
+        return Criterion("log_loss", ours, theirs, bound, passed, reason)
+
+    def net_sharpe(self, fee_bps: float, *, required: bool) -> Criterion:
+        """Return the row with the Sharpe ratio of both after costs."""
+        ours, theirs = (
+            strategy(sign_signal(side.p_up), side.log_return, fee_bps=fee_bps) for side in (self.ours, self.theirs)
+        )
+        gain = sharpe_difference(ours, theirs)
+        passed = not required or (gain.upper is not None and gain.upper >= 0)
+        span = "unknown" if gain.upper is None else f"{gain.lower:.1f} to {gain.upper:.1f}"
+        reason = f"annual Sharpe ratio of the sign at {fee_bps:g} bp one-way; the gain's 95 % interval is {span}"
+        return Criterion("net_sharpe", ours.sharpe().value, theirs.sharpe().value, None, passed, reason)
+
+
+def shown_better(
+    challenger: Evidence,
+    champion: Evidence,
+    *,
+    seeds: int,
+    min_hours: int,
+    margin_nats: float,
+    significance: float,
+    fee_bps: float,
+) -> list[Criterion]:
+    """Return whether one model is shown to be better than another on the hours they share.
+
+    Args:
+        challenger: evidence of the one that must be better.
+        champion: of the other.
+        seeds: fits of each that are compared; 1 asks nothing of seeds.
+        min_hours: fewest hours they must share.
+        margin_nats: how much lower the log-loss must be.
+        significance: largest p-value of that.
+        fee_bps: one-way cost of the Sharpe ratios, basis points.
+    """
+    pair = _Pair.of(challenger, champion, seeds)
+    enough = pair.hours >= min_hours
+    gain = -pair.test.value if enough and pair.test.value is not None else None
+    p_value = pair.test.p_below() if enough else None
+    champions = float(pair.rival_losses.mean()) if pair.hours else None
+    found = [
+        Criterion(
+            "common_hours",
+            float(pair.hours),
+            float(pair.hours),
+            float(min_hours),
+            enough,
+            "hours neither of the two has learnt from",
+        ),
+        pair.log_loss(
+            None if champions is None else champions - margin_nats,
+            gain is not None and gain >= margin_nats,
+            f"log-loss on the common hours, nats; must be lower by {margin_nats:g}",
+        ),
+        Criterion(
+            "better_p_value",
+            p_value,
+            None,
+            significance,
+            p_value is not None and p_value <= significance,
+            "one-sided Diebold-Mariano test (HAC) that the candidate does not lose less",
+        ),
+    ]
+    if seeds > 1:
+        wins = float((pair.rival_losses.mean(axis=1) > pair.losses.mean(axis=1)).sum()) if enough else None
+        fits = 1 + len(pair.ours.other_seeds)
+        sentence = f"of {seeds} pairs of fits with the same seed, those in which the side loses less"
+        won = fits >= seeds and wins is not None and wins >= SEED_WINS
+        found.append(
+            Criterion("seed_wins", wins, None if wins is None else seeds - wins, float(SEED_WINS), won, sentence)
+        )
+    found.append(pair.net_sharpe(fee_bps, required=True))
+    return found
+
+
+def not_shown_worse(
+    candidate: Evidence, champion: Evidence, *, tolerance_nats: float, significance: float, fee_bps: float
+) -> list[Criterion]:
+    """Return whether a refresh is promoted: it is, unless its log-loss is shown to be higher by more than a tolerance.
+
+    Fewer than `MIN_HOURS` common hours show nothing, so they do not keep a valid refresh out.
+
+    Source of the test: F. X. Diebold & R. S. Mariano (1995), one-sided against a difference of the tolerance.
+
+    Args:
+        candidate: evidence of the refresh.
+        champion: of the champion.
+        tolerance_nats: how much higher its log-loss may be.
+        significance: largest p-value at which more than that counts as shown.
+        fee_bps: one-way cost of the Sharpe ratios, basis points; for information.
+    """
+    pair = _Pair.of(candidate, champion, SEEDS)
+    p_value = pair.test.p_above(tolerance_nats) if pair.hours >= MIN_HOURS else None
+    return [
+        pair.log_loss(None, True, f"log-loss on the {pair.hours} common hours, nats"),
+        Criterion(
+            "worse_p_value",
+            p_value,
+            None,
+            significance,
+            p_value is None or p_value > significance,
+            f"one-sided Diebold-Mariano test (HAC) that the candidate loses at most {tolerance_nats:g} nats more; "
+            "at or below the bound it is shown to be worse",
+        ),
+        pair.net_sharpe(fee_bps, required=False),
+    ]
+
+
+def _bias(evidence: Evidence) -> float | None:
+    if not len(evidence.p_up):
+        return None
+    return abs(float(evidence.p_up.mean() - (evidence.log_return > 0).mean()))
+
+
+def _coverage_miss(evidence: Evidence) -> float | None:
+    covered = _coverage(evidence)
+    return None if covered is None else abs(covered - 0.9)
+
+
+def _coverage(evidence: Evidence) -> float | None:
+    if not len(evidence.log_return):
+        return None
+    low, high = evidence.quantiles[:, 0], evidence.quantiles[:, 2 * MEDIAN]
+    return float(((low <= evidence.log_return) & (evidence.log_return <= high)).mean())
+
+
+def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:
+    """Return MODEL_VERDICT rows, one a criterion; `before` is the champion the candidate was held against."""
+    return (
+        pl.DataFrame(
+            [
+                {
+                    "cutoff": cutoff,
+                    "criterion": criterion.name,
+                    "value": criterion.value,
+                    "champion_value": criterion.champion_value,
+                    "bound": criterion.bound,
+                    "passed": criterion.passed,
+                    "reason": criterion.reason,
+                    "decision": verdict.decision,
+                    "kind": verdict.kind,
+                    "recipe_changes": "; ".join(verdict.recipe_changes),
+                    "candidate_version": candidate.version,
+                    "candidate_digest": candidate.digest,
+                    "champion_version": before.version if before else None,
+                    "champion_cutoff": before.cutoff if before else None,
+                    "champion_digest": before.digest if before else None,
+                }
+                for criterion in verdict.criteria
+            ],
+            schema=MODEL_VERDICT.columns,
+        )
+    ).sort(MODEL_VERDICT.key)

@@ -1,0 +1,67 @@
+"""`make demo`: the whole graph on the embedded sample, ending in a forecast as HTTP answers it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from btc_assets.partitions import previous_monday
+from btc_assets.processes import free_port, reached_at, running, wait_for_port, web_root
+from btc_assets.settings import SAMPLE_END, Settings
+
+WEEKS = 3
+"""Cutoffs the demo walks over, the last weeks of the sample."""
+READY_S = 30.0
+
+
+def demo(config: Settings) -> int:
+    """Run the demo and return its exit status."""
+    if config.market_source != "sample":
+        print(
+            f"make demo runs on the embedded sample, but BTC_MARKET_SOURCE is {config.market_source!r}; unset it "
+            "(and what else .env sets) for the demo.",
+            file=sys.stderr,
+        )
+        return 2
+    from btc_assets.cli.runs import walk_forward
+
+    end = SAMPLE_END - timedelta(days=1)
+    start = previous_monday(end) - timedelta(weeks=WEEKS - 1)
+    with _step(f"walk forward over {WEEKS} weekly cutoffs, {start} to {end}: bars, features, models, forecasts"):
+        status = walk_forward(start, end, every_days=7, resume=True)
+    if status:
+        return status
+    with _step("start the forecast server and ask it"):
+        print(_forecast_over_http(config), flush=True)
+    print(f"==> the sample ends on {end}, so the forecast says that it is stale. Next: make up", flush=True)
+    return 0
+
+
+def _forecast_over_http(config: Settings) -> str:
+    """Start the server, and return its answer to the one question."""
+    import httpx
+
+    host = reached_at(config.serve_host)
+    port = free_port(host, config.serve_port)
+    path = config.serving_dir.parent / "demo_server.log"
+    with path.open("wb") as log:
+        command = [sys.executable, "-m", "serve"]
+        with running(command, environment={"BTC_SERVE_PORT": str(port)}, log=log.fileno()) as server:
+            wait_for_port(server, host, port, seconds=READY_S)
+            url = f"{web_root(host, port)}/v1/forecast"
+            answer = httpx.get(url, timeout=10, trust_env=False)
+            answer.raise_for_status()
+    return f"$ curl {url}\n{json.dumps(answer.json(), indent=2)}"
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what is done, and how long it took."""
+    print(f"==> {what}", flush=True)
+    began = time.monotonic()
+    yield
+    print(f"==> done in {time.monotonic() - began:.1f} s", flush=True)

@@ -1,0 +1,70 @@
+"""How frames and pictures are shown in Dagster's metadata: Markdown tables, records, small PNGs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIZE_INCHES, _DPI, _COLOURS = (7.0, 3.2), 80, 48
+
+
+def markdown_table(frame: pl.DataFrame) -> str:
+    """Return a frame as a Markdown table, floats with four significant digits."""
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=100,
+        tbl_cols=30,
+        fmt_str_lengths=200,
+        tbl_width_chars=400,
+    ):
+        return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
+
+
+def table_metadata(frame: pl.DataFrame) -> dg.TableMetadataValue:
+    """Return a frame as a table in the Dagster UI."""
+    records: list[Any] = [dg.TableRecord(row) for row in frame.iter_rows(named=True)]
+    return dg.TableMetadataValue(
+        records=records, schema=dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
+    )
+
+
+def embedded(png: bytes, title: str) -> str:
+    """Return a PNG as a Markdown image that carries its own bytes."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def empty_figure(title: str, unit: str) -> tuple[Figure, Axes]:
+    """Return an empty picture that belongs to no window and no global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=9)
+    axes.set_ylabel(unit, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def png_of(figure: Figure) -> bytes:
+    """Render with few colours: metadata is kept for every materialisation, so a picture must stay small."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    buffer = io.BytesIO()
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,166 @@
+"""Forecasts of every hour, and what became of them."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.display import table_metadata
+from btc_assets.forecasting.forecasts import choose_models, forecast_hours
+from btc_assets.forecasting.outcomes import judge_forecasts
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.lake import Lake, stored
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.learning.tables import TRAINING_PROFILE
+from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.schema import dagster_type
+from btc_assets.settings import settings
+from btc_assets.vocabulary import CHAMPION, ROLES
+
+GROUP = "forecasting"
+
+
+CODE_VERSION = "1"
+
+
+_BACKFILL = dg.BackfillPolicy.single_run()
+
+
+_HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
+
+
+_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
+
+
+_COMMON: dict[str, Any] = {
+    "partitions_def": DAILY,
+    "group_name": GROUP,
+    "backfill_policy": _BACKFILL,
+    "code_version": CODE_VERSION,
+    "op_tags": _LIMITS,
+}
+"""What every asset of this domain has in common."""
+
+
+def _models_as_of(table: str) -> dg.AssetIn:
+    """Everything written by cutoffs up to the day itself, as far back as a training window."""
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
+
+
+def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
+    """Return what the models chosen saw in training, of however long ago: TRAINING_PROFILE rows of their cutoffs."""
+    return lake.scan_days(TRAINING_PROFILE, sorted(chosen["model_cutoff"].unique())).collect()
+
+
+@dg.asset(
+    key=["forecasting", "forecasts"],
+    **(_COMMON | {"code_version": "2"}),
+    dagster_type=dagster_type(FORECASTS),
+    ins={
+        "hourly_features": dg.AssetIn(
+            key=["features", "hourly_features"], partition_mapping=days_before(LOOK_BACK_DAYS, and_today=True)
+        ),
+        "prices": dg.AssetIn(key=["market", "prices"]),
+        "trained_model": _models_as_of("learning/trained_model"),
+    },
+    deps=[
+        dg.AssetDep(table, partition_mapping=days_before(settings().window_days, and_today=True))
+        for table in (["champion", "model_history"], ["learning", "training_profile"])
+    ],
+    kinds={"polars", "onnx"},
+    freshness_policy=_HOURLY,
+)
+def forecasts(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    lake: dg.ResourceParam[Lake],
+    hourly_features: pl.LazyFrame,
+    prices: pl.LazyFrame,
+    trained_model: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Forecasts of every closed hour with features: P(up) and five return quantiles for 1, 4 and 24 hours.
+
+    Three roles forecast an hour: the champion of that hour, the newest cutoff's own model and, in shadow, the
+    challenger. Who they are is read from the append-only history, of however long ago, and never from a registry
+    alias, so that materialising an old day again gives the same rows. A day before the first model has none.
+
+    A forecast whose inputs are missing beyond what its model saw in training (`learning/training_profile`) is marked as
+    degraded, with the inputs named; these are answered at their training median, and where they carry too much of the
+    model, base rate and volatility answer in its place.
+    """
+    days = [day_of(key) for key in context.partition_keys]
+    features = hourly_features.sort("open_time").collect()
+    own = pl.col("open_time").dt.date().is_in(days)
+    history = lake.scan(MODEL_HISTORY, None, max(days)).collect()
+    hours = features.filter(own)["open_time"]
+    chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().window_days)
+    frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(lake, chosen))
+    champion = frame.filter(pl.col("role") == CHAMPION)
+    with_a_champion = champion["open_time"].dt.date().unique()
+    return stored(
+        context,
+        FORECASTS,
+        frame,
+        {
+            "models": {role: sorted(frame.filter(pl.col("role") == role)["model_version"].unique()) for role in ROLES},
+            "days_without_a_champion": len(set(days) - set(with_a_champion)),
+            "degraded_hours": champion.filter("degraded")["open_time"].n_unique(),
+            "missing_inputs": sorted(set(",".join(champion["missing_inputs"].unique()).split(",")) - {""}),
+            "newest": dg.MetadataValue.md(_newest_forecasts(frame)),
+        },
+    )
+
+
+@dg.asset(
+    key=["forecasting", "forecast_outcomes"],
+    **_COMMON,
+    dagster_type=dagster_type(FORECAST_OUTCOMES),
+    ins={
+        "forecasts": dg.AssetIn(key=["forecasting", "forecasts"], partition_mapping=days_before(2, and_today=True)),
+        "hourly_labels": dg.AssetIn(key=["features", "hourly_labels"]),
+    },
+    kinds={"polars"},
+    freshness_policy=_HOURLY,
+)
+def forecast_outcomes(
+    context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, hourly_labels: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """What became of each forecast, on the day it was known.
+
+    Correct, incorrect, or too small to call (a return below `BTC_TOO_SMALL_TO_CALL`), with the return in the
+    direction forecast before and after one round trip at `BTC_FEE_BPS` one-way.
+    """
+    config = settings()
+    frame = judge_forecasts(
+        forecasts.collect(),
+        hourly_labels.collect(),
+        too_small_to_call=config.too_small_to_call,
+        fee_bps=config.fee_bps,
+    )
+    tally = frame.group_by("role", "horizon_hours", "outcome").len("n").sort("role", "horizon_hours", "outcome")
+    return stored(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
+
+
+def _newest_forecasts(frame: pl.DataFrame) -> str:
+    """Return the forecasts of the newest hour as a Markdown table."""
+    if frame.is_empty():
+        return "No model stands on this day yet."
+    newest = frame.filter(pl.col("open_time") == pl.col("open_time").max())
+    return "\n".join(
+        [
+            "| made at | horizon | role | version | P(up) | median | 90 % interval |",
+            "|---|---|---|---|---|---|---|",
+            *(
+                f"| {row['made_at']:%Y-%m-%d %H:%M} | {row['horizon_hours']} h | {row['role']} "
+                f"| {row['model_version']} | {row['p_up']:.1%} | {row['q50']:+.2%} "
+                f"| {row['q05']:+.2%} to {row['q95']:+.2%} |"
+                for row in newest.iter_rows(named=True)
+            ),
+        ]
+    )
+
+
+ASSETS = [forecasts, forecast_outcomes]

@@ -1,0 +1,185 @@
+"""Checks on forecasts and outcomes, of the newest day a run made or else the newest stored."""
+
+from datetime import date, timedelta
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.assets import forecast_outcomes, forecasts, profiles_of
+from btc_assets.forecasting.completeness import missing_forecasts, missing_outcomes, moved_forecasts
+from btc_assets.forecasting.forecasts import choose_models, forecast_hours
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.lake import Lake
+from btc_assets.learning.missingness import LOOK_BACK_DAYS
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
+from btc_assets.market.tables import PRICES
+from btc_assets.partitions import day_to_check, nothing_stored
+from btc_assets.schema import Contract
+from btc_assets.settings import settings
+from btc_assets.vocabulary import CHAMPION
+
+_COVERAGE_DAYS = 90
+
+
+_COVERAGE_TOLERANCE = 0.05
+"""How far the 90 % interval's coverage over `_COVERAGE_DAYS` may be from 90 % before it is worth a warning."""
+
+
+_COVERAGE_ROWS = 24 * 14
+
+
+def _chosen(lake: Lake, day: date) -> pl.DataFrame:
+    """Return who forecasts each hour of a day, from what the forecasts themselves are shown."""
+    window = settings().window_days
+    history = lake.scan(MODEL_HISTORY, None, day).collect()
+    trained = lake.scan(TRAINED_MODEL, day - timedelta(days=window), day).collect()
+    hours = _one_day(lake, HOURLY_FEATURES, day)["open_time"]
+    return choose_models(history, trained, hours, window_days=window)
+
+
+def _one_day(lake: Lake, contract: Contract, day: date) -> pl.DataFrame:
+    return lake.scan_days(contract, [day]).collect()
+
+
+@dg.asset_check(asset=forecasts, name="every_hour_is_forecast")
+def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Every closed hour of the day with features and a bar has a forecast of each role and horizon."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    chosen = _chosen(lake, day)
+    if CHAMPION not in chosen["role"]:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"No champion stands on {day}: train and judge a cutoff on or before that day.",
+        )
+    missing = missing_forecasts(
+        _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _one_day(lake, FORECASTS, day), chosen
+    )
+    return dg.AssetCheckResult(
+        passed=missing.is_empty(),
+        description=f"{missing.height} forecasts of {day} are missing"
+        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
+        metadata={"day": str(day), "missing": missing.height},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="replay_gives_the_same")
+def replay_gives_the_same(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], registry: ModelRegistry
+) -> dg.AssetCheckResult:
+    """Forecasting the day again from what is stored gives the stored rows, bit for bit."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    chosen = _chosen(lake, day)
+    features = lake.scan(HOURLY_FEATURES, day - timedelta(days=LOOK_BACK_DAYS), day).sort("open_time").collect()
+    replayed = forecast_hours(features, _one_day(lake, PRICES, day), chosen, registry, profiles_of(lake, chosen))
+    moved = moved_forecasts(_one_day(lake, FORECASTS, day), replayed)
+    return dg.AssetCheckResult(
+        passed=moved.is_empty(),
+        description=f"{moved.height} forecasts of {day} differ from a replay"
+        + (f", the first of {moved['open_time'][0]}." if moved.height else "."),
+        metadata={"day": str(day), "rows": replayed.height, "moved": moved.height},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="every_model_has_a_profile")
+def every_model_has_a_profile(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
+) -> dg.AssetCheckResult:
+    """What each model of the day saw in training is known; without it no missing input can be detected."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    missing = sorted(set(_chosen(lake, day)["model_cutoff"]) - set(lake.days(TRAINING_PROFILE)))
+    named = ", ".join(map(str, missing))
+    return dg.AssetCheckResult(
+        passed=not missing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Missing inputs of {day} cannot be detected: materialise learning/training_profile of {named}."
+        if missing
+        else f"Every model of {day} has its profile.",
+        metadata={"day": str(day), "missing": len(missing)},
+    )
+
+
+@dg.asset_check(asset=forecasts, name="no_input_is_missing")
+def no_input_is_missing(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """No champion forecast of the day lacks an input beyond what its model saw in training."""
+    day = day_to_check(context.run.tags, lake.days(FORECASTS))
+    if day is None:
+        return nothing_stored(FORECASTS.table)
+    degraded = _one_day(lake, FORECASTS, day).filter((pl.col("role") == CHAMPION) & pl.col("degraded"))
+    named = sorted({name for names in degraded["missing_inputs"].unique() for name in names.split(",")})
+    hours = degraded["open_time"].n_unique()
+    return dg.AssetCheckResult(
+        passed=not hours,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{hours} hours of {day} lack {', '.join(named[:8])}{' and others' if len(named) > 8 else ''}."
+        if hours
+        else f"No input is missing on {day}.",
+        metadata={"day": str(day), "degraded_hours": hours, "missing_inputs": named},
+    )
+
+
+@dg.asset_check(asset=forecast_outcomes, name="every_known_label_is_judged")
+def every_known_label_is_judged(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
+) -> dg.AssetCheckResult:
+    """Every forecast whose label became known on the day has an outcome."""
+    day = day_to_check(context.run.tags, lake.days(FORECAST_OUTCOMES))
+    if day is None:
+        return nothing_stored(FORECAST_OUTCOMES.table)
+    missing = missing_outcomes(
+        lake.scan(FORECASTS, day - timedelta(days=2), day).collect(),
+        _one_day(lake, HOURLY_LABELS, day),
+        _one_day(lake, FORECAST_OUTCOMES, day),
+    )
+    return dg.AssetCheckResult(
+        passed=missing.is_empty(),
+        description=f"{missing.height} forecasts whose outcome was known on {day} are not judged"
+        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
+        metadata={"day": str(day), "missing": missing.height},
+    )
+
+
+@dg.asset_check(asset=forecast_outcomes, name="intervals_hold")
+def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """The champion's 90 % intervals held about 90 % of the outcomes of the last 90 days, at each horizon."""
+    day = day_to_check(context.run.tags, lake.days(FORECAST_OUTCOMES))
+    if day is None:
+        return nothing_stored(FORECAST_OUTCOMES.table)
+    held = (
+        lake.scan(FORECAST_OUTCOMES, day - timedelta(days=_COVERAGE_DAYS - 1), day)
+        .filter(pl.col("role") == CHAMPION)
+        .group_by("horizon_hours")
+        .agg(pl.col("log_return").is_between(pl.col("q05"), pl.col("q95")).mean().alias("held"), pl.len().alias("n"))
+        .sort("horizon_hours")
+        .collect()
+    )
+    judged = held.filter(pl.col("n") >= _COVERAGE_ROWS)
+    far = judged.filter((pl.col("held") - 0.9).abs() > _COVERAGE_TOLERANCE)
+    said = ", ".join(
+        f"{row['horizon_hours']} h {row['held']:.1%} of {row['n']:,}" for row in held.iter_rows(named=True)
+    )
+    return dg.AssetCheckResult(
+        passed=far.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"90 % intervals held {said or 'no outcome yet'} in the {_COVERAGE_DAYS} days to {day}; "
+        f"fewer than {_COVERAGE_ROWS} outcomes are not judged.",
+    )
+
+
+CHECKS = [
+    every_hour_is_forecast,
+    replay_gives_the_same,
+    every_model_has_a_profile,
+    no_input_is_missing,
+    every_known_label_is_judged,
+    intervals_hold,
+]

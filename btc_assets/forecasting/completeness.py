@@ -1,0 +1,57 @@
+"""Is every forecast and outcome there that should be, and would it be the same again?"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from btc_assets.forecasting.tables import FORECASTS
+from btc_assets.vocabulary import HORIZONS
+
+_KEY = list(FORECASTS.key)
+
+
+def missing_forecasts(
+    features: pl.DataFrame,
+    prices: pl.DataFrame,
+    forecasts: pl.DataFrame,
+    chosen: pl.DataFrame,
+) -> pl.DataFrame:
+    """Return (open_time, horizon_hours, role) of each forecast that should be there and is not.
+
+    Args:
+        features: HOURLY_FEATURES rows.
+        prices: PRICES rows of the same hours.
+        forecasts: FORECASTS rows stored.
+        chosen: the model of each hour and role, see `forecasting.choose_models`.
+    """
+    hours = features.join(prices, on="open_time", how="semi")
+    horizons = pl.DataFrame({"horizon_hours": HORIZONS}, schema={"horizon_hours": pl.Int64})
+    wanted = chosen.join(hours, on="open_time", how="semi").join(horizons, how="cross").select(_KEY)
+    return wanted.join(forecasts, on=_KEY, how="anti").sort(_KEY)
+
+
+def missing_outcomes(forecasts: pl.DataFrame, labels: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    """Return the key of each forecast whose label is known but whose outcome is not stored.
+
+    Args:
+        forecasts: FORECASTS rows, of the labels' day and the two before.
+        labels: HOURLY_LABELS rows of one day.
+        outcomes: FORECAST_OUTCOMES rows stored of that day.
+    """
+    known = labels.drop_nulls("log_return")
+    judged = forecasts.join(known, on=["open_time", "horizon_hours"], how="semi").select(_KEY)
+    return judged.join(outcomes, on=_KEY, how="anti").sort(_KEY)
+
+
+def moved_forecasts(stored: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
+    """Return the key of each row that differs between the stored forecasts and a replay, bit for bit."""
+    columns = list(FORECASTS.columns)
+    return (
+        pl.concat([stored.select(columns), replayed.select(columns)])
+        .group_by(columns)
+        .len("copies")
+        .filter(pl.col("copies") != 2)
+        .select(_KEY)
+        .unique()
+        .sort(_KEY)
+    )

@@ -1,0 +1,168 @@
+"""Forecasts of closed hours by the models that stood in the hour itself.
+
+Which model forecasts an hour is read from what was decided by then: the champion and the challenger from the
+append-only history of models, the newest from the table of trained models. A registry alias says who stands today
+and is never asked, so a replay gives the same forecasts.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from btc_assets.champion.history import ModelChoice, holders
+from btc_assets.clock import HOUR
+from btc_assets.forecasting.tables import FORECASTS
+from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.missingness import Answer, Profile
+from btc_assets.schema import UTC_TIME
+from btc_assets.vocabulary import HELD_ROLES, NEWEST, QUANTILE_NAMES
+
+
+class ForecastError(RuntimeError):
+    """A model cannot forecast as its verdict says it should."""
+
+
+class Predictor(Protocol):
+    """What a forecast needs of a model; `learning.forecast_model.ForecastModel` has it."""
+
+    digest: str
+    cutoff: date
+    features: tuple[str, ...]
+
+    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+        """Forecast every horizon for rows (n, len(features)), NaN where missing."""
+        ...
+
+
+class Models(Protocol):
+    """Where models come from."""
+
+    def load(self, version: int) -> Predictor:
+        """Return one registered version, verified."""
+        ...
+
+
+def choose_models(history: pl.DataFrame, trained: pl.DataFrame, hours: pl.Series, *, window_days: int) -> pl.DataFrame:
+    """Return who forecasts each hour: open_time, role, model_version, model_cutoff, model_digest.
+
+    Args:
+        history: MODEL_HISTORY rows; the champion and the challenger of an hour are the ones it names for that hour.
+        trained: TRAINED_MODEL rows; the newest model of an hour is that of the newest cutoff, judged or not.
+        hours: open_time, UTC.
+        window_days: models trained more than this many days before an hour are not its newest.
+    """
+    parts = {role: holders(history, role, hours) for role in HELD_ROLES}
+    parts[NEWEST] = _newest(trained, hours, window_days)
+    columns = ["open_time", "role", "model_version", "model_cutoff", "model_digest"]
+    return pl.concat(part.with_columns(pl.lit(role).alias("role")).select(columns) for role, part in parts.items())
+
+
+def _newest(trained: pl.DataFrame, hours: pl.Series, window_days: int) -> pl.DataFrame:
+    """Return the newest cutoff's own model of each hour; an hour without one is left out."""
+    models = (
+        trained.select("model_version", pl.col("cutoff").alias("model_cutoff"), "model_digest")
+        .unique("model_cutoff", keep="any")
+        .with_columns(pl.col("model_cutoff").cast(UTC_TIME).alias("since"))
+        .sort("since")
+    )
+    held = pl.DataFrame({"open_time": hours.sort()}).join_asof(models, left_on="open_time", right_on="since")
+    recent = pl.col("model_cutoff") >= pl.col("open_time").dt.date() - timedelta(days=window_days)
+    return held.drop_nulls("model_version").filter(recent).drop("since")
+
+
+def forecast_hours(
+    features: pl.DataFrame, prices: pl.DataFrame, chosen: pl.DataFrame, models: Models, profiles: pl.DataFrame
+) -> pl.DataFrame:
+    """Forecast every hour that has features, a bar and a model.
+
+    A feature that is not known is missing to the model, not a reason to be silent; where it is missing beyond what the
+    model saw in training, the forecast is marked as degraded and answered as `learning.missingness` says. Each model is
+    loaded once and each hour is put to it once, whichever roles it has.
+
+    Args:
+        features: HOURLY_FEATURES rows of the hours and, so that runs of missing hours can be counted, of
+            `missingness.LOOK_BACK_DAYS` before them.
+        prices: PRICES rows of the same hours.
+        chosen: the model of each hour and role, see `choose_models`.
+        models: where the models come from.
+        profiles: TRAINING_PROFILE rows of their cutoffs; a model without any is taken as it is.
+
+    Returns:
+        FORECASTS rows, by open_time, horizon and role; none for an hour without a model.
+
+    Raises:
+        ForecastError: a model is not the one chosen, is newer than the day, or needs a feature that is not there.
+    """
+    early = chosen.filter(pl.col("model_cutoff") > pl.col("open_time").dt.date())
+    if early.height:
+        first = early.sort("open_time").row(0, named=True)
+        raise ForecastError(
+            f"model version {first['model_version']} was cut off on {first['model_cutoff']}, after "
+            f"{first['open_time']:%Y-%m-%d}: it would have seen the hours it is to forecast"
+        )
+    features = features.sort("open_time")
+    hours = features.join(prices.select("open_time", "close"), on="open_time", how="inner").sort("open_time")
+    parts = []
+    for _, own in sorted(chosen.group_by("model_version"), key=lambda part: part[0]):
+        choice = ModelChoice(*own.select("model_version", "model_cutoff", "model_digest").row(0))
+        asked = hours.join(own, on="open_time", how="semi")
+        if asked.height:
+            profile = profiles.filter(pl.col("cutoff") == choice.cutoff)
+            forecast = _forecast_by(choice, models.load(choice.version), asked, features, profile)
+            parts.append(forecast.join(own.select("open_time", "role"), on="open_time"))
+    if not parts:
+        return FORECASTS.empty()
+    return pl.concat(parts).select(list(FORECASTS.columns)).sort(FORECASTS.key)
+
+
+def _forecast_by(
+    choice: ModelChoice, model: Predictor, hours: pl.DataFrame, features: pl.DataFrame, training: pl.DataFrame
+) -> pl.DataFrame:
+    """Put hours to one model; FORECASTS columns without the role."""
+    if (model.digest, model.cutoff) != (choice.digest, choice.cutoff):
+        raise ForecastError(
+            f"registry version {choice.version} holds the model {model.digest[:12]} of {model.cutoff}, "
+            f"but {choice.digest[:12]} of {choice.cutoff} was judged under that version"
+        )
+    missing = [name for name in model.features if name not in hours.columns]
+    if missing:
+        raise ForecastError(
+            f"model version {choice.version} needs features that are not computed: {', '.join(missing)}"
+        )
+    rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+    profile = Profile.of(training, model.features)
+    lost = np.zeros(rows.shape, dtype=np.bool_)
+    if profile is not None:
+        lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
+        rows = profile.filled(rows, lost)
+    made_at = pl.col("open_time") + HOUR
+    names = np.array(model.features)
+    parts = []
+    for horizon, forecast in model.predict(rows).items():
+        answer = Answer.as_is(forecast) if profile is None else profile.answer(horizon, forecast, rows, lost)
+        parts.append(
+            hours.select(
+                "open_time",
+                pl.lit(horizon, pl.Int64).alias("horizon_hours"),
+                made_at.alias("made_at"),
+                (made_at + timedelta(hours=horizon)).alias("target_time"),
+                pl.lit(choice.version, pl.Int64).alias("model_version"),
+                pl.lit(choice.cutoff).alias("model_cutoff"),
+                pl.lit(choice.digest).alias("model_digest"),
+                "close",
+                pl.Series("p_up", answer.forecast.p_up, pl.Float64),
+                *(
+                    pl.Series(name, answer.forecast.quantiles[:, i], pl.Float64)
+                    for i, name in enumerate(QUANTILE_NAMES)
+                ),
+                pl.Series("degraded", lost.any(axis=1), pl.Boolean),
+                pl.Series("missing_inputs", [",".join(names[row]) for row in lost], pl.String),
+                pl.Series("missing_weight", answer.missing_weight, pl.Float64),
+                pl.Series("fallback", answer.fallback, pl.Boolean),
+            )
+        )
+    return pl.concat(parts)

@@ -1,0 +1,75 @@
+"""The contracts of forecasts and their outcomes."""
+
+import polars as pl
+
+from btc_assets.columns import (
+    CUTOFF,
+    DAY_IT_IS_KNOWN,
+    HORIZON,
+    MODEL_DIGEST,
+    OPEN_TIME,
+    QUANTILE_LAW,
+    RETURN_QUANTILES,
+    price,
+)
+from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, law, schema
+from btc_assets.vocabulary import ROLES
+
+FORECASTS = declare(
+    table="forecasting/forecasts",
+    schema=schema(
+        {
+            "open_time": OPEN_TIME,
+            "horizon_hours": HORIZON,
+            "role": Column(pl.String, check("isin", ROLES), about="whose forecast it is"),
+            "made_at": Column(UTC_TIME, about="open_time + 1 h"),
+            "target_time": Column(UTC_TIME, about="end of the window forecast: made_at + horizon"),
+            "model_version": Column(pl.Int64, about="registry version"),
+            "model_cutoff": CUTOFF,
+            "model_digest": MODEL_DIGEST,
+            "close": price("last close the forecast starts from, USD"),
+            "p_up": Column(pl.Float64, *PROBABILITY, about="calibrated probability of a rise"),
+            **RETURN_QUANTILES,
+            "degraded": Column(pl.Boolean, about="whether inputs are missing beyond what the model saw in training"),
+            "missing_inputs": Column(pl.String, about="these inputs, joined by commas; empty where there are none"),
+            "missing_weight": Column(
+                pl.Float64, *PROBABILITY, about="share of the model's mean |SHAP value| that they carry"
+            ),
+            "fallback": Column(
+                pl.Boolean, about="whether base rate and volatility of the training window answer in place of the model"
+            ),
+        },
+        QUANTILE_LAW,
+        law("made one hour after open_time", pl.col("made_at") == pl.col("open_time").dt.offset_by("1h")),
+        law("degraded where inputs are named", pl.col("degraded") == (pl.col("missing_inputs") != "")),
+        law("only a degraded forecast falls back", pl.col("degraded") | ~pl.col("fallback")),
+        law("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time", "horizon_hours", "role"),
+)
+
+FORECAST_OUTCOMES = declare(
+    table="forecasting/forecast_outcomes",
+    schema=schema(
+        {
+            "open_time": OPEN_TIME,
+            "horizon_hours": HORIZON,
+            "role": Column(pl.String, check("isin", ROLES), about="whose forecast it was"),
+            "known_at": Column(UTC_TIME, about="when the outcome was known"),
+            "model_version": Column(pl.Int64, about="registry version"),
+            "model_cutoff": CUTOFF,
+            "p_up": Column(pl.Float64, *PROBABILITY, about="calibrated probability of a rise"),
+            **RETURN_QUANTILES,
+            "log_return": Column(pl.Float64, FINITE, about="what happened, fraction"),
+            "outcome": Column(
+                pl.String, check("isin", ["correct", "incorrect", "too_small_to_call"]), about="of the direction"
+            ),
+            "signed_return_bps": Column(pl.Float64, FINITE, about="return in the direction forecast, basis points"),
+            "net_return_bps": Column(pl.Float64, FINITE, about="the same after one round trip of costs, basis points"),
+        },
+        QUANTILE_LAW,
+    ),
+    day=DAY_IT_IS_KNOWN,
+    key=("open_time", "horizon_hours", "role"),
+)

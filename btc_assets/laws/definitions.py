@@ -1,0 +1,7 @@
+"""What the causality laws bring to the graph: checks on the feature tables."""
+
+import dagster as dg
+
+from btc_assets.laws.checks import CHECKS
+
+DEFINITIONS = dg.Definitions(asset_checks=CHECKS)

@@ -1,0 +1,295 @@
+"""Law 7 of the causality suite: planted bugs that the laws must catch, and clean controls they must let pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from btc_assets.clock import HOUR
+from btc_assets.features.labels import compute_labels
+from btc_assets.features.texts import HOUR_OF_TEXT, Texts, every_hour, scored_texts
+from btc_assets.laws.laws import (
+    Engine,
+    Fit,
+    LawResult,
+    Matrix,
+    TextEngine,
+    availability,
+    fitted_state,
+    future_poisoning,
+    labels_law,
+    placebo,
+    prefix_invariance,
+    purge_law,
+    text_availability,
+    text_cuts,
+    text_poisoning,
+    text_warm_up,
+    warm_up,
+)
+from btc_assets.laws.synthetic import random_texts, random_walk, stressed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A planted bug, or a clean control, and the laws it is put before.
+
+    Attributes:
+        name: of the bug or control.
+        planted: whether it is a bug.
+        laws: bars to what the laws say.
+    """
+
+    name: str
+    planted: bool
+    laws: Callable[[pl.DataFrame], Sequence[LawResult]]
+
+
+@dataclass(frozen=True)
+class Caught:
+    """Which laws a subject broke."""
+
+    name: str
+    planted: bool
+    caught_by: tuple[str, ...]
+
+    @property
+    def as_it_should(self) -> bool:
+        """Whether a bug was caught, or a control let pass."""
+        return self.planted == bool(self.caught_by)
+
+
+_SUBJECT_WINDOW = 20
+"""Days of bars a subject's day is given: the controls need fewer."""
+
+
+def _of_engine(engine: Engine) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    return lambda bars: (
+        prefix_invariance(engine, bars),
+        future_poisoning(engine, bars),
+        availability(engine, bars),
+        warm_up(engine, bars, days=2, starts=2, window_days=_SUBJECT_WINDOW),
+    )
+
+
+def _of_value(value: pl.Expr, *, warmup_hours: int = 0) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def engine(bars: pl.DataFrame) -> pl.DataFrame:
+        warm = pl.col("open_time") >= pl.col("open_time").min() + pl.duration(hours=warmup_hours)
+        return bars.select("open_time", _CLOSED.alias("available_at"), pl.when(warm).then(value).alias("value"))
+
+    return _of_engine(engine)
+
+
+def _of_texts(engine: TextEngine) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_WINDOW + 4))
+        texts = random_texts(newest, seed=6)
+        where = text_cuts(newest, texts, random=0)
+        return (
+            text_availability(engine, newest, texts, [cut + HOUR for cut in where]),
+            text_poisoning(engine, newest, texts, where),
+            text_warm_up(engine, newest, texts, days=2, starts=2, window_days=_SUBJECT_WINDOW),
+        )
+
+    return laws
+
+
+def _of_join(
+    *values: pl.Expr, seen: Callable[[Texts], Texts] = lambda texts: texts
+) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Join texts as the project does: `seen` changes them before, `values` are made of them after."""
+
+    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        assert texts is not None
+        hourly = seen(texts).hourly(every_hour(bars)).select("open_time", *(values or (_COUNT, _MEAN)))
+        return _beside(bars, hourly)
+
+    return _of_texts(engine)
+
+
+def _beside(bars: pl.DataFrame, hourly: pl.DataFrame) -> pl.DataFrame:
+    closed = bars.select("open_time", _CLOSED.alias("available_at"))
+    return closed.join(hourly, on="open_time", how="left", maintain_order="left")
+
+
+def _of_articles(value: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Give each scored article a value, and each hour the mean of its own."""
+
+    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        assert texts is not None
+        scored = scored_texts(texts.articles, texts.posts.clear(), texts.scores)
+        stories = texts.articles.filter(pl.col("revision") == 0).select("story_id", item_id="article_id")
+        hour = HOUR_OF_TEXT.alias("open_time")
+        articles = scored.join(stories, on="item_id", how="left").with_columns(value.alias("value"))
+        return _beside(bars, articles.group_by(hour, maintain_order=True).agg(pl.col("value").mean()))
+
+    return _of_texts(engine)
+
+
+def _when_published(texts: Texts) -> Texts:
+    published = pl.coalesce("published_at", "available_at").alias("available_at")
+    return replace(texts, articles=texts.articles.with_columns(published), posts=texts.posts.with_columns(published))
+
+
+def _an_hour_early(texts: Texts) -> Texts:
+    earlier = pl.col("available_at").dt.offset_by("-1h")
+    return replace(texts, articles=texts.articles.with_columns(earlier), posts=texts.posts.with_columns(earlier))
+
+
+def _as_edited(texts: Texts) -> Texts:
+    """Return each text as it reads after its last edit."""
+    latest = texts.articles.sort("revision").unique("article_id", keep="last", maintain_order=True)
+    return replace(texts, articles=latest.with_columns(pl.lit(0, pl.Int64).alias("revision")))
+
+
+def _of_fit(fit: Fit) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        ahead = (pl.col("close").shift(-1) / pl.col("close")).log().alias("log_return")
+        rows = bars.select("open_time", "close", ahead).drop_nulls()
+        return (fitted_state(fit, rows, rows["open_time"][rows.height // 2], 2 * HOUR),)
+
+    return laws
+
+
+def _of_labels(shift_known: int, lead: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Labels known `shift_known` hours from when they should be, that end `lead` bars late."""
+
+    def labels(bars: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
+        made = compute_labels(bars, first, last + timedelta(hours=max(0, -shift_known)), horizons=(1, 4))
+        moved = bars.select("open_time", (pl.col("close").shift(-lead) / pl.col("close")).log().alias("_ahead"))
+        return (
+            made.with_columns(pl.col("known_at") + pl.duration(hours=shift_known))
+            .filter((pl.col("known_at") > first) & (pl.col("known_at") <= last))
+            .join(moved, on="open_time", how="left", maintain_order="left")
+            .with_columns(pl.col("log_return") + (pl.col("_ahead") if lead else 0))
+            .drop("_ahead")
+        )
+
+    return lambda bars: (labels_law(labels, bars),)
+
+
+def _of_folds(purge_hours: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        start = bars["open_time"][bars.height // 2]
+        fold = {"horizon_hours": 4, "test_start": start, "train_end": start - purge_hours * HOUR}
+        return (purge_law(pl.DataFrame([{**fold, "purge_hours": purge_hours}])),)
+
+    return laws
+
+
+def _of_learner(*, told: bool) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """A nearest-mean learner on a random walk; `told` slips the answer in among its inputs."""
+
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        walk = random_walk(max(2_000, bars.height), seed=1)
+        steps = np.diff(np.log(walk["close"].to_numpy()))
+        past, ahead = steps[:-1], steps[1:]
+        answer = ahead + np.random.default_rng(4).normal(0, 0.03, len(ahead))
+        return (placebo(_nearest_mean, np.column_stack([past, answer if told else past]), (ahead > 0) * 1.0),)
+
+    return laws
+
+
+def _nearest_mean(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
+    direction = train[up > 0.5].mean(axis=0) - train[up <= 0.5].mean(axis=0)
+    return test @ (direction / train.var(axis=0))
+
+
+def _off_by_one(bars: pl.DataFrame) -> pl.DataFrame:
+    return bars.select("open_time", pl.col("open_time").alias("available_at"), "close")
+
+
+def _forward_join(bars: pl.DataFrame) -> pl.DataFrame:
+    """News every fifth bar, joined to the bar before it."""
+    news = bars.gather_every(5).select("open_time", pl.col("volume").alias("news"))
+    return bars.select("open_time", _CLOSED.alias("available_at")).join_asof(news, on="open_time", strategy="forward")
+
+
+def _unfinished_day(bars: pl.DataFrame) -> pl.DataFrame:
+    return bars.select(
+        "open_time", _CLOSED.alias("available_at"), pl.col("close").last().over(pl.col("open_time").dt.date())
+    )
+
+
+def _fit_until(purge: timedelta | None) -> Fit:
+    """Fit a scaler on rows up to a purge before the boundary; on all rows where there is none."""
+
+    def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
+        kept = rows if purge is None else rows.filter(pl.col("open_time") <= boundary - purge)
+        values = kept.select("close", "log_return").to_numpy()
+        return np.concatenate([values.mean(axis=0), values.std(axis=0)]).tobytes()
+
+    return fit
+
+
+def _fit_nothing(_rows: pl.DataFrame, _boundary: datetime) -> bytes:
+    return b""
+
+
+_CLOSED = pl.col("open_time").dt.offset_by("1h")
+_close = pl.col("close")
+_COUNT = pl.col("article_count").alias("count")
+_MEAN = (pl.col("article_score_sum") / pl.col("article_scored")).fill_nan(None).alias("mean")
+_score = pl.col("score")
+_DAY = pl.col("open_time").dt.date()
+
+SUBJECTS = (
+    Subject("shift(-1)", True, _of_value(_close.shift(-1) / _close)),
+    Subject("label leak", True, _of_value((_close.shift(-24) / _close).log())),
+    Subject("backward fill", True, _of_value(pl.col("taker_buy_volume").backward_fill() / 2)),
+    Subject("interpolation", True, _of_value(pl.col("taker_buy_volume").interpolate())),
+    Subject("centred window", True, _of_value(_close.rolling_mean(5, center=True))),
+    Subject("global z-score", True, _of_value((_close - _close.mean()) / _close.std())),
+    Subject("rank over all", True, _of_value(_close.rank() / pl.len())),
+    Subject("forward as-of join", True, _of_engine(_forward_join)),
+    Subject("day not finished", True, _of_engine(_unfinished_day)),
+    Subject("available one hour early", True, _of_engine(_off_by_one)),
+    Subject("warm-up too short", True, _of_value(_close.ewm_mean(span=500, adjust=False), warmup_hours=24)),
+    Subject("scaler fitted on all", True, _of_fit(_fit_until(None))),
+    Subject("fit without purge", True, _of_fit(_fit_until(timedelta(0)))),
+    Subject("purge one hour short", True, _of_fit(_fit_until(HOUR))),
+    Subject("fit of nothing", True, _of_fit(_fit_nothing)),
+    Subject("label known too early", True, _of_labels(shift_known=-1, lead=0)),
+    Subject("label one bar too long", True, _of_labels(shift_known=0, lead=5)),
+    Subject("fold without purge", True, _of_folds(1)),
+    Subject("answer among the inputs", True, _of_learner(told=True)),
+    Subject("published_at for available_at", True, _of_join(seen=_when_published)),
+    Subject("text of the next hour", True, _of_join(seen=_an_hour_early)),
+    Subject("edited text", True, _of_join(seen=_as_edited)),
+    Subject("text of the whole day", True, _of_join(_COUNT.sum().over(_DAY), _MEAN.mean().over(_DAY))),
+    Subject("count of texts to come", True, _of_join(_COUNT.rolling_sum(3, center=True))),
+    Subject("scores normalised over all", True, _of_join((_MEAN - _MEAN.mean()) / _MEAN.std())),
+    Subject("silence filled by the next text", True, _of_join(_MEAN.backward_fill())),
+    Subject("outlet mean over all time", True, _of_articles(_score - _score.mean().over("outlet"))),
+    Subject("repeats of a story to come", True, _of_articles(pl.len().over("story_id"))),
+    Subject("sentiment never forgotten", True, _of_join(_MEAN.ewm_mean(half_life=200, ignore_nulls=True))),
+    Subject("rolling mean", False, _of_value(_close.rolling_mean(24), warmup_hours=24)),
+    Subject("rolling z-score", False, _of_value((_close - _close.rolling_mean(24)) / _close.rolling_std(24))),
+    Subject("EMA", False, _of_value(_close.ewm_mean(span=10, adjust=False), warmup_hours=200)),
+    Subject("scaler fitted before the purge", False, _of_fit(_fit_until(2 * HOUR))),
+    Subject("labels", False, _of_labels(shift_known=0, lead=0)),
+    Subject("fold with purge", False, _of_folds(5)),
+    Subject("learner told nothing", False, _of_learner(told=False)),
+    Subject("texts of the hour", False, _of_join()),
+    Subject("texts of a day's hours", False, _of_join(_COUNT.rolling_sum(24), _MEAN.shift(1).forward_fill(6))),
+    Subject("score of its hour's articles", False, _of_articles(_score)),
+)
+"""The planted bugs and the clean controls."""
+
+
+def mutation_score(bars: pl.DataFrame | None = None, subjects: Sequence[Subject] = SUBJECTS) -> tuple[Caught, ...]:
+    """Law 7: put every planted bug and every control before the laws, on roughened bars.
+
+    Args:
+        bars: PRICES rows in time order, 30 days or more, order flow known; made up unless told, as all texts are.
+        subjects: what to try.
+    """
+    rough = stressed(random_walk(60 * 24, seed=7) if bars is None else bars)
+    return tuple(
+        Caught(subject.name, subject.planted, tuple(r.law for r in subject.laws(rough) if not r.passed))
+        for subject in subjects
+    )

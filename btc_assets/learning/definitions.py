@@ -1,0 +1,14 @@
+"""What learning brings to the graph."""
+
+import dagster as dg
+
+from btc_assets.learning.assets import ASSETS
+from btc_assets.learning.registry import ModelRegistry
+from btc_assets.settings import settings
+
+DEFINITIONS = dg.Definitions(
+    assets=ASSETS,
+    resources={
+        "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
+    },
+)

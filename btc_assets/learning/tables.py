@@ -1,0 +1,169 @@
+"""The contracts of the learning tables."""
+
+import polars as pl
+
+from btc_assets.columns import CUTOFF, HORIZON, MODEL_DIGEST, OPEN_TIME, QUANTILE_LAW, RETURN_QUANTILES
+from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, law, schema
+from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
+
+CV_FOLDS = declare(
+    table="learning/cv_folds",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "fold": Column(pl.Int64, check("ge", 0), about="0 is the oldest"),
+            "train_start": Column(UTC_TIME, about="first open_time trained on"),
+            "train_end": Column(UTC_TIME, about="last open_time trained on; its label is known by test_start"),
+            "test_start": Column(UTC_TIME, about="first open_time tested on"),
+            "test_end": Column(UTC_TIME, about="last open_time tested on"),
+            "purge_hours": Column(pl.Int64, check("ge", 1), about="hours between the two, at least the horizon"),
+            "n_train": Column(pl.Int64, check("ge", 1), about="labelled rows trained on"),
+            "n_test": Column(pl.Int64, check("ge", 1), about="labelled rows tested on"),
+        },
+        law("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
+        law("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "fold"),
+)
+
+TUNED_PARAMETERS = declare(
+    table="learning/tuned_parameters",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "source": Column(pl.String, check("isin", ["default", "tuned", "reused"]), about="how they came about"),
+            "tuned_cutoff": Column(pl.Date, about="the cutoff whose study chose them"),
+            "log_loss": Column(
+                pl.Float64, FINITE, nullable=True, about="mean over folds, nats; null when not measured"
+            ),
+            "incumbent_log_loss": Column(
+                pl.Float64, FINITE, nullable=True, about="of the parameters they had to beat, nats"
+            ),
+            "trials": Column(pl.Int64, check("ge", 0), about="trials completed"),
+            "pruned": Column(pl.Int64, check("ge", 0), about="trials stopped early"),
+            "parameters": Column(pl.String, about="JSON object, keys sorted"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours"),
+)
+
+FOLD_FORECASTS = declare(
+    table="learning/fold_forecasts",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "fold": Column(pl.Int64, check("ge", 0), about="fold the row was tested in"),
+            "open_time": OPEN_TIME,
+            "log_return": Column(pl.Float64, FINITE, about="what happened, fraction"),
+            "p_up": Column(pl.Float64, *PROBABILITY, about="probability of a rise, before calibration"),
+            **RETURN_QUANTILES,
+        },
+        QUANTILE_LAW,
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "open_time"),
+)
+
+TRAINED_MODEL = declare(
+    table="learning/trained_model",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="what the graph yields"),
+            "model_version": Column(pl.Int64, check("ge", 1), about="version in the MLflow registry"),
+            "model_digest": MODEL_DIGEST,
+            "graph_digest": Column(
+                pl.String, check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
+            ),
+            "rows": Column(pl.Int64, check("ge", 1), about="labelled rows trained on"),
+            "trees": Column(pl.Int64, check("ge", 1), about="trees in the graph"),
+            "parity_error": Column(pl.Float64, check("ge", 0), about="largest |ONNX - library| on the parity rows"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "output"),
+)
+
+MODEL_EXPLANATION = declare(
+    table="learning/model_explanation",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "feature": Column(pl.String, about="feature name"),
+            "mean_abs_shap": Column(pl.Float64, check("ge", 0), about="mean |SHAP value| of P(up), log-odds"),
+            "rank": Column(pl.Int64, check("ge", 1), about="1 is the most important"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "rank"),
+)
+
+TRAINING_PROFILE = declare(
+    table="learning/training_profile",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "feature": Column(pl.String, about="an input known in the training window"),
+            "weight": Column(
+                pl.Float64,
+                *PROBABILITY,
+                nullable=True,
+                about="share of the model's mean |SHAP value| of P(up); null where it was not learnt from",
+            ),
+            "missing_share": Column(pl.Float64, *PROBABILITY, about="share of the window's hours without a value"),
+            "longest_missing_hours": Column(
+                pl.Int64, check("ge", 0), about="longest run of hours without a value, once it was first known"
+            ),
+            "median": Column(pl.Float64, FINITE, nullable=True, about="of its values; null where it had none"),
+            "gone": Column(pl.Boolean, about="whether it was gone at the cutoff, so that it was not learnt from"),
+            "base_rate": Column(pl.Float64, *PROBABILITY, about="share of rises in the window, for the horizon"),
+            **{
+                name: Column(pl.Float64, FINITE, about=f"{q:.0%} quantile of the return over the scale of its hour")
+                for name, q in zip(QUANTILE_NAMES, QUANTILES, strict=True)
+            },
+            "rows": Column(pl.Int64, check("ge", 1), about="labelled hours the base rate and the quantiles rest on"),
+        },
+        QUANTILE_LAW,
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "feature"),
+)
+
+FEATURE_GROUP_STUDY = declare(
+    table="learning/feature_group_study",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_hours": HORIZON,
+            "groups": Column(pl.String, about="feature groups the models were given, joined by +"),
+            "against": Column(pl.String, about="feature groups they are compared with"),
+            "log_loss": Column(pl.Float64, FINITE, about="mean over the same test hours and seeds, nats"),
+            "log_loss_against": Column(pl.Float64, FINITE, about="of the other models, nats"),
+            "difference": Column(pl.Float64, FINITE, about="log_loss - log_loss_against, nats; below 0 is better"),
+            "lower": Column(pl.Float64, FINITE, nullable=True, about="lower end of its 95 % interval, nats"),
+            "upper": Column(pl.Float64, FINITE, nullable=True, about="upper end of its 95 % interval, nats"),
+            "accuracy": Column(pl.Float64, *PROBABILITY, about="directional accuracy, fraction"),
+            "auc": Column(pl.Float64, *PROBABILITY, nullable=True, about="area under the ROC curve"),
+            "t_p_value": Column(pl.Float64, nullable=True, about="paired t-test over folds and seeds, two-sided"),
+            "dm_p_value": Column(pl.Float64, nullable=True, about="Diebold-Mariano over hours, two-sided"),
+            "holm_p_value": Column(pl.Float64, nullable=True, about="dm_p_value after Holm's correction"),
+            "cohens_d": Column(pl.Float64, nullable=True, about="effect size over folds and seeds, paired"),
+            "verdict": Column(
+                pl.String, check("isin", ["helps", "hurts", "cannot tell"]), about="of the groups that differ"
+            ),
+            "n": Column(pl.Int64, check("ge", 1), about="test hours"),
+            "folds": Column(pl.Int64, check("ge", 1), about="folds"),
+            "seeds": Column(pl.Int64, check("ge", 1), about="seeds"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_hours", "groups", "against"),
+)

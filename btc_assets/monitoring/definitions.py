@@ -1,0 +1,8 @@
+"""What monitoring brings to the graph."""
+
+import dagster as dg
+
+from btc_assets.monitoring.assets import ASSETS
+from btc_assets.monitoring.checks import CHECKS
+
+DEFINITIONS = dg.Definitions(assets=ASSETS, asset_checks=CHECKS)

@@ -1,0 +1,61 @@
+"""What the project has published for the forecast server, and how to read it.
+
+<serving_dir>/current                      id of the live bundle
+<serving_dir>/bundles/<id>/manifest.json   what is in it
+/model/          the model, see `btc_assets.learning.forecast_model`
+/serving.duckdb  forecasts, outcomes, reports, alerts and prices, read-only
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+POINTER = "current"
+BUNDLES = "bundles"
+MANIFEST = "manifest.json"
+MODEL = "model"
+DATABASE = "serving.duckdb"
+BUNDLE_ID = re.compile(r"^[0-9a-f]{16}$")
+
+
+def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
+    """Return the manifest of the live bundle, or None when nothing readable is live."""
+    try:
+        bundle_id = (serving_dir / POINTER).read_text().strip()
+        if not BUNDLE_ID.match(bundle_id):
+            return None
+        manifest = json.loads((serving_dir / BUNDLES / bundle_id / MANIFEST).read_bytes())
+        made_at_of(manifest)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def newest_served_hour(serving_dir: Path) -> datetime | None:
+    """Return the open_time (UTC) of the newest forecast that is live, or None when nothing is."""
+    manifest = live_manifest(serving_dir)
+    try:
+        return None if manifest is None else datetime.fromisoformat(manifest["open_time"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def made_at_of(manifest: Mapping[str, Any]) -> datetime:
+    """Return when the newest forecast of a bundle was made.
+
+    Raises:
+        ValueError: the manifest does not give it as an ISO time with its UTC offset.
+    """
+    try:
+        made_at = datetime.fromisoformat(manifest["made_at"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the manifest must give made_at as an ISO time: {error!r}") from error
+    if made_at.tzinfo is None:
+        raise ValueError(f"made_at must carry its UTC offset, got {manifest['made_at']}")
+    return made_at

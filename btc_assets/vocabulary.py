@@ -1,0 +1,19 @@
+"""The words every domain shares: horizons, quantiles, roles, kinds of verdict."""
+
+HORIZONS = (1, 4, 24)
+"""Forecast horizons in hours; the first is the primary one."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of the log return that a model forecasts."""
+QUANTILE_NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
+"""Their column names."""
+CHAMPION, NEWEST, CHALLENGER = "champion", "newest", "challenger"
+ROLES = (CHAMPION, NEWEST, CHALLENGER)
+"""Whose forecast a row is: the gated champion's, the newest cutoff's own model, or the challenger's in shadow."""
+REPORTED_ROLES = (CHAMPION, NEWEST)
+"""Roles with a forecast for every hour, whose figures are reported; the challenger is compared with the champion."""
+HELD_ROLES = (CHAMPION, CHALLENGER)
+"""Roles a model holds by decision, from one hour until the next decision."""
+VERDICT_KINDS = ("first", "refresh", "changed_recipe")
+"""What a candidate is beside the champion: the first model, the same recipe on a newer window, or another recipe."""
+HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")
+"""What changes who holds a role."""

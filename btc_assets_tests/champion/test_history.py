@@ -1,0 +1,290 @@
+"""Who stands, since when and why; nothing written is ever taken back."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btc_assets.champion.history import (
+    HistoryError,
+    ModelChoice,
+    Standing,
+    after_rollback,
+    after_shadow,
+    after_verdict,
+    holder,
+    holders,
+    is_written,
+    line_of_champions,
+    moment,
+    standing,
+)
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
+from btc_assets.clock import midnight
+from btc_assets.vocabulary import CHALLENGER, CHAMPION
+
+START = date(2024, 1, 1)
+EMPTY = MODEL_HISTORY.empty()
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def week(n: int) -> date:
+    return START + timedelta(weeks=n)
+
+
+def model(n: int) -> ModelChoice:
+    """Return the model of the n-th week; its version is n + 1."""
+    return ModelChoice(n + 1, week(n), f"{n:064x}")
+
+
+def verdict(n: int, decision: str, *, against: int | None = None) -> pl.DataFrame:
+    """Return a verdict about another recipe; `refreshed` promotes a refresh and `stale` keeps one out."""
+    kind = {"refreshed": "refresh", "stale": "refresh"}.get(decision, "changed_recipe")
+    decision = {"refreshed": "promoted", "stale": "kept"}.get(decision, decision)
+    row = dict.fromkeys(MODEL_VERDICT.columns) | {
+        "cutoff": week(n),
+        "criterion": "log_loss",
+        "passed": decision == "promoted",
+        "reason": "because",
+        "decision": decision,
+        "kind": kind,
+        "recipe_changes": "",
+        "candidate_version": model(n).version,
+        "candidate_digest": model(n).digest,
+        "champion_version": against,
+    }
+    return pl.DataFrame([row], schema=MODEL_VERDICT.columns)
+
+
+def judged(history: pl.DataFrame, n: int, decision: str, *, recorded: int = 0) -> pl.DataFrame:
+    """Return the history with what a week's verdict adds."""
+    at = midnight(week(n))
+    before = holder(history.filter(pl.col("verdict_cutoff").ne_missing(week(n))), CHAMPION, at)
+    told = verdict(n, decision, against=before.version if before else None)
+    rows = after_verdict(history, told, effective_from=at, recorded_at=at + timedelta(hours=1 + recorded))
+    return pl.concat([history, rows])
+
+
+def walked(*decisions: str) -> pl.DataFrame:
+    history = EMPTY
+    for n, decision in enumerate(decisions):
+        history = judged(history, n, decision)
+    return history
+
+
+def report(n: int, decision: str, day: date) -> pl.DataFrame:
+    row = dict.fromkeys(SHADOW_REPORT.columns) | {
+        "day": day,
+        "criterion": "better_p_value",
+        "passed": decision == "promote",
+        "reason": "because",
+        "decision": decision,
+        "challenger_version": model(n).version,
+        "challenger_cutoff": model(n).cutoff,
+        "challenger_digest": model(n).digest,
+        "champion_version": 1,
+    }
+    return pl.DataFrame([row], schema=SHADOW_REPORT.columns)
+
+
+def rolled_back(history: pl.DataFrame, at: datetime, to: int | None = None) -> pl.DataFrame:
+    rows = after_rollback(history, to=to, effective_from=at, recorded_at=at, reason="it was wrong", actor="a person")
+    return pl.concat([history, rows])
+
+
+def test_a_promotion_holds_from_its_hour_on_and_not_before() -> None:
+    history = walked("promoted", "promoted")
+    assert MODEL_HISTORY.faults(history) == []
+    second = midnight(week(1))
+    assert holder(history, CHAMPION, midnight(START) - timedelta(hours=1)) is None
+    assert holder(history, CHAMPION, second - timedelta(hours=1)) == model(0)
+    assert holder(history, CHAMPION, second) == model(1)
+
+
+def test_a_champion_stands_for_however_long_nothing_changes() -> None:
+    assert holder(walked("promoted"), CHAMPION, FAR) == model(0)
+
+
+def test_a_refused_candidate_stands_nowhere() -> None:
+    assert standing(walked("refused")) == Standing(None, None, None)
+    assert standing(walked("promoted", "refused")) == Standing(1, None, None)
+
+
+def test_one_candidate_at_a_time_is_in_shadow() -> None:
+    history = walked("promoted", "kept", "kept")
+    assert standing(history) == Standing(1, None, 2)
+    assert holder(history, CHALLENGER, midnight(week(1)) - timedelta(hours=1)) is None
+
+
+def test_a_promotion_of_another_recipe_ends_the_shadow() -> None:
+    assert standing(walked("promoted", "kept", "promoted")) == Standing(3, 1, None)
+
+
+def test_a_refresh_of_the_champion_leaves_its_challenger_in_shadow() -> None:
+    assert standing(walked("promoted", "kept", "refreshed")) == Standing(3, 1, 2)
+
+
+def test_a_refresh_that_is_worse_does_not_wait_in_shadow() -> None:
+    assert standing(walked("promoted", "stale")) == Standing(1, None, None)
+
+
+@pytest.mark.parametrize("decision", ["promoted", "kept", "refused"])
+def test_the_same_verdict_again_adds_nothing(decision: str) -> None:
+    history = walked("promoted", decision)
+    assert judged(history, 1, decision, recorded=5).equals(history)
+
+
+def test_a_cutoff_judged_otherwise_adds_a_row_and_keeps_the_old_one() -> None:
+    history = walked("promoted", "promoted", "kept")
+    again = judged(history, 1, "kept", recorded=500)
+    assert again.head(history.height).equals(history)
+    assert holder(again, CHAMPION, midnight(week(1))) == model(0)
+    assert line_of_champions(again) == [model(0)]
+    assert again["event"].to_list().count("withdrawn") == 1
+
+
+def test_a_cutoff_judged_again_leaves_later_changes_alone() -> None:
+    history = walked("promoted", "promoted", "promoted")
+    again = judged(history, 1, "kept", recorded=500)
+    assert holder(again, CHAMPION, FAR) == model(2)
+
+
+@pytest.mark.parametrize("decision", ["promoted", "kept"])
+def test_a_verdict_against_one_who_stands_no_more_decides_nothing(decision: str) -> None:
+    """A person rolls back while a candidate is held against the champion of before."""
+    at = midnight(week(3))
+    history = rolled_back(walked("promoted", "promoted"), at)
+    late = verdict(3, decision, against=2)
+    with pytest.raises(HistoryError, match="held against version 2, but version 1 stands: judge it again"):
+        after_verdict(history, late, effective_from=at, recorded_at=at + timedelta(minutes=5))
+    assert not is_written(history, late)
+
+
+def test_a_verdict_is_written_once_its_rows_stand() -> None:
+    history = walked("promoted")
+    told = verdict(1, "promoted", against=1)
+    assert not is_written(history, told)
+    assert is_written(judged(history, 1, "promoted"), told)
+    assert is_written(history, verdict(1, "refused", against=1))
+
+
+def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that_was_served() -> None:
+    history, evening = walked("promoted", "kept"), midnight(week(1)) + timedelta(hours=17)
+    rows = after_verdict(history, verdict(1, "promoted", against=1), effective_from=evening, recorded_at=evening)
+    assert set(rows["effective_from"]) == {evening}
+    after = pl.concat([history, rows])
+    assert holder(after, CHAMPION, evening - timedelta(hours=1)) == model(0)
+    assert holder(after, CHAMPION, evening) == model(1)
+
+
+def test_what_is_written_later_stands_later_even_on_a_clock_that_was_put_back() -> None:
+    history = walked("promoted", "promoted")
+    at = midnight(week(1))
+    back = moment(history, at - timedelta(days=3))
+    assert back > history["recorded_at"].max()
+    rows = after_rollback(history, to=None, effective_from=at, recorded_at=back, reason="wrong", actor="a person")
+    assert standing(pl.concat([history, rows])).champion == 1
+    assert moment(EMPTY, at) == at
+
+
+def test_a_rollback_goes_to_the_champion_before_and_again_further_back() -> None:
+    history = walked("promoted", "promoted", "promoted")
+    now = midnight(week(3))
+    once = rolled_back(history, now)
+    assert standing(once) == Standing(2, 1, None)
+    twice = rolled_back(once, now + timedelta(hours=5))
+    assert standing(twice) == Standing(1, None, None)
+    assert twice["event"].to_list() == ["promoted"] * 3 + ["rolled_back"] * 2
+    assert twice["actor"].to_list()[-1] == "a person"
+    assert holder(twice, CHAMPION, now) == model(1)
+    assert holder(twice, CHAMPION, now - timedelta(hours=1)) == model(2)
+
+
+def test_a_rollback_asked_for_again_adds_nothing() -> None:
+    now = midnight(week(3))
+    history = rolled_back(walked("promoted", "promoted", "promoted"), now)
+    assert rolled_back(history, now).equals(history), "the same hour: the same rollback"
+    assert rolled_back(history, now + timedelta(hours=1), to=2).equals(history), "it stands already"
+    assert standing(rolled_back(history, now, to=1)) == Standing(1, None, None)
+
+
+def test_a_rollback_ends_the_shadow() -> None:
+    history = rolled_back(walked("promoted", "promoted", "kept"), midnight(week(3)))
+    assert standing(history) == Standing(1, None, None)
+
+
+def test_after_a_rollback_the_next_promotion_counts() -> None:
+    history = rolled_back(walked("promoted", "promoted"), midnight(week(1)) + timedelta(hours=9))
+    assert standing(judged(history, 2, "promoted")) == Standing(3, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("history", "at", "to", "said"),
+    [
+        (EMPTY, midnight(week(1)), None, "no model has ever been champion"),
+        (walked("promoted"), midnight(week(1)), None, "version 1 is the first champion"),
+        (walked("promoted", "kept"), midnight(week(2)), 2, "version 2 was never champion; those that were: 1"),
+        (walked("promoted", "promoted"), midnight(START), None, "the champion changes at"),
+    ],
+    ids=["nobody", "the first", "never champion", "later change"],
+)
+def test_a_rollback_that_cannot_be_says_why(history: pl.DataFrame, at: datetime, to: int | None, said: str) -> None:
+    with pytest.raises(HistoryError, match=said):
+        rolled_back(history, at, to)
+
+
+@pytest.mark.parametrize(
+    ("decision", "stands"),
+    [("wait", Standing(1, None, 2)), ("dismiss", Standing(1, None, None)), ("promote", Standing(2, 1, None))],
+)
+def test_a_shadow_report_decides_once(decision: str, stands: Standing) -> None:
+    history, day = walked("promoted", "kept"), week(3) - timedelta(days=1)
+    for _ in range(2):
+        rows = after_shadow(
+            history, report(1, decision, day), effective_from=midnight(week(3)), recorded_at=midnight(week(3))
+        )
+        history = pl.concat([history, rows])
+        assert standing(history) == stands
+    assert MODEL_HISTORY.faults(history.sort(MODEL_HISTORY.key)) == []
+
+
+def test_a_report_on_another_challenger_decides_nothing() -> None:
+    history = walked("promoted", "kept")
+    late = report(5, "promote", week(3))
+    at = midnight(week(3))
+    assert after_shadow(history, late, effective_from=at, recorded_at=at).is_empty()
+    assert after_shadow(history, SHADOW_REPORT.empty(), effective_from=at, recorded_at=at).is_empty()
+
+
+decisions = st.lists(st.sampled_from(["promoted", "kept", "refused", "rollback"]), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(decisions)
+def test_what_is_added_changes_no_earlier_hour_and_hour_by_hour_is_all_at_once(taken: list[str]) -> None:
+    history = EMPTY
+    for n, decision in enumerate(taken):
+        before, now = history, midnight(week(n))
+        if decision == "rollback":
+            if len(line_of_champions(history)) < 2:
+                continue
+            history = rolled_back(history, now)
+        else:
+            history = judged(history, n, decision)
+        assert history.head(before.height).equals(before)
+        past = pl.datetime_range(midnight(START), now - timedelta(hours=1), "12h", eager=True, time_unit="us")
+        for role in (CHAMPION, CHALLENGER):
+            assert holders(history, role, past).equals(holders(before, role, past))
+    hours = pl.datetime_range(midnight(START), midnight(week(13)), "40h", eager=True, time_unit="us")
+    for role in (CHAMPION, CHALLENGER):
+        at_once = {row["open_time"]: row["model_version"] for row in holders(history, role, hours).to_dicts()}
+        one_by_one = {hour: held.version for hour in hours if (held := holder(history, role, hour))}
+        assert at_once == one_by_one
+    stands = standing(history)
+    newest = holder(history, CHAMPION, FAR)
+    assert stands.champion == (newest.version if newest else None)
+    assert stands.champion is None or stands.champion != stands.previous

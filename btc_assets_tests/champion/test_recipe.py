@@ -1,0 +1,82 @@
+"""What counts as another recipe, and what only as newer data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from btc_assets.champion.recipe import recipe_changes
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """Return what a recipe is read from in `model.json`."""
+    known = {
+        "cutoff": "2023-01-02",
+        "first": "2021-01-02T00:00:00+00:00",
+        "features": ["rsi", "atr"],
+        "feature_set": "extended",
+        "parameters": {"max_depth": 6, "rounds": 150},
+        "other_horizon": {"max_depth": 3, "rounds": 150},
+        "seed": 7,
+    } | changes
+    return {
+        "cutoff": known["cutoff"],
+        "horizons": [1, 4],
+        "quantiles": [0.5],
+        "feature_set": known["feature_set"],
+        "scale": {"feature": "atr", "floor": 1e-4, "null": 0.006},
+        "features": [{"name": name} for name in known["features"]],
+        "training": {
+            "first": known["first"],
+            "seed": known["seed"],
+            "parameters": {"1": json.dumps(known["parameters"]), "4": json.dumps(known["other_horizon"])},
+        },
+    }
+
+
+NEXT_WEEK = {"cutoff": "2023-01-09", "first": "2021-01-09T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        NEXT_WEEK,
+        {"cutoff": "2023-01-09"},  # a history shorter than the window: both begin with it
+        NEXT_WEEK | {"seed": 8},
+        NEXT_WEEK | {"other_horizon": {"max_depth": 4, "rounds": 150}},  # a verdict rests on one horizon
+    ],
+    ids=["a week later", "a window that grows", "another seed", "parameters of another horizon"],
+)
+def test_newer_data_is_no_other_recipe(newer: dict[str, Any]) -> None:
+    assert recipe_changes(document(**newer), document(), horizon=1) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"parameters": {"max_depth": 5, "rounds": 150}}, "max_depth 6 -> 5"),
+        ({"parameters": {"max_depth": 6, "rounds": 150, "eta": 0.1}}, "eta None -> 0.1"),
+        ({"features": ["rsi", "atr", "funding"]}, "features added: funding"),
+        ({"features": ["atr"]}, "features left out: rsi"),
+        ({"feature_set": "streamlined"}, "feature_set extended -> streamlined"),
+        ({"first": "2019-01-10T00:00:00+00:00"}, "window 730 -> 1460 days"),
+    ],
+)
+def test_another_recipe_is_described_by_what_changed(changed: dict[str, Any], expected: str) -> None:
+    assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=1) == [expected]
+
+
+def test_an_input_that_is_lost_is_no_change_of_recipe() -> None:
+    candidate = document(**NEXT_WEEK, features=["atr"])
+    assert recipe_changes(candidate, document(), horizon=1, lost_inputs=["rsi"]) == []
+
+
+def test_an_input_that_is_back_is_no_change_of_recipe_and_a_new_one_is() -> None:
+    champion = document(features=["atr"])
+    asked = {"horizon": 1, "lost_before": ["rsi"]}
+    assert recipe_changes(document(**NEXT_WEEK), champion, **asked) == []
+    assert recipe_changes(document(**NEXT_WEEK, features=["atr", "rsi", "funding"]), champion, **asked) == [
+        "features added: funding"
+    ]

@@ -1,0 +1,333 @@
+"""The asset checks of the feature tables, on a lake of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.features import checks as features_checks
+from btc_assets.features.assets import ASSETS, hourly_features
+from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
+from btc_assets.features.checks import unknown_shares
+from btc_assets.features.engine import compute_features
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.features.texts import Texts
+from btc_assets.lake import Lake, by_day
+from btc_assets.laws import checks
+from btc_assets.laws.checks import features_that_move, with_made_up_future
+from btc_assets.laws.laws import POISONING, PREFIX, TEXT_AVAILABILITY, feature_failures, moved
+from btc_assets.laws.synthetic import random_texts
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets.partitions import DAILY, key_of
+from btc_assets_tests.conftest import random_walk_bars
+from btc_assets_tests.features.synthetic import store
+
+START = datetime(2018, 1, 1, tzinfo=UTC)
+DAYS = [START.date() + timedelta(days=n) for n in range(WARMUP_DAYS + 4)]
+LAST = DAYS[-1]
+Evaluations = dict[str, dg.AssetCheckEvaluation]
+
+CHECKS = [*features_checks.CHECKS, *checks.CHECKS]
+
+
+GIVEN = ("market/prices", "news/articles", "news/posts", "news/sentiment_scores")
+
+
+def job_of(lake: Lake, selection: dg.AssetSelection) -> dg.JobDefinition:
+    """Return a job of the feature assets and checks on a lake."""
+    definitions = dg.Definitions(
+        assets=[*(dg.AssetSpec(key.split("/"), partitions_def=DAILY) for key in GIVEN), *ASSETS],
+        asset_checks=CHECKS,
+        jobs=[dg.define_asset_job("some", selection=selection)],
+        resources={"io_manager": lake, "lake": lake},
+        executor=dg.in_process_executor,
+    )
+    return definitions.resolve_job_def("some")
+
+
+def run(lake: Lake, first: date, last: date) -> Evaluations:
+    """Materialise features and labels of a range of days with their checks."""
+    job = job_of(lake, dg.AssetSelection.groups("features"))
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
+    return {one.check_name: one for one in job.execute_in_process(tags=tags).get_asset_check_evaluations()}
+
+
+def features_alone(lake: Lake, first: date, last: date) -> None:
+    """Materialise the features of a range of days, without checks."""
+    job = job_of(lake, dg.AssetSelection.assets(hourly_features).without_checks())
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
+    assert job.execute_in_process(tags=tags).success
+
+
+def check_alone(lake: Lake, name: str) -> dg.AssetCheckEvaluation:
+    """Run one check on what the lake holds."""
+    check = next(one for one in CHECKS if one.check_key.name == name)
+    (evaluation,) = job_of(lake, dg.AssetSelection.checks(check)).execute_in_process().get_asset_check_evaluations()
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Return a lake of prices without order flow, as Bitfinex has them."""
+    made = Lake(root=str(tmp_path_factory.mktemp("lake")))
+    bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
+    for day, part in by_day(PRICES, bars, DAYS):
+        made.write(PRICES, day, part)
+    return made
+
+
+@pytest.fixture(scope="module")
+def evaluations(lake: Lake) -> Evaluations:
+    """Return the evaluations of a run over the newest days."""
+    return run(lake, DAYS[-3], LAST)
+
+
+def test_every_check_passes_on_an_honest_run(evaluations: Evaluations) -> None:
+    assert {name: one.passed for name, one in evaluations.items()} == {
+        "causality": True,
+        "values_known": True,
+        "labels_from_their_own_bars": True,
+    }
+
+
+def test_a_row_made_with_a_later_bar_is_found(lake: Lake, evaluations: Evaluations, tmp_path: Path) -> None:
+    """The same table with one feature one hour ahead of itself."""
+    assert evaluations["causality"].passed
+    stored = lake.read(HOURLY_FEATURES, LAST)
+    assert stored is not None
+    other = Lake(root=str(tmp_path))
+    for day in DAYS:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    other.write(HOURLY_FEATURES, LAST, stored.with_columns(pl.col("returns_1h").shift(-1)))
+    broken = check_alone(other, "causality")
+    assert not broken.passed
+    assert broken.description is not None
+    assert "returns_1h" in broken.description
+
+
+def test_the_engine_is_put_before_its_laws_on_the_bars_behind_the_day(evaluations: Evaluations) -> None:
+    assert evaluations["causality"].metadata["laws_judged"].value is True
+    assert "keeps its laws" in str(evaluations["causality"].description)
+
+
+def test_a_law_the_engine_breaks_is_named_though_the_stored_rows_are_right(
+    lake: Lake, evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that reads the next bar, put before the laws in place of the project's own."""
+    assert evaluations["causality"].passed
+
+    def early(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+        return compute_features(bars, texts).with_columns(pl.col("returns_1h").shift(-1))
+
+    monkeypatch.setattr(checks, "feature_failures", lambda bars, texts: feature_failures(bars, texts, early))
+    broken = check_alone(lake, "causality")
+    assert not broken.passed
+    assert broken.severity is dg.AssetCheckSeverity.ERROR
+    assert PREFIX in str(broken.description)
+    assert POISONING in str(broken.description)
+
+
+def test_a_history_too_short_for_the_laws_is_said_and_is_no_fault(tmp_path: Path) -> None:
+    other = Lake(root=str(tmp_path))
+    bars = random_walk_bars(48, start=START)
+    for day, part in by_day(PRICES, bars, DAYS[:2]):
+        other.write(PRICES, day, part)
+    other.write(HOURLY_FEATURES, DAYS[1], compute_features(bars).tail(24))
+    evaluation = check_alone(other, "causality")
+    assert evaluation.passed
+    assert "too few bars" in str(evaluation.description)
+
+
+def test_bars_that_came_in_after_the_features_are_no_fault() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars, stored.head(9), LAST) == []
+
+
+def test_a_row_whose_bar_is_gone_is_found() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars.filter(pl.col("open_time") != stored["open_time"][4]), stored, LAST) != []
+
+
+def test_a_label_that_differs_from_its_bars_is_found(lake: Lake, evaluations: Evaluations, tmp_path: Path) -> None:
+    assert evaluations["labels_from_their_own_bars"].passed
+    other = Lake(root=str(tmp_path))
+    for day in DAYS[-4:]:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    labels = lake.read(HOURLY_LABELS, LAST)
+    assert labels is not None
+    other.write(HOURLY_LABELS, LAST, labels.with_columns(pl.col("log_return") * 1.001))
+    assert not check_alone(other, "labels_from_their_own_bars").passed
+
+
+def test_a_day_mostly_unknown_is_a_warning_that_names_the_worst(tmp_path: Path) -> None:
+    other = Lake(root=str(tmp_path))
+    first = compute_features(random_walk_bars(24, start=START))
+    other.write(HOURLY_FEATURES, DAYS[0], first)
+    evaluation = check_alone(other, "values_known")
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+
+
+def test_unknown_order_flow_and_texts_alone_are_not_counted() -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
+    newest = compute_features(bars).tail(24)
+    assert unknown_shares(newest) == {}
+    for group in ("flow", "sentiment", "social"):
+        assert any(newest[feature.name].null_count() for feature in FEATURES if feature.group == group)
+
+
+# --- with texts --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    """Return articles and posts of all days but a few."""
+    return random_texts(random_walk_bars(24 * len(DAYS), start=START), seed=8)
+
+
+@pytest.fixture(scope="module")
+def told(lake: Lake, texts: Texts, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Return a lake of the same prices, with texts."""
+    made = Lake(root=str(tmp_path_factory.mktemp("told")))
+    for day in DAYS:
+        bars = lake.read(PRICES, day)
+        assert bars is not None
+        made.write(PRICES, day, bars)
+    store(made, texts)
+    return made
+
+
+@pytest.fixture(scope="module")
+def told_evaluations(told: Lake) -> Evaluations:
+    """Return the evaluations of a run over the newest days, whose texts were gathered."""
+    return run(told, DAYS[-3], LAST)
+
+
+@pytest.mark.slow
+def test_every_check_passes_on_a_run_with_texts(told_evaluations: Evaluations) -> None:
+    assert [name for name, one in told_evaluations.items() if not one.passed] == []
+    assert told_evaluations["causality"].metadata["texts_judged"].value is True
+    assert "bars and texts" in str(told_evaluations["causality"].description)
+
+
+def test_the_asset_stores_what_the_engine_makes_of_the_lake(
+    told: Lake, told_evaluations: Evaluations, texts: Texts
+) -> None:
+    """Partitions of articles, posts or scores that were never materialised are no fault."""
+    assert told_evaluations["causality"].passed
+    made = compute_features(random_walk_bars(24 * len(DAYS), start=START, flow=False), texts)
+    for day in DAYS[-3:]:
+        stored = told.read(HOURLY_FEATURES, day)
+        assert stored is not None
+        assert moved(made.filter(pl.col("open_time").dt.date() == day), stored) == ""
+        assert stored["sentiment_count"].null_count() == 0
+
+
+def test_one_day_alone_is_the_day_of_a_longer_run(told: Lake, told_evaluations: Evaluations) -> None:
+    assert told_evaluations["causality"].passed
+    before = told.read(HOURLY_FEATURES, LAST)
+    features_alone(told, LAST, LAST)
+    again = told.read(HOURLY_FEATURES, LAST)
+    assert before is not None
+    assert again is not None
+    of_texts = [feature.name for feature in FEATURES if feature.group in ("sentiment", "social")]
+    assert again.select(of_texts).equals(before.select(of_texts))
+
+
+@pytest.mark.slow
+def test_a_day_nobody_gathered_is_null_and_a_day_of_silence_is_zero(
+    told: Lake, told_evaluations: Evaluations, tmp_path: Path, texts: Texts
+) -> None:
+    assert told_evaluations["causality"].passed
+    other = Lake(root=str(tmp_path))
+    for day in DAYS:
+        bars = told.read(PRICES, day)
+        assert bars is not None
+        other.write(PRICES, day, bars)
+    before = pl.col("available_at").dt.date() < DAYS[-2]
+    store(
+        other,
+        replace(
+            texts,
+            articles=texts.articles.filter(before),
+            posts=texts.posts.filter(before),
+            scores=texts.scores.filter(before),
+            article_days=texts.article_days - {LAST},
+            post_days=texts.post_days - {LAST},
+        ),
+    )
+    features_alone(other, DAYS[-2], LAST)
+    silent, unknown = other.read(HOURLY_FEATURES, DAYS[-2]), other.read(HOURLY_FEATURES, LAST)
+    assert silent is not None
+    assert unknown is not None
+    assert silent["sentiment_count"].to_list() == silent["social_volume"].to_list() == [0.0] * 24
+    assert silent["sentiment_mean"].null_count() == 24
+    assert unknown["sentiment_count"].null_count() == unknown["hours_since_news"].null_count() == 24
+
+
+def test_a_row_made_with_a_later_text_is_found(
+    told: Lake, told_evaluations: Evaluations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same table with the articles of the next hour."""
+    assert told_evaluations["causality"].passed
+    stored = told.read(HOURLY_FEATURES, LAST)
+    assert stored is not None
+    other = Lake(root=str(tmp_path))
+    for contract in (PRICES, ARTICLES, POSTS, SENTIMENT_SCORES):
+        for day in told.days(contract):
+            part = told.read(contract, day)
+            assert part is not None
+            other.write(contract, day, part)
+    other.write(HOURLY_FEATURES, LAST, stored.with_columns(pl.col("sentiment_count").shift(-1)))
+    monkeypatch.setattr(checks, "feature_failures", lambda *_: [])
+    broken = check_alone(other, "causality")
+    assert not broken.passed
+    assert "sentiment_count" in str(broken.description)
+
+
+def test_a_join_that_looks_ahead_is_named(
+    told: Lake, told_evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told_evaluations["causality"].passed
+    monkeypatch.setattr(
+        "btc_assets.features.texts.HOUR_OF_TEXT", pl.col("available_at").dt.offset_by("-1h").dt.truncate("1h")
+    )
+    broken = check_alone(told, "causality")
+    assert not broken.passed
+    assert TEXT_AVAILABILITY in str(broken.description)
+
+
+def test_texts_that_came_in_after_the_features_are_no_fault(texts: Texts) -> None:
+    bars = random_walk_bars(24 * len(DAYS), start=START)
+    stored = compute_features(bars, texts).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(bars, stored.head(9), LAST, texts) == []
+    assert features_that_move(bars, stored, LAST, None) != []
+
+
+@pytest.mark.parametrize("name", [check.check_key.name for check in CHECKS])
+def test_an_empty_lake_is_said_and_is_no_error(name: str, tmp_path: Path) -> None:
+    evaluation = check_alone(Lake(root=str(tmp_path)), name)
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+    assert "stored yet" in str(evaluation.description)
+
+
+def test_the_made_up_future_leaves_the_past_alone_and_is_absurd() -> None:
+    bars = random_walk_bars(24 * 5, start=START)
+    end = START + timedelta(days=4)
+    made = with_made_up_future(bars, end)
+    assert made.filter(pl.col("open_time") < end).equals(bars.head(96))
+    assert made.filter(pl.col("open_time") >= end)["close"].min() > 1e8  # type: ignore[operator]
+    assert made["open_time"].is_sorted()

@@ -1,0 +1,519 @@
+"""The laws hold for the project, and each of them can see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from btc_assets.features.catalog import FEATURES, TEXT_GROUPS, WARMUP_DAYS, Feature
+from btc_assets.features.engine import compute_features
+from btc_assets.features.labels import compute_labels
+from btc_assets.features.texts import ARTICLE_COLUMNS, POST_COLUMNS, SCORE_COLUMNS, Texts, scored_texts
+from btc_assets.lake import Lake, by_day
+from btc_assets.laws import laws, report
+from btc_assets.laws.laws import (
+    AVAILABILITY,
+    FITTED_STATE,
+    LABELS,
+    PLACEBO,
+    POISONING,
+    PREFIX,
+    PURGE,
+    TEXT_AVAILABILITY,
+    TEXT_POISONING,
+    TEXT_WARM_UP,
+    TOO_FEW_BARS,
+    WARM_UP,
+    Engine,
+    LawResult,
+    TextEngine,
+    availability,
+    cuts,
+    feature_failures,
+    fitted_state,
+    future_poisoning,
+    labels_law,
+    placebo,
+    poisons,
+    prefix_invariance,
+    purge_law,
+    text_availability,
+    text_cuts,
+    text_poisoning,
+    text_poisons,
+    text_warm_up,
+    warm_up,
+    with_texts,
+)
+from btc_assets.laws.mutants import SUBJECTS, Caught, mutation_score
+from btc_assets.laws.synthetic import random_texts, random_walk, stressed
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets_tests.features.synthetic import Said, filled_in, store, texts_of
+
+HOUR = timedelta(hours=1)
+CAUGHT_BY = {
+    "shift(-1)": PREFIX,
+    "label leak": PREFIX,
+    "backward fill": PREFIX,
+    "interpolation": PREFIX,
+    "centred window": POISONING,
+    "global z-score": PREFIX,
+    "rank over all": POISONING,
+    "forward as-of join": PREFIX,
+    "day not finished": POISONING,
+    "available one hour early": AVAILABILITY,
+    "warm-up too short": WARM_UP,
+    "scaler fitted on all": FITTED_STATE,
+    "fit without purge": FITTED_STATE,
+    "purge one hour short": FITTED_STATE,
+    "fit of nothing": FITTED_STATE,
+    "label known too early": LABELS,
+    "label one bar too long": LABELS,
+    "fold without purge": PURGE,
+    "answer among the inputs": PLACEBO,
+    "published_at for available_at": TEXT_AVAILABILITY,
+    "text of the next hour": TEXT_POISONING,
+    "edited text": TEXT_AVAILABILITY,
+    "text of the whole day": TEXT_AVAILABILITY,
+    "count of texts to come": TEXT_AVAILABILITY,
+    "scores normalised over all": TEXT_POISONING,
+    "silence filled by the next text": TEXT_POISONING,
+    "outlet mean over all time": TEXT_AVAILABILITY,
+    "repeats of a story to come": TEXT_POISONING,
+    "sentiment never forgotten": TEXT_WARM_UP,
+}
+
+
+_OF_TEXTS = [feature for feature in FEATURES if feature.group in TEXT_GROUPS]
+
+
+def _text_features(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+    """Return the features of texts alone; those of bars do not depend on them, see `test_texts.py`."""
+    return compute_features(bars, texts, _OF_TEXTS)
+
+
+@pytest.fixture(scope="module")
+def walk() -> pl.DataFrame:
+    """Return 60 days of a random walk."""
+    return random_walk(60 * 24, seed=2)
+
+
+@pytest.fixture(scope="module")
+def rough(walk: pl.DataFrame) -> pl.DataFrame:
+    """Return the walk with holes, an hour without trades and unknown order flow."""
+    return stressed(walk)
+
+
+@pytest.fixture(scope="module")
+def texts(walk: pl.DataFrame) -> Texts:
+    """Return made-up articles and posts of the walk's hours."""
+    return random_texts(walk, seed=3)
+
+
+@pytest.fixture(scope="module")
+def score() -> dict[str, Caught]:
+    """Return what became of every planted bug and control."""
+    return {one.name: one for one in mutation_score()}
+
+
+# --- the project obeys -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
+def test_features_of_roughened_bars_obey(law: Callable[[Engine, pl.DataFrame], LawResult], rough: pl.DataFrame) -> None:
+    result = law(compute_features, rough)
+    assert result.passed, result.detail
+
+
+def test_a_day_from_its_own_window_equals_the_day_from_all_bars(walk: pl.DataFrame, rough: pl.DataFrame) -> None:
+    for bars in (walk, rough):
+        result = warm_up(compute_features, bars, days=3, starts=3)
+        assert result.passed, result.detail
+        assert result.worst is not None
+        assert result.worst <= 1e-9
+
+
+@pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
+def test_features_obey_with_texts_ahead_of_the_bars(
+    law: Callable[[Engine, pl.DataFrame, list[datetime]], LawResult], rough: pl.DataFrame, texts: Texts
+) -> None:
+    """The bars end at the cut, the texts do not."""
+    result = law(with_texts(compute_features, texts), rough, cuts(rough, random=1)[-3:])
+    assert result.passed, result.detail
+
+
+@pytest.mark.parametrize("law", [text_availability, text_poisoning, text_warm_up])
+def test_features_of_texts_obey(
+    law: Callable[[TextEngine, pl.DataFrame, Texts], LawResult], rough: pl.DataFrame, texts: Texts
+) -> None:
+    result = law(_text_features, rough, texts)
+    assert result.passed, result.detail
+
+
+def test_a_week_of_days_with_texts_from_their_own_windows_equals_the_whole(walk: pl.DataFrame, texts: Texts) -> None:
+    result = text_warm_up(_text_features, walk, texts, days=7, starts=3)
+    assert result.passed, result.detail
+    assert result.worst is not None
+    assert result.worst <= 1e-9
+
+
+def test_labels_obey(walk: pl.DataFrame, rough: pl.DataFrame) -> None:
+    for bars in (walk, rough):
+        assert labels_law(compute_labels, bars).passed
+
+
+def test_rows_and_fits_of_a_cutoff_end_before_it(walk: pl.DataFrame) -> None:
+    names = ("returns_1h", "rsi", "realised_volatility_24h")
+    cutoff = walk["open_time"][-1].replace(hour=0)
+    rows = report._trial_rows(walk, names)
+    for result in (
+        fitted_state(report._rows_of_a_cutoff(names), walk, cutoff, HOUR),
+        fitted_state(report._trial_fit(names), rows, cutoff, 25 * HOUR),
+    ):
+        assert result.passed, result.detail
+
+
+def test_forecasts_do_not_move_when_the_future_does(walk: pl.DataFrame) -> None:
+    names = ("returns_1h", "rsi", "realised_volatility_24h")
+    engine = with_texts(report._trial_forecasts(walk, names), None)
+    result = future_poisoning(engine, walk, cuts(walk, random=1)[-2:])
+    assert result.passed, result.detail
+
+
+def test_the_learner_knows_nothing_of_a_random_walk() -> None:
+    made = random_walk(4_000, seed=6)
+    inputs = compute_features(made).drop("open_time", "available_at").fill_null(float("nan")).to_numpy()
+    up = (np.diff(made["close"].to_numpy()) > 0) * 1.0
+    result = placebo(report._boosting, inputs[:-1], up)
+    assert result.passed, result.detail
+
+
+# --- the laws can see --------------------------------------------------------------------------
+
+
+def test_every_planted_bug_has_a_test() -> None:
+    assert {subject.name for subject in SUBJECTS if subject.planted} == set(CAUGHT_BY)
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY)
+@pytest.mark.slow
+def test_a_planted_bug_is_caught(name: str, score: dict[str, Caught]) -> None:
+    assert CAUGHT_BY[name] in score[name].caught_by
+    assert score[name].as_it_should
+
+
+@pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS if not subject.planted])
+@pytest.mark.slow
+def test_a_clean_control_passes_every_law(name: str, score: dict[str, Caught]) -> None:
+    assert score[name].caught_by == ()
+    assert score[name].as_it_should
+
+
+def _feature(expression: pl.Expr, warmup_hours: int = 0) -> Feature:
+    return Feature("planted", "price", "USD", "a planted bug", warmup_hours, expression)
+
+
+@pytest.mark.parametrize(
+    ("expression", "warmup_hours", "law"),
+    [
+        (pl.col("close").shift(-1), 0, PREFIX),
+        (pl.col("close").rolling_mean(3, center=True), 0, POISONING),
+        (pl.col("close") - pl.col("close").mean(), 0, PREFIX),
+        (pl.col("taker_buy_volume").backward_fill(), 0, PREFIX),
+        (pl.col("close").ewm_mean(span=2_000, adjust=False), 24, WARM_UP),
+    ],
+)
+def test_one_bad_declaration_among_the_real_ones_is_named(
+    expression: pl.Expr, warmup_hours: int, law: str, walk: pl.DataFrame
+) -> None:
+    declared = (*FEATURES[:3], _feature(expression, warmup_hours))
+    assert law in feature_failures(walk, None, lambda bars, _: compute_features(bars, features=declared))
+
+
+@pytest.mark.parametrize(
+    ("expression", "warmup_hours", "law"),
+    [
+        (pl.col("article_count").shift(-1), 0, TEXT_AVAILABILITY),
+        (pl.col("article_score_sum") - pl.col("article_score_sum").mean(), 0, TEXT_POISONING),
+        (pl.col("article_high").rolling_max(3, center=True), 0, TEXT_POISONING),
+        (pl.col("post_count").fill_null(0).ewm_mean(half_life=500), 24, TEXT_WARM_UP),
+    ],
+)
+def test_one_bad_declaration_over_texts_among_the_real_ones_is_named(
+    expression: pl.Expr, warmup_hours: int, law: str, walk: pl.DataFrame, texts: Texts
+) -> None:
+    planted = Feature("planted", "sentiment", "articles", "a planted bug", warmup_hours, expression)
+    declared = (*FEATURES[:3], *FEATURES[-3:], planted)
+    assert law in feature_failures(walk, texts, lambda bars, said: compute_features(bars, said, declared))
+
+
+@pytest.mark.parametrize(
+    "hour",
+    [
+        pl.col("available_at").dt.offset_by("-1h").dt.truncate("1h"),
+        pl.col("available_at").dt.offset_by("-30m").dt.truncate("1h"),
+        pl.col("available_at").dt.truncate("1d"),
+    ],
+    ids=["an hour early", "half an hour early", "the day"],
+)
+def test_a_bug_in_the_projects_own_join_is_caught(
+    hour: pl.Expr, walk: pl.DataFrame, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("btc_assets.features.texts.HOUR_OF_TEXT", hour)
+    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts))
+
+
+def test_the_stroke_of_an_hour_belongs_to_the_hour_that_begins(
+    walk: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it the end of the hour before, a text of midnight would be in a partition its day does not read."""
+    told = texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))])
+    assert text_warm_up(_text_features, walk, told, days=2).passed
+    closed = pl.col("available_at").dt.offset_by("-1us").dt.truncate("1h")
+    monkeypatch.setattr("btc_assets.features.texts.HOUR_OF_TEXT", closed)
+    assert not text_warm_up(_text_features, walk, told, days=2).passed
+
+
+def test_edits_let_into_the_projects_own_join_are_caught(
+    walk: pl.DataFrame, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scored as if the newest text of an article had been its first."""
+
+    def edited(articles: pl.DataFrame, posts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+        latest = articles.sort("revision").unique("article_id", keep="last").with_columns(pl.lit(0).alias("revision"))
+        return scored_texts(latest, posts, scores)
+
+    monkeypatch.setattr("btc_assets.features.texts.scored_texts", edited)
+    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts))
+
+
+def test_the_gates_run_is_green_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
+    newest = walk.tail((WARMUP_DAYS + 3) * 24)
+    assert feature_failures(newest) == []
+    assert feature_failures(newest.sample(fraction=1.0, shuffle=True, seed=1)) == []
+    assert feature_failures(newest, texts) == []
+
+
+@pytest.mark.parametrize("hours", [0, 1, 500, WARMUP_DAYS * 24])
+def test_too_few_bars_is_a_failure_with_a_name(hours: int, walk: pl.DataFrame) -> None:
+    assert feature_failures(walk.head(hours)) == [TOO_FEW_BARS]
+
+
+def test_a_result_names_the_column_and_the_hour(walk: pl.DataFrame) -> None:
+    cut = walk["open_time"][700]
+    declared = [_feature(pl.col("close").shift(-1))]
+    result = prefix_invariance(lambda bars: compute_features(bars, features=declared), walk, [cut])
+    assert not result.passed
+    assert "planted" in result.detail
+    assert f"{cut:%Y-%m-%d %H:%M}" in result.detail
+
+
+# --- the parts ---------------------------------------------------------------------------------
+
+
+def test_cuts_lie_at_a_midnight_a_gap_an_unknown_value_and_the_last_bar(rough: pl.DataFrame) -> None:
+    where = cuts(rough)
+    times = rough["open_time"]
+    after = rough.with_columns(
+        gap=pl.col("open_time").diff().shift(-1) > pl.duration(hours=1),
+        known_next=pl.col("trades").is_null() & pl.col("trades").shift(-1).is_not_null(),
+    ).filter(pl.col("open_time").is_in(where))
+    assert times[-2] in where
+    assert any(cut.hour == 23 for cut in where)
+    assert after["gap"].any()
+    assert after["known_next"].any()
+    assert max(where) < times[-1]
+
+
+def test_poison_leaves_the_past_and_the_hours_as_they_are(walk: pl.DataFrame) -> None:
+    cut = walk["open_time"][900]
+    for name, poisoned in poisons(walk, cut).items():
+        assert poisoned.schema == walk.schema, name
+        assert poisoned["open_time"].equals(walk["open_time"]), name
+        assert poisoned.head(901).equals(walk.head(901)), name
+        assert not poisoned.tail(-901).equals(walk.tail(-901)), name
+
+
+def test_text_cuts_lie_before_the_texts_that_tempt(walk: pl.DataFrame, texts: Texts) -> None:
+    where = text_cuts(walk, texts)
+    assert set(cuts(walk, random=2)) <= set(where) <= set(walk["open_time"][:-1])
+    newer = texts.articles.filter(pl.col("available_at") > walk["open_time"][walk.height // 2])
+    late = newer.filter((pl.col("available_at") - pl.col("published_at")) > timedelta(days=2))
+    assert any(row["published_at"] <= cut < row["available_at"] for cut in where for row in late.to_dicts())
+    edit = newer.filter(pl.col("revision") > 0)["available_at"].max()
+    assert isinstance(edit, datetime)
+    assert any(HOUR <= edit - cut < 2 * HOUR for cut in where)
+    assert any(cut.hour == 23 and cut.date() not in texts.article_days for cut in where)
+
+
+def test_text_poison_leaves_what_was_known_as_it_is(walk: pl.DataFrame, texts: Texts) -> None:
+    moment = walk["open_time"][900]
+    known, poisoned = texts.until(moment), text_poisons(texts, moment)
+    for name, other in poisoned.items():
+        until = other.until(moment)
+        for frame in ("articles", "posts", "scores"):
+            assert getattr(until, frame).equals(getattr(known, frame)), name
+        assert (until.article_days, until.post_days) == (known.article_days, known.post_days), name
+    assert poisoned["unseen"].articles.height < texts.articles.height < poisoned["absurd"].articles.height
+    assert poisoned["edited"].articles.filter(pl.col("revision") > 1).height > 50
+    made = poisoned["absurd"].scores.filter(pl.col("available_at") > moment)
+    assert made["score"].unique().to_list() == [1.0]
+    tempting = poisoned["absurd"].articles.filter(pl.col("available_at") > moment)
+    assert tempting.filter(pl.col("published_at") < moment).height > 50
+
+
+def test_a_future_is_made_up_though_none_is_there(walk: pl.DataFrame, texts: Texts) -> None:
+    moment = walk["open_time"][24 * 40]
+    absurd = text_poisons(texts.until(moment), moment)["absurd"]
+    assert absurd.article_days - texts.until(moment).article_days
+    assert absurd.posts.filter(pl.col("available_at") > moment).height > 20
+    assert absurd.scores.filter(pl.col("available_at") > moment).height > 50
+
+
+def test_random_texts_are_rows_of_the_news_tables_and_tempting(walk: pl.DataFrame, texts: Texts) -> None:
+    assert list(texts.articles.columns) == list(ARTICLE_COLUMNS)
+    assert list(texts.posts.columns) == list(POST_COLUMNS)
+    assert list(texts.scores.columns) == list(SCORE_COLUMNS)
+    for contract, frame in ((ARTICLES, texts.articles), (POSTS, texts.posts), (SENTIMENT_SCORES, texts.scores)):
+        assert contract.faults(filled_in(contract, frame)) == []
+    assert set(texts.articles["available_at"].dt.date()) <= texts.article_days
+    assert texts.articles["available_at"].is_between(walk["open_time"][0], walk["open_time"][-1] + HOUR).mean() > 0.99  # type: ignore[operator]
+    on_the_stroke = texts.articles["available_at"] == texts.articles["available_at"].dt.truncate("1h")
+    assert on_the_stroke.any()
+    assert (texts.articles["available_at"] - texts.articles["published_at"]).max() > 24 * HOUR  # type: ignore[operator]
+    assert (
+        texts.articles.filter(pl.col("revision") == 0).height > texts.scores.filter(pl.col("kind") == "article").height
+    )
+
+
+def test_a_random_walk_is_a_frame_of_prices() -> None:
+    assert PRICES.faults(random_walk(100, seed=1)) == []
+
+
+def test_a_fold_whose_last_label_is_known_at_the_start_is_allowed_and_one_hour_more_is_not() -> None:
+    start = datetime(2020, 1, 5, tzinfo=UTC)
+    fold = {"horizon_hours": 24, "test_start": start, "train_end": start - 25 * HOUR, "purge_hours": 25}
+    assert purge_law(pl.DataFrame([fold])).passed
+    assert not purge_law(pl.DataFrame([fold | {"train_end": start - 24 * HOUR, "purge_hours": 24}])).passed
+
+
+def test_a_learner_that_says_one_thing_shows_nothing() -> None:
+    rng = np.random.default_rng(1)
+    result = placebo(lambda _x, _y, test: np.full(len(test), 0.5), rng.normal(size=(500, 2)), rng.integers(0, 2, 500))
+    assert not result.passed
+    assert "the same" in result.detail
+
+
+def test_the_placebo_is_fair_to_slow_features() -> None:
+    """A score that follows the level of a random walk; ranked within the test span it would fall below 0.5."""
+    z = []
+    for seed in range(60):
+        close = np.log(random_walk(2_000, seed=seed)["close"].to_numpy())
+        up = (np.diff(close) > 0) * 1.0
+        result = placebo(lambda _x, _y, test: test[:, 0], close[:-1, None], up)
+        width = float(result.detail.split("± ")[1])
+        z.append((float(result.detail.split()[1]) - 0.5) / width * laws.PLACEBO_Z)
+    assert abs(np.mean(z)) < 3 / np.sqrt(len(z))
+    assert 0.7 < np.std(z) < 1.3
+
+
+# --- real bars, and the command ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gappy(shared_data: Path) -> pl.DataFrame:
+    """Return real bars around the outage of 2018-02-08, 33 hours long."""
+    first = datetime(2018, 1, 1, tzinfo=UTC)
+    return (
+        pl.read_parquet(shared_data / "market" / "btcusdt_spot_1h.parquet")
+        .with_columns(pl.lit("binance").alias("venue"))
+        .select(list(PRICES.columns))
+        .cast(PRICES.columns)  # type: ignore[arg-type]
+        .filter(pl.col("open_time").is_between(first, first + timedelta(days=60), closed="left"))
+    )
+
+
+def test_the_laws_hold_across_a_real_outage(gappy: pl.DataFrame) -> None:
+    assert gappy["open_time"].diff().max() > 24 * HOUR  # type: ignore[operator]
+    at = cuts(gappy, random=1)
+    for result in (
+        prefix_invariance(compute_features, gappy, at),
+        future_poisoning(compute_features, gappy, at[:2]),
+        warm_up(compute_features, gappy, days=12, starts=1),
+        labels_law(compute_labels, gappy),
+    ):
+        assert result.passed, result.detail
+
+
+def _lake_of(bars: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake(root=str(folder))
+    for day, part in by_day(PRICES, bars, bars["open_time"].dt.date().unique().sort().to_list()):
+        lake.write(PRICES, day, part)
+    monkeypatch.setattr("btc_assets.settings.settings", lambda: type("Some", (), {"lake_root": str(folder)}))
+
+
+@pytest.mark.slow
+def test_the_command_reports_and_ends_well_on_honest_bars(
+    walk: pl.DataFrame,
+    score: dict[str, Caught],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _lake_of(walk, tmp_path, monkeypatch)
+    monkeypatch.setattr(report, "_PLACEBO_HOURS", 3_000)
+    monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", lambda: tuple(score.values()))
+    assert report.main() == 0
+    said = capsys.readouterr().out
+    assert "BROKEN" not in said
+    assert "no articles or posts" in said
+    assert f"mutation score {len(CAUGHT_BY)} of {len(CAUGHT_BY)}" in said
+    assert "Every law holds" in said
+
+
+@pytest.mark.slow
+def test_the_command_judges_texts_where_the_lake_has_them(
+    walk: pl.DataFrame,
+    texts: Texts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _lake_of(walk, tmp_path, monkeypatch)
+    store(Lake(root=str(tmp_path)), texts)
+    names = ("returns_1h", "realised_volatility_24h", "sentiment_decay_6h", "social_volume", "hours_since_news")
+    monkeypatch.setattr(
+        report, "_trials", lambda bars, said: report._trials_of_texts(bars, stressed(bars), said, names)
+    )
+    monkeypatch.setattr(laws, "text_cuts", lambda bars, _, **__: cuts(bars, random=0)[-2:])
+    monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
+    assert report.main() == 0
+    said = capsys.readouterr().out
+    assert f"{texts.posts.height:,} posts" in said
+    for law in (TEXT_AVAILABILITY, TEXT_POISONING, TEXT_WARM_UP):
+        assert f"{law:<18} features" in said
+
+
+def test_the_command_ends_with_1_when_a_law_is_broken(
+    walk: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _lake_of(walk, tmp_path, monkeypatch)
+    broken = LawResult(PREFIX, False, "planted moves by 1e-3")
+    monkeypatch.setattr(report, "_trials", lambda *_: [("features", lambda: broken)])
+    monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
+    assert report.main() == 1
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_the_command_says_when_there_is_nothing_to_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("btc_assets.settings.settings", lambda: type("Some", (), {"lake_root": str(tmp_path)}))
+    assert report.main() == 2
+    assert "0 days of market/prices" in capsys.readouterr().out
