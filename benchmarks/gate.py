@@ -25,7 +25,7 @@ from btc_assets.champion import gate
 from btc_assets.champion.gate import Evidence, Verdict
 from btc_assets.champion.recipe import recipe_changes
 from btc_assets.clock import HOUR, midnight
-from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation import metrics, significance
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake
 from btc_assets.learning import folds, training
@@ -188,9 +188,9 @@ class Outcome:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     @property
-    def losses(self) -> evaluation.Floats:
+    def losses(self) -> significance.Floats:
         """Log-loss by hour, nats, (n,)."""
-        return evaluation.log_losses(np.concatenate(self.p_up), np.concatenate(self.log_return) > 0)
+        return metrics.log_losses(np.concatenate(self.p_up), np.concatenate(self.log_return) > 0)
 
 
 def follow(walked: Walked, rule: str, last: date) -> Outcome:
@@ -272,15 +272,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     ]
     for one in outcomes:
         p_up, happened = np.concatenate(one.p_up), np.concatenate(one.log_return)
-        skill = evaluation.skill_over_base_rate(p_up, happened)
-        test = evaluation.diebold_mariano(one.losses, newest.losses)
+        skill = metrics.log_loss_skill(p_up, happened)
+        test = significance.diebold_mariano(one.losses, newest.losses)
         low, high = test.interval()
         against = "" if one is newest else f"{_thousandths(test.value)} ({_thousandths(low)} to {_thousandths(high)})"
         p_value = "" if one is newest else f"{test.p_value():.2g}"
         decisions = ", ".join(f"{count} {name}" for name, count in sorted(one.counts.items())) or "all promoted"
         lines.append(
             f"| {one.rule} | {decisions} | {np.mean(one.ages):.0f}, {max(one.ages)} | {len(p_up):,} "
-            f"| {evaluation.accuracy(p_up, happened):.2%} | {_span(skill)} | {against} | {p_value} |"
+            f"| {metrics.accuracy(p_up, happened).value:.2%} | {_span(skill)} | {against} | {p_value} |"
         )
     return "\n".join(lines)
 
@@ -289,7 +289,7 @@ def _thousandths(value: float | None) -> str:
     return "-" if value is None else f"{1e3 * value:+.2f}"
 
 
-def _span(estimate: evaluation.Estimate) -> str:
+def _span(estimate: metrics.Estimate) -> str:
     return f"{estimate.value:.2%} ({estimate.lower:.2%} to {estimate.upper:.2%})"
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation import metrics
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 from btc_assets.features.engine import compute_features
 from btc_assets.features.labels import compute_labels
@@ -275,11 +275,11 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
         answers[LEFT_OUT] = (np.concatenate([left for _, left, _ in parts]), None)
         seen.left_out_after.append(next(at for _, _, at in parts if at is not None))
     for way, (p_up, quantiles) in answers.items():
-        seen.tallies[way].losses.append(evaluation.log_losses(p_up, lacking.log_return > 0))
+        seen.tallies[way].losses.append(metrics.log_losses(p_up, lacking.log_return > 0))
         if quantiles is not None:
             low, high = quantiles[:, 0], quantiles[:, -1]
             seen.tallies[way].inside.append((low <= lacking.log_return) & (lacking.log_return <= high))
-    seen.base.append(evaluation.log_losses(base_rate, lacking.log_return > 0))
+    seen.base.append(metrics.log_losses(base_rate, lacking.log_return > 0))
     seen.marked_after.append((lacking.open_time.filter(pl.Series(lost.any(axis=1)))[0] - start) / HOUR)
     seen.asked_after.append(_asked_after(dead, champion, names, start, end))
     seen.lost.append((int(lost[-1].sum()), float(weight[-1])))
@@ -352,10 +352,10 @@ def losses(history: History) -> list[Loss]:
         model = history.champion(cutoff)
         names = model.profile.names
         rows = history.rows(history.features, cutoff + plan.chosen_days * DAY, plan.chosen_days, names)
-        base = evaluation.log_losses(np.full(len(rows), model.profile.base_rate[PRIMARY]), rows.log_return > 0).mean()
+        base = metrics.log_losses(np.full(len(rows), model.profile.base_rate[PRIMARY]), rows.log_return > 0).mean()
 
         def skill(p_up: Floats, rows: Rows = rows, base: float = base) -> float:
-            return float(1 - evaluation.log_losses(p_up, rows.log_return > 0).mean() / base)
+            return float(1 - metrics.log_losses(p_up, rows.log_return > 0).mean() / base)
 
         whole = skill(model.p_up(rows))
         sets = [[name] for name in names]
@@ -501,15 +501,15 @@ def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
     nulls = np.concatenate(found.tallies[AS_IT_WAS].losses)
     for way, tally in found.tallies.items():
         losses = np.concatenate(tally.losses)
-        skill = evaluation.mean(base - losses)
-        gain = evaluation.mean(nulls - losses)
+        skill = metrics.mean(base - losses)
+        gain = metrics.mean(nulls - losses)
         inside = f"{np.concatenate(tally.inside).mean():.1%}" if tally.inside else "-"
         versus = "-" if way == AS_IT_WAS else _interval(gain, 1e4, "{:+.1f}")
         lines.append(f"| {way} | {_interval(skill, 100 / base.mean(), '{:.2f} %')} | {versus} | {inside} |")
     return [*lines, ""]
 
 
-def _interval(estimate: evaluation.Estimate, factor: float, shape: str) -> str:
+def _interval(estimate: metrics.Estimate, factor: float, shape: str) -> str:
     numbers = (estimate.value, estimate.lower, estimate.upper)
     value, low, high = ("-" if number is None else shape.format(factor * number) for number in numbers)
     return f"{value} ({low} to {high})"

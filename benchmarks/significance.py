@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from btc_assets.evaluation.metrics import Floats, diebold_mariano, hac_variance_of_mean, log_losses
+from btc_assets.evaluation.metrics import log_losses
+from btc_assets.evaluation.significance import Floats, diebold_mariano, hac_variance_of_mean
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.lake import Lake
 from btc_assets.settings import settings

@@ -23,14 +23,9 @@ import polars as pl
 from btc_assets.champion.history import ModelChoice
 from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.clock import midnight
-from btc_assets.evaluation.metrics import (
-    LossDifference,
-    diebold_mariano,
-    log_losses,
-    sharpe_difference,
-    sign_signal,
-    strategy,
-)
+from btc_assets.evaluation.metrics import log_losses
+from btc_assets.evaluation.significance import LossDifference, diebold_mariano
+from btc_assets.evaluation.trading import sharpe_difference, sign_signal, strategy
 from btc_assets.learning.calibration import Calibration
 from btc_assets.learning.export import PARITY_TOLERANCE
 from btc_assets.learning.families.protocol import FittedOutput

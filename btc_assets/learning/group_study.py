@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.evaluation import metrics as evaluation
-from btc_assets.evaluation.metrics import Floats
+from btc_assets.evaluation import metrics, significance
+from btc_assets.evaluation.significance import Floats
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
@@ -84,7 +84,7 @@ class Judged:
     @property
     def losses(self) -> Floats:
         """Negative log-likelihood of each seed and hour, nats, (seeds, n)."""
-        return evaluation.log_losses(self.p_up, np.broadcast_to(self.log_return > 0, self.p_up.shape))
+        return metrics.log_losses(self.p_up, np.broadcast_to(self.log_return > 0, self.p_up.shape))
 
     @property
     def fold_losses(self) -> Floats:
@@ -238,10 +238,10 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
     """
     _refuse_other_hours(ours, theirs)
     losses, others = ours.losses.mean(axis=0), theirs.losses.mean(axis=0)
-    difference = evaluation.diebold_mariano(losses, others, horizon=horizon)
+    difference = significance.diebold_mariano(losses, others, horizon=horizon)
     lower, upper = difference.interval()
-    paired = evaluation.paired_folds(ours.fold_losses, theirs.fold_losses)
-    areas = [evaluation.auc(p_up, ours.log_return) for p_up in ours.p_up]
+    paired = significance.paired_folds(ours.fold_losses, theirs.fold_losses)
+    areas = [metrics.auc(p_up, ours.log_return).value for p_up in ours.p_up]
     return {
         "groups": label(ours.groups),
         "against": label(theirs.groups),
@@ -250,7 +250,7 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
         "difference": difference.value,
         "lower": lower,
         "upper": upper,
-        "accuracy": float(np.mean([evaluation.accuracy(p_up, ours.log_return) for p_up in ours.p_up])),
+        "accuracy": float(np.mean([metrics.accuracy(p_up, ours.log_return).value for p_up in ours.p_up])),
         "auc": None if None in areas else float(np.mean(np.array(areas, dtype=np.float64))),
         "t_p_value": paired.p_value,
         "dm_p_value": difference.p_value(),
@@ -263,13 +263,11 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values corrected for their number (Holm, 1979); an unknown one stays unknown and is not counted."""
-    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        corrected[place] = largest
-    return corrected
+    from statsmodels.stats.multitest import multipletests
+
+    known = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(known, method="holm")[1].tolist() if known else ())
+    return [None if p is None else next(corrected) for p in p_values]
 
 
 def verdict(difference: float, holm_p_value: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation import metrics
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
@@ -165,18 +165,18 @@ def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
     """
     p_up, happened = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
     low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_NAMES)
-    found = {
-        "accuracy": evaluation.accuracy(p_up, happened),
-        "auc": evaluation.auc(p_up, happened),
-        "log_loss": evaluation.log_loss(p_up, happened),
-        "log_loss_skill": evaluation.log_loss_skill(p_up, happened),
-        "brier": evaluation.brier(p_up, happened),
-        "calibration_error": evaluation.calibration_error(p_up, happened),
-        "coverage_50": evaluation.coverage(happened, lower, upper),
-        "coverage_90": evaluation.coverage(happened, low, high),
-        "n": float(len(forecasts)),
+    scores = {
+        "accuracy": metrics.accuracy(p_up, happened),
+        "auc": metrics.auc(p_up, happened),
+        "log_loss": metrics.log_loss(p_up, happened),
+        "log_loss_skill": metrics.log_loss_skill(p_up, happened),
+        "brier": metrics.brier(p_up, happened),
+        "calibration_error": metrics.calibration_error(p_up, happened),
+        "coverage_50": metrics.interval_coverage(happened, lower, upper),
+        "coverage_90": metrics.interval_coverage(happened, low, high),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: score.value for name, score in scores.items() if score.value is not None}
+    return {**values, "n": float(len(forecasts))}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,10 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.evaluation import metrics as evaluation
-from btc_assets.evaluation.metrics import Estimate, Floats, Significance, Strategy
+from btc_assets.evaluation import metrics, significance
+from btc_assets.evaluation.metrics import Estimate
+from btc_assets.evaluation.significance import Floats, Significance
+from btc_assets.evaluation.trading import Strategy, deflated_sharpe, persistence_signal, sign_signal, strategy
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES
 
@@ -118,15 +120,15 @@ def trade(rows: pl.DataFrame, hours: Hours, *, horizon: int) -> Trading | None:
     known = hours.returns[first : last + 1]
     returns[: len(known)] = known
     signal = np.zeros(len(returns))
-    signal[at - first] = evaluation.sign_signal(rows["p_up"].to_numpy())
-    last_move = evaluation.persistence_signal(hours.returns, horizon=horizon)[at]
+    signal[at - first] = sign_signal(rows["p_up"].to_numpy())
+    last_move = persistence_signal(hours.returns, horizon=horizon)[at]
     follow = np.zeros(len(returns))
     follow[at - first] = last_move
     return Trading(
         start=rows["open_time"][0],
-        model={lag: evaluation.strategy(signal, returns, horizon=horizon, lag=lag) for lag in LAGS},
-        persistence={lag: evaluation.strategy(follow, returns, horizon=horizon, lag=lag) for lag in LAGS},
-        buy_and_hold=evaluation.strategy(np.ones(len(returns)), returns),
+        model={lag: strategy(signal, returns, horizon=horizon, lag=lag) for lag in LAGS},
+        persistence={lag: strategy(follow, returns, horizon=horizon, lag=lag) for lag in LAGS},
+        buy_and_hold=strategy(np.ones(len(returns)), returns),
         last_move=last_move,
     )
 
@@ -210,32 +212,32 @@ def judge(
 
 def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[Found]:
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
-    yield "accuracy", evaluation.directional_accuracy(p, r, horizon=horizon)
-    yield "auc", evaluation.area_under_curve(p, r, horizon=horizon)
-    yield "log_loss", evaluation.mean_log_loss(p, r, horizon=horizon)
-    yield "log_loss_skill", evaluation.skill_over_base_rate(p, r, horizon=horizon)
-    base = evaluation.causal_base_rate(r, horizon=horizon)
-    yield "log_loss_skill_causal", evaluation.skill_over_base_rate(p, r, base, horizon=horizon)
-    yield "up_share", evaluation.share(r > 0, horizon=horizon)
-    yield "brier", evaluation.brier_score(p, r, horizon=horizon)
-    yield "calibration_error", evaluation.calibration_error_estimate(p, r, horizon=horizon, seed=seed)
-    line = evaluation.calibration_line(p, r)
+    yield "accuracy", metrics.accuracy(p, r, horizon=horizon)
+    yield "auc", metrics.auc(p, r, horizon=horizon)
+    yield "log_loss", metrics.log_loss(p, r, horizon=horizon)
+    yield "log_loss_skill", metrics.log_loss_skill(p, r, horizon=horizon)
+    base = metrics.causal_base_rate(r, horizon=horizon)
+    yield "log_loss_skill_causal", metrics.log_loss_skill(p, r, base, horizon=horizon)
+    yield "up_share", metrics.share(r > 0, horizon=horizon)
+    yield "brier", metrics.brier(p, r, horizon=horizon)
+    yield "calibration_error", metrics.calibration_error(p, r, horizon=horizon, seed=seed)
+    line = metrics.calibration_line(p, r)
     for name, value in zip(("calibration_slope", "calibration_intercept"), line or (None, None), strict=True):
         yield name, Estimate(value, None, None, len(p))
     for low, high, name in (("q25", "q75", "50"), ("q05", "q95", "90")):
         ends = rows[low].to_numpy(), rows[high].to_numpy()
-        yield f"coverage_{name}", evaluation.interval_coverage(r, *ends, horizon=horizon)
-        yield f"width_{name}", evaluation.interval_width(*ends, horizon=horizon)
+        yield f"coverage_{name}", metrics.interval_coverage(r, *ends, horizon=horizon)
+        yield f"width_{name}", metrics.interval_width(*ends, horizon=horizon)
     levels = dict(zip(QUANTILES, (rows[name].to_numpy() for name in QUANTILE_NAMES), strict=True))
-    yield "pinball_loss", evaluation.quantile_loss(r, levels, horizon=horizon)
-    for top in evaluation.CONFIDENCE_SHARES:
-        yield f"accuracy_top_{top:.0%}".rstrip("%"), evaluation.accuracy_at_confidence(p, r, top, horizon=horizon)
-    by_move = evaluation.accuracy_by_move(p, r, horizon=horizon)
+    yield "pinball_loss", metrics.pinball_loss(r, levels, horizon=horizon)
+    for top in metrics.CONFIDENCE_SHARES:
+        yield f"accuracy_top_{top:.0%}".rstrip("%"), metrics.accuracy_at_confidence(p, r, top, horizon=horizon)
+    by_move = metrics.accuracy_by_move(p, r, horizon=horizon)
     for (least, most), found in by_move.items():
         name = f"{least:.0f}_{most:.0f}bps" if math.isfinite(most) else f"over_{least:.0f}bps"
         yield f"accuracy_move_{name}", found
-    yield "return_weighted_accuracy", evaluation.return_weighted_accuracy(p, r, horizon=horizon)
-    yield "rank_ic", evaluation.rank_ic(p, r, horizon=horizon)
+    yield "return_weighted_accuracy", metrics.return_weighted_accuracy(p, r, horizon=horizon)
+    yield "rank_ic", metrics.rank_ic(p, r, horizon=horizon)
 
 
 _MEASURES: dict[str, Callable[[Strategy], Estimate]] = {
@@ -260,15 +262,15 @@ def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Found]:
 def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: float, seed: int) -> Iterator[Found]:
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
     apart = slice(None, None, horizon)  # windows of every h-th row do not overlap
-    yield "pesaran_timmermann_p", _p(evaluation.pesaran_timmermann(p[apart], r[apart]))
+    yield "pesaran_timmermann_p", _p(significance.pesaran_timmermann(p[apart], r[apart]))
     up = r > 0
     losses = {
-        "model": evaluation.log_losses(p, up),
-        "base_rate": evaluation.log_losses(evaluation.causal_base_rate(r, horizon=horizon), up),
-        "persistence": evaluation.log_losses(evaluation.causal_persistence(trading.last_move, r, horizon=horizon), up),
+        "model": metrics.log_losses(p, up),
+        "base_rate": metrics.log_losses(metrics.causal_base_rate(r, horizon=horizon), up),
+        "persistence": metrics.log_losses(metrics.causal_persistence(trading.last_move, r, horizon=horizon), up),
     }
     for rival in ("base_rate", "persistence"):
-        found = evaluation.diebold_mariano(losses["model"], losses[rival], horizon=horizon)
+        found = significance.diebold_mariano(losses["model"], losses[rival], horizon=horizon)
         yield f"diebold_mariano_{rival}", Estimate(found.statistic(), None, None, found.n)
         yield f"diebold_mariano_p_{rival}", Estimate(found.p_value(), None, None, found.n)
     daily = _means_by(losses, rows["open_time"].dt.date())
@@ -283,7 +285,7 @@ def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: f
     grid_days = pl.Series((np.arange(len(fee.net)) + trading.start.hour) // 24)
     yield from _contest(f"return_{fee_bps:g}bps", _means_by(earned, grid_days), benchmark="buy_and_hold", seed=seed)
     monthly = _means_by(losses, rows["open_time"].dt.truncate("1mo"))
-    folds = evaluation.paired_folds(monthly["model"], monthly["base_rate"])
+    folds = significance.paired_folds(monthly["model"], monthly["base_rate"])
     yield "monthly_log_loss_p_base_rate", _p(folds)
     yield "monthly_log_loss_cohens_d", Estimate(folds.effect, None, None, folds.n)
 
@@ -304,7 +306,7 @@ def _deflated(trading: Trading, looked_at: Sequence[Trading], fee_bps: float) ->
         net = trading.model[0].at(fee).net
         trials = trial_sharpes(looked_at, fee)
         yield f"strategies_tried_{fee:g}bps", Estimate(float(len(trials)), None, None, len(net))
-        yield f"deflated_sharpe_{fee:g}bps", Estimate(evaluation.deflated_sharpe(net, trials), None, None, len(net))
+        yield f"deflated_sharpe_{fee:g}bps", Estimate(deflated_sharpe(net, trials), None, None, len(net))
 
 
 def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: int) -> Iterator[Found]:
@@ -313,9 +315,9 @@ def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: i
     rivals = np.column_stack([values for rival, values in losses.items() if rival != benchmark])
     settings = {"block": BLOCK_DAYS, "reps": BOOTSTRAP_DRAWS, "seed": seed}
     enough = n >= 4 * BLOCK_DAYS
-    spa = evaluation.superior_ability(losses[benchmark], rivals, **settings) if enough else None
+    spa = significance.superior_ability(losses[benchmark], rivals, **settings) if enough else None
     yield f"spa_p_{name}_{benchmark}", Estimate(spa, None, None, n)
-    best = evaluation.model_confidence_set(losses, **settings) if enough else {}
+    best = significance.model_confidence_set(losses, **settings) if enough else {}
     for contestant in losses:
         yield f"mcs_p_{name}_{contestant}", Estimate(best.get(contestant), None, None, n)
 

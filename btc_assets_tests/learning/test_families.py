@@ -30,7 +30,7 @@ def fitted(request: pytest.FixtureRequest, rows: dict[int, Rows]) -> Forecaster:
 
 
 def test_it_finds_a_signal_that_is_there(fitted: Forecaster, rows: dict[int, Rows]) -> None:
-    assert (auc(fitted.p_up(rows[1].inputs), rows[1].log_return) or 0) > 0.6
+    assert (auc(fitted.p_up(rows[1].inputs), rows[1].log_return).value or 0) > 0.6
 
 
 def test_probabilities_are_probabilities(fitted: Forecaster, rows: dict[int, Rows]) -> None:

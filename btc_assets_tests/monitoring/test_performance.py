@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from btc_assets.display import embedded
-from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation import metrics, trading
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.monitoring import plots
 from btc_assets.monitoring.performance import (
@@ -137,12 +137,12 @@ def test_metrics_are_those_of_the_evaluation() -> None:
     rows = OUTCOMES.filter((pl.col("role") == "newest") & (pl.col("horizon_hours") == 4))
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
     for metric, wanted in {
-        "accuracy": evaluation.accuracy(p, r),
-        "auc": evaluation.auc(p, r),
-        "log_loss": evaluation.log_loss(p, r),
-        "brier": evaluation.brier(p, r),
-        "coverage_90": evaluation.coverage(r, rows["q05"].to_numpy(), rows["q95"].to_numpy()),
-        "accuracy_top_10": evaluation.accuracy_at_confidence(p, r, 0.1).value,
+        "accuracy": metrics.accuracy(p, r).value,
+        "auc": metrics.auc(p, r).value,
+        "log_loss": metrics.log_loss(p, r).value,
+        "brier": metrics.brier(p, r).value,
+        "coverage_90": metrics.interval_coverage(r, rows["q05"].to_numpy(), rows["q95"].to_numpy()).value,
+        "accuracy_top_10": metrics.accuracy_at_confidence(p, r, 0.1).value,
     }.items():
         assert value(metric, role="newest", horizon=4)["value"] == wanted
 
@@ -184,8 +184,8 @@ def edges(*, good: int, strategies: int, seed: int) -> list[Trading]:
     made = []
     for i in range(strategies):
         p = rng.uniform(0, 1, len(hourly)) + (30 * hourly if i < good else 0)
-        signal = evaluation.sign_signal(p)
-        lags = {lag: evaluation.strategy(signal, hourly, lag=lag) for lag in LAGS}
+        signal = trading.sign_signal(p)
+        lags = {lag: trading.strategy(signal, hourly, lag=lag) for lag in LAGS}
         made.append(Trading(START, lags, lags, lags[0], signal))
     return made
 
@@ -209,7 +209,7 @@ def test_the_luckiest_of_many_noise_strategies_has_a_low_deflated_sharpe() -> No
     for seed in range(20):
         looked_at = edges(good=0, strategies=40, seed=seed)
         best = max(looked_at, key=lambda one: one.model[0].net.mean() / one.model[0].net.std())
-        undeflated.append(evaluation.deflated_sharpe(best.model[0].net, [0.0]))
+        undeflated.append(trading.deflated_sharpe(best.model[0].net, [0.0]))
         found.append(deflated(best, looked_at))
     assert np.median(undeflated) > 0.95  # alone, most would look skilled
     assert np.median(found) < 0.7
@@ -231,7 +231,7 @@ def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() 
     assert value("strategies_tried_5bps")["value"] == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
     trials = trial_sharpes(looked_at, 5)
     assert len(set(trials)) == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
-    wanted = evaluation.deflated_sharpe(looked_at[0].model[0].at(5).net, trials)
+    wanted = trading.deflated_sharpe(looked_at[0].model[0].at(5).net, trials)
     assert value("deflated_sharpe_5bps")["value"] == wanted
 
 
@@ -251,7 +251,7 @@ def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
     rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 4))
     r = rows["log_return"].to_numpy()
     one_by_one = [
-        evaluation.quantile_loss(r, {level: rows[name].to_numpy()}).value
+        metrics.pinball_loss(r, {level: rows[name].to_numpy()}).value
         for level, name in zip(QUANTILES, QUANTILE_NAMES, strict=True)
     ]
     assert value("pinball_loss", horizon=4)["value"] == pytest.approx(np.mean(one_by_one))

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from btc_assets.alerts import outbox, rules
-from btc_assets.evaluation import metrics as evaluation
+from btc_assets.evaluation import metrics
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets_tests.serving.builders import (
     FEATURE_NAMES,
@@ -189,10 +189,10 @@ def test_realised_figures_are_those_of_the_performance_report(tmp_path: Path, mo
             made, happened = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
             assert samples["btc_realised_outcomes", labels] == rows.height
             assert samples["btc_realised_accuracy_ratio", labels] == pytest.approx(
-                evaluation.accuracy(made, happened), rel=1e-12
+                metrics.accuracy(made, happened).value, rel=1e-12
             )
             assert samples["btc_realised_log_loss_nats", labels] == pytest.approx(
-                evaluation.log_loss(made, happened), rel=1e-12
+                metrics.log_loss(made, happened).value, rel=1e-12
             )
     assert len(named(samples, "btc_realised_outcomes")) == 2 * 9
 
