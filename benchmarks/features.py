@@ -13,14 +13,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from btc_assets.features.catalog import FEATURES
 from btc_assets.features.engine import compute_features
-from btc_assets_tests.conftest import random_walk_bars
+from btc_assets.laws.synthetic import random_walk
+from btc_assets.market.tables import PRICES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def peer(bars: pd.DataFrame) -> pd.DataFrame:
 def run() -> list[tuple[str, float, float]]:
     """Return (what, seconds ours, seconds of the peer); the numbers of both are compared."""
     warnings.filterwarnings("ignore")
-    bars = random_walk_bars(HOURS, start=datetime(2016, 1, 1, tzinfo=UTC))
+    bars = random_walk(HOURS, seed=7).cast(PRICES.columns)
     frame = bars.to_pandas()
     theirs = peer(frame)
     chosen = [feature for feature in FEATURES if feature.name in theirs.columns]

@@ -235,7 +235,7 @@ def train(folder: Path, environment: dict[str, str]) -> None:
 
 def _walk(folder: Path, environment: dict[str, str]) -> None:
     days = [(HISTORY_UNTIL - timedelta(days=n)).date().isoformat() for n in (2, 1)]
-    command = "import sys, benchmarks.minute_hours; from btc_assets.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = "import sys, benchmarks.minute_hours; from btc_assets.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with (folder / "train.log").open("wb") as log:
         done = subprocess.run(
             [sys.executable, "-c", command, "walk-forward", "--from", days[0], "--to", days[1]],

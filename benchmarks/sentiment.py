@@ -30,7 +30,6 @@ from btc_assets.news.sentiment.protocol import CLASSES
 from btc_assets.news.sentiment.transformer import CLASS_OF_LABEL, Runtime, load_transformer
 from btc_assets.news.sources.sample import SampleSource
 from btc_assets.settings import PROJECT_ROOT
-from btc_assets_tests.conftest import SHARED_DATA
 
 PEER = "pipeline"
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
@@ -65,7 +64,7 @@ class Side:
 
 def headlines(count: int) -> list[str]:
     """Return distinct headlines: of the real news where they are at hand, else of the sample."""
-    path = SHARED_DATA / "text" / "news.parquet"
+    path = PROJECT_ROOT.parent / "shared" / "data" / "text" / "news.parquet"
     if path.exists():
         titles = pl.read_parquet(path, columns=["title"])["title"]
     else:

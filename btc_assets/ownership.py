@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
-from btc_assets.settings import PROJECT_ROOT, SettingsError, settings
+from btc_assets.settings import DAGSTER_HOME, SettingsError, settings
 
 _OWNER = "btc_assets/data_dir"
 """Which data folder owns the history in a storage of the user's own."""
@@ -35,6 +35,6 @@ def keep_apart() -> None:
             raise SettingsError(
                 f"The Dagster instance in {home} (DAGSTER_HOME) holds the runs of the data folder {owner}, but "
                 f"BTC_DATA_DIR is {ours}: give it a DAGSTER_HOME of its own, or copy dagster.yaml from "
-                f"{PROJECT_ROOT} there, which keeps the history of each data folder in it."
+                f"{DAGSTER_HOME} there, which keeps the history of each data folder in it."
             )
         instance.run_storage.set_cursor_values({_OWNER: ours})

@@ -27,8 +27,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from btc_assets.paths import rooted, sqlite_url
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds `btc_assets/`; relative paths in settings start here."""
+PACKAGE = Path(__file__).resolve().parent
+"""The folder of this package, with the files that it reads at run time."""
+PROJECT_ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()
+"""Where relative paths in settings start, `.env` is read and `data` is made: the checkout, or, for an installed wheel,
+the working directory."""
+DAGSTER_HOME = PACKAGE / "home"
+"""The folder of `dagster.yaml` and `workspace.yaml`; nothing is written there."""
 
 ENV_PREFIX = "BTC_"
 
@@ -139,9 +144,7 @@ class Settings(BaseSettings):
         "cryptopanic, cryptocompare, files; or none. Default rss,hacker_news,reddit; for `sample` bars sample, for "
         "`files` none.",
     )
-    news_feeds: Path = Field(
-        default=PROJECT_ROOT / "btc_assets" / "news" / "feeds.toml", description="For `rss`: the catalogue of feeds."
-    )
+    news_feeds: Path = Field(default=PACKAGE / "news" / "feeds.toml", description="For `rss`: the catalogue of feeds.")
     news_files: str = Field(
         default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with articles."
     )
@@ -278,7 +281,7 @@ class Settings(BaseSettings):
 
     # --- alerts ------------------------------------------------------------------------------
     alert_rules: Path = Field(
-        default=PROJECT_ROOT / "btc_assets" / "alerts" / "rules.toml",
+        default=PACKAGE / "alerts" / "rules.toml",
         description="What is worth telling a person, and through which channels.",
     )
     alert_webhook_url: SecretStr = Field(

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
-import pytest
 
-from btc_assets.__main__ import main
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.tables import PRICES
-from btc_assets.settings import settings
 from btc_assets.sql import add_lake_views
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -45,19 +42,3 @@ def test_a_quote_in_the_path_is_a_path_and_not_sql(tmp_path: Path) -> None:
     with duckdb.connect() as connection:
         add_lake_views(connection, filled(tmp_path / "it's; DROP TABLE x"))
         assert connection.sql("SELECT count(*) FROM market.prices").fetchall() == [(48,)]
-
-
-def test_the_command_answers_a_question_and_names_the_views_when_it_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    filled(tmp_path / "lake")
-    monkeypatch.setenv("BTC_DATA_DIR", str(tmp_path))
-    settings.cache_clear()
-    try:
-        assert main(["sql", "SELECT count(*) AS bars FROM market.prices"]) == 0
-        assert "48" in capsys.readouterr().out
-        assert main(["sql", "SELECT * FROM market.pieces"]) == 2
-        assert "market.prices" in capsys.readouterr().err
-    finally:
-        monkeypatch.undo()
-        settings.cache_clear()

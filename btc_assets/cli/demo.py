@@ -27,7 +27,7 @@ def demo(config: Settings) -> int:
             file=sys.stderr,
         )
         return 2
-    from btc_assets.cli.runs import walk_forward
+    from btc_assets.cli.walk_forward import walk_forward
 
     end = SAMPLE_END - timedelta(days=1)
     start = previous_monday(end) - timedelta(weeks=WEEKS - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import pytest
 
 from btc_assets.champion.history import holder
 from btc_assets.champion.tables import MODEL_HISTORY
-from btc_assets.cli import runs as command
 from btc_assets.clock import HOUR, midnight
 from btc_assets.features.engine import compute_features
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
@@ -49,7 +47,7 @@ STEPS = ("before the history", "before the forecasts", "before the aliases", "be
 COMMAND = """
 import os, signal, sys
 step = sys.argv.pop(1)
-from btc_assets.__main__ import main
+from btc_assets.cli.main import main
 from btc_assets.lake import Lake
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.serving import publish
@@ -300,18 +298,3 @@ def test_before_the_first_forecast_there_is_nothing_to_roll_back(tmp_path: Path)
     done = Deployment(tmp_path).run("rollback")
     assert done.returncode == 2
     assert "Nothing is forecast yet" in done.stderr
-
-
-def test_a_user_without_a_name_decides_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
-
-    def nobody(_uid: int) -> None:
-        raise KeyError("uid not found")
-
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert command.acting_user() == f"uid {os.getuid()}"
-    monkeypatch.setenv("LOGNAME", "quant\x1b[31m")
-    assert command.acting_user() == f"uid {os.getuid()}"
-    monkeypatch.setenv("LOGNAME", "quant")
-    assert command.acting_user() == "quant"

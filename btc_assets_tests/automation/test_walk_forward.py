@@ -21,7 +21,6 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.__main__ import main
 from btc_assets.automation import walk_forward
 from btc_assets.automation.jobs import JOBS
 from btc_assets.automation.walk_forward import (
@@ -38,7 +37,8 @@ from btc_assets.automation.walk_forward import (
     plan,
 )
 from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
-from btc_assets.cli import runs as command
+from btc_assets.cli import walk_forward as command
+from btc_assets.cli.main import main
 from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
@@ -81,23 +81,6 @@ def test_a_single_training_trains_exactly_one_cutoff(
     assert command.train(SAMPLE, cutoff) == 0
     chosen = cutoff or date(2019, 9, 30)
     assert walked == [[Leg(chosen, Span(chosen, date(2019, 9, 30)))]]
-
-
-@pytest.mark.parametrize(
-    ("cutoff", "days"),
-    [
-        (None, (date(2024, 3, 4), date(2024, 3, 5))),
-        (date(2024, 1, 1), (date(2024, 1, 1), date(2024, 3, 5))),
-        (date(2024, 3, 6), (date(2024, 3, 6), date(2024, 3, 6))),
-        (date(2024, 3, 9), (date(2024, 3, 9), date(2024, 3, 6))),  # refused by the plan
-    ],
-)
-def test_a_cutoff_forecasts_to_the_newest_closed_day(cutoff: date | None, days: tuple[date, date]) -> None:
-    class Wednesday(Settings):
-        def now(self) -> datetime:
-            return datetime(2024, 3, 6, 13, 30, tzinfo=UTC)
-
-    assert command.days_of_one_cutoff(Wednesday(market_source="kraken"), cutoff) == days
 
 
 def test_the_default_period_starts_on_the_first_monday_with_a_full_window() -> None:
@@ -464,7 +447,7 @@ def die(self, contract, day, frame):
     write(self, contract, day, frame)
 
 Lake.write = die
-from btc_assets.__main__ import main
+from btc_assets.cli.main import main
 sys.exit(main(sys.argv[3:]))
 """
 """A walk that is killed at the moment it would store a table's day."""

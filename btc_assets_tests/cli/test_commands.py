@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from btc_assets.__main__ import parser
+from btc_assets.cli.main import parser
 from btc_assets.settings import PROJECT_ROOT
 
 DOCUMENTS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]

@@ -26,7 +26,7 @@ SHORT = """
 import sys
 from btc_assets.cli import demo
 demo.WEEKS = 2
-from btc_assets.__main__ import main
+from btc_assets.cli.main import main
 sys.exit(main(["demo"]))
 """
 """The demo with fewer cutoffs, and nothing else changed."""
@@ -172,7 +172,7 @@ def test_a_taken_port_does_not_stop_the_demo_nor_answer_for_it(config: Settings)
 
 def test_a_second_run_continues_where_the_first_one_ended(config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks for the same walk, which makes nothing twice; see `automation/test_walk_forward.py`."""
-    from btc_assets.cli import runs as command
+    from btc_assets.cli import walk_forward as command
 
     walks: list[tuple[object, ...]] = []
     monkeypatch.setattr(command, "walk_forward", lambda *days, **how: walks.append((*days, *how.items())) or 0)
@@ -185,7 +185,7 @@ def test_a_second_run_continues_where_the_first_one_ended(config: Settings, monk
 def test_a_walk_that_fails_ends_the_demo_with_its_status(
     config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from btc_assets.cli import runs as command
+    from btc_assets.cli import walk_forward as command
 
     monkeypatch.setattr(command, "walk_forward", lambda *_, **__: 7)
     monkeypatch.setattr(demo, "_forecast_over_http", lambda _: pytest.fail("there is nothing to serve"))

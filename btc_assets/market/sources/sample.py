@@ -1,11 +1,11 @@
-"""The embedded sample: real hourly Bitfinex bars, 2017-10-01 to 2019-09-30; see data/sample/README.md."""
+"""The embedded sample: real hourly Bitfinex bars, 2017-10-01 to 2019-09-30; see btc_assets/sample/README.md."""
 
 from __future__ import annotations
 
 from btc_assets.market.sources.files import FileSource
-from btc_assets.settings import PROJECT_ROOT
+from btc_assets.settings import PACKAGE
 
-SAMPLE = PROJECT_ROOT / "data" / "sample" / "btcusd_bitfinex_1h.parquet"
+SAMPLE = PACKAGE / "sample" / "btcusd_bitfinex_1h.parquet"
 VENUE = "bitfinex"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from btc_assets.news.sentiment.cache import cached
-from btc_assets.news.sentiment.ensemble import fit_ensemble, load_ensemble
-from btc_assets.news.sentiment.judge import LabelledTextsError, read_labelled, to_fit_on
+from btc_assets.news.sentiment.ensemble import load_ensemble
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, WeightsUnavailableError
 from btc_assets.news.sentiment.vader import VaderScorer
 from btc_assets.news.tables import SENTIMENT_SCORES
@@ -66,28 +63,6 @@ def scorers_of(config: Settings) -> Scorers:
     except ScorerError as error:
         return Scorers(scorers, DEFAULT, (_notice(asked, error),))
     return Scorers((*scorers, ensemble), "ensemble")
-
-
-def fit_on_labelled(config: Settings) -> int:
-    """Fit the ensemble on the labelled texts of the settings, say what came of it, and return the exit status."""
-    if not config.labelled_sentiment:
-        print(
-            "BTC_LABELLED_SENTIMENT is empty: point it at texts with the columns text, label, dataset", file=sys.stderr
-        )
-        return 2
-    chosen = scorers_of(config.model_copy(update={"sentiment_scorer": "transformer"}))
-    if chosen.notices:
-        print("\n".join(chosen.notices), file=sys.stderr)
-        return 1
-    path = ensemble_path(config)
-    try:
-        labelled = to_fit_on(read_labelled(config.labelled_sentiment))
-        told = fit_ensemble(labelled, chosen.scorers, path, config.now().date())
-    except (ScorerError, LabelledTextsError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{path}: written\n{json.dumps(told['provenance'], indent=2)}")
-    return 0
 
 
 def ensemble_path(config: Settings) -> Path:

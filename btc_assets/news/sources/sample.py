@@ -1,4 +1,4 @@
-"""The embedded sample of texts, written for this project, 2019-07-01 to 2019-09-30; see data/sample/README.md."""
+"""The embedded sample of texts, written for this project, 2019-07-01 to 2019-09-30; see btc_assets/sample/README.md."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Delivery, Kind
-from btc_assets.settings import PROJECT_ROOT
+from btc_assets.settings import PACKAGE
 
 NAME = "synthetic_sample"
 """Name of the source; it is on every row, so that nobody takes these texts for news."""
-ARTICLES_FILE = PROJECT_ROOT / "data" / "sample" / "synthetic_articles.jsonl"
-POSTS_FILE = PROJECT_ROOT / "data" / "sample" / "synthetic_posts.jsonl"
+ARTICLES_FILE = PACKAGE / "sample" / "synthetic_articles.jsonl"
+POSTS_FILE = PACKAGE / "sample" / "synthetic_posts.jsonl"
 LAG = timedelta(minutes=10)
 
 

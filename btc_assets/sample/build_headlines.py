@@ -1,6 +1,6 @@
 """Build the embedded sample of texts: synthetic headlines and posts, 2019-07-01 to 2019-09-30.
 
-`python data/sample/build_headlines.py` writes both files. Every text is made from the wordings below with a fixed
+`python btc_assets/sample/build_headlines.py` writes both files. Every text is made from the wordings below with a fixed
 seed: no price, no real article and no real person or company goes in. What a text says and when it is stamped were
 drawn without looking at any market, so nothing can be learned from them about one.
 """

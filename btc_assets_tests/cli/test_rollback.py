@@ -1,11 +1,14 @@
-"""What the commands that launch runs find out first."""
+"""What a rollback finds out before it launches a run."""
 
+import os
+import pwd
 from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
+import pytest
 
-from btc_assets.cli.runs import newest_day_forecast
+from btc_assets.cli.rollback import acting_user, newest_day_forecast
 from btc_assets.clock import midnight
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake
@@ -23,3 +26,18 @@ def test_a_day_without_a_champions_forecast_is_not_the_newest_forecast(tmp_path:
     for day in (NEXT, NEXT + timedelta(days=1)):  # an outage, and a clock that was ahead
         lake.write(FORECASTS, day, FORECASTS.empty())
     assert newest_day_forecast(lake, NOON) == CUTOFF
+
+
+def test_a_user_without_a_name_decides_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_uid: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert acting_user() == f"uid {os.getuid()}"
+    monkeypatch.setenv("LOGNAME", "quant\x1b[31m")
+    assert acting_user() == f"uid {os.getuid()}"
+    monkeypatch.setenv("LOGNAME", "quant")
+    assert acting_user() == "quant"
