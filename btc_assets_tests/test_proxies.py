@@ -12,7 +12,7 @@ import pytest
 from btc_assets.news.sources.rss import Feed, FeedEntry
 from btc_assets.proxies import proxy_fault
 from btc_assets.transport import Limits, SourceRefusedError, SourceUnavailableError, Transport
-from btc_assets_tests.news.conftest import MANY, NOW, Answer, WebServer, rss_feed, web_server
+from btc_assets_tests.news.conftest import FAST, NOW, Answer, WebServer, rss_feed, web_server
 
 LIMITS = Limits(timeout_s=5, attempts=1, max_wait_s=0.01, requests_per_second=1000)
 OUTSIDE = "http://venue.invalid"
@@ -135,7 +135,7 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(
 def test_a_feed_is_remembered_behind_a_proxy(proxy: WebServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     proxy.respond = lambda path, query: Answer(rss_feed().encode(), headers={"ETag": '"1"', "Content-Type": "text/xml"})
-    api = Transport(OUTSIDE, Limits(**MANY), cache=tmp_path / "http.db")
+    api = Transport(OUTSIDE, Limits(**FAST), cache=tmp_path / "http.db")
     assert api.content_if_changed("/rss", "today")
     assert len(proxy.requests) == 1
 

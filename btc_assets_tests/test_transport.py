@@ -28,7 +28,7 @@ from btc_assets.transport import (
     SourceUnavailableError,
     Transport,
 )
-from btc_assets_tests.news.conftest import MANY, Answer, WebServer, moved, transport, until_changed, web_server
+from btc_assets_tests.news.conftest import FAST, Answer, WebServer, conditional, redirect, transport, web_server
 
 SECRET = "s3cret-t0ken"  # a planted key
 
@@ -224,7 +224,7 @@ def test_garbage_that_claims_to_be_packed_is_a_cut_answer(web: WebServer) -> Non
 
 # --- redirects --------------------------------------------------------------------------------------------
 def test_redirects_are_followed_where_they_are_allowed(web: WebServer, other_web: WebServer) -> None:
-    web.pages |= {"/a": moved("/b?page=2", 301), "/b": moved(f"{other_web.url}/c", 307)}
+    web.pages |= {"/a": redirect("/b?page=2", 301), "/b": redirect(f"{other_web.url}/c", 307)}
     other_web.pages["/c"] = Answer(b"there")
     assert transport(web, redirects=5).content("/a") == b"there"
     assert web.requests == [("/a", {}), ("/b", {"page": "2"})]
@@ -233,14 +233,14 @@ def test_redirects_are_followed_where_they_are_allowed(web: WebServer, other_web
 
 
 def test_a_circle_is_named(web: WebServer) -> None:
-    web.pages |= {"/a": moved("/b"), "/b": moved("/c"), "/c": moved("/b")}
+    web.pages |= {"/a": redirect("/b"), "/b": redirect("/c"), "/c": redirect("/b")}
     with pytest.raises(SourceRefusedError, match=r"redirects in a circle, .*/b → .*/c → .*/b;"):
         transport(web, redirects=5).content("/a")
     assert len(web.requests) == 3
 
 
 def test_no_more_redirects_than_allowed_are_followed(web: WebServer) -> None:
-    web.respond = lambda path, query: moved(f"{path}x")
+    web.respond = lambda path, query: redirect(f"{path}x")
     with pytest.raises(SourceRefusedError, match=r"redirects more than 5 times, at last to .*/axxxxxx;"):
         transport(web, redirects=5).content("/a")
     assert len(web.requests) == 6
@@ -251,7 +251,7 @@ def test_no_more_redirects_than_allowed_are_followed(web: WebServer) -> None:
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:alert(1)", "http://[::1", "http://a:x/"],
 )
 def test_a_redirect_to_what_is_no_web_address_is_refused(target: str, web: WebServer) -> None:
-    web.script = [moved(target)]
+    web.script = [redirect(target)]
     with pytest.raises(SourceRefusedError, match="redirects to what is no http or https address"):
         transport(web, redirects=5).content("/a")
 
@@ -265,9 +265,9 @@ def test_a_redirect_never_leaves_https() -> None:
 
 
 def test_keys_do_not_follow_a_redirect_to_another_host(web: WebServer, other_web: WebServer) -> None:
-    web.pages["/a"] = moved(f"{other_web.url}/b")
+    web.pages["/a"] = redirect(f"{other_web.url}/b")
     other_web.pages["/b"] = Answer(b"there")
-    api = Transport(web.url.replace("http://", f"http://reader:{SECRET}@"), Limits(**(MANY | {"redirects": 5})))  # type: ignore[arg-type]
+    api = Transport(web.url.replace("http://", f"http://reader:{SECRET}@"), Limits(**(FAST | {"redirects": 5})))  # type: ignore[arg-type]
     assert api.content("/a", {"auth_token": SECRET}, headers={"X-Key": SECRET}) == b"there"
     assert web.headers[0]["x-key"] == SECRET
     assert web.headers[0]["authorization"].startswith("Basic ")
@@ -281,7 +281,7 @@ def test_keys_do_not_follow_a_redirect_to_another_host(web: WebServer, other_web
     [
         Answer(b"<html>", status=200), Answer(status=401), Answer(status=404), Answer(status=500),
         Answer(b"[", cut=True), Answer(b"x" * 5000), Answer(delay_s=1.0),
-        moved("/y?auth_token=" + SECRET), moved("mailto:" + SECRET),
+        redirect("/y?auth_token=" + SECRET), redirect("mailto:" + SECRET),
     ],
     ids=["html", "401", "404", "500", "cut", "large", "late", "moved", "moved away"],
 )  # fmt: skip
@@ -324,13 +324,13 @@ def test_a_key_that_no_header_can_hold_is_not_told(key: str, web: WebServer) -> 
 )
 def test_an_unchanged_page_is_not_sent_again(validators: dict[str, str], web: WebServer, tmp_path: Path) -> None:
     """A page last modified long ago is asked about all the same: no guess is made how long it may stay as it is."""
-    web.pages["/feed"] = until_changed(Answer(b"one"), **validators)
+    web.pages["/feed"] = conditional(Answer(b"one"), **validators)
     cache = tmp_path / "cache" / "http.db"
     assert transport(web, cache=cache).content_if_changed("/feed", "today") == b"one"
     assert transport(web, cache=cache).content_if_changed("/feed", "today") is None
     assert "if-none-match" not in web.headers[0]
     assert web.headers[1].get("if-none-match") or web.headers[1].get("if-modified-since")
-    web.pages["/feed"] = until_changed(Answer(b"two"), etag='"2"')
+    web.pages["/feed"] = conditional(Answer(b"two"), etag='"2"')
     assert transport(web, cache=cache).content_if_changed("/feed", "today") == b"two"
     assert len(web.requests) == 3
 
@@ -343,7 +343,7 @@ def test_a_page_that_may_be_kept_is_asked_about_all_the_same(web: WebServer, tmp
 
 
 def test_what_was_fetched_for_one_purpose_is_new_to_another(web: WebServer, tmp_path: Path) -> None:
-    web.pages["/feed"] = until_changed(Answer(b"one"), etag='"1"')
+    web.pages["/feed"] = conditional(Answer(b"one"), etag='"1"')
     api = transport(web, cache=tmp_path / "http.db")
     assert api.content_if_changed("/feed", "yesterday") == b"one"
     assert api.content_if_changed("/feed", "today") == b"one"
@@ -351,7 +351,7 @@ def test_what_was_fetched_for_one_purpose_is_new_to_another(web: WebServer, tmp_
 
 
 def test_what_was_of_no_use_is_asked_for_again(web: WebServer, tmp_path: Path) -> None:
-    web.pages |= {"/feed": moved("/real"), "/real": until_changed(Answer(b"login"), etag='"1"')}
+    web.pages |= {"/feed": redirect("/real"), "/real": conditional(Answer(b"login"), etag='"1"')}
     api = transport(web, cache=tmp_path / "http.db", redirects=5)
     assert api.content_if_changed("/feed", "today") == b"login"
     assert api.content_if_changed("/feed", "today") is None
@@ -363,7 +363,7 @@ def test_after_an_hour_everything_is_asked_for_in_full(
     web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_REMEMBERED_S", 0.2)
-    web.pages["/feed"] = until_changed(Answer(b"one"), etag='"1"')
+    web.pages["/feed"] = conditional(Answer(b"one"), etag='"1"')
     api = transport(web, cache=tmp_path / "http.db")
     assert api.content_if_changed("/feed", "today") == b"one"
     assert api.content_if_changed("/feed", "today") is None
@@ -372,7 +372,7 @@ def test_after_an_hour_everything_is_asked_for_in_full(
 
 
 def test_a_body_that_did_not_come_whole_is_not_remembered(web: WebServer, tmp_path: Path) -> None:
-    page = until_changed(Answer(b"x" * 5000), etag='"1"')
+    page = conditional(Answer(b"x" * 5000), etag='"1"')
     web.pages["/feed"] = page
     with pytest.raises(SourceMalformedError, match="larger than 1000 bytes"):
         transport(web, cache=tmp_path / "http.db", body_bytes=1000).content_if_changed("/feed", "today")
@@ -380,7 +380,7 @@ def test_a_body_that_did_not_come_whole_is_not_remembered(web: WebServer, tmp_pa
 
 
 def test_only_what_is_asked_for_when_changed_is_remembered(web: WebServer, tmp_path: Path) -> None:
-    page = until_changed(Answer(b"one", headers={"Cache-Control": "max-age=86400"}), etag='"1"')
+    page = conditional(Answer(b"one", headers={"Cache-Control": "max-age=86400"}), etag='"1"')
     web.pages["/feed"] = page
     api = transport(web, cache=tmp_path / "http.db")
     assert [api.content("/feed") for _ in range(2)] == [b"one", b"one"]
@@ -390,13 +390,13 @@ def test_only_what_is_asked_for_when_changed_is_remembered(web: WebServer, tmp_p
 
 
 def test_without_a_cache_every_page_comes_in_full(web: WebServer) -> None:
-    web.pages["/feed"] = until_changed(Answer(b"one"), etag='"1"')
+    web.pages["/feed"] = conditional(Answer(b"one"), etag='"1"')
     api = transport(web)
     assert [api.content_if_changed("/feed", "today") for _ in range(2)] == [b"one", b"one"]
 
 
 def test_a_cache_that_cannot_be_written_costs_the_memory_only(web: WebServer, tmp_path: Path) -> None:
-    web.pages["/feed"] = until_changed(Answer(b"one"), etag='"1"')
+    web.pages["/feed"] = conditional(Answer(b"one"), etag='"1"')
     (tmp_path / "file").write_text("no folder")
     api = transport(web, cache=tmp_path / "file" / "http.db")
     assert [api.content_if_changed("/feed", "today") for _ in range(2)] == [b"one", b"one"]
@@ -415,7 +415,7 @@ for _ in range(2):
 
 def test_processes_and_threads_share_a_cache(web: WebServer, tmp_path: Path) -> None:
     for number in range(6):
-        web.pages[f"/{number}"] = until_changed(Answer(f"page{number}".encode()), etag=f'"{number}"')
+        web.pages[f"/{number}"] = conditional(Answer(f"page{number}".encode()), etag=f'"{number}"')
     cache = tmp_path / "http.db"
 
     def in_a_process(_: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Articles, posts and their sentiment, each under the day it became available."""
+"""Assets of articles, posts and their sentiment, partitioned by the day each text became available."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,7 +22,7 @@ from btc_assets.settings import settings
 GROUP = "news"
 CODE_VERSION = "1"
 CONCURRENCY = 8
-"""Sources asked at a time."""
+"""Maximum number of sources fetched at the same time."""
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=40))
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
@@ -31,16 +31,16 @@ _COMMON: dict[str, Any] = {
     "op_tags": {"dagster/max_runtime": "3600"},
     "backfill_policy": dg.BackfillPolicy.single_run(),
 }
-"""What every asset of this domain has in common."""
+"""Options shared by every asset of this domain."""
 
 
 def _gathered(
     context: dg.AssetExecutionContext, lake: Lake, news: News, kind: Kind, contract: Contract
 ) -> Iterator[dg.Output[pl.DataFrame]]:
-    """Ask every source of a kind, and file what is new under the days of the run; nothing where nobody is asked."""
-    sources, now = news.of(kind), news.now()
+    """Fetch every source of a kind and store new texts under the run's days; store nothing without a source."""
+    sources, now = news.sources_of(kind), news.now()
     if not sources:
-        context.log.warning(f"BTC_NEWS_SOURCES names no source of {kind}s: these days stay unknown, which is not empty")
+        context.log.warning(f"BTC_NEWS_SOURCES names no source of {kind}s: these days stay missing instead of empty")
         return
     days = sorted(day_of(key) for key in context.partition_keys)
     deliveries = fetch_all(
@@ -65,13 +65,14 @@ def _gathered(
         filed.frame,
         {
             "sources": dg.MetadataValue.md(source_table(filed.reports)),
-            "sources_asked": len(sources),
+            "sources_fetched": len(sources),
             "sources_failed": sum(bool(report.fault) for report in filed.reports),
             "silent_sources": {
-                one.name: "has never given anything"
-                if one.newest is None
-                else f"gave nothing new since {one.newest:%Y-%m-%d %H:%M} UTC; {one.rhythm} is usual"
-                for one in silent
+                source.name: "has never delivered a text"
+                if source.newest is None
+                else f"has delivered nothing new since {source.newest:%Y-%m-%d %H:%M} UTC; "
+                f"expected at least every {source.rhythm}"
+                for source in silent
             },
             **{
                 name: sum(getattr(report, name) for report in filed.reports)
@@ -92,12 +93,12 @@ def _gathered(
 def articles(
     context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
 ) -> Iterator[dg.Output[pl.DataFrame]]:
-    """Articles of every source in `BTC_NEWS_SOURCES`, under the UTC day they became available to us.
+    """Articles from every source in `BTC_NEWS_SOURCES`, partitioned by the UTC day they became available.
 
-    `available_at` is when the project first saw an article; archives tell it or declare a lag after publication. It
-    never moves: delivered again, an article adds nothing, and an edited one adds a revision beside its first text.
-    Articles with nearly one title within 48 hours are one story. A source that is slow or broken stops no other; the
-    table below says what each one gave and why it failed. All text is plain: no markup, bounded in length.
+    `available_at` is when the project first saw an article; archives state it or declare a lag after publication. It
+    never changes: a repeated delivery adds nothing, and an edited article adds a revision and keeps its first text.
+    Articles with similar titles within 48 hours form one story. A slow or failing source does not affect the others;
+    the table below lists what each source delivered and why it failed. All text is plain: no markup, bounded length.
     """
     with lake.alone(ARTICLES):
         yield from _gathered(context, lake, news, "article", ARTICLES)
@@ -114,10 +115,10 @@ def articles(
 def posts(
     context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
 ) -> Iterator[dg.Output[pl.DataFrame]]:
-    """Posts of every source in `BTC_NEWS_SOURCES`, under the UTC day they became available to us.
+    """Posts from every source in `BTC_NEWS_SOURCES`, partitioned by the UTC day they became available.
 
-    As `news/articles`: a post is stored once, its availability never moves, an edited one adds a revision. Votes and
-    comments are those of the moment it was first seen.
+    Posts follow the rules of `news/articles`: a post is stored once, its availability never changes and an edit adds a
+    revision. Votes and comments are the counts when the post was first seen.
     """
     with lake.alone(POSTS):
         yield from _gathered(context, lake, news, "post", POSTS)
@@ -134,11 +135,11 @@ def posts(
 def sentiment_scores(
     context: dg.AssetExecutionContext, articles: pl.LazyFrame, posts: pl.LazyFrame
 ) -> dg.Output[pl.DataFrame]:
-    """Sentiment of the first text of every article and post: shares of negative, neutral and positive, by scorer.
+    """Sentiment of the first text of every article and post: negative, neutral and positive shares per scorer.
 
-    The scorer is `BTC_SENTIMENT_SCORER`; where its weights cannot be had the embedded default scores and the metadata
-    says so. A text is scored once by a scorer's version and weights: the rest comes from the cache. `is_primary` marks
-    the one row of a text that features read.
+    `BTC_SENTIMENT_SCORER` selects the scorer. If its weights are unavailable, the embedded default scores instead and
+    the metadata contains a notice. Each scorer version and weights score a text once; repeated texts come from the
+    cache. `is_primary` marks the row of a text that features read.
     """
     chosen = scorers_of(settings())
     for notice in chosen.notices:
@@ -168,9 +169,9 @@ def sentiment_scores(
     kinds={"polars"},
 )
 def sentiment_benchmark(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
-    """How good each scorer is on the labelled texts of `BTC_LABELLED_SENTIMENT`, as of the day it is run for.
+    """Quality of each scorer on the labelled texts of `BTC_LABELLED_SENTIMENT`, as of the partition's day.
 
-    Accuracy, macro-F1, recall of each class and calibration error, with n and 95 % intervals, by labelled set.
+    Accuracy, macro-F1, recall of each class and calibration error, with n and 95 % intervals, per labelled data set.
     """
     config = settings()
     if not config.labelled_sentiment:

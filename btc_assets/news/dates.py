@@ -1,11 +1,11 @@
-"""The time a text was written: every spelling that means one moment, and none that needs a guess.
+"""Parse publication times in every unambiguous spelling; reject times that would need a guess.
 
-Read are RFC 822, 2822, 5322, 3339 and 9557, ISO 8601, asctime, and the near-misses of feeds: full month names, AM and
-PM, `GMT+2`, `+05`, no seconds, no weekday or a wrong one, `24:00`, leap seconds, typographic minus signs. Numeric days
-beside numeric months (`03/04/2025`), zones whose name means several things, and contradictions are no time.
+Accepted are RFC 822, 2822, 5322, 3339 and 9557, ISO 8601, asctime, and common deviations in feeds: full month names,
+AM and PM, `GMT+2`, `+05`, missing seconds, a missing or wrong weekday, `24:00`, leap seconds, typographic minus signs.
+Rejected are numeric days next to numeric months (`03/04/2025`), ambiguous zone names and contradictions.
 
-The libraries for it are not used because they guess: `email.utils` passes over what it does not know, an offset with a
-colon and PM among it, and `dateutil` takes an unknown zone for local time and the month for whichever fits.
+Existing libraries guess: `email.utils` ignores what it does not know, including PM and an offset with a colon, and
+`dateutil` reads an unknown zone as local time and picks any month that fits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Literal
 
 Precision = Literal["second", "minute", "day", "none"]
 
-LONGEST = 80
-"""Characters of a time; more are none."""
+MAX_CHARACTERS = 80
+"""A longer text is not parsed."""
 
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _FULL_MONTHS = (
@@ -33,12 +33,12 @@ _ZONES_H = {
     "Z": 0, "UTC": 0, "UT": 0, "GMT": 0,
     "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7, "AST": -4, "ADT": -3,
 }  # fmt: skip
-"""Zones that RFC 822 gives a meaning, and the Atlantic ones, in hours ahead of UTC.
+"""Zones that RFC 822 defines, and the Atlantic ones, in hours ahead of UTC.
 
-Its military letters are not among them: it printed their signs the wrong way round, so RFC 5322 gives them no meaning.
+Military letters are excluded: RFC 822 printed their signs the wrong way round, so RFC 5322 leaves them undefined.
 """
 _UNIVERSAL = ("UTC", "UT", "GMT")
-"""Names that may precede an offset from them."""
+"""Zone names that an offset may follow."""
 _MINUS = re.compile("[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")
 _COMMENT = re.compile(r"\([^()]*\)")
 _LOOSE_COLON = re.compile(r"(?<=\d) ?: ?(?=\d)")
@@ -50,17 +50,17 @@ _DAY = r"(?P<day>\d{1,2})"
 _NTH = rf"{_DAY}(?:ST|ND|RD|TH)?"
 _CLOCK = (
     r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?)?"
-    r"(?: ?(?P<half>[AP])\.?M\.?(?![A-Z]))?"
+    r"(?: ?(?P<meridiem>[AP])\.?M\.?(?![A-Z]))?"
 )
 _PLAIN_CLOCK = r"(?P<hour>\d{2})(?:(?P<minute>\d{2})(?:(?P<second>\d{2})(?:[.,](?P<fraction>\d+))?)?)?"
 _OFFSET = r"(?P<sign>[+-])(?P<ahead>\d{1,2}:\d{2}|\d{1,4})"
-_ZONE = rf"(?: ?(?P<name>[A-Z]{{1,5}}))?(?: ?{_OFFSET}(?: ?(?P<again>[A-Z]{{1,5}}))?)?"
+_ZONE = rf"(?: ?(?P<name>[A-Z]{{1,5}}))?(?: ?{_OFFSET}(?: ?(?P<zone_after>[A-Z]{{1,5}}))?)?"
 _AT = r"(?:, ?| | - |,? AT )"
 
 _FORMS = tuple(
     re.compile(form, re.ASCII)
     for form in (
-        # ISO 8601 and what looks like it: 2025-05-02T07:04:57+02:00, 2025/5/2 05:04 UTC
+        # ISO 8601 and similar: 2025-05-02T07:04:57+02:00, 2025/5/2 05:04 UTC
         (
             rf"{_WEEKDAY}(?P<year>\d{{4}})(?P<separator>[-/.])(?P<month>\d{{1,2}})(?P=separator){_DAY}"
             rf"(?:(?:T|_| T?){_CLOCK})?{_ZONE}"
@@ -83,12 +83,12 @@ _FORMS = tuple(
 
 @dataclass(frozen=True)
 class WrittenTime:
-    """A time as it is written.
+    """A parsed time.
 
     Attributes:
-        at: the moment, UTC; of a day, its start; of an hour without minutes, its start.
-        precision: how exactly it is given: to the second, the minute or, also for an hour without minutes, the day.
-        has_zone: whether it names its zone; without one `at` assumes UTC.
+        at: the moment, UTC; the start of a day without a time or of an hour without minutes.
+        precision: second, minute or day; an hour without minutes counts as day.
+        has_zone: whether the text names a zone; otherwise `at` assumes UTC.
     """
 
     at: datetime
@@ -97,41 +97,41 @@ class WrittenTime:
 
 
 def read_time(text: str) -> WrittenTime | None:
-    """Read a time; None where it is none, means several moments, or lies before 1971.
+    """Parse a time; None if the text is not a time, is ambiguous or lies before 1971.
 
-    A weekday that does not fit the date is passed over. Of a fraction of a second six digits are kept. Short years are
-    those of RFC 5322: 00 to 49 lie in this century, all others count from 1900. A day alone is one of UTC:
-    one that comes with another zone is no time, because it may end later.
+    A weekday that does not match the date is ignored. Fractions of a second keep six digits. Two- and three-digit
+    years follow RFC 5322: 00 to 49 mean 2000 to 2049, all others count from 1900. A date without a time is a UTC day;
+    a date with another zone is rejected, because that day may end later.
     """
-    if len(text) > 4 * LONGEST:
+    if len(text) > 4 * MAX_CHARACTERS:
         return None
     plain = _MINUS.sub("-", unicodedata.normalize("NFKC", text).upper())
     comments = 1
     while comments:
         plain, comments = _COMMENT.subn(" ", plain)
     plain = _LOOSE_COLON.sub(":", " ".join(plain.split()))
-    if len(plain) > LONGEST:
+    if len(plain) > MAX_CHARACTERS:
         return None
     region = _REGION.search(plain)
     plain = _REGION.sub("", plain)
     for form in _FORMS:
         if match := form.fullmatch(plain):
             try:
-                found = _moment(match.groupdict())
+                written = _written_time(match.groupdict())
             except (ValueError, OverflowError):
                 return None
-            if found is None or (region and not found.has_zone):
+            if written is None or (region and not written.has_zone):
                 return None  # a region alone has no fixed offset
-            return found if found.at.year > 1970 else None
+            return written if written.at.year > 1970 else None
     return None
 
 
-def _moment(parts: dict[str, str | None]) -> WrittenTime | None:
-    """Return the moment that the parts of a time mean.
+def _written_time(parts: dict[str, str | None]) -> WrittenTime | None:
+    """Build a time from its parsed parts; None if they are ambiguous or contradict each other.
 
     Raises:
-        ValueError: there is no such day or clock time.
-        OverflowError: it lies beyond the calendar.
+        ValueError: the day or clock time does not exist.
+        OverflowError: the moment is outside the supported calendar.
     """
     zone = _zone(parts)
     if zone is None:
@@ -140,12 +140,12 @@ def _moment(parts: dict[str, str | None]) -> WrittenTime | None:
     day = _day(parts)
     if parts.get("hour") is None:
         return WrittenTime(datetime.combine(day, time(), UTC), "day", has_zone) if not ahead else None
-    minute, second, half = parts.get("minute"), parts.get("second"), parts.get("half")
+    minute, second, meridiem = parts.get("minute"), parts.get("second"), parts.get("meridiem")
     hour = int(parts["hour"] or 0)
-    if half is not None:
+    if meridiem is not None:
         if not 1 <= hour <= 12:
             return None
-        hour = hour % 12 + (12 if half == "P" else 0)
+        hour = hour % 12 + (12 if meridiem == "P" else 0)
     clock = (hour, int(minute or 0), int(second or 0))
     micros = int((parts.get("fraction") or "0")[:6].ljust(6, "0"))
     ends_day, leaps = clock == (24, 0, 0) and not micros, clock[2] == 60
@@ -153,7 +153,7 @@ def _moment(parts: dict[str, str | None]) -> WrittenTime | None:
     at = datetime.combine(day, start) - ahead + timedelta(days=int(ends_day))
     if leaps:
         if (at.hour, at.minute) != (23, 59):
-            return None  # seconds are inserted at the end of a UTC day only
+            return None  # leap seconds occur only at the end of a UTC day
         at, micros = at + timedelta(seconds=1), 0
     precision: Precision = "second" if second else "minute" if minute else "day"
     return WrittenTime(at.replace(microsecond=micros), precision, has_zone)
@@ -176,8 +176,8 @@ def _day(parts: dict[str, str | None]) -> date:
 
 
 def _zone(parts: dict[str, str | None]) -> tuple[timedelta, bool] | None:
-    """Return how far a zone is ahead of UTC and whether one is named; None where it is ambiguous or unknown."""
-    names = [name for name in (parts.get("name"), parts.get("again")) if name]
+    """Return a zone's offset ahead of UTC and whether a zone is named; None for an unknown or contradictory zone."""
+    names = [name for name in (parts.get("name"), parts.get("zone_after")) if name]
     if any(name not in _ZONES_H for name in names):
         return None
     offsets = [timedelta(hours=_ZONES_H[name]) for name in names]

@@ -1,4 +1,4 @@
-"""What the news bring to the graph."""
+"""Dagster definitions of the news domain."""
 
 import dagster as dg
 

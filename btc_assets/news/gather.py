@@ -1,8 +1,7 @@
-"""Ask every source, and file what is new under the day it became available.
+"""Fetch every source and file new texts under the day they became available.
 
-A stored row never moves and never changes: a text delivered again adds nothing, and a text that a live source changed
-adds a row with the next revision. Filing is a pure function, so the same deliveries give the same rows in whatever
-order they come.
+A stored row never changes: a repeated delivery adds nothing, and a text edited by its live source adds a row with the
+next revision. Filing is a pure function of the deliveries, independent of their order.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from btc_assets.schema import Contract
 from btc_assets.transport import SourceError
 
 CONTRACTS: dict[Kind, Contract] = {"article": ARTICLES, "post": POSTS}
-"""Where texts of a kind are filed."""
-MOST_REVISIONS = 20
-"""Revisions kept of one text; a page whose text is never twice the same does not fill the table."""
+"""The contract of each kind of text."""
+MAX_REVISIONS = 20
+"""Maximum number of revisions per text; a page that changes on every fetch must not fill the table."""
 UNKNOWN_OUTLET = "unknown"
-"""Outlet or platform of a text that tells none."""
+"""Outlet or platform of a text that does not state one."""
 
-_NOTES_SHOWN = 3
-_LONGEST_NOTE = 300
-_LARGEST_COUNT = 2**53
+_MAX_NOTES = 3
+_MAX_NOTE_CHARACTERS = 300
+_MAX_COUNT = 2**53
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
@@ -50,15 +49,15 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came of asking one source once.
+    """The result of fetching one source.
 
     Attributes:
         name: of the source.
-        live: whether what it gives is seen now; see `TextSource`.
-        lag: from publication to availability, where no first-seen time is told.
-        delivery: what it gave; None where it failed.
-        fault: why it failed, a sentence; empty where it answered.
-        seconds: how long it took.
+        live: whether its texts are first seen now; see `TextSource`.
+        lag: from publication to availability, for texts without a first-seen time.
+        delivery: the texts; None if the source failed.
+        fault: why it failed, a sentence; empty if it succeeded.
+        seconds: duration of the fetch.
     """
 
     name: str
@@ -126,20 +125,20 @@ _TITLES = pl.Schema(
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What became of one source's delivery; fetched = new + revised + duplicate + outside + left_out.
+    """The outcome of one source's delivery; fetched = new + revised + duplicate + outside + left_out.
 
     Attributes:
         name: of the source.
-        fetched: texts of the kind that it gave.
-        new: filed as first texts.
-        revised: filed as further revisions.
-        duplicate: stored already, or given by another source as well.
-        outside: not available on the days asked for, or not yet, or never dated.
-        left_out: that cannot be filed.
-        unchanged: whether it said that nothing is new.
-        fault: why it failed, a sentence; empty where it answered.
-        notes: sentences about what was left out, by the source or here.
-        seconds: how long it took.
+        fetched: delivered texts of the kind.
+        new: texts filed as first texts.
+        revised: texts filed as further revisions.
+        duplicate: texts already stored or also delivered by another source.
+        outside: texts that are undated, not available on the requested days, or not available yet.
+        left_out: texts that cannot be filed.
+        unchanged: whether the source reported that nothing is new.
+        fault: why it failed, a sentence; empty if it succeeded.
+        notes: sentences about texts left out by the source or during filing.
+        seconds: duration of the fetch.
     """
 
     name: str
@@ -157,11 +156,11 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class Filed:
-    """Rows of the days asked for, and what became of each source's delivery.
+    """Rows of the requested days and one report per source.
 
     Attributes:
-        frame: ARTICLES or POSTS rows in key order, the stored ones untouched among them.
-        reports: one a source, in the order they were asked.
+        frame: ARTICLES or POSTS rows in key order, including the unchanged stored rows.
+        reports: one per source, in the order of the deliveries.
     """
 
     frame: pl.DataFrame
@@ -169,13 +168,13 @@ class Filed:
 
 
 @dataclass(frozen=True)
-class Silence:
-    """A source that has given nothing new for longer than is usual for it.
+class SilentSource:
+    """A source that has delivered nothing new for longer than its rhythm.
 
     Attributes:
         name: of the source.
-        newest: available_at of its newest stored text, UTC; None where none is stored.
-        rhythm: longest silence that is usual.
+        newest: available_at of its latest stored text, UTC; None if none is stored.
+        rhythm: longest normal silence.
     """
 
     name: str
@@ -183,74 +182,74 @@ class Silence:
     rhythm: timedelta
 
 
-# --- asking ----------------------------------------------------------------------------------------
+# --- fetching ----------------------------------------------------------------------------------------
 def fetch_all(
     sources: Sequence[TextSource], first: datetime, last: datetime, now: datetime, concurrency: int
 ) -> list[Gathered]:
-    """Ask every source for a span, several at a time; one that is slow or broken stops no other.
+    """Fetch a span from every source concurrently; a slow or failing source does not affect the others.
 
-    How long a source may take is bounded by the limits of its own transport.
+    The limits of its transport bound how long a source may take.
 
     Args:
-        sources: whom to ask.
+        sources: the sources to fetch.
         first: start of the span, UTC.
         last: its end, UTC, exclusive.
-        now: the moment asked at, UTC.
-        concurrency: most sources asked at a time.
+        now: the time of the request, UTC.
+        concurrency: maximum number of sources fetched at the same time.
 
     Returns:
-        What came of each, in the order of the sources.
+        One result per source, in the order of the sources.
     """
     if not sources:
         return []
     with ThreadPoolExecutor(max_workers=min(concurrency, len(sources)), thread_name_prefix="news") as pool:
         try:
-            return list(pool.map(lambda source: _ask(source, first, last, now), sources))
-        except BaseException:  # the run is being stopped: ask nobody else
+            return list(pool.map(lambda source: _fetch(source, first, last, now), sources))
+        except BaseException:  # the run is being stopped: start no further fetch
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _ask(source: TextSource, first: datetime, last: datetime, now: datetime) -> Gathered:
-    began = monotonic()
-    asked = Gathered(name=source.name, live=source.live, lag=source.lag, delivery=None)
+def _fetch(source: TextSource, first: datetime, last: datetime, now: datetime) -> Gathered:
+    started = monotonic()
+    result = Gathered(name=source.name, live=source.live, lag=source.lag, delivery=None)
     try:
         delivery = source.fetch(first, last, now)
     except SourceError as error:
-        return replace(asked, fault=str(error), seconds=monotonic() - began)
-    except Exception as error:  # noqa: BLE001 - a fault in one source's code must not cost the others' texts
-        fault = f"{source.name} broke on what it got, which is a fault of this program: {type(error).__name__}: {error}"
-        return replace(asked, fault=fault, seconds=monotonic() - began)
-    return replace(asked, delivery=delivery, seconds=monotonic() - began)
+        return replace(result, fault=str(error), seconds=monotonic() - started)
+    except Exception as error:  # noqa: BLE001 - a bug in one source must not cost the texts of the others
+        fault = f"{source.name} could not process its response (a bug in this program): {type(error).__name__}: {error}"
+        return replace(result, fault=fault, seconds=monotonic() - started)
+    return replace(result, delivery=delivery, seconds=monotonic() - started)
 
 
 # --- when a text became available --------------------------------------------------------------------
 def available_at(item: Item, *, live: bool, lag: timedelta, days: Collection[date], now: datetime) -> datetime | None:
-    """Return when a text became available, UTC; None where nobody can tell.
+    """Return when a text became available, UTC; None if unknown.
 
-    That is when its source first saw the text, where it tells; else when the text was published, plus the lag of the
-    source. A live source asked about today shows the text now, unless its history puts it on an earlier
-    day that is asked for as well: filing several days at once and one after another comes to the same.
+    This is when its source first saw the text, if the source states it; otherwise the publication time plus the lag of
+    the source. A text that a live source delivers for today is available now, unless its history puts it on an earlier
+    requested day: filing several days at once and one after another gives the same result.
 
     Args:
         item: the text.
-        live: whether its source is.
+        live: whether its source is live.
         lag: of its source.
-        days: the UTC days asked for.
-        now: the moment asked at, UTC.
+        days: the requested UTC days.
+        now: the time of the request, UTC.
     """
-    declared = item.first_seen_at.astimezone(UTC) if item.first_seen_at is not None else declared_at(item, lag)
+    declared = item.first_seen_at.astimezone(UTC) if item.first_seen_at is not None else published_plus_lag(item, lag)
     today = now.astimezone(UTC).date()
     if live and today in days and not (declared is not None and declared.date() < today and declared.date() in days):
         return now
     return declared
 
 
-def declared_at(item: Item, lag: timedelta) -> datetime | None:
-    """Return when a text was published, plus the lag of its source, UTC; None where it is not told.
+def published_plus_lag(item: Item, lag: timedelta) -> datetime | None:
+    """Return the publication time plus the lag of the source, UTC; None if it is unknown.
 
-    A publication told to the day counts from the end of that day, one told to the minute from the end of that
-    minute: nothing is available before it can have been known.
+    A time with day or minute precision counts from the end of that day or minute, so that no text is available before
+    it can have been published.
     """
     if item.published_at is None:
         return None
@@ -267,15 +266,15 @@ def declared_at(item: Item, lag: timedelta) -> datetime | None:
 
 # --- filing ------------------------------------------------------------------------------------------
 @dataclass
-class _Text:
-    """What is known of one text while a batch is filed.
+class _TextState:
+    """The state of one text while a batch is filed.
 
     Attributes:
-        source: that gave it.
-        story_id: of an article that is stored.
-        has_first: whether its first text is there; a run killed halfway may have stored a later one only.
-        newest: its newest revision.
-        digests: of all its revisions.
+        source: the source that delivered it.
+        story_id: story of a stored article.
+        has_first: whether its first text exists; a killed run may have stored only a later revision.
+        newest: its latest revision.
+        digests: digests of all its revisions.
     """
 
     source: str
@@ -286,18 +285,18 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """One item, ready to be filed.
+class _Candidate:
+    """One item that may be filed.
 
     Attributes:
-        place: of its source among those asked.
-        seen_now: whether a live source shows it now, so that new words are a revision.
+        position: index of its delivery.
+        seen_now: whether a live source shows it now, so that a changed text is a revision.
         item_id: article_id or post_id.
         digest: of its text.
-        row: ARTICLES or POSTS columns, the story still open.
+        row: ARTICLES or POSTS columns, without the story.
     """
 
-    place: int
+    position: int
     seen_now: bool
     item_id: str
     digest: str
@@ -305,7 +304,7 @@ class _Offer:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """First available, the fuller text, first published, then by content: the order of delivery decides nothing."""
+        """Sort key: earliest available, with a summary, earliest published, then content; never delivery order."""
         published = self.row["published_at"]
         return (
             self.row["available_at"],
@@ -327,68 +326,68 @@ def file_items(
     days: Sequence[date],
     now: datetime,
 ) -> Filed:
-    """File what is new under the days asked for, beside what is stored there.
+    """Add new texts to the stored rows of the requested days.
 
-    A text is named by its address or id (`identity`). A name that is stored, under these days or others, is a
-    duplicate; where the live source that gave its first text now tells another, that is filed as its next revision.
-    Of a name that comes several times in one batch the one available first is filed, and the first in a fixed
-    order of their contents where several are. New articles are given their story.
+    The address or id identifies a text (see `identity`). A text that is already stored, on these or other days, is a
+    duplicate; if the live source that delivered its first text now delivers a changed text, the change is filed as the
+    next revision. If a text occurs several times in one batch, the earliest available one is filed, with ties resolved
+    by a fixed order of their contents. New articles are assigned a story.
 
     Args:
-        deliveries: what came of asking the sources, see `fetch_all`.
-        kind: what to file; other texts in the deliveries are passed over.
-        stored: rows of `days`, which are kept as they are.
-        known: what is stored under other days.
+        deliveries: results of `fetch_all`.
+        kind: the kind to file; other texts are ignored.
+        stored: rows of `days`, which are kept unchanged.
+        known: texts stored under other days.
         days: the UTC days to file under.
-        now: the moment asked at, UTC; what is available later than this is not filed yet.
+        now: the time of the request, UTC; texts that become available later are not filed yet.
 
     Returns:
-        The rows of the days, and a report of each source.
+        The rows of the days and one report per source.
     """
     contract = CONTRACTS[kind]
     wanted = set(days)
     texts = _stored_texts(known.texts, _texts(kind, stored))
-    counts = [_Counting(gathered) for gathered in deliveries]
-    offers: list[_Offer] = []
-    for place, gathered in enumerate(deliveries):
-        offers.extend(_offers(place, gathered, kind, wanted, now, counts[place]))
+    counts = [_SourceCounts(gathered) for gathered in deliveries]
+    candidates: list[_Candidate] = []
+    for position, gathered in enumerate(deliveries):
+        candidates.extend(_candidates(position, gathered, kind, wanted, now, counts[position]))
     rows = []
-    for offer in sorted(offers, key=lambda offer: offer.order):
-        row, count = offer.row, counts[offer.place]
-        text = texts.setdefault(offer.item_id, _Text(row["source"]))
+    for candidate in sorted(candidates, key=lambda candidate: candidate.order):
+        row, count = candidate.row, counts[candidate.position]
+        text = texts.setdefault(candidate.item_id, _TextState(row["source"]))
         if not text.has_first:
             text.has_first = True
             count.new += 1
-        elif _is_revision(offer, text):
+        elif _is_revision(candidate, text):
             text.newest += 1
             row |= {"revision": text.newest, "available_at": now}
             count.revised += 1
         else:
             count.duplicate += 1
             continue
-        text.digests.add(offer.digest)
+        text.digests.add(candidate.digest)
         rows.append(row)
-    fresh = pl.DataFrame(rows, schema=contract.columns) if rows else contract.empty()
+    added = pl.DataFrame(rows, schema=contract.columns) if rows else contract.empty()
     if kind == "article" and rows:
-        fresh = _with_stories(fresh, stored, known, texts)
-    frame = pl.concat([stored, fresh]).sort(contract.key)
+        added = _assign_stories(added, stored, known, texts)
+    frame = pl.concat([stored, added]).sort(contract.key)
     return Filed(frame, tuple(count.report() for count in counts))
 
 
-def _stored_texts(*frames: pl.DataFrame) -> dict[str, _Text]:
-    """Return what is stored of each text; its revisions may lie under several days."""
-    texts: dict[str, _Text] = {}
+def _stored_texts(*frames: pl.DataFrame) -> dict[str, _TextState]:
+    """Return the state of each stored text; its revisions may be stored under several days."""
+    texts: dict[str, _TextState] = {}
     for frame in frames:
         for row in frame.iter_rows(named=True):
-            text = texts.setdefault(row["item_id"], _Text(row["source"], row["story_id"]))
+            text = texts.setdefault(row["item_id"], _TextState(row["source"], row["story_id"]))
             text.has_first |= row["first"] == 0
             text.newest = max(text.newest, row["newest"])
             text.digests.update(row["digests"])
     return texts
 
 
-class _Counting:
-    """Counts what becomes of one source's texts."""
+class _SourceCounts:
+    """Counts the outcomes of one source's texts."""
 
     def __init__(self, gathered: Gathered) -> None:
         self._gathered = gathered
@@ -412,10 +411,10 @@ class _Counting:
         )
 
 
-def _offers(
-    place: int, gathered: Gathered, kind: Kind, days: set[date], now: datetime, count: _Counting
-) -> Iterable[_Offer]:
-    """Return the items of a delivery that may be filed under the days, and count the others."""
+def _candidates(
+    position: int, gathered: Gathered, kind: Kind, days: set[date], now: datetime, count: _SourceCounts
+) -> Iterable[_Candidate]:
+    """Yield the items of a delivery that may be filed under the days; count the others."""
     seen_now = gathered.live and now.astimezone(UTC).date() in days
     for item in gathered.delivery.items if gathered.delivery else ():
         if item.kind != kind:
@@ -426,30 +425,32 @@ def _offers(
             count.outside += 1
             continue
         try:
-            row = _article(item, at) if kind == "article" else _post(item, at)
+            row = _article_row(item, at) if kind == "article" else _post_row(item, at)
         except ValueError as error:
             count.left_out += 1
-            count.notes.append(f"{gathered.name}: {_cut(item.title or item.guid or item.url)!r} was left out: {error}")
+            count.notes.append(
+                f"{gathered.name}: {_one_line(item.title or item.guid or item.url)!r} was left out: {error}"
+            )
             continue
         item_id, digest = row[CONTRACTS[kind].key[0]], _digest(kind, row)
-        yield _Offer(place, seen_now, item_id, digest, row)
+        yield _Candidate(position, seen_now, item_id, digest, row)
 
 
-def _is_revision(offer: _Offer, text: _Text) -> bool:
-    """Tell whether a live source gives its own known text in new words."""
+def _is_revision(candidate: _Candidate, text: _TextState) -> bool:
+    """Return whether a live source delivers a changed version of its own text."""
     return (
-        offer.seen_now
-        and offer.row["source"] == text.source
-        and offer.digest not in text.digests
-        and text.newest < MOST_REVISIONS
+        candidate.seen_now
+        and candidate.row["source"] == text.source
+        and candidate.digest not in text.digests
+        and text.newest < MAX_REVISIONS
     )
 
 
-def _article(item: Item, at: datetime) -> dict[str, Any]:
-    """Return the ARTICLES row of an item, its story still open.
+def _article_row(item: Item, at: datetime) -> dict[str, Any]:
+    """Return the ARTICLES row of an item, without its story.
 
     Raises:
-        ValueError: it cannot be one; the message ends a sentence.
+        ValueError: the item is not a valid article; the message is the reason of a note.
     """
     title = item.title.strip()
     if not title:
@@ -459,22 +460,22 @@ def _article(item: Item, at: datetime) -> dict[str, Any]:
         "article_id": article_id(url, item.source, item.guid),
         "revision": 0,
         "story_id": None,
-        "source": _named(item.source),
+        "source": _source_name(item.source),
         "outlet": item.outlet.strip().lower() or UNKNOWN_OUTLET,
         "url": url or None,
-        "title": _sound(title),
-        "summary": _sound(item.summary.strip()),
-        "published_at": _published(item),
+        "title": _encodable(title),
+        "summary": _encodable(item.summary.strip()),
+        "published_at": _published_at(item),
         "precision": item.precision if item.published_at else "none",
         "available_at": at,
     }
 
 
-def _post(item: Item, at: datetime) -> dict[str, Any]:
+def _post_row(item: Item, at: datetime) -> dict[str, Any]:
     """Return the POSTS row of an item.
 
     Raises:
-        ValueError: it cannot be one; the message ends a sentence.
+        ValueError: the item is not a valid post; the message is the reason of a note.
     """
     title, body = item.title.strip(), item.summary.strip()
     text = body if body.startswith(title) else f"{title}\n{body}".strip()
@@ -484,12 +485,12 @@ def _post(item: Item, at: datetime) -> dict[str, Any]:
     return {
         "post_id": post_id(platform, item.guid or url),
         "revision": 0,
-        "source": _named(item.source),
-        "platform": _sound(platform),
-        "channel": _sound(item.channel.strip()),
+        "source": _source_name(item.source),
+        "platform": _encodable(platform),
+        "channel": _encodable(item.channel.strip()),
         "url": url or None,
-        "text": _sound(text),
-        "published_at": _published(item),
+        "text": _encodable(text),
+        "published_at": _published_at(item),
         "precision": item.precision if item.published_at else "none",
         "available_at": at,
         "points": _count(item.points),
@@ -498,32 +499,32 @@ def _post(item: Item, at: datetime) -> dict[str, Any]:
     }
 
 
-def _published(item: Item) -> datetime | None:
+def _published_at(item: Item) -> datetime | None:
     return item.published_at.astimezone(UTC) if item.published_at else None
 
 
-def _named(source: str) -> str:
+def _source_name(source: str) -> str:
     if not source:
         raise ValueError("its source has no name")
-    return _sound(source)
+    return _encodable(source)
 
 
-def _sound(text: str) -> str:
-    """Return a text that can be stored.
+def _encodable(text: str) -> str:
+    """Return a text after checking that UTF-8 can encode it.
 
     Raises:
-        ValueError: it holds half a character.
+        ValueError: the text contains a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("its text holds half a character, which no file can store") from None
+        raise ValueError("its text contains a lone surrogate, which UTF-8 cannot encode") from None
     return text
 
 
 def _count(value: int | None) -> int | None:
-    """Return a count, or None where it is none or cannot be one."""
-    return value if value is not None and abs(value) <= _LARGEST_COUNT else None
+    """Return a count; None if it is missing or implausibly large."""
+    return value if value is not None and abs(value) <= _MAX_COUNT else None
 
 
 def _digest(kind: Kind, row: Mapping[str, Any]) -> str:
@@ -543,7 +544,7 @@ def _names(gathered: Gathered, kind: Kind) -> set[str]:
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return one row a text of stored rows, with the columns of `Known.texts`."""
+    """Aggregate stored rows to one row per text, with the columns of `Known.texts`."""
     if rows.is_empty():
         return pl.DataFrame(schema=_TEXTS)
     digests = pl.Series("digest", [_digest(kind, row) for row in rows.iter_rows(named=True)], pl.String)
@@ -565,61 +566,63 @@ def _first_titles(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("revision") == 0).select(list(_TITLES))
 
 
-def _with_stories(fresh: pl.DataFrame, stored: pl.DataFrame, known: Known, texts: Mapping[str, _Text]) -> pl.DataFrame:
-    """Return new articles with the story each one tells; a revision tells its first text's."""
-    told = assign_stories(fresh.filter(pl.col("revision") == 0), pl.concat([known.titles, _first_titles(stored)]))
-    told |= {name: text.story_id for name, text in texts.items() if text.story_id is not None}
-    return fresh.with_columns(pl.Series("story_id", [told[name] for name in fresh["article_id"]], pl.String))
+def _assign_stories(
+    added: pl.DataFrame, stored: pl.DataFrame, known: Known, texts: Mapping[str, _TextState]
+) -> pl.DataFrame:
+    """Return new articles with their stories; a revision keeps the story of its first text."""
+    stories = assign_stories(added.filter(pl.col("revision") == 0), pl.concat([known.titles, _first_titles(stored)]))
+    stories |= {item_id: text.story_id for item_id, text in texts.items() if text.story_id is not None}
+    return added.with_columns(pl.Series("story_id", [stories[item_id] for item_id in added["article_id"]], pl.String))
 
 
-# --- telling -----------------------------------------------------------------------------------------
+# --- reporting ---------------------------------------------------------------------------------------
 def source_table(reports: Sequence[SourceReport]) -> str:
-    """Return what became of each source's delivery as a Markdown table; nothing in it can be markup."""
+    """Return the reports as a Markdown table; text from sources is escaped."""
     if not reports:
-        return "No source was asked."
-    head = "| source | fetched | new | revised | duplicate | outside the days | left out | seconds | why |"
+        return "No source was fetched."
+    head = "| source | fetched | new | revised | duplicate | outside the days | left out | seconds | notes |"
     rows = [
-        f"| {_cell(report.name)} | {report.fetched} | {report.new} | {report.revised} | {report.duplicate} | "
-        f"{report.outside} | {report.left_out} | {report.seconds:.1f} | {_why(report)} |"
+        f"| {_escape_cell(report.name)} | {report.fetched} | {report.new} | {report.revised} | {report.duplicate} | "
+        f"{report.outside} | {report.left_out} | {report.seconds:.1f} | {_notes(report)} |"
         for report in reports
     ]
     return "\n".join([head, "|---|" + "---:|" * 7 + "---|", *rows])
 
 
-def _why(report: SourceReport) -> str:
-    said = [f"**failed**: {_cell(report.fault)}"] if report.fault else []
+def _notes(report: SourceReport) -> str:
+    notes = [f"**failed**: {_escape_cell(report.fault)}"] if report.fault else []
     if report.unchanged:
-        said.append("unchanged since it was last asked")
-    said.extend(_cell(note) for note in report.notes[:_NOTES_SHOWN])
-    if len(report.notes) > _NOTES_SHOWN:
-        said.append(f"… and {len(report.notes) - _NOTES_SHOWN} more")
-    return "; ".join(said)
+        notes.append("unchanged since the last fetch")
+    notes.extend(_escape_cell(note) for note in report.notes[:_MAX_NOTES])
+    if len(report.notes) > _MAX_NOTES:
+        notes.append(f"… and {len(report.notes) - _MAX_NOTES} more")
+    return "; ".join(notes)
 
 
-def _cell(text: str) -> str:
-    """Return words from outside as a table cell that shows them and does nothing else."""
-    return re.sub(r"([\\|`*\[\]<>&])", lambda found: _ENTITIES.get(found[1], f"\\{found[1]}"), _cut(text))
+def _escape_cell(text: str) -> str:
+    """Return untrusted text as a Markdown table cell without active markup."""
+    return re.sub(r"([\\|`*\[\]<>&])", lambda match: _ENTITIES.get(match[1], f"\\{match[1]}"), _one_line(text))
 
 
-def _cut(text: str) -> str:
-    """Return one line of a text from outside, without control or invisible characters, bounded in length."""
+def _one_line(text: str) -> str:
+    """Return untrusted text on one line, without control or invisible characters, bounded in length."""
     plain = "".join(" " if unicodedata.category(character).startswith("C") else character for character in text)
     line = " ".join(plain.split())
-    return line if len(line) <= _LONGEST_NOTE else f"{line[: _LONGEST_NOTE - 1]}…"
+    return line if len(line) <= _MAX_NOTE_CHARACTERS else f"{line[: _MAX_NOTE_CHARACTERS - 1]}…"
 
 
-def silent_sources(sources: Sequence[TextSource], rows: pl.LazyFrame, now: datetime) -> list[Silence]:
-    """Return the sources whose newest stored text is older than is usual for them, in their order.
+def silent_sources(sources: Sequence[TextSource], rows: pl.LazyFrame, now: datetime) -> list[SilentSource]:
+    """Return the sources whose latest stored text is older than their rhythm, in order.
 
     Args:
-        sources: those asked; one without a rhythm is never silent.
+        sources: the fetched sources; a source without a rhythm is never silent.
         rows: ARTICLES or POSTS rows.
-        now: the present moment, UTC.
+        now: the current time, UTC.
     """
     newest = dict(rows.group_by("source").agg(pl.col("available_at").max()).collect().iter_rows())
     silent = []
     for source in sources:
         last = newest.get(source.name)
         if source.rhythm is not None and (last is None or now - last > source.rhythm):
-            silent.append(Silence(source.name, last, source.rhythm))
+            silent.append(SilentSource(source.name, last, source.rhythm))
     return silent

@@ -1,4 +1,4 @@
-"""The news as the assets meet them: the chosen sources, and the moment they are asked at."""
+"""The Dagster resource of the news assets: the configured sources and the project's clock."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class News:
     """The resource `news`.
 
     Attributes:
-        now: the project's clock: the wall clock, or the end of a closed history. UTC.
+        now: the project's clock, UTC: the wall clock, or the end of a closed history.
     """
 
     def __init__(self, sources: Callable[[], tuple[TextSource, ...]], now: Callable[[], datetime]) -> None:
         self._sources = sources
         self.now = now
 
-    def of(self, kind: Kind) -> tuple[TextSource, ...]:
-        """Return the sources that give texts of a kind."""
+    def sources_of(self, kind: Kind) -> tuple[TextSource, ...]:
+        """Return the sources that provide texts of a kind."""
         return tuple(source for source in self._sources() if kind in source.kinds)
 
     @classmethod
     def from_settings(cls, config: Settings) -> News:
-        """Build the news a deployment's settings ask for; nothing is fetched, and no catalogue read, yet."""
+        """Build the resource from settings; sources are built on first use, so no catalogue is read here."""
 
         def sources() -> tuple[TextSource, ...]:
             from btc_assets.news.sources.choose import sources_of

@@ -1,4 +1,4 @@
-"""A web server on a real local socket that answers as told, and feeds as publishers write them."""
+"""A local HTTP server with configurable answers, and RSS feeds as publishers write them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ import pytest
 from btc_assets.transport import Limits, Transport
 
 NOW = datetime(2026, 8, 15, 18, 0, tzinfo=UTC)
-"""The moment the tests ask at."""
-MANY = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0}
-"""Limits of an impatient transport."""
+"""Current time of the tests."""
+FAST = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0}
+"""Limits of a transport with short waits."""
 
 
 @dataclass
 class Answer:
-    """What the server sends once.
+    """One HTTP response of the server.
 
     Attributes:
-        body: bytes or text as they are, anything else as JSON.
-        status: of HTTP.
-        headers: beside Content-Length.
-        delay_s: seconds before anything is sent.
-        cut: whether the connection ends in the middle of the body.
-        packed: whether the body is sent gzipped.
+        body: bytes or text are sent unchanged, any other value as JSON.
+        status: HTTP status.
+        headers: headers in addition to Content-Length.
+        delay_s: seconds before the response starts.
+        cut: whether the connection closes in the middle of the body.
+        packed: whether the body is gzipped.
         drip_s: seconds after each byte of the body.
-        drip_head_s: seconds after each of endlessly many headers, which are all that is sent.
+        drip_head_s: seconds after each header of an endless header section; no body follows.
     """
 
     body: Any = b""
@@ -55,33 +55,33 @@ class Answer:
         return gzip.compress(content, mtime=0) if self.packed else content
 
 
-def moved(to: str, status: int = 302) -> Answer:
+def redirect(to: str, status: int = 302) -> Answer:
     """Return a redirect."""
     return Answer(status=status, headers={"Location": to})
 
 
-def until_changed(answer: Answer, etag: str = "", last_modified: str = "") -> Callable[[dict[str, str]], Answer]:
-    """Return a page that is sent once, and answered with 304 to whoever shows that they have it."""
+def conditional(answer: Answer, etag: str = "", last_modified: str = "") -> Callable[[dict[str, str]], Answer]:
+    """Return a page that answers 304 to a request with a matching validator."""
     validators = {"ETag": etag} if etag else {}
     validators |= {"Last-Modified": last_modified} if last_modified else {}
 
     def respond(headers: dict[str, str]) -> Answer:
-        has_it = (etag and headers.get("if-none-match") == etag) or (
+        matches = (etag and headers.get("if-none-match") == etag) or (
             last_modified and headers.get("if-modified-since") == last_modified
         )
         return (
-            Answer(status=304, headers=validators) if has_it else replace(answer, headers=answer.headers | validators)
+            Answer(status=304, headers=validators) if matches else replace(answer, headers=answer.headers | validators)
         )
 
     return respond
 
 
 class WebServer:
-    """Answers from `script` first, one a request, then from `pages` by path, then from `respond`.
+    """Answers from `script` first, one per request, then from `pages` by path, then from `respond`.
 
     Attributes:
-        script: answers to the next requests, whatever they ask for.
-        pages: an answer for each path, or a function of the request's headers (names in lower case).
+        script: answers to the next requests, independent of their path.
+        pages: an answer per path, or a function of the request's headers (names in lower case).
         respond: a function of path and query.
         requests: path and query of each request, in order.
         headers: headers of each request, names in lower case.
@@ -153,7 +153,7 @@ class WebServer:
 
 @contextlib.contextmanager
 def web_server() -> Iterator[WebServer]:
-    """Run a server until the block is left."""
+    """Run a server for the duration of the block."""
     server = WebServer()
     try:
         yield server
@@ -168,13 +168,13 @@ def web() -> Iterator[WebServer]:
 
 
 def transport(web: WebServer, **options: Any) -> Transport:
-    """Return an impatient transport to the local server; options are those of `Limits` and `Transport`."""
-    own = {name: options.pop(name) for name in ("cache", "remedy") if name in options}
-    return Transport(web.url, Limits(**(MANY | options)), **own)
+    """Return a transport with short waits to the local server; options are those of `Limits` and `Transport`."""
+    transport_options = {name: options.pop(name) for name in ("cache", "remedy") if name in options}
+    return Transport(web.url, Limits(**(FAST | options)), **transport_options)
 
 
 def rss_item(number: int, **changes: str | None) -> str:
-    """Return one item of an RSS feed as markup; None leaves a field out."""
+    """Return one item of an RSS feed as markup; None omits a field."""
     fields: dict[str, str | None] = {
         "title": f"Bitcoin story number {number}",
         "link": f"https://news.example/{number}",
@@ -187,6 +187,6 @@ def rss_item(number: int, **changes: str | None) -> str:
 
 
 def rss_feed(*items: str, head: str = '<?xml version="1.0" encoding="UTF-8"?>') -> str:
-    """Return an RSS feed as markup, of three items unless told."""
+    """Return an RSS feed as markup, by default with three items."""
     inner = "".join(items or [rss_item(number) for number in (1, 2, 3)])
     return f'{head}<rss version="2.0"><channel><title>News</title>{inner}</channel></rss>'

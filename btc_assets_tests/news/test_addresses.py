@@ -1,4 +1,4 @@
-"""Addresses from outside are kept in the spelling of RFC 3986, and nothing else is an address."""
+"""Web addresses are normalised to RFC 3986; invalid addresses are rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from btc_assets.news.addresses import web_address
 from btc_assets.news.identity import article_id, canonical_url
 
-unhurried = settings(deadline=None)
+no_deadline = settings(deadline=None)
 RFC_3986 = re.compile(r"^https?://[A-Za-z0-9.\[\]:_-]+(?:[A-Za-z0-9._~:/?#@!$&()*+,;=-]|%[0-9A-Fa-f]{2})*$")
 PATHS = st.text(st.sampled_from("ab/?#=&;:@!$'()*+,[]{}|\\^`\"<> %20%2fäß比é\u00a0\u2028\n.~"), max_size=30)
 
@@ -42,7 +42,7 @@ PATHS = st.text(st.sampled_from("ab/?#=&;:@!$'()*+,[]{}|\\^`\"<> %20%2fäß比é
         ("https://e.examplehttps://f.example/a", "https://f.example/a"),
     ],
 )
-def test_an_address_is_kept_in_the_spelling_of_the_standard(link: str, address: str) -> None:
+def test_an_address_is_normalised_to_rfc_3986(link: str, address: str) -> None:
     assert web_address(f" {link}\n") == address
 
 
@@ -58,15 +58,15 @@ def test_an_address_is_kept_in_the_spelling_of_the_standard(link: str, address: 
         "mailto:a@b.example", "https://-/", "https://example.com/" + "x" * 2048, "https://example.com/" + "比" * 300,
     ],
 )  # fmt: skip
-def test_anything_else_is_no_web_address(text: str) -> None:
+def test_an_invalid_address_is_rejected(text: str) -> None:
     assert web_address(text) == ""
 
 
-@unhurried
+@no_deadline
 @given(PATHS)
 @example("%")
 @example("%%41")
-def test_an_address_has_one_spelling_and_keeps_its_meaning(path: str) -> None:
+def test_normalisation_is_idempotent_and_keeps_the_path(path: str) -> None:
     link = f"https://e.example/{path}"
     address = web_address(link)
     assert RFC_3986.match(address), address
@@ -75,18 +75,18 @@ def test_an_address_has_one_spelling_and_keeps_its_meaning(path: str) -> None:
     assert unquote(urlsplit(address).path) == unquote(urlsplit(link.rstrip()).path)
 
 
-@unhurried
+@no_deadline
 @given(PATHS, st.sampled_from(["e.example", "www.bücher.example", "STRAßE.example:443", "e.examplehttps://f.example"]))
-def test_spelling_an_address_neither_splits_nor_merges_articles(path: str, host: str) -> None:
+def test_normalisation_keeps_the_article_id(path: str, host: str) -> None:
     link = f"https://{host}/{path}"
     address = web_address(link)
     assert canonical_url(address) == canonical_url(link) != ""
     assert article_id(address, "feed", "1") == article_id(link, "feed", "1")
 
 
-@unhurried
+@no_deadline
 @given(st.text(st.characters(), max_size=200))
-def test_no_text_makes_the_address_check_raise(text: str) -> None:
+def test_no_text_raises(text: str) -> None:
     for candidate in (text, f"https://{text}", f"https://example.com/{text}", f"https://example.com:{text}"):
         address = web_address(candidate)
         assert address == "" or RFC_3986.match(address)

@@ -1,4 +1,4 @@
-"""The assets of the news domain, materialised on a lake of their own with sources made for the test."""
+"""The assets of the news domain, materialised on a temporary lake with fake sources."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NOW = datetime(2018, 5, 5, 12, tzinfo=UTC)
 
 
 @dataclass
-class Desk:
-    """A source that gives what the test puts on it, or fails."""
+class FakeSource:
+    """A source that delivers the items of the test, or fails."""
 
     name: str
     kinds: tuple[Kind, ...] = ("article",)
@@ -40,7 +40,7 @@ class Desk:
     broken: str = ""
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
-        """Give everything, or fail."""
+        """Deliver all items, or fail."""
         assert first < last
         assert now.tzinfo is UTC
         if self.broken:
@@ -48,28 +48,28 @@ class Desk:
         return Delivery(self.items)
 
 
-def item(number: int, *, source: str = "a desk", kind: Kind = "article", title: str = "") -> Item:
+def item(number: int, *, source: str = "a source", kind: Kind = "article", title: str = "") -> Item:
     words = ("gains", "falls", "halts", "wins", "drops", "climbs", "sinks", "holds", "waits", "soars")
     return Item(
         kind=kind,
         source=source,
         guid=str(number),
-        url=f"https://desk.example/{number}",
+        url=f"https://source.example/{number}",
         title=title or f"Bitcoin {words[number % 10]} as event number {number} of {words[(number // 10) % 10]} unfolds",
         summary="",
         published_at=NOW - timedelta(minutes=number % 600),
         precision="second",
-        outlet="desk.example",
+        outlet="source.example",
     )
 
 
 class Deployment:
-    """A lake, a clock and sources, and what a run of them came to."""
+    """A lake, a clock and sources for in-process runs."""
 
     def __init__(self, root: Path) -> None:
         self.lake = Lake(root=str(root))
         self.now = NOW
-        self.sources: list[Desk] = []
+        self.sources: list[FakeSource] = []
 
     def run(self, *names: str, day: date = DAY, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
         definitions = dg.Definitions(
@@ -104,13 +104,14 @@ def metadata(result: dg.ExecuteInProcessResult, name: str) -> dict[str, object]:
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
-    return {f"{one.asset_key.path[-1]}/{one.check_name}": one.passed for one in result.get_asset_check_evaluations()}
+    evaluations = result.get_asset_check_evaluations()
+    return {f"{check.asset_key.path[-1]}/{check.check_name}": check.passed for check in evaluations}
 
 
 def test_texts_are_stored_under_the_day_they_were_seen_and_scored(deployment: Deployment) -> None:
     both: tuple[Kind, ...] = ("article", "post")
     deployment.sources = [
-        Desk("a desk", both, items=[*map(item, range(5)), *(item(i, kind="post") for i in range(10, 13))])
+        FakeSource("a source", both, items=[*map(item, range(5)), *(item(i, kind="post") for i in range(10, 13))])
     ]
     result = deployment.run("articles", "posts", "sentiment_scores")
     assert deployment.rows(ARTICLES)["available_at"].unique().to_list() == [NOW]
@@ -119,12 +120,12 @@ def test_texts_are_stored_under_the_day_they_were_seen_and_scored(deployment: De
     assert scores.filter("is_primary").height == 8
     assert set(scores["kind"]) == {"article", "post"}
     assert checks(result)["sentiment_scores/every_text_is_scored"]
-    assert "a desk" in str(metadata(result, "articles")["sources"])
+    assert "a source" in str(metadata(result, "articles")["sources"])
 
 
-def test_delivered_again_nothing_moves(deployment: Deployment) -> None:
-    desk = Desk("a desk", items=[item(i) for i in range(20)])
-    deployment.sources = [desk]
+def test_a_repeated_delivery_changes_nothing(deployment: Deployment) -> None:
+    source = FakeSource("a source", items=[item(i) for i in range(20)])
+    deployment.sources = [source]
     deployment.run("articles")
     before = digest(deployment.rows(ARTICLES))
     deployment.now = NOW + timedelta(minutes=15)
@@ -134,7 +135,7 @@ def test_delivered_again_nothing_moves(deployment: Deployment) -> None:
 
 
 def test_an_article_of_yesterday_is_not_stored_again_today(deployment: Deployment) -> None:
-    deployment.sources = [Desk("a desk", items=[item(1)])]
+    deployment.sources = [FakeSource("a source", items=[item(1)])]
     deployment.run("articles")
     deployment.now = NOW + timedelta(days=1)
     deployment.sources[0].items = [item(1), item(2)]
@@ -144,7 +145,7 @@ def test_an_article_of_yesterday_is_not_stored_again_today(deployment: Deploymen
 
 
 def test_an_edit_is_a_revision_and_is_not_scored(deployment: Deployment) -> None:
-    deployment.sources = [Desk("a desk", items=[item(1)])]
+    deployment.sources = [FakeSource("a source", items=[item(1)])]
     deployment.run("articles", "sentiment_scores")
     deployment.now = NOW + timedelta(hours=1)
     deployment.sources[0].items = [replace(item(1), title="Bitcoin crashes, the worst disaster ever")]
@@ -155,61 +156,61 @@ def test_an_edit_is_a_revision_and_is_not_scored(deployment: Deployment) -> None
     assert deployment.rows(SENTIMENT_SCORES).filter("is_primary").height == 1
 
 
-def test_a_broken_source_is_named_and_stops_no_other(deployment: Deployment) -> None:
+def test_a_failing_source_is_reported_and_stops_no_other(deployment: Deployment) -> None:
     deployment.sources = [
-        Desk("broken | desk", broken="no answer within 20 s"),
-        Desk("a desk", items=[item(1)]),
+        FakeSource("broken | source", broken="no answer within 20 s"),
+        FakeSource("a source", items=[item(1)]),
     ]
     result = deployment.run("articles")
-    told = metadata(result, "articles")
+    materialized = metadata(result, "articles")
     assert deployment.rows(ARTICLES).height == 1
-    assert told["sources_failed"] == 1
-    assert "no answer within 20 s" in str(told["sources"])
-    assert set(told["silent_sources"]) == {"broken | desk"}
-    assert not checks(result)["articles/sources_heard"]
+    assert materialized["sources_failed"] == 1
+    assert "no answer within 20 s" in str(materialized["sources"])
+    assert set(materialized["silent_sources"]) == {"broken | source"}
+    assert not checks(result)["articles/sources_responding"]
 
 
-def test_where_every_source_fails_the_stored_day_is_untouched(deployment: Deployment) -> None:
-    deployment.sources = [Desk("a desk", items=[item(1)])]
+def test_if_every_source_fails_the_stored_day_is_unchanged(deployment: Deployment) -> None:
+    deployment.sources = [FakeSource("a source", items=[item(1)])]
     deployment.run("articles")
     before = digest(deployment.rows(ARTICLES))
-    deployment.sources = [Desk("a desk", broken="HTTP 503"), Desk("another", broken="HTTP 429")]
+    deployment.sources = [FakeSource("a source", broken="HTTP 503"), FakeSource("another", broken="HTTP 429")]
     result = deployment.run("articles", raise_on_error=False)
     assert not result.success
     assert "HTTP 429" in str(result.get_step_failure_events()[0].step_failure_data.error)
     assert digest(deployment.rows(ARTICLES)) == before
 
 
-def test_a_source_beyond_its_rhythm_is_a_warning(deployment: Deployment) -> None:
-    deployment.sources = [Desk("a desk", items=[item(1)])]
-    assert checks(deployment.run("articles"))["articles/sources_heard"]
+def test_a_source_silent_beyond_its_rhythm_is_a_warning(deployment: Deployment) -> None:
+    deployment.sources = [FakeSource("a source", items=[item(1)])]
+    assert checks(deployment.run("articles"))["articles/sources_responding"]
     deployment.now = NOW + timedelta(hours=7)
     result = deployment.run("articles")
-    assert not checks(result)["articles/sources_heard"]
-    assert "gave nothing new since 2018-05-05 12:00 UTC" in str(metadata(result, "articles")["silent_sources"])
+    assert not checks(result)["articles/sources_responding"]
+    assert "has delivered nothing new since 2018-05-05 12:00 UTC" in str(metadata(result, "articles")["silent_sources"])
 
 
-def test_without_a_source_a_day_stays_unknown_rather_than_empty(deployment: Deployment) -> None:
+def test_without_a_source_nothing_is_stored(deployment: Deployment) -> None:
     result = deployment.run("articles", "posts")
     assert result.success
     assert deployment.lake.days(ARTICLES) == []
 
 
 def test_an_unscored_text_fails_the_check(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    deployment.sources = [Desk("a desk", items=[item(1), item(2)])]
-    whole = news_assets.score_items
-    monkeypatch.setattr(news_assets, "score_items", lambda *arguments: whole(*arguments).head(1))
+    deployment.sources = [FakeSource("a source", items=[item(1), item(2)])]
+    score_items = news_assets.score_items
+    monkeypatch.setattr(news_assets, "score_items", lambda *arguments: score_items(*arguments).head(1))
     result = deployment.run("articles", "sentiment_scores", raise_on_error=False)
     assert not checks(result)["sentiment_scores/every_text_is_scored"]
 
 
 def test_a_thousand_articles_are_filed_and_scored(deployment: Deployment) -> None:
-    deployment.sources = [Desk("a desk", items=[item(i) for i in range(1000)])]
+    deployment.sources = [FakeSource("a source", items=[item(i) for i in range(1000)])]
     deployment.run("articles", "sentiment_scores")
     assert deployment.rows(ARTICLES).height == 1000
     assert deployment.rows(SENTIMENT_SCORES).filter("is_primary")["item_id"].n_unique() == 1000
 
 
-def test_the_benchmark_needs_labelled_texts_and_says_so(deployment: Deployment) -> None:
+def test_the_benchmark_without_labelled_texts_names_the_setting(deployment: Deployment) -> None:
     result = deployment.run("sentiment_benchmark", raise_on_error=False)
     assert "BTC_LABELLED_SENTIMENT" in str(result.get_step_failure_events()[0].step_failure_data.error)

@@ -1,4 +1,4 @@
-"""A time is read as what it means, or not at all."""
+"""Unambiguous times are parsed; all others are rejected."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from btc_assets.news.dates import read_time
 
-unhurried = settings(deadline=None)
+no_deadline = settings(deadline=None)
 AT = datetime(2025, 5, 2, 17, 4, 57, tzinfo=UTC)
 MONTHS = tuple(calendar.month_name)[1:]
 DAYS = tuple(calendar.day_name)
 
-# --- every spelling means its moment -------------------------------------------------------------------
+# --- accepted spellings --------------------------------------------------------------------------------
 DATES: tuple[Callable[[datetime], str], ...] = (
     lambda at: f"{DAYS[at.weekday()][:3]}, {at:%d} {MONTHS[at.month - 1][:3]} {at:%Y} ",
     lambda at: f"{DAYS[at.weekday()]}, {at.day} {MONTHS[at.month - 1]} {at:%Y} ",
@@ -46,9 +46,9 @@ CLOCKS: tuple[Callable[[datetime], str], ...] = (
 
 
 def offset_of(at: datetime) -> timedelta:
-    found = at.utcoffset()
-    assert found is not None
-    return found
+    offset = at.utcoffset()
+    assert offset is not None
+    return offset
 
 
 def signed(at: datetime, colon: str = ":", minus: str = "-") -> str:
@@ -73,9 +73,9 @@ moments = st.datetimes(datetime(1971, 1, 2), datetime(2049, 12, 30)).map(
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
-@unhurried
+@no_deadline
 @given(moments, offsets, st.sampled_from(DATES), st.sampled_from(CLOCKS), st.sampled_from(ZONES))
-def test_a_moment_is_read_back_from_any_spelling_and_zone(
+def test_every_spelling_and_offset_is_read(
     at: datetime,
     zone: timezone,
     date: Callable[[datetime], str],
@@ -89,7 +89,7 @@ def test_a_moment_is_read_back_from_any_spelling_and_zone(
     assert (read.at, read.precision, read.has_zone) == (at, "second", True), text
 
 
-@unhurried
+@no_deadline
 @given(
     moments,
     st.sampled_from(
@@ -99,28 +99,26 @@ def test_a_moment_is_read_back_from_any_spelling_and_zone(
     ),
     st.sampled_from(DATES),
 )  # fmt: skip
-def test_a_moment_is_read_back_from_any_name_of_a_zone(
-    at: datetime, zone: tuple[str, int], date: Callable[[datetime], str]
-) -> None:
+def test_every_zone_name_is_read(at: datetime, zone: tuple[str, int], date: Callable[[datetime], str]) -> None:
     local = at.astimezone(timezone(timedelta(hours=zone[1])))
     read = read_time(f"{date(local)}{local:%H:%M:%S} {zone[0]}")
     assert read is not None
     assert read.at == at
 
 
-@unhurried
+@no_deadline
 @given(st.datetimes(datetime(1971, 1, 2), datetime(9998, 12, 30)), offsets)
-def test_what_the_standard_library_writes_is_read(at: datetime, zone: timezone) -> None:
+def test_times_written_by_the_standard_library_are_read(at: datetime, zone: timezone) -> None:
     local = at.replace(tzinfo=UTC).astimezone(zone)
-    for text, precise in ((local.isoformat(), True), (format_datetime(local), False)):
+    for text, has_microseconds in ((local.isoformat(), True), (format_datetime(local), False)):
         read = read_time(text)
         assert read is not None
-        assert read.at == (local if precise else local.replace(microsecond=0))
+        assert read.at == (local if has_microseconds else local.replace(microsecond=0))
 
 
-@unhurried
+@no_deadline
 @given(st.one_of(st.text(max_size=90), st.text("0123456789-:TZ +/.,GMTAPug(Sa)tW", max_size=45)))
-def test_no_text_breaks_the_reader(text: str) -> None:
+def test_no_text_raises(text: str) -> None:
     read = read_time(text)
     assert read is None or (read.at.tzinfo is UTC and read.at.year > 1970)
 
@@ -149,34 +147,34 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         ("\uff12\uff10\uff12\uff15-05-02\u00a017:04:57", AT, "second"),
     ],
 )  # fmt: skip
-def test_a_time_is_as_exact_as_it_is_written(text: str, at: datetime, precision: str) -> None:
+def test_precision_follows_the_spelling(text: str, at: datetime, precision: str) -> None:
     read = read_time(text)
     assert read is not None
     assert (read.at, read.precision) == (at, precision)
 
 
-# --- what needs a guess is no time -----------------------------------------------------------------------
+# --- rejected spellings ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "text",
     [
         # day or month first
         "03/04/2025", "03/04/2025 17:04", "03.04.2025 17:04:57", "25-12-2025", "12/25/25", "Fri, 05/02/2025 - 17:04",
-        # zones that mean several things, or nothing
+        # ambiguous or unknown zones
         "Fri, 02 May 2025 17:04:57 IST", "Fri, 02 May 2025 17:04:57 BST", "Fri, 02 May 2025 17:04:57 A",
         "2025-05-02T17:04:57 Etc/GMT+2", "2025-05-02T17:04:57 EST5EDT", "2025-05-02T17:04:57[Europe/Berlin]",
         # contradictions
         "Fri, 02 May 2025 17:04:57 -0400 EST", "2025-05-02T17:04:57Z+02:00", "Fri, 02 May 2025 17:04 PM",
         "Fri, 02 May 2025 00:30 PM", "2025-05-02T24:00:01Z", "2025-05-02T17:04:60Z", "2016-12-31T23:59:60+02:00",
-        # no such moment
+        # nonexistent moments
         "2025-02-30T00:00:00Z", "2025-05-02T25:00:00Z", "2025-05-02T17:60:00Z", "2025-366T00:00:00Z",
         "2025-W54-1T00:00Z", "2025-05-02T17:04:57+25:00", "2025-05-02T17:04:57+05:75", "9999-12-31T23:59:59-14:00",
         "0001-01-01T00:00:00+14:00", "0000-00-00 00:00:00",
-        # a day of another zone than UTC ends at another time
+        # a day outside UTC ends at another time
         "2025-05-02-05:00", "2025-05-02+02:00", "Fri, 02 May 2025 EST",
-        # no day, or a number that could be anything
+        # no day, or an ambiguous number
         "May 2025", "2025-05", "17:04:57", "20250502", "1746205497", "yesterday", "", "Fri, 02 Mai 2025 17:04:57 +0200",
         "1970-01-01T00:00:00Z", "(" * 300, "9" * 300, "2025-05-02T17:04:57Z" + " " * 400,
     ],
 )  # fmt: skip
-def test_a_time_that_needs_a_guess_is_none(text: str) -> None:
+def test_an_ambiguous_or_invalid_time_is_none(text: str) -> None:
     assert read_time(text) is None

@@ -1,4 +1,4 @@
-"""Filing loses nothing, doubles nothing and moves nothing; one source's trouble is its own."""
+"""Filing neither loses, duplicates nor changes texts; a failing source affects only its own texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from btc_assets.lake import by_day
 from btc_assets.news.gather import (
     CONTRACTS,
-    MOST_REVISIONS,
+    MAX_REVISIONS,
     Filed,
     Gathered,
     Known,
@@ -43,7 +43,7 @@ LAG = HOUR
 
 def item(number: int = 0, hours: float | None = 10, **changes: Any) -> Item:
     """An article published some hours after DAY0."""
-    made = Item(
+    article = Item(
         kind="article",
         source="feed",
         guid=f"guid-{number}",
@@ -54,10 +54,10 @@ def item(number: int = 0, hours: float | None = 10, **changes: Any) -> Item:
         precision="none" if hours is None else "second",
         outlet="example.com",
     )
-    return replace(made, **changes)
+    return replace(article, **changes)
 
 
-def came(*items: Item, name: str = "feed", live: bool = False, lag: timedelta = LAG) -> Gathered:
+def fetched(*items: Item, name: str = "feed", live: bool = False, lag: timedelta = LAG) -> Gathered:
     return Gathered(name, live, lag, Delivery(list(items)))
 
 
@@ -80,7 +80,7 @@ class Days:
         now: datetime = NOW,
         write: Callable[[date], bool] = lambda day: True,
     ) -> Filed:
-        """Materialise some days; `write` tells which partitions the run lives to write."""
+        """Materialise some days; `write` selects the partitions that are written before the run is killed."""
         contract = CONTRACTS[self.kind]
         stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
             contract.key
@@ -99,30 +99,30 @@ class Days:
 
 
 # --- when a text is available ------------------------------------------------------------------------
-def at(text: Item, *, live: bool, days: Sequence[date] = DAYS, lag: timedelta = LAG) -> datetime | None:
+def availability(text: Item, *, live: bool, days: Sequence[date] = DAYS, lag: timedelta = LAG) -> datetime | None:
     return available_at(text, live=live, lag=lag, days=days, now=NOW)
 
 
-def test_a_live_source_shows_a_text_now_whatever_its_date() -> None:
+def test_a_text_of_a_live_source_is_available_now() -> None:
     for text in (item(hours=69), item(hours=None), item(hours=99_999), item(hours=-99)):
-        assert at(text, live=True, days=[DAYS[2]]) == NOW
+        assert availability(text, live=True, days=[DAYS[2]]) == NOW
 
 
-def test_a_live_source_asked_about_the_past_declares_its_lag() -> None:
-    assert at(item(hours=10), live=True, days=DAYS[:2]) == DAY0 + 11 * HOUR
-    assert at(item(hours=None), live=True, days=DAYS[:2]) is None
+def test_past_days_of_a_live_source_use_its_lag() -> None:
+    assert availability(item(hours=10), live=True, days=DAYS[:2]) == DAY0 + 11 * HOUR
+    assert availability(item(hours=None), live=True, days=DAYS[:2]) is None
 
 
-def test_history_of_a_live_source_goes_to_the_earlier_days_asked_for() -> None:
-    assert at(item(hours=10), live=True) == DAY0 + 11 * HOUR
-    assert at(item(hours=-10), live=True) == NOW, "that day is not asked for"
-    assert at(item(hours=47.5), live=True) == NOW, "with its lag it belongs to today"
+def test_history_of_a_live_source_is_filed_under_earlier_requested_days() -> None:
+    assert availability(item(hours=10), live=True) == DAY0 + 11 * HOUR
+    assert availability(item(hours=-10), live=True) == NOW, "that day is not requested"
+    assert availability(item(hours=47.5), live=True) == NOW, "with its lag it belongs to today"
 
 
-def test_an_archive_tells_when_it_first_saw_a_text() -> None:
+def test_the_first_seen_time_of_an_archive_is_used() -> None:
     seen = DAY0 + 30 * HOUR
-    assert at(item(hours=10, first_seen_at=seen), live=False) == seen
-    assert at(item(hours=10), live=False) == DAY0 + 11 * HOUR
+    assert availability(item(hours=10, first_seen_at=seen), live=False) == seen
+    assert availability(item(hours=10), live=False) == DAY0 + 11 * HOUR
 
 
 @pytest.mark.parametrize(
@@ -133,21 +133,21 @@ def test_an_archive_tells_when_it_first_saw_a_text() -> None:
         ("day", DAY0 + timedelta(hours=25)),
     ],
 )
-def test_a_text_is_never_available_before_it_can_have_been_known(precision: Any, available: datetime) -> None:
+def test_a_text_is_not_available_before_it_can_have_been_published(precision: Any, available: datetime) -> None:
     published = DAY0 + timedelta(hours=10, minutes=30, seconds=30)
-    assert at(item(published_at=published, precision=precision), live=False) == available
+    assert availability(item(published_at=published, precision=precision), live=False) == available
 
 
-def test_a_date_beyond_the_calendar_is_no_date() -> None:
+def test_a_date_beyond_the_calendar_is_unknown() -> None:
     last = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
     for precision in ("second", "minute", "day"):
-        assert at(item(published_at=last, precision=precision), live=False) is None
+        assert availability(item(published_at=last, precision=precision), live=False) is None
 
 
 # --- filing ------------------------------------------------------------------------------------------
 def test_an_item_becomes_a_row() -> None:
     text = item(url="http://www.Example.com/1/?utm_source=x", summary="More.", hours=10)
-    frame = Days().run([came(text)]).frame
+    frame = Days().run([fetched(text)]).frame
     assert ARTICLES.faults(frame) == []
     assert frame.row(0, named=True) == {
         "article_id": article_id("https://example.com/1", "", ""),
@@ -166,7 +166,7 @@ def test_an_item_becomes_a_row() -> None:
 
 def test_a_post_becomes_a_row() -> None:
     text = item(kind="post", outlet="Reddit", channel="Bitcoin", title="Look", summary="at this", points=3, comments=2)
-    frame = Days("post").run([came(text)]).frame
+    frame = Days("post").run([fetched(text)]).frame
     assert POSTS.faults(frame) == []
     assert frame.row(0, named=True) == {
         "post_id": post_id("reddit", "guid-0"),
@@ -185,108 +185,108 @@ def test_a_post_becomes_a_row() -> None:
     }
 
 
-def test_a_post_whose_body_begins_with_its_first_line_says_it_once() -> None:
+def test_a_title_repeated_in_the_body_is_stored_once() -> None:
     text = item(kind="post", title="Look", summary="Look at this")
-    assert Days("post").run([came(text)]).frame["text"].to_list() == ["Look at this"]
+    assert Days("post").run([fetched(text)]).frame["text"].to_list() == ["Look at this"]
 
 
-def test_texts_of_the_other_kind_are_passed_over() -> None:
-    filed = Days().run([came(item(1), item(2, kind="post"))])
+def test_texts_of_the_other_kind_are_ignored() -> None:
+    filed = Days().run([fetched(item(1), item(2, kind="post"))])
     assert filed.frame.height == 1
     assert filed.reports[0].fetched == 1
 
 
-def test_what_is_not_available_on_the_days_asked_for_is_left_for_later() -> None:
+def test_texts_outside_the_requested_days_are_not_filed() -> None:
     outside = [item(1, hours=-2), item(2, hours=71.5), item(3, hours=None), item(4, hours=23.5)]
-    filed = Days().run([came(*outside)], days=DAYS[:1])
+    filed = Days().run([fetched(*outside)], days=DAYS[:1])
     assert (filed.frame.height, filed.reports[0].outside) == (0, 4)
-    assert Days().run([came(item(1, hours=69.5))]).frame.is_empty(), "available half an hour after now"
+    assert Days().run([fetched(item(1, hours=69.5))]).frame.is_empty(), "available half an hour after now"
 
 
-def test_what_cannot_be_filed_is_named_and_stops_nothing() -> None:
+def test_an_invalid_item_is_reported_and_stops_no_other() -> None:
     broken = [
         item(1, title=" "), item(2, url="", guid=""), item(3, title="half \ud800 a character"), item(4, source=""),
     ]  # fmt: skip
-    filed = Days().run([came(*broken, item(5))])
+    filed = Days().run([fetched(*broken, item(5))])
     assert (filed.frame.height, filed.reports[0].left_out) == (1, 4)
-    said = " ".join(filed.reports[0].notes)
-    for reason in ("no title", "neither an address nor an id", "half a character", "source has no name"):
-        assert reason in said
+    notes = " ".join(filed.reports[0].notes)
+    for reason in ("no title", "neither an address nor an id", "a lone surrogate", "source has no name"):
+        assert reason in notes
 
 
 def test_of_two_sources_the_one_that_had_it_first_is_filed() -> None:
     early, late = item(1, hours=10, source="a"), item(1, hours=12, source="b", title="Other words")
-    filed = Days().run([came(late, name="b"), came(early, name="a")])
+    filed = Days().run([fetched(late, name="b"), fetched(early, name="a")])
     assert filed.frame["source"].to_list() == ["a"]
     assert [report.duplicate for report in filed.reports] == [1, 0]
 
 
 def test_of_two_seen_at_once_the_fuller_one_is_filed() -> None:
     bare, full = item(1, hours=5, source="a"), item(1, hours=6, source="b", summary="And a summary.")
-    deliveries = [came(bare, name="a", live=True), came(full, name="b", live=True)]
+    deliveries = [fetched(bare, name="a", live=True), fetched(full, name="b", live=True)]
     assert Days().run(deliveries, days=DAYS[2:]).frame["source"].to_list() == ["b"]
 
 
-def test_a_failed_source_costs_only_its_own_texts() -> None:
+def test_a_failed_source_affects_only_its_own_texts() -> None:
     failed = Gathered("broken", live=True, lag=LAG, delivery=None, fault="broken is down; try later")
-    filed = Days().run([failed, came(item(1))])
+    filed = Days().run([failed, fetched(item(1))])
     assert filed.frame.height == 1
     assert filed.reports[0] == SourceReport("broken", fault="broken is down; try later")
 
 
-def test_stored_rows_stay_as_they_are_even_where_nothing_answers() -> None:
+def test_stored_rows_are_unchanged_when_every_source_fails() -> None:
     lake = Days()
-    before = lake.run([came(item(1), item(2))]).frame
+    before = lake.run([fetched(item(1), item(2))]).frame
     down = Gathered("feed", live=True, lag=LAG, delivery=None, fault="down")
     assert lake.run([down]).frame.equals(before)
 
 
-def test_stories_go_on_from_stored_days_and_stand() -> None:
+def test_stories_continue_across_days_and_stay_fixed() -> None:
     lake = Days()
     title = "JPMorgan to allow clients to buy Bitcoin, Jamie Dimon says"
-    lake.run([came(item(1, hours=10, title=title))], days=DAYS[:1])
-    filed = lake.run([came(item(2, hours=30, title=f"{title} again", outlet="other.example"))], days=DAYS[1:])
+    lake.run([fetched(item(1, hours=10, title=title))], days=DAYS[:1])
+    filed = lake.run([fetched(item(2, hours=30, title=f"{title} again", outlet="other.example"))], days=DAYS[1:])
     assert filed.frame["story_id"].to_list() == [article_id("https://example.com/1", "", "")]
-    lake.run([came(item(3, hours=9, title=title, outlet="third.example"))], days=DAYS[:1])
+    lake.run([fetched(item(3, hours=9, title=title, outlet="third.example"))], days=DAYS[:1])
     stories = dict(lake.rows.select("url", "story_id").iter_rows())
     assert stories["https://example.com/1"] == article_id("https://example.com/1", "", ""), "frozen when stored"
     assert stories["https://example.com/3"] == article_id("https://example.com/3", "", "")
 
 
-def test_stories_go_on_within_a_day_that_is_filed_again() -> None:
+def test_stories_continue_within_a_refiled_day() -> None:
     lake = Days()
     title = "JPMorgan to allow clients to buy Bitcoin, Jamie Dimon says"
-    lake.run([came(item(1, hours=10, title=title))], days=DAYS[:1])
-    lake.run([came(item(2, hours=11, title=f"{title} again", outlet="other.example"))], days=DAYS[:1])
+    lake.run([fetched(item(1, hours=10, title=title))], days=DAYS[:1])
+    lake.run([fetched(item(2, hours=11, title=f"{title} again", outlet="other.example"))], days=DAYS[:1])
     assert lake.rows["story_id"].n_unique() == 1
 
 
 # --- edits -------------------------------------------------------------------------------------------
-def edited(lake: Days, text: Item, *, now: datetime = NOW, live: bool = True) -> Filed:
-    return lake.run([came(text, live=live)], days=[now.date()], now=now)
+def deliver_edit(lake: Days, text: Item, *, now: datetime = NOW, live: bool = True) -> Filed:
+    return lake.run([fetched(text, live=live)], days=[now.date()], now=now)
 
 
 @pytest.fixture
 def lake() -> Days:
     """One article, first seen live on the second day."""
     days = Days()
-    edited(days, item(1), now=DAY0 + 30 * HOUR)
+    deliver_edit(days, item(1), now=DAY0 + 30 * HOUR)
     return days
 
 
 @pytest.mark.parametrize("change", [{"title": "New words"}, {"summary": "New words"}])
 def test_an_edit_adds_a_revision_under_the_day_it_was_seen(lake: Days, change: dict[str, str]) -> None:
     first = lake.rows
-    filed = edited(lake, item(1, **change))
+    filed = deliver_edit(lake, item(1, **change))
     assert filed.reports[0].revised == 1
     assert lake.parts[DAYS[1]].equals(first), "the first text stays"
     row = lake.parts[DAYS[2]].row(0, named=True)
     assert (row["revision"], row["available_at"], row["story_id"]) == (1, NOW, first["story_id"][0])
 
 
-def test_an_edit_among_history_is_filed_when_it_is_seen() -> None:
+def test_an_edit_in_history_is_filed_when_it_is_seen() -> None:
     at_once, in_order = Days(), Days()
-    both = [came(item(1, hours=10), item(1, hours=12, title="New words"), live=True)]
+    both = [fetched(item(1, hours=10), item(1, hours=12, title="New words"), live=True)]
     at_once.run(both)
     for day in DAYS:
         in_order.run(both, days=[day])
@@ -302,33 +302,33 @@ def test_an_edit_among_history_is_filed_when_it_is_seen() -> None:
         item(1, title="Other words", source="other feed"),
     ],
 )
-def test_what_is_no_edit_adds_nothing(lake: Days, again: Item) -> None:
-    assert edited(lake, again).reports[0].duplicate == 1
+def test_a_duplicate_without_an_edit_adds_nothing(lake: Days, again: Item) -> None:
+    assert deliver_edit(lake, again).reports[0].duplicate == 1
     assert lake.rows.height == 1
 
 
-def test_an_archive_edits_nothing(lake: Days) -> None:
-    assert edited(lake, item(1, hours=60, title="New words"), live=False).reports[0].duplicate == 1
+def test_an_archive_adds_no_revision(lake: Days) -> None:
+    assert deliver_edit(lake, item(1, hours=60, title="New words"), live=False).reports[0].duplicate == 1
 
 
-def test_an_edit_is_seen_once_and_so_is_its_way_back(lake: Days) -> None:
+def test_an_edit_and_its_reversal_are_filed_once(lake: Days) -> None:
     for n, title in enumerate(["New words", "New words", "Title number 1", "New words", "Newer words"]):
-        edited(lake, item(1, title=title), now=NOW + n * timedelta(minutes=15))
+        deliver_edit(lake, item(1, title=title), now=NOW + n * timedelta(minutes=15))
     assert lake.rows["revision"].to_list() == [0, 1, 2]
     assert lake.rows["title"].to_list() == ["Title number 1", "New words", "Newer words"]
 
 
-def test_a_text_that_never_stands_still_does_not_fill_the_table(lake: Days) -> None:
-    for n in range(MOST_REVISIONS + 5):
-        edited(lake, item(1, summary=f"read by {n}"), now=NOW + n * timedelta(minutes=1))
-    assert lake.rows["revision"].max() == MOST_REVISIONS
+def test_the_number_of_revisions_is_bounded(lake: Days) -> None:
+    for n in range(MAX_REVISIONS + 5):
+        deliver_edit(lake, item(1, summary=f"read by {n}"), now=NOW + n * timedelta(minutes=1))
+    assert lake.rows["revision"].max() == MAX_REVISIONS
 
 
 def test_an_edited_post_adds_a_revision() -> None:
     lake = Days("post")
-    edited(lake, item(1, kind="post"), now=DAY0 + 30 * HOUR)
-    assert edited(lake, item(1, kind="post", points=99)).reports[0].duplicate == 1
-    assert edited(lake, item(1, kind="post", summary="PS: thanks")).reports[0].revised == 1
+    deliver_edit(lake, item(1, kind="post"), now=DAY0 + 30 * HOUR)
+    assert deliver_edit(lake, item(1, kind="post", points=99)).reports[0].duplicate == 1
+    assert deliver_edit(lake, item(1, kind="post", summary="PS: thanks")).reports[0].revised == 1
 
 
 # --- laws --------------------------------------------------------------------------------------------
@@ -357,20 +357,20 @@ ITEMS = st.builds(
     st.one_of(st.none(), st.integers(0, 69)),
 )
 BATCHES = st.lists(ITEMS, max_size=14)
-unhurried = settings(deadline=None, max_examples=40)
+no_deadline = settings(deadline=None, max_examples=40)
 
 
 def deliveries_of(batch: Sequence[Item]) -> list[Gathered]:
     """A live feed and an archive, each with its own items of the batch."""
     return [
-        came(*(text for text in batch if text.source == "archive"), name="archive"),
-        came(*(text for text in batch if text.source == "feed"), name="feed", live=True),
+        fetched(*(text for text in batch if text.source == "archive"), name="archive"),
+        fetched(*(text for text in batch if text.source == "feed"), name="feed", live=True),
     ]
 
 
-@unhurried
+@no_deadline
 @given(BATCHES, st.data(), st.integers(0, 600))
-def test_a_redelivery_adds_no_row_and_moves_none(batch: list[Item], data: st.DataObject, minutes: int) -> None:
+def test_a_repeated_delivery_adds_and_changes_no_row(batch: list[Item], data: st.DataObject, minutes: int) -> None:
     lake = Days()
     lake.run(deliveries_of(batch))
     before = lake.rows
@@ -385,17 +385,17 @@ def test_a_redelivery_adds_no_row_and_moves_none(batch: list[Item], data: st.Dat
     assert sum(report.revised for report in filed.reports) == 0
 
 
-@unhurried
+@no_deadline
 @given(BATCHES, st.randoms(use_true_random=False))
-def test_the_order_of_delivery_decides_nothing(batch: list[Item], random: Any) -> None:
+def test_the_result_does_not_depend_on_the_order_of_delivery(batch: list[Item], random: Any) -> None:
     shuffled = list(batch)
     random.shuffle(shuffled)
-    one, other = Days().run(deliveries_of(batch)), Days().run(deliveries_of(shuffled)[::-1])
-    assert one.frame.equals(other.frame)
-    assert {report.name: report for report in one.reports} == {report.name: report for report in other.reports}
+    ordered, reordered = Days().run(deliveries_of(batch)), Days().run(deliveries_of(shuffled)[::-1])
+    assert ordered.frame.equals(reordered.frame)
+    assert {report.name: report for report in ordered.reports} == {report.name: report for report in reordered.reports}
 
 
-@unhurried
+@no_deadline
 @given(BATCHES, BATCHES)
 def test_two_partial_fetches_in_either_order_give_the_same_texts(one: list[Item], other: list[Item]) -> None:
     names = []
@@ -407,9 +407,9 @@ def test_two_partial_fetches_in_either_order_give_the_same_texts(one: list[Item]
     assert names[0] == names[1] == names[2]
 
 
-@unhurried
+@no_deadline
 @given(BATCHES, st.sets(st.sampled_from(DAYS)))
-def test_a_run_that_was_killed_is_made_good_by_the_next(batch: list[Item], written: set[date]) -> None:
+def test_the_next_run_completes_a_killed_run(batch: list[Item], written: set[date]) -> None:
     killed, whole = Days(), Days()
     killed.run(deliveries_of(batch), write=lambda day: day in written)
     killed.run(deliveries_of(batch))
@@ -417,9 +417,9 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(batch: list[Item], writt
     assert killed.rows.equals(whole.rows)
 
 
-@unhurried
+@no_deadline
 @given(BATCHES)
-def test_days_at_once_and_days_in_order_come_to_the_same(batch: list[Item]) -> None:
+def test_filing_days_at_once_or_in_order_gives_the_same_rows(batch: list[Item]) -> None:
     batch = list({(text.source, text.guid): text for text in batch}.values())  # a delivery names a text once
     at_once, in_order = Days(), Days()
     at_once.run(deliveries_of(batch))
@@ -428,9 +428,9 @@ def test_days_at_once_and_days_in_order_come_to_the_same(batch: list[Item]) -> N
     assert in_order.rows.equals(at_once.rows)
 
 
-@unhurried
+@no_deadline
 @given(st.lists(ITEMS.map(lambda text: replace(text, kind="post")), max_size=14))
-def test_posts_keep_the_same_laws(batch: list[Item]) -> None:
+def test_posts_follow_the_same_rules(batch: list[Item]) -> None:
     lake = Days("post")
     lake.run(deliveries_of(batch))
     before = lake.rows
@@ -439,30 +439,30 @@ def test_posts_keep_the_same_laws(batch: list[Item]) -> None:
     assert set(before["post_id"]) <= {post_id(f"{text.source}.example", text.guid) for text in batch}
 
 
-def test_a_first_text_that_was_lost_is_filed_again(lake: Days) -> None:
-    edited(lake, item(1, title="New words"))
+def test_a_lost_first_text_is_refiled(lake: Days) -> None:
+    deliver_edit(lake, item(1, title="New words"))
     first = lake.parts.pop(DAYS[1])
-    filed = lake.run([came(item(1, hours=29))], days=DAYS[1:2])
+    filed = lake.run([fetched(item(1, hours=29))], days=DAYS[1:2])
     assert filed.reports[0].new == 1
     assert lake.rows["revision"].to_list() == [0, 1]
     assert lake.rows["story_id"].to_list() == [first["story_id"][0]] * 2
 
 
-def test_four_fifths_delivered_again_adds_the_rest() -> None:
+def test_a_mostly_repeated_delivery_adds_only_new_texts() -> None:
     lake = Days()
     every = [item(n, hours=n % 60, title=text_digest(str(n))[:20]) for n in range(590)]
-    lake.run([came(*every[:500], live=True)], days=DAYS[2:], now=NOW)
+    lake.run([fetched(*every[:500], live=True)], days=DAYS[2:], now=NOW)
     before = lake.rows
-    filed = lake.run([came(*every[:89:-1], live=True)], days=DAYS[2:], now=NOW + HOUR)
+    filed = lake.run([fetched(*every[:89:-1], live=True)], days=DAYS[2:], now=NOW + HOUR)
     assert (filed.reports[0].new, filed.reports[0].duplicate) == (90, 410), "82 % were delivered before"
     assert lake.rows.filter(pl.col("available_at") == NOW).equals(before)
     assert ARTICLES.faults(lake.rows) == []
 
 
-# --- asking ------------------------------------------------------------------------------------------
+# --- fetching ----------------------------------------------------------------------------------------
 @dataclass
 class Source:
-    """A source that answers with what it is given."""
+    """A source with a configurable answer."""
 
     name: str
     answer: Callable[[], Delivery]
@@ -492,7 +492,7 @@ def ask(*sources: Source, concurrency: int = 8) -> list[Gathered]:
     return fetch_all(sources, DAY0, DAY0 + 24 * HOUR, NOW, concurrency)
 
 
-def test_a_slow_or_broken_source_stops_no_other() -> None:
+def test_a_slow_or_failing_source_stops_no_other() -> None:
     sources = [
         Source("shut", refused),
         Source("slow", slow),
@@ -500,15 +500,15 @@ def test_a_slow_or_broken_source_stops_no_other() -> None:
         Source("fine", lambda: Delivery([])),
     ]
     gathered = ask(*sources)
-    assert [came.name for came in gathered] == ["shut", "slow", "odd", "fine"]
+    assert [result.name for result in gathered] == ["shut", "slow", "odd", "fine"]
     assert gathered[0].fault == "shut: HTTP 403; check the key"
-    assert "odd broke on what it got" in gathered[2].fault
+    assert "odd could not process its response" in gathered[2].fault
     assert "KeyError" in gathered[2].fault
-    assert [came.delivery is None for came in gathered] == [True, False, True, False]
+    assert [result.delivery is None for result in gathered] == [True, False, True, False]
     assert gathered[1].seconds >= 0.3 > gathered[3].seconds
 
 
-def test_no_more_sources_are_asked_at_a_time_than_told() -> None:
+def test_the_number_of_concurrent_fetches_is_bounded() -> None:
     lock, running, most = threading.Lock(), 0, 0
 
     def counted() -> Delivery:
@@ -525,38 +525,38 @@ def test_no_more_sources_are_asked_at_a_time_than_told() -> None:
     assert most == 3
 
 
-def test_a_stopped_run_asks_nobody_else() -> None:
-    asked: list[str] = []
+def test_a_stopped_run_starts_no_further_fetch() -> None:
+    fetches: list[str] = []
 
     def stopped() -> Delivery:
         raise KeyboardInterrupt
 
     def noted() -> Delivery:
-        asked.append("asked")
+        fetches.append("fetch")
         time.sleep(0.05)
         return Delivery([])
 
     with pytest.raises(KeyboardInterrupt):
         ask(Source("stopped", stopped), *(Source(f"s{n}", noted) for n in range(40)), concurrency=1)
-    assert len(asked) < 40
+    assert len(fetches) < 40
 
 
-def test_nobody_to_ask_is_no_fault() -> None:
+def test_no_sources_is_not_an_error() -> None:
     assert ask() == []
-    assert source_table([]) == "No source was asked."
+    assert source_table([]) == "No source was fetched."
 
 
-# --- telling -----------------------------------------------------------------------------------------
-def test_the_table_tells_what_became_of_each_source() -> None:
+# --- reporting ---------------------------------------------------------------------------------------
+def test_the_table_lists_the_outcome_of_each_source() -> None:
     lake = Days()
-    lake.run([came(item(1))])
-    filed = lake.run([came(item(1), item(2), item(3, hours=None), item(4, title=""))])
+    lake.run([fetched(item(1))])
+    filed = lake.run([fetched(item(1), item(2), item(3, hours=None), item(4, title=""))])
     row = source_table(filed.reports).splitlines()[2]
     assert row.startswith("| feed | 4 | 1 | 0 | 1 | 1 | 1 | 0.0 |")
     assert "no title" in row
 
 
-def test_words_from_outside_are_no_markup() -> None:
+def test_untrusted_text_is_escaped() -> None:
     hostile = "a|b\n\n# head <img src=x onerror=alert(1)> [x](javascript:y) `c` *d* \u202e\x07 \\"
     report = SourceReport(hostile, fault=hostile, notes=(hostile, "x" * 2000, *["more"] * 9))
     table = source_table([report])
@@ -569,20 +569,20 @@ def test_words_from_outside_are_no_markup() -> None:
     assert "… and 8 more" in row
 
 
-def test_a_source_is_silent_beyond_its_rhythm() -> None:
-    rows = Days().run([came(item(1, hours=10, source="a"), item(2, hours=50, source="b"))]).frame
+def test_a_source_beyond_its_rhythm_is_silent() -> None:
+    rows = Days().run([fetched(item(1, hours=10, source="a"), item(2, hours=50, source="b"))]).frame
     sources = [
         Source("a", refused, rhythm=12 * HOUR), Source("b", refused, rhythm=48 * HOUR),
         Source("never", refused, rhythm=HOUR), Source("archive", refused),
     ]  # fmt: skip
     silent = silent_sources(sources, rows.lazy(), NOW)
-    assert [(found.name, found.newest) for found in silent] == [("a", DAY0 + 11 * HOUR), ("never", None)]
+    assert [(source.name, source.newest) for source in silent] == [("a", DAY0 + 11 * HOUR), ("never", None)]
     assert silent_sources(sources[:2], rows.lazy(), DAY0 + 23 * HOUR) == []
 
 
 @pytest.mark.parametrize("contract", [ARTICLES, POSTS])
-def test_nothing_known_is_an_empty_frame_of_the_right_shape(contract: Any) -> None:
+def test_empty_tables_give_empty_known_texts(contract: Any) -> None:
     kind: Kind = "article" if contract is ARTICLES else "post"
-    known = Known.of(kind, contract.empty().lazy(), [came(item(1))], DAYS)
+    known = Known.of(kind, contract.empty().lazy(), [fetched(item(1))], DAYS)
     assert known.texts.equals(Known.none().texts)
     assert known.titles.equals(Known.none().titles)

@@ -1,4 +1,4 @@
-"""One name for one address, one story for nearly the same title."""
+"""One id per address, one story for similar titles."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def url(host: str, path: list[str], parameters: list[tuple[str, str]] = [], sche
 @example("https://a.example?a=b?c&a=%62%3fc&&=&+=%20")
 @example("https://ａ.example/ａ")
 @example("https://a.example\\b")
-def test_the_canonical_form_of_a_canonical_form_is_itself(text: str) -> None:
+def test_the_canonical_form_is_idempotent(text: str) -> None:
     once = canonical_url(text)
     assert canonical_url(once) == once
     assert once == "" or (once.startswith("https://") and once.isascii() and urlsplit(once).fragment == "")
 
 
 @given(HOSTS, PATHS, PARAMETERS, TRACKING, st.text(st.characters(exclude_categories=["C"]), max_size=8), st.data())
-def test_tracking_and_fragments_change_nothing(
+def test_tracking_parameters_and_fragments_are_ignored(
     host: str,
     path: list[str],
     parameters: list[tuple[str, str]],
@@ -91,7 +91,7 @@ def test_tracking_and_fragments_change_nothing(
 
 
 @given(HOSTS, PATHS, PARAMETERS, st.sampled_from(["www.", "m.", "amp.", "mobile.", "WWW."]))
-def test_how_it_is_reached_changes_nothing(
+def test_variants_of_an_address_have_one_canonical_form(
     host: str, path: list[str], parameters: list[tuple[str, str]], prefix: str
 ) -> None:
     plain = canonical_url(url(host, path, parameters))
@@ -150,7 +150,7 @@ def test_a_different_parameter_is_a_different_address(
         ("https://[::1]:80/a", "https://[::1]/a"),
     ],
 )
-def test_an_address_has_one_spelling(given_url: str, canonical: str) -> None:
+def test_an_address_has_this_canonical_form(given_url: str, canonical: str) -> None:
     assert canonical_url(given_url) == canonical
 
 
@@ -162,7 +162,7 @@ def test_an_address_has_one_spelling(given_url: str, canonical: str) -> None:
         "https://example.com/" + "x" * 3000, "data:text/html,x", "https://.../x", "https://a..example/x",
     ],
 )  # fmt: skip
-def test_what_is_no_address_has_no_canonical_form(text: str) -> None:
+def test_an_invalid_address_has_no_canonical_form(text: str) -> None:
     assert canonical_url(text) == ""
 
 
@@ -171,40 +171,40 @@ def test_the_outlet_of_an_address_is_its_domain() -> None:
     assert outlet_of("no address") == ""
 
 
-# --- names -----------------------------------------------------------------------------------------
-def test_an_article_is_named_by_its_canonical_url() -> None:
+# --- ids -------------------------------------------------------------------------------------------
+def test_the_canonical_url_identifies_an_article() -> None:
     name = hashlib.sha256(b"https://example.com/story").hexdigest()[:32]
     assert article_id("http://www.example.com/story/?utm_source=x", "feed", "guid-1") == name
     assert article_id("https://example.com/story", "another feed", "") == name
 
 
-def test_an_article_without_url_is_named_by_source_and_guid() -> None:
+def test_source_and_guid_identify_an_article_without_url() -> None:
     name = hashlib.sha256(b"feed\nguid-1").hexdigest()[:32]
     assert article_id("", "feed", "guid-1") == article_id("not an address", "feed", "guid-1") == name
     assert article_id("", "other feed", "guid-1") != name
 
 
-def test_a_front_page_names_no_article() -> None:
+def test_a_front_page_identifies_an_article_only_without_guid() -> None:
     front = "https://example.com/?utm_source=rss"
     assert article_id(front, "feed", "1") != article_id(front, "feed", "2")
     assert article_id(front, "feed", "") == article_id("https://example.com", "other", "")
     assert article_id("https://example.com/?p=1", "feed", "1") == article_id("https://example.com/?p=1", "feed", "2")
 
 
-def test_what_has_no_name_says_so() -> None:
+def test_a_text_without_address_and_id_is_refused() -> None:
     with pytest.raises(ValueError, match="neither an address nor an id"):
         article_id("", "feed", "")
     with pytest.raises(ValueError, match="no id"):
         post_id("reddit", "")
 
 
-def test_a_post_is_named_by_platform_and_id() -> None:
+def test_platform_and_id_identify_a_post() -> None:
     assert post_id("Reddit", "abc") == post_id("reddit", "abc") != post_id("hacker_news", "abc")
     assert post_id("reddit", "abc") != post_id("reddit", "ABC")
 
 
 @given(st.lists(st.text(), max_size=3), st.lists(st.text(), max_size=3))
-def test_a_digest_tells_texts_apart_by_their_parts(one: list[str], other: list[str]) -> None:
+def test_a_digest_distinguishes_the_parts_of_a_text(one: list[str], other: list[str]) -> None:
     assert (text_digest(*one) == text_digest(*other)) == (one == other)
 
 
@@ -224,48 +224,48 @@ def titled(*rows: tuple[str, str, float, str]) -> pl.DataFrame:
 
 
 def known(*rows: tuple[str, str, float, str], **stories: str) -> pl.DataFrame:
-    """Stored articles, each its own story unless told."""
+    """Stored articles, each in its own story unless `stories` names another."""
     frame = titled(*rows)
     return frame.with_columns(pl.Series("story_id", [stories.get(row[0], row[0]) for row in rows], pl.String))
 
 
-NOTHING = known()
+NO_ARTICLES = known()
 DIMON = (
     "JPMorgan To Allow Clients To Buy Bitcoin, Says Jamie Dimon",
     "JPMorgan to allow clients to buy Bitcoin, CEO Jamie Dimon says",
 )
 
 
-def test_a_retelling_joins_the_story_of_the_first() -> None:
+def test_a_similar_title_joins_the_story_of_the_first() -> None:
     new = titled(("b", "two.example", 1, DIMON[1]), ("a", "one.example", 0, DIMON[0]), ("c", "x.example", 2, "Rain"))
-    assert assign_stories(new, NOTHING) == {"a": "a", "b": "a", "c": "c"}
+    assert assign_stories(new, NO_ARTICLES) == {"a": "a", "b": "a", "c": "c"}
 
 
-def test_a_stored_story_goes_on_and_stands() -> None:
+def test_a_new_article_joins_a_stored_story() -> None:
     stored = known(("a", "one.example", 0, DIMON[0]))
     assert assign_stories(titled(("b", "two.example", 40, DIMON[1])), stored) == {"b": "a"}
 
 
-def test_a_title_joins_the_first_of_a_story_and_no_later_one() -> None:
+def test_a_title_is_compared_only_with_the_first_of_a_story() -> None:
     stored = known(("a", "one.example", 0, DIMON[0]), ("b", "two.example", 40, DIMON[1]), b="a")
     late = titled(("c", "three.example", 60, DIMON[1]))
     assert assign_stories(late, stored) == {"c": "c"}, "60 hours after the first, though 20 after the second"
 
 
 @pytest.mark.parametrize(("hours", "same"), [(48, True), (48.01, False)])
-def test_a_story_takes_articles_for_48_hours(hours: float, same: bool) -> None:
+def test_a_story_accepts_articles_for_48_hours(hours: float, same: bool) -> None:
     new = titled(("a", "one.example", 0, DIMON[0]), ("b", "two.example", hours, DIMON[1]))
-    assert (assign_stories(new, NOTHING)["b"] == "a") is same
+    assert (assign_stories(new, NO_ARTICLES)["b"] == "a") is same
     assert (assign_stories(new[1:], known(("a", "one.example", 0, DIMON[0])))["b"] == "a") is same
 
 
-def test_no_article_joins_a_story_that_began_after_it() -> None:
+def test_no_article_joins_a_later_story() -> None:
     stored = known(("z", "one.example", 5, DIMON[0]))
     assert assign_stories(titled(("a", "two.example", 4.9, DIMON[1])), stored) == {"a": "a"}
     assert assign_stories(titled(("a", "two.example", 5, DIMON[1])), stored) == {"a": "z"}
 
 
-def test_the_story_most_alike_wins_then_the_earliest() -> None:
+def test_the_most_similar_then_the_earliest_story_is_chosen() -> None:
     stored = known(
         ("a", "one.example", 0, "Bitcoin fund of Lantern Capital opens to savers"),
         ("b", "two.example", 1, "Bitcoin fund of Lantern Capital opens to savers in May"),
@@ -288,9 +288,9 @@ def test_the_story_most_alike_wins_then_the_earliest() -> None:
          "Crypto Fear and Greed Index: Navigate the Market Signal", False),
     ],
 )  # fmt: skip
-def test_the_columns_of_one_outlet_are_no_retellings(one: str, other: str, same: bool) -> None:
+def test_recurring_columns_of_one_outlet_are_separate_stories(one: str, other: str, same: bool) -> None:
     new = titled(("a", "one.example", 0, one), ("b", "one.example", 1, other))
-    assert (assign_stories(new, NOTHING)["b"] == "a") is same
+    assert (assign_stories(new, NO_ARTICLES)["b"] == "a") is same
 
 
 @pytest.mark.parametrize(
@@ -304,21 +304,21 @@ def test_the_columns_of_one_outlet_are_no_retellings(one: str, other: str, same:
         ("SpaceX moves Bitcoin for first time in 3 years", "SpaceX moves Bitcoin for the first time", True),
     ],
 )  # fmt: skip
-def test_two_outlets_share_a_number_where_both_tell_any(one: str, other: str, same: bool) -> None:
+def test_titles_of_two_outlets_with_numbers_share_one(one: str, other: str, same: bool) -> None:
     new = titled(("a", "one.example", 0, one), ("b", "two.example", 1, other))
-    assert (assign_stories(new, NOTHING)["b"] == "a") is same
+    assert (assign_stories(new, NO_ARTICLES)["b"] == "a") is same
 
 
-def test_titles_without_a_word_are_stories_of_their_own() -> None:
+def test_titles_without_words_are_separate_stories() -> None:
     new = titled(("a", "one.example", 0, "🚀🚀"), ("b", "two.example", 0, "!!!"), ("c", "six.example", 1, "🚀🚀"))
-    assert assign_stories(new, NOTHING) == {"a": "a", "b": "b", "c": "c"}
+    assert assign_stories(new, NO_ARTICLES) == {"a": "a", "b": "b", "c": "c"}
 
 
-def test_words_are_compared_without_case_punctuation_and_form() -> None:
+def test_words_are_normalised_in_case_punctuation_and_form() -> None:
     assert plain_words("  Musk’s “Ｆｉａｔ” is HOPELESS… (again)! ") == "musks fiat is hopeless again"
 
 
-unhurried = settings(deadline=None, max_examples=40)
+no_deadline = settings(deadline=None, max_examples=40)
 WORDS = ["bitcoin", "falls", "rises", "bank", "opens", "closes", "fund", "miners", "7", "8", "vote", "court"]
 ARTICLES = st.lists(
     st.tuples(
@@ -330,33 +330,33 @@ ARTICLES = st.lists(
 ).map(lambda rows: titled(*((f"{place:032x}", row[1], row[2], row[0]) for place, row in enumerate(rows))))
 
 
-@unhurried
+@no_deadline
 @given(ARTICLES, st.randoms(use_true_random=False))
-def test_the_order_of_arrival_within_a_batch_decides_nothing(new: pl.DataFrame, random: object) -> None:
+def test_stories_do_not_depend_on_the_order_of_a_batch(new: pl.DataFrame, random: object) -> None:
     places = list(range(new.height))
     random.shuffle(places)  # type: ignore[attr-defined]
-    assert assign_stories(new[places], NOTHING) == assign_stories(new, NOTHING)
+    assert assign_stories(new[places], NO_ARTICLES) == assign_stories(new, NO_ARTICLES)
 
 
-@unhurried
+@no_deadline
 @given(ARTICLES)
-def test_every_story_is_named_by_its_first_article(new: pl.DataFrame) -> None:
-    told = assign_stories(new, NOTHING)
+def test_the_id_of_a_story_is_its_first_article(new: pl.DataFrame) -> None:
+    stories = assign_stories(new, NO_ARTICLES)
     at = dict(new.select("article_id", "available_at").iter_rows())
-    assert set(told) == set(at)
-    for name, story in told.items():
-        assert told[story] == story
+    assert set(stories) == set(at)
+    for name, story in stories.items():
+        assert stories[story] == story
         assert timedelta(0) <= at[name] - at[story] <= 48 * HOUR
 
 
-@unhurried
+@no_deadline
 @given(ARTICLES, st.integers(0, 80))
-def test_filing_in_two_goes_by_time_gives_the_same_stories(new: pl.DataFrame, hour: int) -> None:
+def test_two_batches_in_time_order_give_the_same_stories(new: pl.DataFrame, hour: int) -> None:
     early = pl.col("available_at") < START + hour * HOUR
     first, second = new.filter(early), new.filter(~early)
-    told = assign_stories(first, NOTHING)
-    stored = first.with_columns(pl.Series("story_id", [told[name] for name in first["article_id"]], pl.String))
-    assert told | assign_stories(second, stored) == assign_stories(new, NOTHING)
+    stories = assign_stories(first, NO_ARTICLES)
+    stored = first.with_columns(pl.Series("story_id", [stories[name] for name in first["article_id"]], pl.String))
+    assert stories | assign_stories(second, stored) == assign_stories(new, NO_ARTICLES)
 
 
 def test_a_thousand_new_titles_against_two_thousand_stored_take_seconds(shared_data: Path) -> None:
@@ -372,8 +372,8 @@ def test_a_thousand_new_titles_against_two_thousand_stored_take_seconds(shared_d
     )  # fmt: skip
     old = news[:2000].with_columns(pl.col("article_id").alias("story_id"))
     assign_stories(news[:1], old[:1])
-    began = time.process_time()
-    told = assign_stories(news[2000:], old)
-    assert time.process_time() - began < 2
-    assert len(told) == 1000
-    assert 5 < sum(name != story for name, story in told.items()) < 100
+    started = time.process_time()
+    stories = assign_stories(news[2000:], old)
+    assert time.process_time() - started < 2
+    assert len(stories) == 1000
+    assert 5 < sum(name != story for name, story in stories.items()) < 100

@@ -1,4 +1,4 @@
-"""Outside text, made plain: whatever comes in, what goes out can be read and does nothing else."""
+"""Any input becomes readable plain text without active content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from btc_assets.news.plain_text import (
     plain_title,
 )
 
-unhurried = settings(deadline=None)
+no_deadline = settings(deadline=None)
 MARKUP = re.compile(r"<[a-zA-Z/!?]|&(?:#\d|#x[0-9a-fA-F]|amp|lt|gt|quot|nbsp;)")
 HOSTILE = st.sampled_from(
     [
@@ -35,58 +35,58 @@ HOSTILE = st.sampled_from(
 TEXTS = st.one_of(st.text(st.characters(), max_size=200), st.lists(HOSTILE, max_size=40).map("".join))
 
 
-@unhurried
+@no_deadline
 @given(TEXTS)
 @example("<<script>script>alert(1)</script>")
 @example("&amp;amp;amp;amp;amp;amp;amp;amp;amp;lt;b&gt;")
 @example("<\u0338b>")
-def test_what_is_plain_holds_no_markup_and_nothing_unseen(text: str) -> None:
+def test_plain_text_has_no_markup_and_no_invisible_characters(text: str) -> None:
     plain = plain_text(text)
     assert not MARKUP.search(plain)
     assert all(unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") for character in plain)
     assert unicodedata.is_normalized("NFC", plain)
     assert plain == " ".join(plain.split())
-    plain.encode()  # no half of a surrogate pair
+    plain.encode()  # no lone surrogate
 
 
-@unhurried
+@no_deadline
 @given(TEXTS, st.integers(1, 60))
-def test_what_is_plain_stays_as_it_is(text: str, limit: int) -> None:
+def test_the_conversion_is_idempotent(text: str, limit: int) -> None:
     for plain in (plain_text(text), plain_text(text, limit)):
         assert plain_text(plain) == plain
         assert plain_text(plain, limit) == plain or len(plain) > limit
 
 
-@unhurried
+@no_deadline
 @given(TEXTS, st.integers(1, 60))
-def test_no_more_than_the_limit_is_kept_and_a_cut_shows(text: str, limit: int) -> None:
+def test_a_long_text_is_cut_with_an_ellipsis(text: str, limit: int) -> None:
     whole, plain = plain_text(text), plain_text(text, limit)
     assert len(plain) <= limit
     assert plain == whole or plain == "" or (plain.endswith("…") and whole.startswith(plain[:-1]))
 
 
-@unhurried
+@no_deadline
 @given(TEXTS, st.integers(1, 30))
-def test_text_that_is_not_read_to_its_end_is_as_plain(text: str, read: int) -> None:
+def test_a_partly_parsed_text_is_plain(text: str, read: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_READ", read)
+        patch.setattr(module, "_MAX_MARKUP_CHARACTERS", read)
         plain = plain_text(text)
     assert not MARKUP.search(plain)
     assert plain_text(plain) == plain
 
 
-@unhurried
+@no_deadline
 @given(st.text(st.characters(categories=["L", "N", "P", "Sc", "Zs"]), max_size=120), st.integers(0, 4))
-def test_escaped_text_is_the_text_however_often_it_was_escaped(text: str, times: int) -> None:
+def test_repeatedly_escaped_text_is_unescaped(text: str, times: int) -> None:
     escaped = text
     for _ in range(times):
         escaped = escape(escaped)
     assert plain_text(escaped) == plain_text(text)
 
 
-@unhurried
+@no_deadline
 @given(st.lists(st.from_regex(r"[A-Za-z0-9$%.,]{1,12}", fullmatch=True), max_size=30))
-def test_plain_words_are_left_alone(words: list[str]) -> None:
+def test_plain_text_is_unchanged(words: list[str]) -> None:
     text = " ".join(words)
     assert plain_text(text) == text
 
@@ -107,11 +107,11 @@ def test_plain_words_are_left_alone(words: list[str]) -> None:
         ("", ""),
     ],
 )
-def test_markup_becomes_what_a_reader_sees(markup: str, plain: str) -> None:
+def test_markup_becomes_its_visible_text(markup: str, plain: str) -> None:
     assert plain_text(markup) == plain
 
 
-def test_a_title_and_a_summary_have_their_lengths() -> None:
+def test_titles_and_summaries_have_maximum_lengths() -> None:
     assert len(plain_title("word " * 1000)) <= TITLE_CHARACTERS == 500
     assert len(plain_summary("word " * 1000)) == SUMMARY_CHARACTERS == 2_000
     assert plain_title("x" * 501) == "x" * 499 + "…"
@@ -132,8 +132,8 @@ def test_a_title_and_a_summary_have_their_lengths() -> None:
     ],
     ids=["multiplying", "quotes", "values", "escapes", "nested", "lists", "comments", "long"],
 )
-def test_markup_made_to_keep_us_busy_does_not(bomb: str) -> None:
-    """Without the inline tags taken out first, a parser grows the first one to 2.4 GB and takes 18 s."""
+def test_hostile_markup_is_parsed_quickly(bomb: str) -> None:
+    """If inline tags are not removed first, parsing the first input takes 2.4 GB and 18 s."""
     start = time.process_time()
     assert len(plain_text(bomb)) <= SUMMARY_CHARACTERS
     assert time.process_time() - start < 4.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from btc_assets.news.addresses import LONGEST, web_address
+from btc_assets.news.addresses import MAX_ADDRESS_CHARACTERS, web_address
 from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.plain_text import plain_summary, plain_title
 from btc_assets.news.sources.feed_entries import Document, DocumentEntry, FeedError, read_apart
@@ -237,7 +237,11 @@ def _item(entry: DocumentEntry, feed: FeedEntry, now: datetime, complain: Callab
         complain("have no title and were left out")
         return None
     if not url:
-        what = "no link to a web page" if len(entry.link) <= LONGEST else f"a link of more than {LONGEST} characters"
+        what = (
+            "no link to a web page"
+            if len(entry.link) <= MAX_ADDRESS_CHARACTERS
+            else f"a link of more than {MAX_ADDRESS_CHARACTERS} characters"
+        )
         complain(f"have {what} and were left out", repr(entry.link[:_SHOWN]))
         return None
     if is_taken_down(title, entry.summary):

@@ -38,7 +38,7 @@ from btc_assets.transport import (
     SourceRefusedError,
     SourceUnavailableError,
 )
-from btc_assets_tests.news.conftest import MANY, NOW, Answer, WebServer, moved, rss_feed, rss_item, until_changed
+from btc_assets_tests.news.conftest import FAST, NOW, Answer, WebServer, conditional, redirect, rss_feed, rss_item
 
 unhurried = settings(deadline=None)
 TODAY = (NOW.replace(hour=0), NOW.replace(hour=0) + timedelta(days=1))
@@ -47,7 +47,7 @@ ENTRY = FeedEntry("news", "https://news.example/rss?key=s3cret", "news.example",
 
 def feed_at(web: WebServer, path: str = "/rss", cache: Path | None = None, name: str = "news", **limits: Any) -> Feed:
     entry = FeedEntry(name, web.url + path, "news.example", timedelta(hours=6))
-    return Feed(entry, Limits(**(MANY | {"redirects": 5, "body_bytes": 10_000_000} | limits)), cache)
+    return Feed(entry, Limits(**(FAST | {"redirects": 5, "body_bytes": 10_000_000} | limits)), cache)
 
 
 def ask(feed: Feed, first: datetime = TODAY[0], last: datetime = TODAY[1], now: datetime = NOW) -> Delivery:
@@ -372,17 +372,17 @@ def test_no_cut_gives_half_an_entry(length: int) -> None:
 
 # --- asking -------------------------------------------------------------------------------------------------------
 def test_an_unchanged_feed_gives_nothing_and_says_so(web: WebServer, tmp_path: Path) -> None:
-    web.pages["/rss"] = until_changed(Answer(rss_feed()), etag='"1"')
+    web.pages["/rss"] = conditional(Answer(rss_feed()), etag='"1"')
     cache = tmp_path / "http.db"
     assert len(ask(feed_at(web, cache=cache)).items) == 3
     assert ask(feed_at(web, cache=cache)) == Delivery([], unchanged=True)
-    web.pages["/rss"] = until_changed(Answer(rss_feed(rss_item(4))), etag='"2"')
+    web.pages["/rss"] = conditional(Answer(rss_feed(rss_item(4))), etag='"2"')
     assert [item.guid for item in ask(feed_at(web, cache=cache)).items] == ["id-4"]
 
 
 def test_what_was_fetched_for_other_days_is_given_again(web: WebServer, tmp_path: Path) -> None:
     """A run of yesterday files nothing under today; the run of today must still see it."""
-    web.pages["/rss"] = until_changed(Answer(rss_feed()), etag='"1"')
+    web.pages["/rss"] = conditional(Answer(rss_feed()), etag='"1"')
     feed = feed_at(web, cache=tmp_path / "http.db")
     assert len(ask(feed, TODAY[0] - timedelta(days=1), TODAY[0]).items) == 3
     assert len(ask(feed).items) == 3
@@ -393,7 +393,7 @@ def test_what_was_fetched_for_other_days_is_given_again(web: WebServer, tmp_path
     "body", [b"<html>Please log in</html>", b"", rss_feed().encode()[:-200]], ids=["login", "empty", "cut"]
 )
 def test_a_page_that_was_of_no_use_is_never_called_unchanged(body: bytes, web: WebServer, tmp_path: Path) -> None:
-    web.pages["/rss"] = until_changed(Answer(body), etag='"1"')
+    web.pages["/rss"] = conditional(Answer(body), etag='"1"')
     said = []
     for _ in range(2):
         try:
@@ -418,8 +418,8 @@ def test_a_page_that_was_of_no_use_is_never_called_unchanged(body: bytes, web: W
             SourceMalformedError,
             "larger than 10000000 bytes",
         ),
-        (moved("/rss"), SourceRefusedError, "redirects in a circle"),
-        (moved("file:///etc/passwd"), SourceRefusedError, "redirects to what is no http or https address"),
+        (redirect("/rss"), SourceRefusedError, "redirects in a circle"),
+        (redirect("file:///etc/passwd"), SourceRefusedError, "redirects to what is no http or https address"),
         (Answer(rss_feed(), drip_s=0.05), SourceUnavailableError, "the answer drips in"),
         (
             Answer(status=404),
@@ -456,7 +456,7 @@ def test_a_broken_feed_is_a_clear_error_and_stops_no_other(
 
 
 def test_a_redirected_feed_is_read_where_it_moved(web: WebServer) -> None:
-    web.pages |= {"/old": moved("/rss?page=1", 301), "/rss": Answer(rss_feed())}
+    web.pages |= {"/old": redirect("/rss?page=1", 301), "/rss": Answer(rss_feed())}
     assert len(ask(feed_at(web, "/old?key=1#top")).items) == 3
     assert web.requests == [("/old", {"key": "1"}), ("/rss", {"page": "1"})]
 
