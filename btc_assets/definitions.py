@@ -9,27 +9,28 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 # ruff: noqa: E402 - the filters come before what they are for
-from btc_assets.alerts.definitions import DEFINITIONS as ALERTS
+from btc_assets.alerts import definitions as alerts
 from btc_assets.automation.definitions import automation
-from btc_assets.champion.definitions import DEFINITIONS as CHAMPION
-from btc_assets.features.definitions import DEFINITIONS as FEATURES
-from btc_assets.forecasting.definitions import DEFINITIONS as FORECASTING
+from btc_assets.champion import definitions as champion
+from btc_assets.features import definitions as features
+from btc_assets.forecasting import definitions as forecasting
 from btc_assets.lake import Lake
-from btc_assets.laws.definitions import DEFINITIONS as LAWS
-from btc_assets.learning.definitions import DEFINITIONS as LEARNING
-from btc_assets.market.definitions import DEFINITIONS as MARKET
-from btc_assets.monitoring.definitions import DEFINITIONS as MONITORING
-from btc_assets.news.definitions import DEFINITIONS as NEWS
+from btc_assets.laws import definitions as laws
+from btc_assets.learning import definitions as learning
+from btc_assets.market import definitions as market
+from btc_assets.monitoring import definitions as monitoring
+from btc_assets.news import definitions as news
 from btc_assets.ownership import keep_apart
-from btc_assets.serving.definitions import DEFINITIONS as SERVING
+from btc_assets.serving import definitions as serving
 from btc_assets.settings import settings
 
 keep_apart()
 _LAKE = Lake(root=settings().lake_root)
-DOMAINS = (MARKET, NEWS, FEATURES, LAWS, LEARNING, CHAMPION, FORECASTING, MONITORING, ALERTS, SERVING)
+# Modules, not their `Definitions`: Dagster refuses to load a module that holds more than one.
+DOMAINS = (market, news, features, laws, learning, champion, forecasting, monitoring, alerts, serving)
 
 defs: dg.Definitions = dg.Definitions.merge(
-    *DOMAINS,
+    *(domain.DEFINITIONS for domain in DOMAINS),
     automation(lambda: defs),
     dg.Definitions(resources={"lake": _LAKE, "io_manager": _LAKE}, executor=dg.in_process_executor),
 )

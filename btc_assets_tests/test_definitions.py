@@ -8,7 +8,9 @@ from functools import cache
 
 import dagster as dg
 import pytest
+from dagster._core.workspace.autodiscovery import loadable_targets_from_loaded_module
 
+from btc_assets import definitions
 from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.definitions import defs
 from btc_assets.partitions import DAILY, day_of, key_of
@@ -48,6 +50,11 @@ HEAVY = (
     *("scipy", "statsmodels", "arch", "matplotlib", "onnxruntime", "onnx", "litestar", "pandas", "pandera", "duckdb"),
     *("feedparser", "hishel", "httpx", "selectolax", "datasketch", "vaderSentiment"),
 )
+
+
+def test_dagster_finds_one_definitions_where_the_workspace_points() -> None:
+    [target] = loadable_targets_from_loaded_module(definitions)
+    assert target.target_definition is defs
 
 
 def test_the_graph_is_the_one_we_mean() -> None:
