@@ -21,16 +21,16 @@ from btc_assets.market import definitions as market
 from btc_assets.monitoring import definitions as monitoring
 from btc_assets.news import definitions as news
 from btc_assets.ownership import keep_apart
+from btc_assets.reads import lake_resources
 from btc_assets.serving import definitions as serving
 from btc_assets.settings import settings
 
 keep_apart()
-_LAKE = Lake(root=settings().lake_root)
 # Modules, not their `Definitions`: Dagster refuses to load a module that holds more than one.
 DOMAINS = (market, news, features, laws, learning, champion, forecasting, monitoring, alerts, serving)
 
 defs: dg.Definitions = dg.Definitions.merge(
     *(domain.DEFINITIONS for domain in DOMAINS),
     automation(lambda: defs),
-    dg.Definitions(resources={"lake": _LAKE, "io_manager": _LAKE}, executor=dg.in_process_executor),
+    dg.Definitions(resources=lake_resources(Lake(root=settings().lake_root)), executor=dg.in_process_executor),
 )

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 import polars as pl
@@ -32,6 +32,8 @@ from btc_assets.schema import CONTRACTS, Contract, column_schema
 
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
+REPLACES = "replaces_stored_rows"
+"""Metadata of an output of an append-only table that replaces its partitions; only a replay of history does."""
 LONGEST_WRITE_S = 600.0
 """A temporary file this old has no writer any more; a write takes milliseconds."""
 
@@ -73,8 +75,26 @@ def _ordered_by_day(contract: Contract, frame: pl.DataFrame, days: Sequence[date
     return ordered, [found.get(day, 0) for day in days]
 
 
+class Reader(Protocol):
+    """What reads tables: the lake, and the declared reads of an asset's step."""
+
+    def days(self, contract: Contract, first: date | None = None, last: date | None = None) -> list[date]:
+        """Return the days stored of a table with `first` <= day <= `last`, in order."""
+        ...
+
+    def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
+        """Scan the stored partitions with `first` <= day <= `last`."""
+        ...
+
+    def scan_days(self, contract: Contract, days: Sequence[date]) -> pl.LazyFrame:
+        """Scan exactly these days, those stored at least, in order."""
+        ...
+
+
 class Lake(dg.ConfigurableIOManager):
-    """Stores every table of the project; IO manager of every asset and a resource to read with.
+    """Stores every table of the project: IO manager of every asset, and the reader of checks, sensors and jobs.
+
+    An asset is handed `reads.Tables` instead.
 
     Attributes:
         root: folder or object-store URL, without a trailing slash.
@@ -164,18 +184,18 @@ class Lake(dg.ConfigurableIOManager):
 
         Writers on one machine wait for each other; an object store has no such lock.
         """
-        with self.alone(contract):
+        with self.locked(contract):
             stored = self.read(contract, day)
             whole = rows if stored is None else pl.concat([stored, rows]).unique(contract.key, keep="first")
             self.write(contract, day, whole.sort(contract.key))
 
     @contextlib.contextmanager
-    def alone(self, contract: Contract) -> Iterator[None]:
-        """Keep other runs out of a table whose partitions are read, merged and written back, until the block ends.
+    def locked(self, contract: Contract) -> Iterator[None]:
+        """Lock a table whose partitions are read, merged and written back, until the block ends.
 
-        Whoever else asks for it waits, whatever started the run; a process that dies lets go of it. An asset yields its
-        output inside the block, and goes on after it is written. An object store has no such lock: there the tags of
-        the jobs alone keep runs apart.
+        Other runs wait, whatever started them; a process that dies releases the lock. An asset yields its output inside
+        the block, and continues after it is written. An object store has no such lock: there only the tags of the jobs
+        keep runs apart.
         """
         folder = UPath(self.root) / contract.table
         if not _is_local(folder):
@@ -192,9 +212,13 @@ class Lake(dg.ConfigurableIOManager):
 
     # --- the IO manager ------------------------------------------------------------------------
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
-        """Write each partition of the run that made `obj`; what is append-only is added to."""
+        """Write each partition of the run that made `obj`.
+
+        An append-only table is added to, unless the output says `REPLACES`.
+        """
         contract = contract_of(context.asset_key)
-        store = self.append if contract.append_only else self.write
+        replaced = bool((context.output_metadata or {}).get(REPLACES))
+        store = self.append if contract.append_only and not replaced else self.write
         for day, part in by_day(contract, obj, [day_of(key) for key in context.asset_partition_keys]):
             store(contract, day, part)
 
@@ -237,6 +261,8 @@ def stored(
 ) -> dg.Output[pl.DataFrame]:
     """Wrap an asset's frame for the lake: content hash as data version, and what a person wants to see.
 
+    One frame of a step that makes several tables is named by its contract.
+
     Each partition's materialisation carries its own rows and digest, so that a run over many days tells them apart.
     What describes the whole run is carried by its last partition, the one that is shown first: in each of thousands
     it would be most of the event log.
@@ -257,12 +283,18 @@ def stored(
         "nulls": {name: count for name, count in frame.null_count().row(0, named=True).items() if count},
         **(metadata or {}),
     }
-    _add_partition_metadata(context, shown)
+    _add_partition_metadata(context, contract.asset_key, shown)
     version = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
-    return dg.Output(frame, data_version=dg.DataVersion(version))
+    return dg.Output(
+        frame,
+        output_name=context.assets_def.get_output_name_for_asset_key(contract.asset_key),
+        data_version=dg.DataVersion(version),
+    )
 
 
-def _add_partition_metadata(context: dg.AssetExecutionContext, shown: Mapping[str, Mapping[str, Any]]) -> None:
+def _add_partition_metadata(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey, shown: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Add the metadata of every partition at once.
 
     `context.add_asset_metadata` does it one by one, and each time lists the partitions of the run and copies what it
@@ -271,5 +303,5 @@ def _add_partition_metadata(context: dg.AssetExecutionContext, shown: Mapping[st
     step = context.get_step_execution_context()
     held = dict(step._metadata_accumulator.per_output_metadata)  # noqa: SLF001 - there is no public way to add many
     for key, metadata in shown.items():
-        held[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = metadata
+        held[AssetMetadataHandle(asset_key=asset, partition_key=key)] = metadata
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=held)  # noqa: SLF001

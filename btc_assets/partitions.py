@@ -47,6 +47,11 @@ def days_before(days: int, *, and_today: bool) -> dg.TimeWindowPartitionMapping:
     )
 
 
+def everything_until(*, and_today: bool) -> dg.TimeWindowPartitionMapping:
+    """Map a partition to all partitions before it, with or without its own day; twenty years stand for all."""
+    return days_before(20 * 366, and_today=and_today)
+
+
 def day_of(key: str) -> date:
     """Return the UTC day a partition key stands for."""
     return date.fromisoformat(key)

@@ -270,7 +270,7 @@ def model_history(
     on_the_day = MODEL_HISTORY.day == day
     if config.event == "replay" and is_replay(day):
         everything = everything.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
-        with lake.alone(MODEL_HISTORY):
+        with lake.locked(MODEL_HISTORY):
             lake.write(MODEL_HISTORY, day, everything.filter(on_the_day))
     try:
         added = _added(config, everything, lake, model_verdict.collect(), day)

@@ -12,9 +12,10 @@ from btc_assets.features.engine import features_between
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.features.texts import Texts
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import Reader, stored
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
 from btc_assets.vocabulary import HORIZONS
 
@@ -46,18 +47,18 @@ def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
     return midnight(first), midnight(last + timedelta(days=1))
 
 
-def stored_texts(lake: Lake, first: date, last: date) -> Texts | None:
+def stored_texts(tables: Reader, first: date, last: date) -> Texts | None:
     """Return the texts stored of a span of days, None where neither articles nor posts were gathered on any of them.
 
     Args:
-        lake: where they are stored.
+        tables: where they are stored.
         first: first day, UTC.
         last: last day, UTC, included.
     """
-    article_days, post_days = (lake.days(contract, first, last) for contract in (ARTICLES, POSTS))
+    article_days, post_days = (tables.days(contract, first, last) for contract in (ARTICLES, POSTS))
     if not article_days and not post_days:
         return None
-    articles, posts, scores = (lake.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
+    articles, posts, scores = (tables.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
     return Texts.stored(articles, posts, scores, article_days, post_days)
 
 
@@ -75,7 +76,7 @@ def stored_texts(lake: Lake, first: date, last: date) -> Texts | None:
 )
 def hourly_features(
     context: dg.AssetExecutionContext,
-    lake: dg.ResourceParam[Lake],
+    tables: dg.ResourceParam[Tables],
     prices: pl.LazyFrame,
     articles: pl.LazyFrame,
     posts: pl.LazyFrame,
@@ -88,7 +89,8 @@ def hourly_features(
     or posts were never gathered, everything made of them.
     """
     first, end = _span(context)
-    gathered = [lake.days(table, first.date() - timedelta(days=WARMUP_DAYS), end.date()) for table in (ARTICLES, POSTS)]
+    reads = tables.of(context)
+    gathered = [reads.days(table) for table in (ARTICLES, POSTS)]
     frame = features_between(
         prices.sort("open_time").collect(), first, end, Texts.stored(articles, posts, scores, *gathered)
     )

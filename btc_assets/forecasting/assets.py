@@ -11,11 +11,12 @@ from btc_assets.display import table_metadata
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import Reader, stored
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINING_PROFILE
-from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.partitions import DAILY, day_of, days_before, everything_until
+from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, ROLES
@@ -50,9 +51,9 @@ def _models_as_of(table: str) -> dg.AssetIn:
     return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
 
 
-def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
+def profiles_of(tables: Reader, chosen: pl.DataFrame) -> pl.DataFrame:
     """Return what the models chosen saw in training, of however long ago: TRAINING_PROFILE rows of their cutoffs."""
-    return lake.scan_days(TRAINING_PROFILE, sorted(chosen["model_cutoff"].unique())).collect()
+    return tables.scan_days(TRAINING_PROFILE, sorted(chosen["model_cutoff"].unique())).collect()
 
 
 @dg.asset(
@@ -67,8 +68,8 @@ def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
         "trained_model": _models_as_of("learning/trained_model"),
     },
     deps=[
-        dg.AssetDep(table, partition_mapping=days_before(settings().window_days, and_today=True))
-        for table in (["champion", "model_history"], ["learning", "training_profile"])
+        dg.AssetDep(contract.asset_key, partition_mapping=everything_until(and_today=True))
+        for contract in (MODEL_HISTORY, TRAINING_PROFILE)
     ],
     kinds={"polars", "onnx"},
     freshness_policy=_HOURLY,
@@ -76,7 +77,7 @@ def profiles_of(lake: Lake, chosen: pl.DataFrame) -> pl.DataFrame:
 def forecasts(
     context: dg.AssetExecutionContext,
     registry: ModelRegistry,
-    lake: dg.ResourceParam[Lake],
+    tables: dg.ResourceParam[Tables],
     hourly_features: pl.LazyFrame,
     prices: pl.LazyFrame,
     trained_model: pl.LazyFrame,
@@ -94,10 +95,11 @@ def forecasts(
     days = [day_of(key) for key in context.partition_keys]
     features = hourly_features.sort("open_time").collect()
     own = pl.col("open_time").dt.date().is_in(days)
-    history = lake.scan(MODEL_HISTORY, None, max(days)).collect()
+    reads = tables.of(context)
+    history = reads.scan(MODEL_HISTORY).collect()
     hours = features.filter(own)["open_time"]
     chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().window_days)
-    frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(lake, chosen))
+    frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(reads, chosen))
     champion = frame.filter(pl.col("role") == CHAMPION)
     with_a_champion = champion["open_time"].dt.date().unique()
     return stored(

@@ -8,12 +8,13 @@ import polars as pl
 from pydantic import Field
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import stored
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
+from btc_assets.reads import DeclaredReads, Tables
 from btc_assets.schema import dagster_type
 from btc_assets.transport import SourceMalformedError
 
@@ -47,7 +48,7 @@ class PricesConfig(dg.Config):
 def prices(
     context: dg.AssetExecutionContext,
     config: PricesConfig,
-    lake: dg.ResourceParam[Lake],
+    tables: dg.ResourceParam[Tables],
     market: dg.ResourceParam[Market],
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Closed hourly Bitcoin bars of the chosen source (`BTC_MARKET_SOURCE`), with the venue on each row.
@@ -64,16 +65,20 @@ def prices(
         arrival, source = market.await_newest(config.patience_s)
         if arrival is not None:
             context.log.info(str(arrival))
-    with lake.alone(PRICES):
-        yield _refreshed(context, lake, market, source, days)
+    with tables.locked(PRICES):
+        yield _refreshed(context, tables.of(context), market, source, days)
 
 
 def _refreshed(
-    context: dg.AssetExecutionContext, lake: Lake, market: Market, source: MarketSource, days: Sequence[date]
+    context: dg.AssetExecutionContext,
+    reads: DeclaredReads,
+    market: Market,
+    source: MarketSource,
+    days: Sequence[date],
 ) -> dg.Output[pl.DataFrame]:
     """Ask for the days of the run, and merge what came with what is stored."""
     first, last = closed_hours(days, market.now())
-    old = lake.scan(PRICES, days[0], days[-1]).collect()
+    old = reads.scan(PRICES, days[0], days[-1]).collect()
     if first == last:  # none of these days has a closed hour yet
         return stored(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
     fetched = clean(source.fetch(first, last, market.now()))

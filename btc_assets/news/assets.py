@@ -8,14 +8,15 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.lake import Lake, stored
-from btc_assets.news.gather import Known, fetch_all, file_items, silent_sources, source_table
+from btc_assets.lake import stored
+from btc_assets.news.gather import Known, fetch_all, file_items, names_of, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.protocol import Kind
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_BENCHMARK, SENTIMENT_SCORES
-from btc_assets.partitions import DAILY, day_of
+from btc_assets.partitions import DAILY, day_of, everything_until
+from btc_assets.reads import DeclaredReads, Tables
 from btc_assets.schema import Contract, dagster_type
 from btc_assets.settings import settings
 
@@ -34,8 +35,13 @@ _COMMON: dict[str, Any] = {
 """Options shared by every asset of this domain."""
 
 
+def _earlier(contract: Contract) -> dg.AssetDep:
+    """Declare that texts are filed beside those of the days before: repeats, edits and stories rest on them."""
+    return dg.AssetDep(contract.asset_key, partition_mapping=everything_until(and_today=False))
+
+
 def _gathered(
-    context: dg.AssetExecutionContext, lake: Lake, news: News, kind: Kind, contract: Contract
+    context: dg.AssetExecutionContext, reads: DeclaredReads, news: News, kind: Kind, contract: Contract
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Fetch every source of a kind and store new texts under the run's days; store nothing without a source."""
     sources, now = news.sources_of(kind), news.now()
@@ -46,9 +52,10 @@ def _gathered(
     deliveries = fetch_all(
         sources, midnight(days[0]), midnight(days[-1] + timedelta(days=1)), now, concurrency=CONCURRENCY
     )
-    rows = lake.scan(contract)
-    old = lake.scan(contract, days[0], days[-1]).collect()
-    filed = file_items(deliveries, kind, old, Known.of(kind, rows, deliveries, days), days, now)
+    rows = reads.scan(contract)
+    old = reads.scan(contract, days[0], days[-1]).collect()
+    anywhere = pl.concat([rows, reads.filed_later(contract, names_of(deliveries, kind))])
+    filed = file_items(deliveries, kind, old, Known.of(kind, anywhere, deliveries, days), days, now)
     for report in filed.reports:
         if report.fault:
             context.log.warning(f"{report.name}: {report.fault}")
@@ -86,12 +93,13 @@ def _gathered(
     key=["news", "articles"],
     **_COMMON,
     dagster_type=dagster_type(ARTICLES),
+    deps=[_earlier(ARTICLES)],
     freshness_policy=_FRESHNESS,
     kinds={"polars", "parquet"},
     output_required=False,
 )
 def articles(
-    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
+    context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables], news: dg.ResourceParam[News]
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Articles from every source in `BTC_NEWS_SOURCES`, partitioned by the UTC day they became available.
 
@@ -100,28 +108,29 @@ def articles(
     Articles with similar titles within 48 hours form one story. A slow or failing source does not affect the others;
     the table below lists what each source delivered and why it failed. All text is plain: no markup, bounded length.
     """
-    with lake.alone(ARTICLES):
-        yield from _gathered(context, lake, news, "article", ARTICLES)
+    with tables.locked(ARTICLES):
+        yield from _gathered(context, tables.of(context), news, "article", ARTICLES)
 
 
 @dg.asset(
     key=["news", "posts"],
     **_COMMON,
     dagster_type=dagster_type(POSTS),
+    deps=[_earlier(POSTS)],
     freshness_policy=_FRESHNESS,
     kinds={"polars", "parquet"},
     output_required=False,
 )
 def posts(
-    context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], news: dg.ResourceParam[News]
+    context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables], news: dg.ResourceParam[News]
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Posts from every source in `BTC_NEWS_SOURCES`, partitioned by the UTC day they became available.
 
     Posts follow the rules of `news/articles`: a post is stored once, its availability never changes and an edit adds a
     revision. Votes and comments are the counts when the post was first seen.
     """
-    with lake.alone(POSTS):
-        yield from _gathered(context, lake, news, "post", POSTS)
+    with tables.locked(POSTS):
+        yield from _gathered(context, tables.of(context), news, "post", POSTS)
 
 
 @dg.asset(

@@ -99,9 +99,8 @@ class Known:
         """
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
-        wanted = {name for gathered in deliveries for name in _names(gathered, kind)}
         key = contract.key[0]
-        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(list(wanted))).collect())
+        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(names_of(deliveries, kind))).collect())
         if kind == "post":
             return cls(texts, pl.DataFrame(schema=_TITLES))
         reach = pl.col("available_at") >= midnight(min(days)) - STORY_WINDOW
@@ -531,16 +530,16 @@ def _digest(kind: Kind, row: Mapping[str, Any]) -> str:
     return text_digest(row["title"], row["summary"]) if kind == "article" else text_digest(row["text"])
 
 
-def _names(gathered: Gathered, kind: Kind) -> set[str]:
-    """Return the article_id or post_id of every text of a delivery that has one."""
+def names_of(deliveries: Iterable[Gathered], kind: Kind) -> list[str]:
+    """Return the article_id or post_id of every text of these deliveries that has one, in order."""
     found = set()
-    for item in gathered.delivery.items if gathered.delivery else ():
+    for item in (item for gathered in deliveries if gathered.delivery for item in gathered.delivery.items):
         with suppress(ValueError):
             if item.kind == kind == "article":
                 found.add(article_id(item.url, item.source, item.guid))
             elif item.kind == kind == "post":
                 found.add(post_id(item.outlet.strip() or UNKNOWN_OUTLET, item.guid or canonical_url(item.url)))
-    return found
+    return sorted(found)
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:

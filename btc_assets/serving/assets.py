@@ -13,12 +13,14 @@ from btc_assets.champion.history import standing
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import Reader, stored
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
-from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.partitions import DAILY, day_of, days_before, everything_until
+from btc_assets.published import live_manifest
+from btc_assets.reads import Tables
 from btc_assets.schema import Contract, dagster_type
-from btc_assets.serving.publish import PublishError, publish
+from btc_assets.serving.publish import PublishError, is_older, publish
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
 
@@ -36,7 +38,7 @@ NEWEST_DAYS = 2
 
 
 def _read(table: str, days: int) -> dg.AssetDep:
-    """Declare that the newest `days` days of a table are read through the lake."""
+    """Declare that the newest `days` days of a table are read, the day itself included."""
     return dg.AssetDep(table.split("/"), partition_mapping=days_before(days - 1, and_today=True))
 
 
@@ -79,7 +81,7 @@ class BundleConfig(dg.Config):
         _read("monitoring/performance_report", FORECAST_DAYS),
         _read("monitoring/drift_report", FORECAST_DAYS),
         _read("alerts/alerts", ALERT_DAYS),
-        _read("champion/model_history", settings().window_days + 1),
+        dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=True)),
         _read("features/hourly_features", NEWEST_DAYS),
         _read("market/prices", PRICE_DAYS),
     ],
@@ -92,7 +94,7 @@ def bundle(
     context: dg.AssetExecutionContext,
     config: BundleConfig,
     forecasts: pl.LazyFrame,
-    lake: dg.ResourceParam[Lake],
+    tables: dg.ResourceParam[Tables],
     registry: dg.ResourceParam[Registry],
 ) -> dg.Output[pl.DataFrame]:
     """Publish the champion's newest forecast to the server, in one step nobody can see halfway.
@@ -116,18 +118,21 @@ def bundle(
             "materialise forecasting/forecasts first.",
             allow_retries=False,
         )
-    tables = published_tables(lake, day)
-    facts = manifest_of(newest, day=day, features=newest_features(lake, newest))
+    reads = tables.of(context)
+    published = published_tables(reads, day)
+    facts = manifest_of(newest, day=day, features=newest_features(reads, newest))
     model_folder = registry.folder(facts["model_version"])
-    stands = standing(lake.scan(MODEL_HISTORY).collect())
-    if stands.champion == facts["model_version"]:  # else it has not forecast yet, and what is served is not it
+    stands = standing(reads.scan(MODEL_HISTORY, None, day).collect())
+    refused = is_older(facts, live_manifest(settings().serving_dir)) and not config.allow_older
+    # Another champion than the one that forecast has not forecast yet, so it is not what is served.
+    if stands.champion == facts["model_version"] and not refused:
         registry.set_aliases(stands.aliases())
     try:
         publication = publish(
             settings().serving_dir,
             manifest=facts,
             model_folder=model_folder,
-            tables=tables,
+            tables=published,
             allow_older=config.allow_older,
         )
     except PublishError as error:
@@ -142,15 +147,15 @@ def bundle(
             "model_digest": [first["model_digest"]],
             "made_at": [first["made_at"]],
             "published_at": [publication.published_at],
-            "forecasts": [tables["forecasts"].height],
-            "outcomes": [tables["forecast_outcomes"].height],
+            "forecasts": [published["forecasts"].height],
+            "outcomes": [published["forecast_outcomes"].height],
         },
         schema=SERVING_BUNDLE.columns,
     )
     return stored(
         context,
         SERVING_BUNDLE,
-        pl.concat([lake.scan_days(SERVING_BUNDLE, earlier).collect(), frame]),
+        pl.concat([reads.scan_days(SERVING_BUNDLE, earlier).collect(), frame]),
         {
             "live": publication.live,
             "what_happened": publication.sentence,
@@ -166,27 +171,27 @@ def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
     return champion.filter(pl.col("made_at") == pl.col("made_at").max()).sort("horizon_hours")
 
 
-def published_tables(lake: Lake, day: date) -> dict[str, pl.DataFrame]:
+def published_tables(tables: Reader, day: date) -> dict[str, pl.DataFrame]:
     """Read what `serving.duckdb` holds as of `day`: nothing stored under a later day enters."""
     first = day - timedelta(days=FORECAST_DAYS - 1)
 
     def newest_report(contract: Contract) -> pl.DataFrame:
-        return lake.scan_days(contract, lake.days(contract, first, day)[-1:]).collect()
+        return tables.scan_days(contract, tables.days(contract, first, day)[-1:]).collect()
 
     return {
-        "forecasts": lake.scan(FORECASTS, first, day).collect(),
-        "forecast_outcomes": lake.scan(FORECAST_OUTCOMES, first, day).collect(),
+        "forecasts": tables.scan(FORECASTS, first, day).collect(),
+        "forecast_outcomes": tables.scan(FORECAST_OUTCOMES, first, day).collect(),
         "performance_report": newest_report(PERFORMANCE_REPORT),
         "drift_report": newest_report(DRIFT_REPORT),
-        "alerts": lake.scan(ALERTS, day - timedelta(days=ALERT_DAYS - 1), day).select(ALERT_COLUMNS).collect(),
-        "prices": lake.scan(PRICES, day - timedelta(days=PRICE_DAYS - 1), day).collect(),
+        "alerts": tables.scan(ALERTS, day - timedelta(days=ALERT_DAYS - 1), day).select(ALERT_COLUMNS).collect(),
+        "prices": tables.scan(PRICES, day - timedelta(days=PRICE_DAYS - 1), day).collect(),
     }
 
 
-def newest_features(lake: Lake, newest: pl.DataFrame) -> dict[str, float | None]:
+def newest_features(tables: Reader, newest: pl.DataFrame) -> dict[str, float | None]:
     """Return the feature row the newest forecast was made from; empty when it is not stored."""
     open_time = newest["open_time"][0]
-    row = lake.scan(HOURLY_FEATURES, open_time.date(), open_time.date()).filter(pl.col("open_time") == open_time)
+    row = tables.scan(HOURLY_FEATURES, open_time.date(), open_time.date()).filter(pl.col("open_time") == open_time)
     values = row.drop("open_time", "available_at").collect().to_dicts()
     return values[0] if values else {}
 

@@ -90,7 +90,7 @@ def publish(
         PublishError: the manifest, the model or a table cannot be published.
     """
     try:
-        made_at = made_at_of(manifest)
+        made_at_of(manifest)  # checked before anything is touched
     except ValueError as error:
         raise PublishError(str(error)) from error
     _verify_model(model_folder, manifest)
@@ -100,7 +100,7 @@ def publish(
     with _only_publisher(serving_dir):
         _sweep(serving_dir)
         live = live_manifest(serving_dir)
-        if live is not None and made_at_of(live) > made_at and not allow_older:
+        if live is not None and is_older(manifest, live) and not allow_older:
             return Publication(
                 bundle_id,
                 live=False,
@@ -120,6 +120,15 @@ def publish(
     return Publication(
         bundle_id, live=True, published_at=published_at, sentence="Already live." if same else "Published."
     )
+
+
+def is_older(manifest: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
+    """Say whether the live forecast was made after that of a manifest.
+
+    Raises:
+        ValueError: a manifest does not give `made_at` as an ISO time with its UTC offset.
+    """
+    return live is not None and made_at_of(live) > made_at_of(manifest)
 
 
 def contents_id(manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame]) -> str:

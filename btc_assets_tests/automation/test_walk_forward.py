@@ -46,6 +46,7 @@ from btc_assets.lake import Lake, by_day, stored
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.processes import running
+from btc_assets.reads import lake_resources
 from btc_assets.schema import CONTRACTS, Contract
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT, Settings
@@ -168,7 +169,7 @@ class Project:
         self.definitions = dg.Definitions(
             assets=[self._asset(key, contract) for key, contract in CONTRACTS.items()],
             jobs=JOBS,
-            resources={"lake": self.lake, "io_manager": self.lake},
+            resources={**lake_resources(self.lake)},
             executor=dg.in_process_executor,
         )
 

@@ -40,6 +40,7 @@ from btc_assets.news.sentiment.vader import VaderScorer
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.published import live_manifest
+from btc_assets.reads import lake_resources
 from btc_assets.schema import CONTRACTS, Contract, dagster_type
 from btc_assets.settings import Settings, settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
@@ -88,8 +89,7 @@ def resources_of(data: Path) -> dict[str, Any]:
     config = settle(data)
     lake = lake_of(data)
     return {
-        "lake": lake,
-        "io_manager": lake,
+        **lake_resources(lake),
         "market": Market.from_settings(config),
         "news": News.from_settings(config),
         "outbox": Outbox(config.outbox),

@@ -15,6 +15,7 @@ from btc_assets.market.assets import prices
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.tables import PRICES
+from btc_assets.reads import lake_resources
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.market.conftest import Answer, Exchange, transport
@@ -99,7 +100,7 @@ class Refresher:
             [prices],
             partition_key=key,
             tags={name: value for name, value in tags.items() if name.startswith("dagster/asset_partition")},
-            resources={"lake": self.lake, "io_manager": self.lake, "market": Market(source, lambda: self.now)},
+            resources={**lake_resources(self.lake), "market": Market(source, lambda: self.now)},
             instance=self.instance,
             raise_on_error=False,
         ).success

@@ -25,6 +25,7 @@ from btc_assets.laws.synthetic import random_texts
 from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.reads import lake_resources
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.features.synthetic import store
 
@@ -45,7 +46,7 @@ def job_of(lake: Lake, selection: dg.AssetSelection) -> dg.JobDefinition:
         assets=[*(dg.AssetSpec(key.split("/"), partitions_def=DAILY) for key in GIVEN), *ASSETS],
         asset_checks=CHECKS,
         jobs=[dg.define_asset_job("some", selection=selection)],
-        resources={"io_manager": lake, "lake": lake},
+        resources={**lake_resources(lake)},
         executor=dg.in_process_executor,
     )
     return definitions.resolve_job_def("some")

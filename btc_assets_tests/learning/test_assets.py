@@ -35,6 +35,7 @@ from btc_assets.market.tables import PRICES
 from btc_assets.news import assets as news
 from btc_assets.news.resources import News
 from btc_assets.partitions import key_of
+from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
@@ -112,8 +113,7 @@ def materialise(
         partition_key=key_of(cutoff),
         run_config=run_config,
         resources={
-            "lake": lake,
-            "io_manager": lake,
+            **lake_resources(lake),
             "registry": registry,
             "market": Market.from_settings(settings()),
             "news": News.from_settings(settings()),

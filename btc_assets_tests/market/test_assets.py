@@ -17,6 +17,7 @@ from btc_assets.market.sources.answer import closed_between
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.choose import source_of
 from btc_assets.market.tables import PRICES
+from btc_assets.reads import lake_resources
 from btc_assets.settings import Settings
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 from btc_assets_tests.market.conftest import DAY, bars, hours
@@ -59,7 +60,7 @@ def materialise(
     tags = {} if to is None else dict(zip(RANGE, (key, to), strict=True))
     result = dg.materialize(
         [prices],
-        resources={"lake": lake, "io_manager": lake, "market": Market(source, lambda: now)},
+        resources={**lake_resources(lake), "market": Market(source, lambda: now)},
         partition_key=key if to is None else None,
         tags=tags,
     )
@@ -230,7 +231,7 @@ def closing(lake: Lake, behind_s: float, late_s: float, patience_s: float, eager
     market = Market(venue, clock, eager=[venue] * eager, skew=timedelta(seconds=0.4))
     result = dg.materialize(
         [prices],
-        resources={"lake": lake, "io_manager": lake, "market": market},
+        resources={**lake_resources(lake), "market": market},
         partition_key=KEY,
         run_config={"ops": {"market__prices": {"config": {"patience_s": patience_s}}}},
         raise_on_error=False,
@@ -260,7 +261,7 @@ def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
     market = Market(source, lambda: DAY + 2 * HOUR, eager=[never] * eager)
     dg.materialize(
         [prices],
-        resources={"lake": lake, "io_manager": lake, "market": market},
+        resources={**lake_resources(lake), "market": market},
         partition_key=key,
         run_config={"ops": {"market__prices": {"config": {"patience_s": patience_s}}}},
     )

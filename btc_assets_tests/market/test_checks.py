@@ -13,6 +13,7 @@ from btc_assets.market.assets import prices
 from btc_assets.market.checks import CHECKS
 from btc_assets.market.resources import Market
 from btc_assets.market.tables import PRICES
+from btc_assets.reads import lake_resources
 from btc_assets_tests.market.conftest import DAY, bars, hours
 from btc_assets_tests.market.test_assets import LATER, RANGE, FixedBars
 
@@ -34,7 +35,7 @@ def check(
     result = dg.materialize(
         [prices, *CHECKS],
         selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["market", "prices"]), name)),
-        resources={"lake": lake, "io_manager": lake, "market": Market(FixedBars(bars([])), lambda: now, grows=grows)},
+        resources={**lake_resources(lake), "market": Market(FixedBars(bars([])), lambda: now, grows=grows)},
         tags=tags,
         raise_on_error=False,
     )

@@ -15,6 +15,7 @@ from btc_assets.market.resources import Market
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.tables import PRICES
+from btc_assets.reads import lake_resources
 from btc_assets.transport import SourceError, SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import DAY, Answer, Exchange, bars, hours, kline, klines_from, transport
 
@@ -31,7 +32,7 @@ def binance(exchange: Exchange, now: datetime = NOW, **limits: float) -> Binance
 def materialise(lake: Lake, source: MarketSource, now: datetime = NOW) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [prices],
-        resources={"lake": lake, "io_manager": lake, "market": Market(source, lambda: now)},
+        resources={**lake_resources(lake), "market": Market(source, lambda: now)},
         partition_key=KEY,
     )
 

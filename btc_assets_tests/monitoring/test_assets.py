@@ -27,6 +27,7 @@ from btc_assets.monitoring import assets as monitoring
 from btc_assets.monitoring import checks as monitoring_checks
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHALLENGER
@@ -68,8 +69,7 @@ def materialise(root: Path, first: date, last: date, names: tuple[str, ...]) -> 
         asset_checks=[*forecasting_checks.CHECKS, *monitoring_checks.CHECKS],
         jobs=[job],
         resources={
-            "io_manager": lake,
-            "lake": lake,
+            **lake_resources(lake),
             "registry": ShelfRegistry(tracking_uri="sqlite://"),
             "outbox": Outbox(root / "outbox.db"),
         },
@@ -214,8 +214,7 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
             asset_checks=[*forecasting_checks.CHECKS, *monitoring_checks.CHECKS],
             jobs=[dg.define_asset_job("look", selection=selection)],
             resources={
-                "io_manager": lake,
-                "lake": lake,
+                **lake_resources(lake),
                 "registry": ShelfRegistry(tracking_uri="sqlite://"),
                 "outbox": Outbox(root / "outbox.db"),
             },

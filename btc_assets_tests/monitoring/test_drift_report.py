@@ -25,6 +25,7 @@ from btc_assets.monitoring.assets import drift_report
 from btc_assets.monitoring.checks import few_inputs_moved, promises_hold
 from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
+from btc_assets.reads import lake_resources
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
@@ -101,7 +102,7 @@ def materialise(lake: Lake, registry: ModelRegistry, first: date, last: date) ->
         assets=[*UPSTREAM, drift_report],
         asset_checks=[few_inputs_moved, promises_hold],
         jobs=[job],
-        resources={"io_manager": lake, "lake": lake, "registry": registry},
+        resources={**lake_resources(lake), "registry": registry},
         executor=dg.in_process_executor,
     )
     tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}

@@ -19,6 +19,7 @@ from btc_assets.news.resources import News
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import key_of
+from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.settings import Settings
 from btc_assets.transport import SourceUnavailableError
@@ -77,8 +78,7 @@ class Deployment:
             asset_checks=CHECKS,
             jobs=[dg.define_asset_job("gather", dg.AssetSelection.assets(*(["news", name] for name in names)))],
             resources={
-                "io_manager": self.lake,
-                "lake": self.lake,
+                **lake_resources(self.lake),
                 "news": News(lambda: tuple(self.sources), lambda: self.now),
             },
             executor=dg.in_process_executor,

@@ -20,6 +20,7 @@ from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.published import live_manifest
+from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.serving import assets as serving
 from btc_assets.serving.tables import SERVING_BUNDLE
@@ -104,7 +105,7 @@ def materialise(
         selection=[serving.bundle],
         partition_key=key_of(day) if first is None else None,
         tags={} if first is None else Span(first, day).tags,
-        resources={"io_manager": lake, "lake": lake, "registry": Folders(root=str(models))},
+        resources={**lake_resources(lake), "registry": Folders(root=str(models))},
         run_config={"ops": {"serving__bundle": {"config": {"allow_older": allow_older}}}},
         raise_on_error=raise_on_error,
     )

@@ -1,0 +1,176 @@
+"""What an asset may read: the tables and days that its step declares, and its own partitions in hand.
+
+An asset is handed `Tables`, never the lake. `Tables.of(context)` resolves the edges of the step once, by the partition
+mappings that Dagster draws the lineage from, and refuses every other table and day. So what the lineage shows is what a
+step can have seen of the lake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from btc_assets.lake import Lake, LakeError
+from btc_assets.partitions import DAILY
+from btc_assets.schema import Contract
+
+_DAY = timedelta(days=1)
+
+Days = tuple[date, date]
+"""A span of days, both ends included."""
+
+
+class UndeclaredReadError(LakeError):
+    """An asset asked for a table or a day that its step does not declare."""
+
+
+class Tables:
+    """The tables of the lake as an asset sees them: readable through its declared edges only.
+
+    Nothing is written here: what an asset returns goes through the IO manager.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        """Wrap the lake that holds the tables."""
+        self._lake = lake
+
+    def of(self, context: dg.AssetExecutionContext) -> DeclaredReads:
+        """Return what the step of this context may read."""
+        return DeclaredReads(
+            asset=" and ".join(sorted(key.to_user_string() for key in context.selected_asset_keys)),
+            own=frozenset(key.to_user_string() for key in context.selected_asset_keys),
+            declared=declared_days(context),
+            _lake=self._lake,
+        )
+
+    def locked(self, contract: Contract) -> AbstractContextManager[None]:
+        """Keep other runs out of a table until the block ends, see `Lake.locked`."""
+        return self._lake.locked(contract)
+
+
+@dataclass(frozen=True)
+class DeclaredReads:
+    """The reads of one step. Days before the history of the deployment are absent; they are never read.
+
+    Attributes:
+        asset: the assets of the step, for messages.
+        own: their tables.
+        declared: the days that may be read of each table, in order.
+    """
+
+    asset: str
+    own: frozenset[str]
+    declared: Mapping[str, Sequence[Days]]
+    _lake: Lake
+
+    def days(self, contract: Contract, first: date | None = None, last: date | None = None) -> list[date]:
+        """Return the declared days that are stored, with `first` <= day <= `last`, in order; no bound: all declared.
+
+        Raises:
+            UndeclaredReadError: the table, or a day of a bounded span, is not declared.
+        """
+        spans = self._spans(contract)
+        if first is not None or last is not None:
+            self._expect(contract, first or spans[0][0], last or spans[-1][1])
+        stored = self._lake.days(contract, first, last or spans[-1][1])
+        return [day for day in stored if any(opens <= day <= closes for opens, closes in spans)]
+
+    def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
+        """Scan the declared days that are stored, with `first` <= day <= `last`; no bound: all declared.
+
+        Raises:
+            UndeclaredReadError: the table, or a day of a bounded span, is not declared.
+        """
+        return self._lake.scan_days(contract, self.days(contract, first, last))
+
+    def scan_days(self, contract: Contract, days: Sequence[date]) -> pl.LazyFrame:
+        """Scan exactly these days, those stored at least, in order.
+
+        Raises:
+            UndeclaredReadError: the table or one of the days is not declared.
+        """
+        for day in days:
+            self._expect(contract, day, day)
+        return self._lake.scan_days(contract, days)
+
+    def read(self, contract: Contract, day: date) -> pl.DataFrame | None:
+        """Return one stored partition, or None.
+
+        Raises:
+            UndeclaredReadError: the table or the day is not declared.
+        """
+        self._expect(contract, day, day)
+        return self._lake.read(contract, day)
+
+    def filed_later(self, contract: Contract, names: Collection[str]) -> pl.LazyFrame:
+        """Scan the rows of the step's own table that are filed under later days, with these values of its first key.
+
+        The one read that no edge declares: a text has one day for good, so before it is filed under a day it is looked
+        up by its id among the later ones.
+
+        Raises:
+            UndeclaredReadError: the table is not the step's own.
+        """
+        spans = self._spans(contract)
+        if contract.table not in self.own:
+            raise UndeclaredReadError(f"{self.asset} looks up rows of {contract.table}, which is not its own table")
+        later = self._lake.days(contract, spans[-1][1] + _DAY)
+        return self._lake.scan_days(contract, later).filter(pl.col(contract.key[0]).is_in(list(names)))
+
+    def _spans(self, contract: Contract) -> Sequence[Days]:
+        spans = self.declared.get(contract.table, ())
+        if not spans:
+            raise UndeclaredReadError(self._refusal(contract, "any day"))
+        return spans
+
+    def _expect(self, contract: Contract, first: date, last: date) -> None:
+        """Refuse a span with a day of the history that is not declared."""
+        day = max(first, DAILY.start.date())
+        for opens, closes in self.declared.get(contract.table, ()):
+            day = closes + _DAY if opens <= day <= closes else day
+        if day <= last:
+            raise UndeclaredReadError(self._refusal(contract, str(day)))
+
+    def _refusal(self, contract: Contract, days: str) -> str:
+        spans = self.declared.get(contract.table, ())
+        named = ", ".join(f"{first} to {last}" if first != last else str(first) for first, last in spans)
+        return (
+            f"{self.asset} reads {contract.table} of {days}, which it does not declare "
+            f"(declared of this table: {named or 'nothing'}); add the dependency and its mapping to the asset"
+        )
+
+
+def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]]:
+    """Return the days a step may read of each table: its own partitions in hand and those its edges map them to."""
+    window = context.partition_time_window
+    in_hand = DAILY.get_partition_subset_in_time_window(window)
+    now = datetime.now(tz=UTC)
+    subsets: dict[str, Any] = {}
+    for key in context.selected_asset_keys:
+        table = key.to_user_string()
+        subsets[table] = subsets[table] | in_hand if table in subsets else in_hand
+        for dep in context.assets_def.get_asset_spec(key).deps:
+            mapping = dep.partition_mapping or dg.TimeWindowPartitionMapping()
+            mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
+                in_hand, DAILY, DAILY, current_time=now
+            ).partitions_subset
+            upstream = dep.asset_key.to_user_string()
+            subsets[upstream] = subsets[upstream] | mapped if upstream in subsets else mapped
+    return {
+        table: [
+            (part.start.date(), part.end.date() - _DAY)
+            for part in sorted(subset.included_time_windows, key=lambda part: part.start)
+        ]
+        for table, subset in subsets.items()
+    }
+
+
+def lake_resources(lake: Lake) -> dict[str, Any]:
+    """Return the resources that stand for a lake: `tables` for assets, `lake` for checks, sensors and jobs."""
+    return {"io_manager": lake, "lake": lake, "tables": Tables(lake)}

@@ -1,0 +1,140 @@
+"""An asset reads what it declares: the tables and days of its edges and its own partitions, and nothing else."""
+
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.clock import midnight
+from btc_assets.features.tables import HOURLY_LABELS
+from btc_assets.lake import Lake, by_day
+from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES
+from btc_assets.partitions import DAILY, days_before, everything_until, key_of
+from btc_assets.reads import DeclaredReads, Tables, UndeclaredReadError, lake_resources
+from btc_assets_tests.conftest import random_walk_bars
+
+FIRST = date(2018, 1, 1)
+DAY = date(2018, 1, 10)
+LAST = date(2018, 1, 14)
+DAYS = [FIRST + timedelta(days=n) for n in range((LAST - FIRST).days + 1)]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Return a lake of two weeks of bars, of which the planted asset declares five days."""
+    lake = Lake(root=str(tmp_path_factory.mktemp("lake")))
+    for day, part in by_day(PRICES, random_walk_bars(24 * len(DAYS), start=midnight(FIRST)), DAYS):
+        lake.write(PRICES, day, part)
+    return lake
+
+
+def run(lake: Lake, read: Callable[[DeclaredReads], object], *, last: date = DAY) -> dg.ExecuteInProcessResult:
+    """Materialise the labels of days up to `last`, from the bars of the four days before each and its own."""
+
+    @dg.asset(
+        key=HOURLY_LABELS.asset_key,
+        partitions_def=DAILY,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[
+            dg.AssetDep(PRICES.asset_key, partition_mapping=days_before(4, and_today=True)),
+            dg.AssetDep(HOURLY_LABELS.asset_key, partition_mapping=everything_until(and_today=False)),
+        ],
+    )
+    def planted(context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables]) -> pl.DataFrame:
+        read(tables.of(context))
+        return HOURLY_LABELS.empty()
+
+    tags = {"dagster/asset_partition_range_start": key_of(DAY), "dagster/asset_partition_range_end": key_of(last)}
+    return dg.materialize(
+        [planted, dg.AssetSpec(PRICES.asset_key, partitions_def=DAILY)],
+        selection=[planted],
+        resources=lake_resources(lake),
+        tags=tags,
+        raise_on_error=False,
+    )
+
+
+def refusal(lake: Lake, read: Callable[[DeclaredReads], object]) -> str:
+    """Return the message with which a planted read is refused."""
+    result = run(lake, read)
+    [failure] = result.get_step_failure_events()
+    error = failure.step_failure_data.error
+    assert error is not None
+    assert error.cause is not None
+    assert error.cause.cls_name == UndeclaredReadError.__name__
+    return error.cause.message
+
+
+PLANTED: dict[str, tuple[Callable[[DeclaredReads], object], str]] = {
+    "a table that is not declared": (lambda reads: reads.scan(MODEL_HISTORY), "champion/model_history of any day"),
+    "a partition of such a table": (
+        lambda reads: reads.read(MODEL_HISTORY, DAY),
+        "champion/model_history of 2018-01-10",
+    ),
+    "a later day": (lambda reads: reads.read(PRICES, DAY + timedelta(days=1)), "market/prices of 2018-01-11"),
+    "a span that ends later": (
+        lambda reads: reads.scan(PRICES, DAY, DAY + timedelta(days=1)),
+        "market/prices of 2018-01-11",
+    ),
+    "a day before the declared window": (
+        lambda reads: reads.scan_days(PRICES, [DAY - timedelta(days=5)]),
+        "market/prices of 2018-01-05",
+    ),
+    "whether such a day is stored": (
+        lambda reads: reads.days(PRICES, DAY - timedelta(days=5), DAY),
+        "market/prices of 2018-01-05",
+    ),
+    "a later day of its own table": (
+        lambda reads: reads.read(HOURLY_LABELS, DAY + timedelta(days=1)),
+        "features/hourly_labels of 2018-01-11",
+    ),
+    "later rows of another table": (lambda reads: reads.filed_later(PRICES, []), "market/prices"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_an_undeclared_read_is_refused_with_asset_table_and_day(lake: Lake, planted: str) -> None:
+    read, named = PLANTED[planted]
+    message = refusal(lake, read)
+    assert "features/hourly_labels" in message
+    assert named in message
+
+
+def test_what_is_declared_is_read(lake: Lake) -> None:
+    found: list[list[date]] = []
+    declared = [DAY - timedelta(days=n) for n in (4, 3, 2, 1, 0)]
+    assert run(lake, lambda reads: found.append(reads.days(PRICES))).success
+    assert run(lake, lambda reads: found.append(reads.days(PRICES, declared[0], DAY))).success
+    assert found == [declared, declared]
+
+
+def test_the_rows_that_are_read_are_those_of_the_declared_days(lake: Lake) -> None:
+    found: list[pl.DataFrame] = []
+    assert run(lake, lambda reads: found.append(reads.scan(PRICES).collect())).success
+    assert found[0].equals(lake.scan(PRICES, DAY - timedelta(days=4), DAY).collect())
+
+
+def test_a_run_over_several_days_reads_what_each_of_them_declares(lake: Lake) -> None:
+    found: list[list[date]] = []
+    assert run(lake, lambda reads: found.append(reads.days(PRICES)), last=LAST).success
+    assert found == [DAYS[5:]]
+
+
+def test_days_before_the_history_are_absent_and_not_refused(lake: Lake) -> None:
+    before = DAILY.start.date() - timedelta(days=1)
+    assert run(lake, lambda reads: reads.days(HOURLY_LABELS, before, DAY)).success
+
+
+def test_its_own_partition_in_hand_may_be_read(lake: Lake) -> None:
+    assert run(lake, lambda reads: reads.read(HOURLY_LABELS, DAY)).success
+
+
+def test_a_text_is_looked_up_by_name_among_later_days_and_nothing_else_is(lake: Lake) -> None:
+    reads = DeclaredReads("news/articles", frozenset({"news/articles"}), {ARTICLES.table: [(FIRST, DAY)]}, lake)
+    assert reads.filed_later(ARTICLES, ["a"]).collect().is_empty()
+    with pytest.raises(UndeclaredReadError, match=r"news/articles reads news/articles of 2018-01-11"):
+        reads.read(ARTICLES, DAY + timedelta(days=1))
