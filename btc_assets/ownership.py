@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import dagster as dg
-from dagster._core.instance.ref import InstanceRef
-
 from btc_assets.settings import DAGSTER_HOME, SettingsError, settings
 
 _OWNER = "btc_assets/data_dir"
@@ -23,9 +20,14 @@ def keep_apart() -> None:
     home = os.environ.get("DAGSTER_HOME", "")
     if not Path(home).is_absolute() or not Path(home).is_dir():
         return  # Dagster keeps no history there: it reports what is wrong, or works in a folder that it removes
+    if _text(Path(home)) == _text(DAGSTER_HOME):
+        return  # its history lies in the data folder
+    import dagster as dg  # 30 MB, which `up` would hold for as long as it runs
+    from dagster._core.instance.ref import InstanceRef
+
     ref = InstanceRef.from_dir(home)
     if ref.storage_data is not None and ref.storage_data.module_name == "btc_assets.instance":
-        return  # it lies in the data folder
+        return  # likewise
     ours = str(settings().data_dir.resolve())
     with dg.DagsterInstance.from_ref(ref) as instance:
         owner = instance.run_storage.get_cursor_values({_OWNER}).get(_OWNER)
@@ -38,3 +40,9 @@ def keep_apart() -> None:
                 f"{DAGSTER_HOME} there, which keeps the history of each data folder in it."
             )
         instance.run_storage.set_cursor_values({_OWNER: ours})
+
+
+def _text(home: Path) -> bytes | None:
+    """Return the `dagster.yaml` of a folder, None if it has none."""
+    file = home / "dagster.yaml"
+    return file.read_bytes() if file.is_file() else None

@@ -91,6 +91,27 @@ def wait_for_port(
     raise ProcessError(f"{process.args!r} does not listen on {host}:{port} after {seconds:.0f} s{other}")
 
 
+def wait_for_socket(
+    process: subprocess.Popen[bytes], path: Path, *, seconds: float, unless: threading.Event | None = None
+) -> None:
+    """Wait until a process answers at a Unix socket, or until `unless` is set.
+
+    Raises:
+        ProcessError: it ended, or does not answer in time.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if unless is not None and unless.is_set():
+            return
+        if process.poll() is not None:
+            raise ProcessError(f"{process.args!r} ended with status {process.returncode} before it answered at {path}")
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            return
+        time.sleep(0.1)
+    raise ProcessError(f"{process.args!r} does not answer at {path} after {seconds:.0f} s")
+
+
 def reached_at(host: str) -> str:
     """Return the address at which this machine reaches what listens on a host."""
     return LOOPBACK if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound

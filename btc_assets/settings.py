@@ -33,7 +33,7 @@ PROJECT_ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() e
 """Where relative paths in settings start, `.env` is read and `data` is made: the checkout, or, for an installed wheel,
 the working directory."""
 DAGSTER_HOME = PACKAGE / "home"
-"""The folder of `dagster.yaml` and `workspace.yaml`; nothing is written there."""
+"""The folder of `dagster.yaml`; nothing is written there."""
 
 ENV_PREFIX = "BTC_"
 

@@ -19,6 +19,7 @@ from btc_assets.processes import (
     reached_at,
     running,
     wait_for_port,
+    wait_for_socket,
     web_root,
 )
 from btc_assets_tests.conftest import WATCHDOG_S
@@ -40,6 +41,15 @@ time.sleep(600)
 LEAVES_A_CHILD = """
 import subprocess, sys
 print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid, flush=True)
+"""
+
+
+LISTEN_AT_A_PATH = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(sys.argv[1])
+    server.listen()
+    server.accept()
 """
 
 
@@ -184,3 +194,22 @@ def test_a_port_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_ipv6_server_is_reached_under_its_own_address() -> None:
     assert web_root(reached_at("::1"), 8000) == "http://[::1]:8000"
     assert web_root(reached_at("0.0.0.0"), 8000) == "http://127.0.0.1:8000"
+
+
+def test_a_socket_that_answers_is_waited_for(tmp_path: Path) -> None:
+    with running([sys.executable, "-c", LISTEN_AT_A_PATH, str(tmp_path / "s")]) as process:
+        wait_for_socket(process, tmp_path / "s", seconds=WATCHDOG_S)
+        assert process.wait(WATCHDOG_S) == 0
+
+
+def test_a_process_that_ends_or_is_late_before_its_socket_answers_is_a_fault(tmp_path: Path) -> None:
+    with (
+        running([sys.executable, "-c", "raise SystemExit(3)"]) as process,
+        pytest.raises(ProcessError, match="ended with status 3 before it answered"),
+    ):
+        wait_for_socket(process, tmp_path / "s", seconds=WATCHDOG_S)
+    with (
+        running([sys.executable, "-c", "input()"]) as process,
+        pytest.raises(ProcessError, match=r"does not answer at \S+ after 0 s"),
+    ):
+        wait_for_socket(process, tmp_path / "s", seconds=0.0)

@@ -28,7 +28,7 @@ STARTED = [
     "dagster_webserver.cli",
     "dagster._daemon.cli",
     "dagster._cli.api",
-    "dagster._cli.dev",
+    "dagster._cli.code_server",
     "mlflow.server.fastapi_app",
 ]
 """What `make up` starts beside the project's own modules."""

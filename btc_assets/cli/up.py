@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -21,10 +24,15 @@ from btc_assets.processes import (
     reached_at,
     running,
     wait_for_port,
+    wait_for_socket,
     web_root,
 )
 from btc_assets.settings import PROJECT_ROOT, Settings
 
+CODE = "Dagster's code server"
+"""The part that loads the graph and launches runs; Dagster's webserver and daemon ask it."""
+LOCATION = "btc_assets"
+"""The code location's name, as in `workspace.yaml`: Dagster keeps cursors and switches under it."""
 READY_S = 600.0
 """Seconds each part has to come up; a machine that is busy is waited for, a part that ends is not."""
 
@@ -42,99 +50,141 @@ def mlflow_environment(chosen: Settings) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the three.
+class Page:
+    """Where a part is seen in a browser.
 
     Attributes:
-        command: that runs it.
         host: it listens on.
         port: it listens on.
         variable: that sets the port.
     """
 
-    command: list[str]
     host: str
     port: int
     variable: str
 
 
-def parts_of(chosen: Settings) -> dict[str, Part]:
-    """Return what `make up` runs, by name."""
-    scripts = Path(sys.executable).parent
+@dataclass(frozen=True)
+class Part:
+    """One process of `make up`.
+
+    Attributes:
+        command: that runs it.
+        page: what it shows; None where it shows none.
+        environment: variables of its own.
+        needs_code: whether it starts when the code server answers.
+    """
+
+    command: list[str]
+    page: Page | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    needs_code: bool = False
+
+
+def parts_of(chosen: Settings, folder: Path) -> dict[str, Part]:
+    """Return what `make up` runs, by name.
+
+    Dagster's three are those of `dagster dev`, which would wait for them in a process of 100 MB more.
+
+    Args:
+        chosen: the settings of the deployment.
+        folder: of the code server's socket, and of the workspace file that names it.
+    """
+    run = [sys.executable, "-m"]
+    workspace = ["--workspace", str(folder / "workspace.yaml")]
     return {
-        "Dagster": Part(
+        CODE: Part(
             [
-                *(str(scripts / "dagster"), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")),
-                *("-h", LOOPBACK, "-p", str(chosen.dagster_port), "--log-level", "warning"),
-            ],
-            LOOPBACK,
-            chosen.dagster_port,
-            "BTC_DAGSTER_PORT",
+                *(*run, "dagster", "code-server", "start", "--socket", str(socket_in(folder))),
+                *("--module-name", "btc_assets.definitions", "--working-directory", str(PROJECT_ROOT)),
+                *("--location-name", LOCATION, "--inject-env-vars-from-instance", "--log-level", "warning"),
+            ]
         ),
-        "forecasts": Part([sys.executable, "-m", "serve"], chosen.serve_host, chosen.serve_port, "BTC_SERVE_PORT"),
+        "forecasts": Part([*run, "serve"], Page(chosen.serve_host, chosen.serve_port, "BTC_SERVE_PORT")),
         # MLflow's own command starts this server from a process of 200 MB that only waits for it, and seven more for
         # jobs that this project does not use.
         "MLflow": Part(
             [
-                *(sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app"),
+                *(*run, "uvicorn", "mlflow.server.fastapi_app:app"),
                 *("--host", LOOPBACK, "--port", str(chosen.mlflow_port), "--log-level", "warning"),
             ],
-            LOOPBACK,
-            chosen.mlflow_port,
-            "BTC_MLFLOW_PORT",
+            Page(LOOPBACK, chosen.mlflow_port, "BTC_MLFLOW_PORT"),
+            mlflow_environment(chosen),
+        ),
+        "Dagster": Part(
+            [
+                *(*run, "dagster_webserver", "--host", LOOPBACK, "--port", str(chosen.dagster_port), *workspace),
+                *("--dagster-log-level", "warning", "--live-data-poll-rate", "2000"),
+            ],
+            Page(LOOPBACK, chosen.dagster_port, "BTC_DAGSTER_PORT"),
+            needs_code=True,
+        ),
+        "Dagster's daemon": Part(
+            [*run, "dagster._daemon", "run", "--log-level", "warning", *workspace], needs_code=True
         ),
     }
+
+
+def socket_in(folder: Path) -> Path:
+    """Return the code server's socket."""
+    return folder / "code.sock"
+
+
+def write_workspace(folder: Path) -> None:
+    """Write the file by which Dagster's webserver and daemon find the code server."""
+    server = {"socket": str(socket_in(folder)), "location_name": LOCATION}
+    (folder / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
 
 
 def port_faults(parts: Mapping[str, Part]) -> list[str]:
     """Return a sentence about each port that cannot be had."""
     faults = []
-    users: dict[int, list[Part]] = defaultdict(list)
-    for part in parts.values():
-        users[part.port].append(part)
+    users: dict[int, list[Page]] = defaultdict(list)
+    for page in pages_of(parts).values():
+        users[page.port].append(page)
     for port, same in users.items():
         if len(same) > 1:
-            variables = " and ".join(part.variable for part in same)
+            variables = " and ".join(sorted(page.variable for page in same))
             faults.append(f"{variables} are both {port}; each needs a port of its own")
         elif fault := port_fault(same[0].host, port):
             faults.append(f"port {port} {fault}; set {same[0].variable} to a free one")
     return faults
 
 
+def pages_of(parts: Mapping[str, Part]) -> dict[str, Page]:
+    """Return the page of each part that has one."""
+    return {name: part.page for name, part in parts.items() if part.page is not None}
+
+
 def up(chosen: Settings) -> int:
-    """Run the three until Ctrl-C, or until one of them ends; then stop the rest.
+    """Run the parts until Ctrl-C, or until one of them ends; then stop the rest.
 
     Returns:
         0 after Ctrl-C, 1 when a part failed, 2 when a port cannot be had; then nothing was started.
     """
-    parts = parts_of(chosen)
-    if faults := port_faults(parts):
-        print(f"==> {'; '.join(faults)}", file=sys.stderr, flush=True)
-        return 2
     stopping = threading.Event()
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
-    make_database_folder(chosen.tracking_uri)
-    failed = False
     with contextlib.ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                running(part.command, environment=mlflow_environment(chosen) if name == "MLflow" else None)
-            )
-            for name, part in parts.items()
-        }
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="btc_assets_up_")))
+        parts = parts_of(chosen, folder)
+        if faults := port_faults(parts):
+            print(f"==> {'; '.join(faults)}", file=sys.stderr, flush=True)
+            return 2
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, leave)
+        make_database_folder(chosen.tracking_uri)
+        write_workspace(folder)
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        failed = False
         try:
             for name, part in parts.items():
-                try:
-                    wait_for_port(processes[name], reached_at(part.host), part.port, seconds=READY_S, unless=stopping)
-                except ProcessError as error:
-                    raise ProcessError(f"{name} on port {part.port} ({part.variable}): {error}") from error
-                if not stopping.is_set():
-                    print(f"==> {name}: {web_root(reached_at(part.host), part.port)}", flush=True)
+                if part.needs_code:
+                    wait_for_socket(processes[CODE], socket_in(folder), seconds=READY_S, unless=stopping)
+                processes[name] = stack.enter_context(running(part.command, environment=part.environment))
+            _announce(pages_of(parts), processes, stopping)
             if not stopping.is_set():
                 print("==> all three are up; Ctrl-C stops them", flush=True)
             while not stopping.wait(0.5):
@@ -145,7 +195,25 @@ def up(chosen: Settings) -> int:
             print(f"==> {error}; stopping the others", file=sys.stderr, flush=True)
             failed = True
         print("==> stopping", flush=True)
-        for process in processes.values():
-            interrupt(process)  # all at once; leaving the block waits for each
+        for name, process in processes.items():
+            if name != CODE:  # the last to go: the webserver and the daemon ask it until they end
+                interrupt(process)  # all at once; leaving the block waits for each
     print("==> stopped", flush=True)
     return int(failed)
+
+
+def _announce(
+    pages: Mapping[str, Page], processes: Mapping[str, subprocess.Popen[bytes]], stopping: threading.Event
+) -> None:
+    """Print the address of each page once it answers.
+
+    Raises:
+        ProcessError: one ended before it did.
+    """
+    for name, page in pages.items():
+        try:
+            wait_for_port(processes[name], reached_at(page.host), page.port, seconds=READY_S, unless=stopping)
+        except ProcessError as error:
+            raise ProcessError(f"{name} on port {page.port} ({page.variable}): {error}") from error
+        if not stopping.is_set():
+            print(f"==> {name}: {web_root(reached_at(page.host), page.port)}", flush=True)
