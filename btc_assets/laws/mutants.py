@@ -19,6 +19,7 @@ from btc_assets.laws.laws import (
     Matrix,
     TextEngine,
     availability,
+    cuts,
     fitted_state,
     future_poisoning,
     labels_law,
@@ -88,7 +89,7 @@ def _of_texts(engine: TextEngine) -> Callable[[pl.DataFrame], Sequence[LawResult
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_WINDOW + 4))
         texts = random_texts(newest, seed=6)
-        where = text_cuts(newest, texts, random=0)
+        where = sorted(set(text_cuts(newest, texts, random=0)) - set(cuts(newest, random=0)))  # those of texts alone
         return (
             text_availability(engine, newest, texts, [cut + HOUR for cut in where]),
             text_poisoning(engine, newest, texts, where),

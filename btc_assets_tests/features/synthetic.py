@@ -148,6 +148,7 @@ def store(lake: Lake, texts: Texts) -> None:
         (SENTIMENT_SCORES, texts.scores, sorted(texts.article_days | texts.post_days)),
     )
     for contract, frame, days in tables:
-        for day, part in by_day(contract, filled_in(contract, frame), days):
-            assert contract.faults(part) == []
+        rows = filled_in(contract, frame)
+        assert contract.faults(rows) == []
+        for day, part in by_day(contract, rows, days):
             lake.write(contract, day, part)

@@ -266,7 +266,7 @@ def test_a_bug_in_the_projects_own_join_is_caught(
     hour: pl.Expr, walk: pl.DataFrame, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("btc_assets.features.texts.HOUR_OF_TEXT", hour)
-    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts))
+    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts, _text_features))
 
 
 def test_the_stroke_of_an_hour_belongs_to_the_hour_that_begins(
@@ -290,7 +290,7 @@ def test_edits_let_into_the_projects_own_join_are_caught(
         return scored_texts(latest, posts, scores)
 
     monkeypatch.setattr("btc_assets.features.texts.scored_texts", edited)
-    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts))
+    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts, _text_features))
 
 
 def test_the_gates_run_is_green_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
@@ -491,7 +491,8 @@ def test_the_command_judges_texts_where_the_lake_has_them(
     monkeypatch.setattr(
         report, "_trials", lambda bars, said: report._trials_of_texts(bars, stressed(bars), said, names)
     )
-    monkeypatch.setattr(laws, "text_cuts", lambda bars, _, **__: cuts(bars, random=0)[-2:])
+    for module in (laws, report):
+        monkeypatch.setattr(module, "text_cuts", lambda bars, _, **__: cuts(bars, random=0)[-2:])
     monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
     assert report.main() == 0
     said = capsys.readouterr().out
