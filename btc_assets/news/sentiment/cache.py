@@ -1,24 +1,22 @@
-"""Scores already computed: a SQLite file keyed by scorer, version, weights and text, so that a text is scored once.
+"""Scores already computed: an append-only file of fixed-size rows, so that a text is scored once.
 
-The file is only ever a saving: it may be deleted at any time, and when it is damaged it is set aside and begun anew.
-Any number of processes may use it at once. Rows are written a batch at a time, each batch in one transaction, so a
-process killed half-way keeps the batches before it. Probabilities are kept as the bytes of their doubles, with a
-checksum.
+The file only saves time and may be deleted at any time. Any number of processes may use it at once. A row holds the
+digest of scorer, version, weights and text, the probabilities as the bytes of their doubles, and a checksum; a row
+whose checksum is wrong counts as missing. A batch is appended under a lock and begins at a whole row, so a process
+that is killed loses at most the batch it is writing.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import sqlite3
+import os
 import struct
+import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -29,202 +27,105 @@ BATCH = 1_024
 BUSY_S = 60.0
 """Seconds to wait for another process that is writing."""
 
-_ROW = struct.Struct("<3d?")
-_SUM = struct.Struct("<I")
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS scorers (
-    id INTEGER PRIMARY KEY, scorer TEXT NOT NULL, version TEXT NOT NULL, weights_digest TEXT NOT NULL,
-    UNIQUE (scorer, version, weights_digest)
-);
-CREATE TABLE IF NOT EXISTS scores (
-    scorer_id INTEGER NOT NULL, text_digest BLOB NOT NULL, scores BLOB NOT NULL, PRIMARY KEY (scorer_id, text_digest)
-) WITHOUT ROWID;
-"""
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-"""SQLite's codes for a file that is no whole database with these tables; `SQLITE_ERROR` is a table of another form."""
+_BODY, _CHECKSUM = struct.Struct("<32s3d?"), struct.Struct("<I")
+_ROW = np.dtype([("head", "<u2"), ("rest", f"V{_BODY.size + _CHECKSUM.size - 2}")])
+"""A row; the first two bytes of its digest rule out nearly all that are not looked for."""
 
-T = TypeVar("T")
 Row = tuple[float, float, float, bool]
 """Probabilities of `CLASSES`, and whether the text was truncated."""
-Rows = dict[bytes, Row]
-"""Rows by the digest of their text."""
 
 
 class CacheWarning(RuntimeWarning):
-    """The score cache was damaged or could not be used; the scores themselves are whole."""
+    """The score cache could not be used; the scores themselves are complete."""
 
 
 class CachedScorer:
-    """A scorer that remembers; scores, name, version and digest are those of the scorer it wraps."""
+    """A scorer that remembers in the file at `path`; name, version, digest and scores are those of the one it wraps."""
 
     def __init__(self, scorer: Scorer, path: Path) -> None:
-        self.scorer = scorer
-        self.path = path
+        self.scorer, self.path = scorer, path
         self.name, self.version, self.weights_digest = scorer.name, scorer.version, scorer.weights_digest
 
     def score(self, texts: Sequence[str]) -> Scores:
         """Score texts, in their order; those scored before by this version and these weights are looked up.
 
         Raises:
-            ScorerError: the scorer cannot score, or gave what are no probabilities; nothing of that is kept.
+            ScorerError: the scorer cannot score, or its answer is not probabilities; nothing of that is kept.
         """
-        digests = [digest_of(text) for text in texts]
-        text_of = dict(zip(digests, texts, strict=True))
-        nothing: Rows = {}
-        known = self._with_file(lambda database: self._look_up(database, text_of), nothing)
-        missing = [digest for digest in text_of if digest not in known]
+        keys = [self._key(text) for text in texts]
+        text_of = dict(zip(keys, texts, strict=True))
+        known, end = self._stored(text_of, 0)
+        missing = [key for key in text_of if key not in known]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            fresh = _checked(self.scorer, [text_of[digest] for digest in batch])
-            known |= self._kept(dict(zip(batch, fresh, strict=True)))
-        rows = [known[digest] for digest in digests]
+            fresh = dict(zip(batch, _checked(self.scorer, [text_of[key] for key in batch]), strict=True))
+            self._append(fresh)
+            stored, end = self._stored(fresh, end)  # of two processes that scored the same text, the first counts
+            known |= fresh | stored
+        rows = [known[key] for key in keys]
         return Scores(
             probabilities=np.array([row[:3] for row in rows], dtype=np.float64).reshape(-1, len(CLASSES)),
             truncated=np.array([row[3] for row in rows], dtype=np.bool_),
         )
 
-    def _kept(self, new: Rows) -> Rows:
-        return self._with_file(lambda database: self._write(database, new), new)
+    def _key(self, text: str) -> bytes:
+        identity = f"{self.name}\0{self.version}\0{self.weights_digest}\0{text}"
+        return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()
 
-    # --- the file ------------------------------------------------------------------------------
-    def _with_file(self, act: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Do something with the file; a damaged one is replaced first, and one that cannot be used is warned about."""
-        fault: Exception | None = None
-        for attempt in range(2):
-            try:
-                if attempt:
-                    self._set_aside()
-                with self._opened() as database:
-                    return act(database)
-            except (sqlite3.DatabaseError, OSError) as error:
-                fault = error
-                if not _is_damage(error):
-                    break
-        self._warn(f"the score cache {self.path} cannot be used ({fault}); texts are scored again each time")
-        return otherwise
-
-    @contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        """Hold the lock beside the file: shared to use it, exclusive to replace it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{self.path}.lock", "ab") as lock:
-            fcntl.flock(lock, how)
-            yield
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        if not self.path.exists():
-            with self._locked(fcntl.LOCK_EX):
-                self._connect().close()
-        with self._locked(fcntl.LOCK_SH), closing(self._connect()) as database:
-            yield database
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+    def _stored(self, keys: Collection[bytes], begin: int) -> tuple[dict[bytes, Row], int]:
+        """Return the first row of each key that is stored behind row `begin`, and the number of rows in the file."""
+        known: dict[bytes, Row] = {}
         try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.executescript(_SCHEMA)
-        except BaseException:
-            database.close()
-            raise
-        return database
+            rows = np.fromfile(self.path, _ROW, offset=begin * _ROW.itemsize)
+        except FileNotFoundError:
+            return known, begin
+        except OSError as error:
+            self._warn(error)
+            return known, begin
+        heads = np.frombuffer(b"".join(key[:2] for key in keys), "<u2")
+        candidates = rows[np.isin(rows["head"], heads)].tobytes()
+        for at in range(0, len(candidates), _ROW.itemsize):
+            body, checksum = candidates[at : at + _BODY.size], candidates[at + _BODY.size : at + _ROW.itemsize]
+            if body[:32] in keys and checksum == _CHECKSUM.pack(zlib.crc32(body)):
+                key, negative, neutral, positive, truncated = _BODY.unpack(body)
+                known.setdefault(key, (negative, neutral, positive, truncated))
+        return known, begin + len(rows)
 
-    def _set_aside(self) -> None:
-        """Move a damaged file away, unless another process has done so meanwhile."""
-        with self._locked(fcntl.LOCK_EX):
-            try:
-                with closing(self._connect()) as database:
-                    verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-                    database.execute("SELECT scorer_id, text_digest, scores FROM scores LIMIT 1").fetchone()
-                    database.execute("SELECT id, scorer, version, weights_digest FROM scorers LIMIT 1").fetchone()
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                verdict = str(error)
-            if verdict == "ok":
-                return
-            aside = f"{self.path}.damaged-{datetime.now(tz=UTC):%Y%m%dT%H%M%S.%f}"
-            for suffix in ("-wal", "-shm", ""):
-                part = Path(f"{self.path}{suffix}")
-                if part.exists():
-                    part.rename(f"{aside}{suffix}")
-        self._warn(
-            f"the score cache {self.path} is damaged ({verdict}): it was moved to {aside}, which may be deleted, and "
-            "begun anew; texts are scored again when they are next met"
-        )
+    def _append(self, rows: dict[bytes, Row]) -> None:
+        bodies = (_BODY.pack(key, *row) for key, row in rows.items())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                _lock(file.fileno())
+                torn = b"\0" * (-file.seek(0, os.SEEK_END) % _ROW.itemsize)  # completes the row of a killed process
+                file.write(torn + b"".join(body + _CHECKSUM.pack(zlib.crc32(body)) for body in bodies))
+        except OSError as error:
+            self._warn(error)
 
-    @staticmethod
-    def _warn(sentence: str) -> None:
+    def _warn(self, error: Exception) -> None:
+        sentence = f"the score cache {self.path} cannot be used ({error}); texts are scored again each time"
         warnings.warn(sentence, CacheWarning, stacklevel=4)
 
-    # --- rows ----------------------------------------------------------------------------------
-    @property
-    def _names(self) -> tuple[str, str, str]:
-        return self.name, self.version, self.weights_digest
 
-    def _scorer_id(self, database: sqlite3.Connection) -> int | None:
-        found = database.execute(
-            "SELECT id FROM scorers WHERE scorer = ? AND version = ? AND weights_digest = ?", self._names
-        ).fetchone()
-        return None if found is None else int(found[0])
+def _lock(file: int) -> None:
+    """Lock a file until it is closed.
 
-    def _look_up(self, database: sqlite3.Connection, digests: Iterable[bytes]) -> Rows:
-        database.execute("BEGIN")
-        known = self._read(database, digests)
-        database.execute("COMMIT")
-        return known
-
-    def _read(self, database: sqlite3.Connection, digests: Iterable[bytes]) -> Rows:
-        scorer_id = self._scorer_id(database)
-        known: Rows = {}
-        if scorer_id is None:
-            return known
-        for digest in digests:
-            found = database.execute(
-                "SELECT scores FROM scores WHERE scorer_id = ? AND text_digest = ?", (scorer_id, digest)
-            ).fetchone()
-            if found is not None and (row := _unpacked(self._names, digest, found[0])) is not None:
-                known[digest] = row
-        return known
-
-    def _write(self, database: sqlite3.Connection, new: Rows) -> Rows:
-        """Store rows and return what is stored now: of two processes that scored the same text, the first counts."""
-        database.execute("BEGIN IMMEDIATE")
+    Raises:
+        BlockingIOError: another process keeps it locked for longer than `BUSY_S`.
+    """
+    end = time.monotonic() + BUSY_S
+    while True:
         try:
-            database.execute(
-                "INSERT OR IGNORE INTO scorers (scorer, version, weights_digest) VALUES (?, ?, ?)", self._names
-            )
-            stored = self._read(database, new)
-            scorer_id = self._scorer_id(database)
-            rows = [
-                (scorer_id, digest, _packed(self._names, digest, row))
-                for digest, row in new.items()
-                if digest not in stored
-            ]
-            database.executemany(
-                "INSERT OR REPLACE INTO scores (scorer_id, text_digest, scores) VALUES (?, ?, ?)", rows
-            )
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
-        return new | stored
-
-
-def cached(scorer: Scorer, path: Path) -> CachedScorer:
-    """Return a scorer that keeps its scores in the SQLite file at `path`, which is made when it is first needed."""
-    return CachedScorer(scorer, path)
-
-
-def digest_of(text: str) -> bytes:
-    """Return the SHA-256 of a text's UTF-8 bytes, by which its scores are kept."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _checked(scorer: Scorer, texts: list[str]) -> list[Row]:
-    """Score texts and see that the answer is probabilities, one row a text.
+    """Score texts and check that the answer is probabilities, one row a text.
 
     Raises:
         ScorerError: it is not.
@@ -237,27 +138,4 @@ def _checked(scorer: Scorer, texts: list[str]) -> list[Row]:
             f"the scorer {scorer.name!r} was given {len(texts)} texts and answered with {p.shape[0]} rows that are not "
             "all probabilities of three classes; nothing was kept"
         )
-    return [(float(a), float(b), float(c), bool(d)) for (a, b, c), d in zip(p, scores.truncated, strict=True)]
-
-
-def _packed(names: tuple[str, str, str], digest: bytes, row: Row) -> bytes:
-    body = _ROW.pack(*row)
-    return body + _SUM.pack(_checksum(names, digest, body))
-
-
-def _unpacked(names: tuple[str, str, str], digest: bytes, stored: object) -> Row | None:
-    """Return a stored row, or None where its bytes are not those that were stored."""
-    if not isinstance(stored, bytes) or len(stored) != _ROW.size + _SUM.size:
-        return None
-    body = stored[: _ROW.size]
-    if _SUM.unpack(stored[_ROW.size :])[0] != _checksum(names, digest, body):
-        return None
-    return _ROW.unpack(body)
-
-
-def _checksum(names: tuple[str, str, str], digest: bytes, body: bytes) -> int:
-    return zlib.crc32("\n".join(names).encode() + digest + body)
-
-
-def _is_damage(error: Exception) -> bool:
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
+    return [(float(a), float(b), float(c), bool(cut)) for (a, b, c), cut in zip(p, scores.truncated, strict=True)]

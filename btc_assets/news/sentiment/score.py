@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.news.sentiment.cache import cached
+from btc_assets.news.sentiment.cache import CachedScorer
 from btc_assets.news.sentiment.ensemble import load_ensemble
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, WeightsUnavailableError
 from btc_assets.news.sentiment.vader import VaderScorer
@@ -45,7 +45,7 @@ def scorers_of(config: Settings) -> Scorers:
     Raises:
         ScorerError: the model that was asked for is there and cannot be used, for example for its labels.
     """
-    vader = cached(VaderScorer(), config.score_cache)
+    vader = CachedScorer(VaderScorer(), config.score_cache)
     asked = config.sentiment_scorer
     if asked == DEFAULT:
         return Scorers((vader,), DEFAULT)
@@ -55,7 +55,7 @@ def scorers_of(config: Settings) -> Scorers:
         loaded = load_transformer(config.sentiment_model, config.sentiment_runtime)
     except WeightsUnavailableError as error:
         return Scorers((vader,), DEFAULT, (_notice(asked, error),))
-    scorers = (vader, cached(loaded, config.score_cache))
+    scorers = (vader, CachedScorer(loaded, config.score_cache))
     if asked == "transformer":
         return Scorers(scorers, "transformer")
     try:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.news.sentiment.cache import cached
+from btc_assets.news.sentiment.cache import CachedScorer
 from btc_assets.news.sentiment.ensemble import fit_ensemble
 from btc_assets.news.sentiment.judge import LABELLED
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, WeightsUnavailableError
@@ -164,7 +164,7 @@ def test_by_default_vader_scores_and_remembers(tmp_path: Path) -> None:
     run = scorers_of(chosen(tmp_path, "vader"))
     assert ([scorer.name for scorer in run.scorers], run.primary, run.notices) == (["vader"], "vader", ())
     run.scorers[0].score(["Bitcoin rallies"])
-    assert (tmp_path / "cache" / "sentiment.db").exists()
+    assert (tmp_path / "cache" / "sentiment.scores").exists()
 
 
 def test_the_transformer_is_primary_beside_the_default(tmp_path: Path, transformer: Callable) -> None:
@@ -220,7 +220,7 @@ def test_a_fitted_ensemble_is_primary_and_asks_each_scorer_once(tmp_path: Path, 
 
 
 def test_the_cache_changes_no_score(tmp_path: Path) -> None:
-    plain, kept = VaderScorer(), cached(VaderScorer(), tmp_path / "scores.db")
+    plain, kept = VaderScorer(), CachedScorer(VaderScorer(), tmp_path / "scores")
     frame = posts(*(f"Bitcoin falls {n} times and recovers" for n in range(20)))
     expected = score_items(ARTICLES.empty(), frame, [plain], "vader")
     assert score_items(ARTICLES.empty(), frame, [kept], "vader").equals(expected)
