@@ -183,10 +183,8 @@ class Settings(BaseSettings):
         description="For `transformer` and `ensemble`: a Hugging Face model, with `@revision` to pin it, or a local "
         "folder; safetensors only.",
     )
-    sentiment_runtime: Literal["torch", "torch-int8", "onnx"] = Field(
-        default="onnx",
-        description="What runs the transformer. `onnx` is the fastest at equal scores; `torch-int8` is faster still, "
-        "but can move a probability by tenths.",
+    sentiment_runtime: Literal["torch", "onnx"] = Field(
+        default="onnx", description="What runs the transformer; `onnx` gives the same scores faster."
     )
     labelled_sentiment: str = Field(
         default="",
@@ -450,8 +448,8 @@ class Settings(BaseSettings):
 
     @property
     def score_cache(self) -> Path:
-        """SQLite file of the sentiment scores already computed."""
-        return self.data_dir / "cache" / "sentiment.db"
+        """File of the sentiment scores already computed."""
+        return self.data_dir / "cache" / "sentiment.scores"
 
     @property
     def http_cache(self) -> Path:

@@ -1,4 +1,4 @@
-"""Classifiers of the Hugging Face family as scorers: on torch, torch with int8 weights, or ONNX Runtime.
+"""Classifiers of the Hugging Face family as scorers: on torch or ONNX Runtime.
 
 A model is a local folder or a name on the hub, `owner/name` or `owner/name@revision`. Only its config, its tokenizer
 and its safetensors are read, and only code that transformers ships: no pickle, nothing that the model brings along.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Runtime = Literal["torch", "torch-int8", "onnx"]
+Runtime = Literal["torch", "onnx"]
 Tokens = npt.NDArray[np.int64]
 Logits = Callable[[Tokens], npt.NDArray[np.float32]]
 """From token ids (n, length) to logits (n, labels)."""
@@ -86,7 +86,6 @@ _FILES = (
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _PACKAGES = {
     "torch": ("torch", "transformers", "tokenizers"),
-    "torch-int8": ("torch", "transformers", "tokenizers"),
     "onnx": ("torch", "transformers", "tokenizers", "onnxruntime"),
 }
 
@@ -155,8 +154,7 @@ def load_transformer(
 
     Args:
         model: local folder (a relative path starts at the project's root), or `owner/name`, or `owner/name@revision`.
-        runtime: `torch`; `torch-int8`, whose layers multiply in int8, each token and each output with a scale of its
-            own; or `onnx`, a graph exported once, compared with torch, and kept.
+        runtime: `torch`; or `onnx`, a graph exported once, compared with torch, and kept.
         graphs: folder of the exported graphs; None: `onnx` beside the cache of the scores.
         tokens_per_batch: tokens of one batch, unless a single text is longer.
 
@@ -177,7 +175,7 @@ def load_transformer(
         else:
             network = _network(folder)
             max_tokens = _max_tokens(network, tokenizer)
-            logits = _torch(_in_int8(network) if runtime == "torch-int8" else network)
+            logits = _torch(network)
     return TransformerScorer(
         tokenizer,
         logits,
@@ -405,39 +403,6 @@ def _torch(network: torch.nn.Module) -> Logits:
             return network(input_ids=torch.from_numpy(tokens)).logits.numpy()
 
     return logits
-
-
-def _in_int8(network: PreTrainedModel) -> PreTrainedModel:
-    """Let every linear layer but the last multiply in int8, in place.
-
-    Each output has its own scale and so has each token, found when it comes. With one scale for a whole batch, as
-    `torch.ao.quantization` has it, a text's score would depend on the texts it is scored with.
-    """
-    import torch
-
-    def scale(rows: torch.Tensor) -> torch.Tensor:
-        return rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
-
-    class Int8Linear(torch.nn.Module):
-        def __init__(self, layer: torch.nn.Linear) -> None:
-            super().__init__()
-            weight = layer.weight.detach()
-            self.scale = scale(weight).flatten()
-            self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).t().contiguous()
-            self.bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            rows = inputs.reshape(-1, inputs.shape[-1])
-            steps = scale(rows)
-            whole = torch._int_mm((rows / steps).round_().to(torch.int8), self.weight)  # noqa: SLF001 - torch has no other
-            products = whole.to(torch.float32).mul_(steps)
-            return torch.addcmul(self.bias, products, self.scale).reshape(*inputs.shape[:-1], -1)
-
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is torch.nn.Linear and child.out_features > len(CLASSES):
-                setattr(module, name, Int8Linear(child))
-    return network
 
 
 def _onnx(folder: Path, tokenizer: PreTrainedTokenizerBase, weights_digest: str, graphs: Path) -> tuple[Logits, int]:
