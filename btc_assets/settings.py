@@ -615,7 +615,7 @@ def _refuse_unknown(names: Iterable[str], where: str) -> None:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
-        raise SettingsError(f"{', '.join(unknown)}{where}: no such setting; the README lists every BTC_* variable")
+        raise SettingsError(f"{', '.join(unknown)}{where}: no such setting; docs/settings.md lists them all")
 
 
 def _sentence(fault: object) -> str:

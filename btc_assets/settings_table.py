@@ -1,4 +1,4 @@
-"""The README's table of settings, made from the settings themselves: `python -m btc_assets.settings_table`."""
+"""The page of settings, made from the settings themselves: `python -m btc_assets.settings_table > docs/settings.md`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from pydantic import SecretStr
 
 from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings
 
+HEAD = """# Settings
 
-def settings_table() -> str:
-    """Return a Markdown table of every variable, its default and its meaning."""
-    lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        lines.append(f"| `{ENV_PREFIX}{name.upper()}` | {_shown(field.default)} | {field.description} |")
-    return "\n".join(lines)
+Environment variables, or lines of `.env`. A wrong value stops the start with a sentence that names its variable.
+Relative paths start at the checkout, or, where the wheel is installed, at the working directory. Written by
+`python -m btc_assets.settings_table`; do not edit.
+
+| variable | default | meaning |
+|---|---|---|"""
+
+
+def settings_page() -> str:
+    """Return the page: a Markdown table of every variable, its default and its meaning."""
+    rows = [
+        f"| `{ENV_PREFIX}{name.upper()}` | {_shown(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join([HEAD, *rows]) + "\n"
 
 
 def _shown(default: typing.Any) -> str:
@@ -29,4 +39,4 @@ def _shown(default: typing.Any) -> str:
 
 
 if __name__ == "__main__":
-    print(settings_table())
+    print(settings_page(), end="")

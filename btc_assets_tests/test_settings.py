@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, cron_fault, read_settings
-from btc_assets.settings_table import settings_table
+from btc_assets.settings_table import settings_page
 
 
 @pytest.fixture(autouse=True)
@@ -154,9 +154,9 @@ def test_a_relative_data_folder_starts_at_the_project() -> None:
     assert Settings(data_dir=Path("elsewhere")).serving_dir == PROJECT_ROOT / "elsewhere" / "serving"
 
 
-def test_the_readme_documents_every_setting() -> None:
-    readme = (PROJECT_ROOT / "README.md").read_text()
-    assert settings_table() in readme, "run `python -m btc_assets.settings_table` and paste its table into README.md"
+def test_the_page_of_settings_documents_every_setting() -> None:
+    page = (PROJECT_ROOT / "docs" / "settings.md").read_text()
+    assert page == settings_page(), "run `.venv/bin/python -m btc_assets.settings_table > docs/settings.md`"
 
 
 def test_the_example_environment_names_only_settings_that_exist() -> None:

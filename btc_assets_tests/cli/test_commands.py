@@ -12,7 +12,7 @@ import pytest
 from btc_assets.cli.main import parser
 from btc_assets.settings import PROJECT_ROOT
 
-DOCUMENTS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(PROJECT_ROOT.glob("*.md")), *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -33,6 +33,18 @@ def test_every_module_the_documents_name_exists(document: Path) -> None:
     for module in re.findall(r"python -m ((?:btc_assets|benchmarks|serve)[\w.]*)", document.read_text()):
         path = PROJECT_ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_the_documents_link_to_or_name_exists(document: Path) -> None:
+    text = document.read_text()
+    linked = [document.parent / path for path in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)]
+    tested = [
+        PROJECT_ROOT / path
+        for paths in re.findall(r'^make test TESTS="?([^"\n]+)', text, re.MULTILINE)
+        for path in paths.split()
+    ]
+    assert [str(path) for path in linked + tested if not path.exists()] == []
 
 
 def test_make_alone_lists_the_targets() -> None:
