@@ -41,6 +41,18 @@ def test_writes_of_one_turn_leave_as_one_and_those_of_the_next_as_another() -> N
     assert asyncio.run(answer()) == [b"head body", b"next answer"]
 
 
+def test_a_flush_hands_on_what_is_written_without_waiting_for_the_turn_to_end() -> None:
+    async def answer() -> list[bytes]:
+        recorder = Recorder()
+        joined = JoinedWrites(recorder, asyncio.get_running_loop())
+        joined.write(b"head ")
+        joined.write(b"body")
+        joined.flush()
+        return list(recorder.pieces)
+
+    assert asyncio.run(answer()) == [b"head body"]
+
+
 def test_what_is_written_before_a_close_leaves_and_after_it_does_not() -> None:
     async def answer() -> list[bytes]:
         recorder = Recorder()
