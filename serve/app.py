@@ -21,7 +21,7 @@ from serve.answers import Fault
 from serve.head import with_head
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES
-from serve.routes import ROUTES, Refusal
+from serve.routes import ROUTES, Refusal, predicting
 from serve.schema import LoadedModelSchema
 from serve.state import Watcher
 
@@ -76,7 +76,7 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
         logging_config=None,
     )
     # Outside the router: a middleware of Litestar's would not see what the router refuses.
-    app.asgi_handler = metrics.measured(with_head(app.asgi_handler))
+    app.asgi_handler = metrics.measured(predicting(with_head(app.asgi_handler), app.state))
     return app
 
 

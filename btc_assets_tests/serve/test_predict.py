@@ -138,6 +138,20 @@ def test_a_body_declared_json_is_answered_in_json(client: httpx.Client, declared
     assert answer.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [("/v1/predict/", "localhost", 200), ("/v1/predict", "local_host", 200), ("/v1/predict", "local host", 400)],
+)
+def test_a_request_that_only_the_router_understands_is_answered_like_any_other(
+    client: httpx.Client, path: str, host: str, status: int
+) -> None:
+    expected = post(client, ROW)
+    answer = client.post(path, json=ROW, headers={"Host": host})
+    assert answer.status_code == status
+    if status == 200:
+        assert (answer.content, set(answer.headers)) == (expected.content, set(expected.headers))
+
+
 def test_a_failure_of_our_own_is_a_sentence_without_its_cause(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     with TestClient(create_app(tmp_path), raise_server_exceptions=False) as client:
