@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 
-from btc_assets.settings import DAGSTER_HOME, PROJECT_ROOT, SettingsError, read_settings
+from btc_assets.settings import DAGSTER_HOME, PROJECT_ROOT, Settings, SettingsError, read_settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,11 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     try:
         config = read_settings()
+        os.environ.setdefault("DAGSTER_HOME", str(DAGSTER_HOME))
+        os.chdir(PROJECT_ROOT)
+        return _run(chosen, config)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    os.environ.setdefault("DAGSTER_HOME", str(DAGSTER_HOME))
-    os.chdir(PROJECT_ROOT)
+
+
+def _run(chosen: argparse.Namespace, config: Settings) -> int:
+    """Run one command; what only reads needs no writable data folder."""
     if chosen.command == "sql":
         from btc_assets.cli.sql import sql
 
@@ -53,14 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from btc_assets.cli.fit_ensemble import fit_on_labelled
 
         return fit_on_labelled(config)
-    try:
-        from btc_assets.ownership import keep_apart
+    from btc_assets.ownership import keep_apart
 
-        config.writable_dagster_dir()
-        keep_apart()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    config.writable_dagster_dir()
+    keep_apart()
     if chosen.command == "up":
         from btc_assets.cli.up import up
 

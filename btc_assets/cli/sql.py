@@ -13,6 +13,7 @@ def sql(config: Settings, query: str) -> int:
     import duckdb
     from dagster_duckdb import DuckDBResource
 
+    import btc_assets.definitions  # noqa: F401 - a table is known once the module that declares it is loaded
     from btc_assets.sql import add_lake_views
 
     with DuckDBResource(database=":memory:").get_connection() as connection:
@@ -21,7 +22,7 @@ def sql(config: Settings, query: str) -> int:
             rows = connection.sql(query)
         except duckdb.Error as error:
             print(
-                f"{error}\nThe views are: {', '.join(views) or 'none yet; materialise something first'}",
+                f"{error}\nThe views are: {', '.join(sorted(views)) or 'none yet; materialise something first'}",
                 file=sys.stderr,
             )
             return 2
