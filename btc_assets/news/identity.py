@@ -362,6 +362,6 @@ def _shingles(words: str) -> frozenset[bytes]:
         return frozenset()
     padded = f" {words} "
     return frozenset(
-        padded[place : place + _SHINGLE].encode("utf-8", "surrogatepass")
-        for place in range(max(1, len(padded) - _SHINGLE + 1))
+        padded[start : start + _SHINGLE].encode("utf-8", "surrogatepass")
+        for start in range(max(1, len(padded) - _SHINGLE + 1))
     )

@@ -1,1 +1,1 @@
-"""Where articles and posts come from, one file a source."""
+"""Sources of articles and posts, one file per source."""

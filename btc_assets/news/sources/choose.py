@@ -1,4 +1,4 @@
-"""The sources a deployment's settings ask for."""
+"""Build the sources that the settings select."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from btc_assets.settings import Settings, SettingsError
 from btc_assets.transport import Limits, Transport
 
 ANSWER_BYTES = 16 * 1024 * 1024
-"""Largest answer of a service; 1,000 stories or 250 articles take less than 2 MiB."""
+"""Maximum response size; 1,000 stories or 250 articles take less than 2 MiB."""
 TOTAL_S = 60.0
-"""Seconds one request may take, all tries together: the others' texts wait for the slowest."""
+"""Seconds that one request may take, including retries: the slowest source delays all others."""
 
 
 def sources_of(config: Settings) -> tuple[TextSource, ...]:
-    """Build the sources that `BTC_NEWS_SOURCES` names, one for each feed of `rss`; nothing is asked of them yet.
+    """Build the sources in `BTC_NEWS_SOURCES`, one per feed for `rss`; nothing is fetched yet.
 
     Raises:
-        SettingsError: the catalogue of feeds cannot be read, or names a feed like another source.
+        SettingsError: the feed catalogue cannot be read, or a feed has the name of another source.
     """
     makers: dict[str, Callable[[Settings], Iterable[TextSource]]] = {
         "sample": lambda _: [SampleSource()],
@@ -39,11 +39,11 @@ def sources_of(config: Settings) -> tuple[TextSource, ...]:
         "files": _files,
     }
     sources = tuple(source for name in config.news for source in makers[name](config))
-    twice = [name for name, count in Counter(source.name for source in sources).items() if count > 1]
-    if twice:
+    duplicates = [name for name, count in Counter(source.name for source in sources).items() if count > 1]
+    if duplicates:
         raise SettingsError(
-            f"Two news sources are named {twice[0]!r}; rename the feed in the catalogue {config.news_feeds} "
-            f"(BTC_NEWS_FEEDS), or leave one out of BTC_NEWS_SOURCES."
+            f"Two news sources are named {duplicates[0]!r}; rename the feed in the catalogue {config.news_feeds} "
+            f"(BTC_NEWS_FEEDS), or remove one from BTC_NEWS_SOURCES."
         )
     return sources
 
@@ -85,8 +85,8 @@ def _files(config: Settings) -> list[TextSource]:
     return sources
 
 
-def _limits(config: Settings, most_a_second: float = float("inf")) -> Limits:
-    """Return how patient a service's transport is: as the settings say, and no faster than the service bears."""
+def _limits(config: Settings, max_requests_per_second: float = float("inf")) -> Limits:
+    """Return a service's transport limits from the settings, with the service's own request rate as a maximum."""
     limits = Limits(
         timeout_s=config.http_timeout_s,
         attempts=config.http_attempts,
@@ -95,4 +95,4 @@ def _limits(config: Settings, most_a_second: float = float("inf")) -> Limits:
         body_bytes=ANSWER_BYTES,
         total_s=TOTAL_S,
     )
-    return replace(limits, requests_per_second=min(limits.requests_per_second, most_a_second))
+    return replace(limits, requests_per_second=min(limits.requests_per_second, max_requests_per_second))

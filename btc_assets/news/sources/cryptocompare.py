@@ -1,4 +1,4 @@
-"""CryptoCompare: news about Bitcoin from the outlets it follows, with its history; needs a key."""
+"""CryptoCompare: Bitcoin news of many outlets, with history; needs a key."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from btc_assets.news.identity import outlet_of
 from btc_assets.news.plain_text import plain_summary
 from btc_assets.news.sources.answer import (
     Entry,
-    hidden,
-    items_of,
-    list_in,
-    once,
-    shortfall,
-    shown,
-    told_time,
-    without,
+    drop_repeats,
+    list_at,
+    missing_history,
+    parse_items,
+    parse_time,
+    preview,
+    redact,
+    redacting,
 )
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceRefusedError, SourceUnavailableError, Transport
 
 REMEDY = "check BTC_CRYPTOCOMPARE_KEY and BTC_CRYPTOCOMPARE_URL"
-"""What a person may do where the service refuses."""
+"""What to do if the service refuses the request."""
 
-_PATIENCE = re.compile(r"rate limit|too many|in flight|try again", re.IGNORECASE)
-_ELSEWHERE = "Older articles can be had from files (BTC_NEWS_FILES)."
+_RATE_LIMITED = re.compile(r"rate limit|too many|in flight|try again", re.IGNORECASE)
+_HISTORY_REMEDY = "Load older articles from files (BTC_NEWS_FILES)."
 
 
 class CryptoCompareSource:
-    """News in English that the service files under Bitcoin, 50 an answer, newest first.
+    """English news in the service's category Bitcoin, 50 per response, newest first.
 
-    The key goes into a header. The service tells its errors in good answers.
+    The key is sent in a header. The service reports errors in responses with status 200.
     """
 
     name = "cryptocompare"
@@ -47,37 +47,37 @@ class CryptoCompareSource:
         self._key = key
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
-        """Return the news published in the span and in the lag before it; see `TextSource.fetch`."""
+        """Return the news published in the span or up to `lag` before it; see `TextSource.fetch`."""
         start = math.floor((first - self.lag).timestamp())
         end = math.ceil(min(last, now).timestamp())
-        with without(self._key):
+        with redacting(self._key):
             articles = self._articles(start, end)
-        items, faults = items_of(self.name, articles, now, self._item)
+        items, faults = parse_items(self.name, articles, now, self._item)
         times = [at for article in articles if (at := _published(article)) is not None]
-        faults += shortfall(self.name, min(times, default=None), first, last, now, _ELSEWHERE)
-        return Delivery(items, [hidden(fault, self._key) for fault in faults])
+        faults += missing_history(self.name, min(times, default=None), first, last, now, _HISTORY_REMEDY)
+        return Delivery(items, [redact(fault, self._key) for fault in faults])
 
     def _articles(self, start: int, end: int) -> list[Any]:
-        """Return the articles published from `start` on and before `end`, epoch seconds."""
+        """Return the articles with `start` <= publication time < `end`, epoch seconds."""
         articles: list[Any] = []
-        told: set[tuple[str, str]] = set()
+        seen: set[tuple[str, str]] = set()
         while start < end:
             page = self._page(end)
             articles += page
-            fresh = {_name(article) for article in page} - told
+            added = {_key(article) for article in page} - seen
             times = [int(at.timestamp()) for article in page if (at := _published(article)) is not None]
-            if not fresh or not times:
+            if not added or not times:
                 break
-            told |= fresh
-            end = times[-1] + 1  # whether `lTs` counts in, the service does not say: the last second comes again
-        return once(articles, "id")
+            seen |= added
+            end = times[-1] + 1  # `lTs` may be inclusive or exclusive, so the last second is requested again
+        return drop_repeats(articles, "id")
 
     def _page(self, end: int) -> list[Any]:
-        """Return the newest articles before a time.
+        """Return the latest articles before a time.
 
         Raises:
-            SourceUnavailableError: the service asks for patience.
-            SourceRefusedError: it says what is wrong with the request.
+            SourceUnavailableError: the rate limit is exceeded.
+            SourceRefusedError: the service reports an invalid request.
         """
         answer = self._api.json(
             "/data/v2/news/",
@@ -85,11 +85,11 @@ class CryptoCompareSource:
             headers={"Authorization": f"Apikey {self._key}"},
         )
         if isinstance(answer, dict) and answer.get("Response") == "Error":
-            said = shown(answer.get("Message"))
-            if _PATIENCE.search(said):
-                raise SourceUnavailableError(f"cryptocompare asks for patience and says {said}; try later")
-            raise SourceRefusedError(f"cryptocompare refuses the request and says {said}; {REMEDY}.")
-        return list_in(self.name, answer, "Data")
+            message = preview(answer.get("Message"))
+            if _RATE_LIMITED.search(message):
+                raise SourceUnavailableError(f"cryptocompare limits the request rate: {message}; try later")
+            raise SourceRefusedError(f"cryptocompare refuses the request: {message}; {REMEDY}.")
+        return list_at(self.name, answer, "Data")
 
     def _item(self, article: Entry) -> Item:
         url = article.url("url", "guid")
@@ -107,11 +107,11 @@ class CryptoCompareSource:
         )
 
 
-def _name(article: Any) -> tuple[str, str]:
-    """Return what tells articles of several answers apart."""
+def _key(article: Any) -> tuple[str, str]:
+    """Return a key that distinguishes articles of several responses."""
     return (repr(article.get("id")), repr(article.get("guid"))) if isinstance(article, dict) else ("", "")
 
 
 def _published(article: Any) -> datetime | None:
-    written = told_time(article.get("published_on")) if isinstance(article, dict) else None
+    written = parse_time(article.get("published_on")) if isinstance(article, dict) else None
     return written.at if written is not None else None

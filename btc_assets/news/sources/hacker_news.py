@@ -1,4 +1,4 @@
-"""Hacker News: stories about Bitcoin from Algolia's search by date, which needs no key and knows all of them."""
+"""Hacker News: stories about Bitcoin from Algolia's search by date, which needs no key and has the full history."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from btc_assets.news.plain_text import plain_summary
-from btc_assets.news.sources.answer import Entry, EntryError, is_seen_now, items_of, list_in, once
+from btc_assets.news.sources.answer import Entry, EntryError, drop_repeats, is_seen_now, list_at, parse_items
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.transport import SourceMalformedError, Transport
 
 QUERY = "bitcoin"
-REACH = 1_000
-"""Most stories of one search, whatever its pages."""
-MOST_PAGES = 50
-"""Pages asked of one search; of 20 stories each, the service's default, they hold all it gives."""
+MAX_STORIES = 1_000
+"""Maximum number of stories per search, over all its pages."""
+MAX_PAGES = 50
+"""Maximum number of pages per search; at the service's default of 20 stories each they hold a full search."""
 DISCUSSION = "https://news.ycombinator.com/item?id="
 REMEDY = "check BTC_HACKER_NEWS_URL, or take hacker_news out of BTC_NEWS_SOURCES"
-"""What a person may do where the service refuses."""
+"""What to do if the service refuses the request."""
 
 
 class HackerNewsSource:
-    """Stories whose title, text or address holds the query.
+    """Stories whose title, text or address contains the query.
 
-    A search tells no more than 1,000 stories, newest first; a span with more is asked again from the oldest told back.
+    A search returns at most 1,000 stories, newest first; for a span with more, the search is repeated up to the oldest
+    story so far.
     """
 
     name = "hacker_news"
@@ -37,38 +38,38 @@ class HackerNewsSource:
         self._api = api
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
-        """Return the stories published in the span and in the lag before it; see `TextSource.fetch`."""
+        """Return the stories published in the span or up to `lag` before it; see `TextSource.fetch`."""
         start = math.floor((first - self.lag).timestamp())
         end = math.ceil(min(last, now).timestamp())
-        stories = once(self._stories(start, end), "objectID")
-        items, faults = items_of(self.name, stories, now, lambda story: self._item(story, last, now))
+        stories = drop_repeats(self._stories(start, end), "objectID")
+        items, faults = parse_items(self.name, stories, now, lambda story: self._item(story, last, now))
         return Delivery(items, faults)
 
     def _stories(self, start: int, end: int) -> list[Any]:
-        """Return the stories created from `start` on and before `end`, epoch seconds, some of them twice."""
+        """Return the stories with `start` <= creation time < `end`, epoch seconds, possibly with repeats."""
         stories: list[Any] = []
         while start < end:
-            found, total = self._search(start, end)
-            stories += found
-            if not found or total <= len(found) < REACH:
+            hits, total = self._search(start, end)
+            stories += hits
+            if not hits or total <= len(hits) < MAX_STORIES:
                 break
-            times = [at for story in found if isinstance(at := _field(story, "created_at_i"), int) and at >= start]
-            rest = min(times, default=start) + 1
-            if rest >= end and len(found) < REACH:
+            times = [at for story in hits if isinstance(at := _field(story, "created_at_i"), int) and at >= start]
+            next_end = min(times, default=start) + 1
+            if next_end >= end and len(hits) < MAX_STORIES:
                 break
-            if rest >= end:
+            if next_end >= end:
                 raise SourceMalformedError(
-                    f"hacker_news answered with {len(found)} stories none of which is older than the end of the span; "
-                    f"expected them created before it, newest first. Nothing was stored; try again later."
+                    f"hacker_news: expected stories created before the end of the span, newest first, got {len(hits)} "
+                    f"stories without an older one. Nothing was stored; try again later."
                 )
-            end = rest
+            end = next_end
         return stories
 
     def _search(self, start: int, end: int) -> tuple[list[Any], int]:
-        """Ask page after page of one search; return its stories and how many the service says there are."""
-        found: list[Any] = []
+        """Fetch all pages of one search; return its stories and the total number that the service reports."""
+        stories: list[Any] = []
         total = 0
-        for page in range(MOST_PAGES):
+        for page in range(MAX_PAGES):
             answer = self._api.json(
                 "/api/v1/search_by_date",
                 {
@@ -76,21 +77,21 @@ class HackerNewsSource:
                     "tags": "story",
                     "numericFilters": f"created_at_i>={start},created_at_i<{end}",
                     "typoTolerance": "false",
-                    "hitsPerPage": REACH,
+                    "hitsPerPage": MAX_STORIES,
                     "page": page,
                 },
             )
-            hits = list_in(self.name, answer, "hits")
-            found += hits
-            total = max(total, _whole(answer, "nbHits"))
-            if not hits or page + 1 >= _whole(answer, "nbPages"):
+            hits = list_at(self.name, answer, "hits")
+            stories += hits
+            total = max(total, _integer(answer, "nbHits"))
+            if not hits or page + 1 >= _integer(answer, "nbPages"):
                 break
-        return found, total
+        return stories, total
 
     def _item(self, story: Entry, last: datetime, now: datetime) -> Item:
         number = story.identifier("objectID")
         if not (number.isascii() and number.isdecimal()):
-            raise EntryError("have an objectID that is no number", number)
+            raise EntryError("have an objectID that is not a number", number)
         at, precision = story.time("created_at_i")
         counted = is_seen_now(at, self.lag, last, now)
         return Item(
@@ -112,6 +113,6 @@ def _field(story: Any, name: str) -> Any:
     return story.get(name) if isinstance(story, dict) else None
 
 
-def _whole(answer: Any, name: str) -> int:
+def _integer(answer: Any, name: str) -> int:
     value = _field(answer, name)
     return value if isinstance(value, int) else 0

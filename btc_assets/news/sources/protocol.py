@@ -1,4 +1,4 @@
-"""What every source of text promises; its errors are those of `btc_assets.transport`."""
+"""The protocol of every text source; its errors are those of `btc_assets.transport`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Kind = Literal["article", "post"]
 
 @dataclass(frozen=True)
 class Item:
-    """One text as a source gave it, already plain: no markup, no control or bidi characters, bounded in length.
+    """One text from a source, already plain: no markup, no control or bidi characters, bounded length.
 
     Attributes:
         kind: article or post.
-        source: name of the feed or service, as metadata and checks show it.
-        guid: what the source names it by; with `url` empty, its identity is source and guid.
-        url: as given, http or https; empty where there is none.
+        source: name of the feed or service, as shown in metadata and checks.
+        guid: id at the source; if `url` is empty, source and guid identify the text.
+        url: address from the source, http or https; empty if there is none.
         title: title of an article; first line of a post.
         summary: summary of an article or body of a post; may be empty.
-        published_at: what the publisher says, UTC; None where it is absent or unreadable.
-        precision: how exactly `published_at` is told.
-        first_seen_at: when an archive first saw it, UTC; None where it has no such stamp.
+        published_at: publication time stated by the publisher, UTC; None if missing or unreadable.
+        precision: precision of `published_at`.
+        first_seen_at: when an archive first saw the text, UTC; None if it states no such time.
         outlet: domain of the publisher of an article; platform of a post.
-        channel: subreddit, list or the like.
-        points: votes, where known.
-        comments: number of comments, where known.
+        channel: subreddit, list or similar.
+        points: votes, if known.
+        comments: number of comments, if known.
         is_repost: whether it repeats another post.
     """
 
@@ -50,12 +50,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What one source gave when asked once.
+    """The result of one successful fetch.
 
     Attributes:
-        items: in the order given; an item may be one that was delivered before.
-        faults: sentences about entries that were left out, the rest of the answer being usable.
-        unchanged: whether the source said that nothing is new since it was last asked (HTTP 304).
+        items: texts in the order of the response; they may include texts from earlier deliveries.
+        faults: sentences about entries that were left out or are missing; the other entries are usable.
+        unchanged: whether the source reported no change since the last fetch (HTTP 304).
     """
 
     items: list[Item]
@@ -64,15 +64,15 @@ class Delivery:
 
 
 class TextSource(Protocol):
-    """Where articles or posts come from.
+    """A source of articles or posts.
 
     Attributes:
-        name: of the source, unique, for tables and messages.
-        kinds: what it gives.
-        live: whether it is asked over the network now, so that what is new was first seen now; an archive instead
-            tells or declares when each item became available.
-        lag: from publication to availability for items of history without a first-seen time.
-        rhythm: longest silence that is usual; None where silence says nothing.
+        name: unique name for tables and messages.
+        kinds: kinds of texts that it delivers.
+        live: whether it is queried over the network, so that new texts are first seen now; an archive instead states
+            or declares when each text became available.
+        lag: from publication to availability, for historical texts without a first-seen time.
+        rhythm: longest normal silence; None if silence is not a warning sign.
     """
 
     name: str
@@ -84,15 +84,15 @@ class TextSource(Protocol):
     def fetch(self, first: datetime, last: datetime, now: datetime) -> Delivery:
         """Return the items that may have become available with `first` <= available_at < `last`.
 
-        A feed gives what it holds, whatever the span. A source with history (`live` search services and archives)
-        gives items published from `first` - lag on and before `last`; what it gives beyond that is left out later.
+        A feed returns its current entries for any span. A source with history (`live` search services and archives)
+        returns items with `first` - lag <= publication time < `last`; filing removes items outside the span.
 
         Args:
             first: start of the span, UTC.
             last: its end, UTC, exclusive.
-            now: the moment asked at, UTC.
+            now: the time of the request, UTC.
 
         Raises:
-            SourceError: there is no answer, or none that can be trusted; the message is a sentence for a person.
+            SourceError: the source did not answer or its answer is invalid; the message is a readable sentence.
         """
         ...

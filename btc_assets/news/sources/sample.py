@@ -9,14 +9,14 @@ from btc_assets.news.sources.protocol import Delivery, Kind
 from btc_assets.settings import PACKAGE
 
 NAME = "synthetic_sample"
-"""Name of the source; it is on every row, so that nobody takes these texts for news."""
+"""Name of the source, on every row, so that these texts are not mistaken for news."""
 ARTICLES_FILE = PACKAGE / "sample" / "synthetic_articles.jsonl"
 POSTS_FILE = PACKAGE / "sample" / "synthetic_posts.jsonl"
 LAG = timedelta(minutes=10)
 
 
 class SampleSource:
-    """Synthetic articles and posts; none of them was ever published, and none was derived from prices."""
+    """Synthetic articles and posts; they were never published and are not derived from prices."""
 
     name = NAME
     kinds: tuple[Kind, ...] = ("article", "post")

@@ -1,6 +1,6 @@
-"""The five services as the tests play them: what their sources are, and what they would answer.
+"""Fakes of the five services: their sources and sample answers.
 
-The answers are written by hand after what the services are known to send; none is recorded.
+The answers are handwritten in the format of each service; none is recorded.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 
 @contextmanager
-def playing() -> Iterator[Exchange]:
-    """Run a server for a module of tests; a transport to it costs more than what most of them do with it."""
+def run_server() -> Iterator[Exchange]:
+    """Run a server for a test module; building a transport to it takes longer than most of the tests."""
     server = Exchange()
     yield server
     server.close()
 
 
-def silent(server: Exchange) -> Exchange:
-    """Let a server forget what it was asked and told to answer."""
+def reset(server: Exchange) -> Exchange:
+    """Clear a server's recorded requests and configured answers."""
     server.script, server.requests, server.headers = [], [], []
     server.respond = lambda path, query: Answer(status=404)
     return server
 
 
 def transport(server: Exchange, **limits: float) -> Transport:
-    """Return an impatient transport to a server of the tests."""
-    patience = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0} | limits
-    return _transport(server.url, Limits(**patience))  # type: ignore[arg-type]
+    """Return a transport with short waits to a server of the tests."""
+    options = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0} | limits
+    return _transport(server.url, Limits(**options))  # type: ignore[arg-type]
 
 
 @cache
@@ -58,7 +58,7 @@ def epoch(at: datetime) -> int:
 
 
 def story(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
-    """Return a story as Hacker News' search tells it."""
+    """Return a story in the format of Hacker News' search."""
     return {
         "objectID": f"{40_000_000 + number}",
         "title": f"Bitcoin story {number}",
@@ -78,7 +78,7 @@ def stories(hits: list[Any], total: int | None = None, pages: int = 1) -> dict[s
 
 
 def post(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
-    """Return a post as Reddit's listings tell it."""
+    """Return a post in the format of Reddit's listings."""
     return {
         "id": f"1abc{number}",
         "name": f"t3_1abc{number}",
@@ -102,7 +102,7 @@ def listing(posts: list[Any], after: str | None = None) -> dict[str, Any]:
 
 
 def article(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
-    """Return an article as GDELT tells it."""
+    """Return an article in GDELT's format."""
     return {
         "url": f"https://www.paper{number % 7}.example/news/{number}",
         "url_mobile": "",
@@ -115,8 +115,8 @@ def article(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def panic(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
-    """Return a post as CryptoPanic tells it."""
+def cryptopanic_post(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
+    """Return a post in CryptoPanic's format."""
     return {
         "id": 20_000_000 + number,
         "slug": f"bitcoin-news-{number}",
@@ -131,14 +131,14 @@ def panic(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def panics(results: list[Any], page: int | None = None) -> dict[str, Any]:
-    """Return one page; like the service, it tells the key in the address of the next."""
-    following = f"https://cryptopanic.com/api/developer/v2/posts/?auth_token={SECRET}&page={page}" if page else None
-    return {"next": following, "previous": None, "results": results}
+def cryptopanic_answer(results: list[Any], page: int | None = None) -> dict[str, Any]:
+    """Return one page; as with the service, the address of the next page contains the key."""
+    next_url = f"https://cryptopanic.com/api/developer/v2/posts/?auth_token={SECRET}&page={page}" if page else None
+    return {"next": next_url, "previous": None, "results": results}
 
 
-def compared(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
-    """Return an article as CryptoCompare tells it."""
+def cryptocompare_article(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
+    """Return an article in CryptoCompare's format."""
     return {
         "id": f"{50_000_000 + number}",
         "guid": f"https://paper.example/?p={number}",
@@ -155,23 +155,23 @@ def compared(number: int, at: datetime, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def compareds(articles: list[Any]) -> dict[str, Any]:
+def cryptocompare_answer(articles: list[Any]) -> dict[str, Any]:
     return {"Type": 100, "Message": "News list successfully returned", "Promoted": [], "Data": articles}
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of the five.
+    """One of the five services.
 
     Attributes:
-        name: of its source.
-        source: how its source is made.
-        entry: what it tells of its n-th text.
-        answer: how it wraps entries.
-        time: name of the entry's time.
-        when: how it tells a time.
-        id: name of the entry's id.
-        body: name of the entry's text; empty where it tells none.
+        name: name of its source.
+        source: builds its source from a transport.
+        entry: builds its n-th entry.
+        answer: wraps entries in a response.
+        time: field of an entry's time.
+        format_time: formats a time for that field.
+        id: field of an entry's id.
+        body: field of an entry's text; empty if it has none.
     """
 
     name: str
@@ -179,7 +179,7 @@ class Service:
     entry: Callable[..., dict[str, Any]]
     answer: Callable[[list[Any]], Any]
     time: str
-    when: Callable[[datetime], Any]
+    format_time: Callable[[datetime], Any]
     id: str
     body: str = ""
 
@@ -197,15 +197,15 @@ SERVICES = (
         "reddit", lambda api: RedditSource(api, ["Bitcoin"]), post, listing, "created_utc", epoch, "id", "selftext_html"
     ),
     Service(
-        "gdelt", GdeltSource, article, lambda found: {"articles": found}, "seendate",
+        "gdelt", GdeltSource, article, lambda articles: {"articles": articles}, "seendate",
         lambda at: f"{at:%Y%m%dT%H%M%SZ}", "url",
     ),
     Service(
-        "cryptopanic", lambda api: CryptoPanicSource(api, SECRET), panic, panics, "published_at", iso, "id",
-        "description",
+        "cryptopanic", lambda api: CryptoPanicSource(api, SECRET), cryptopanic_post, cryptopanic_answer,
+        "published_at", iso, "id", "description",
     ),
     Service(
-        "cryptocompare", lambda api: CryptoCompareSource(api, SECRET), compared, compareds, "published_on", epoch, "id",
-        "body",
+        "cryptocompare", lambda api: CryptoCompareSource(api, SECRET), cryptocompare_article,
+        cryptocompare_answer, "published_on", epoch, "id", "body",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The settings name the sources; nothing is asked of them before they are."""
+"""The settings select the sources; building them sends no request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from btc_assets.transport import SourceRefusedError
 from btc_assets_tests.market.conftest import Answer, Exchange
 from btc_assets_tests.news.sources.services import DAY, NEXT, NOW, SECRET, listing
 
-ALL = "sample,rss,hacker_news,reddit,gdelt,cryptopanic,cryptocompare,files"
+ALL_SOURCES = "sample,rss,hacker_news,reddit,gdelt,cryptopanic,cryptocompare,files"
 CATALOGUE = """
 [[feed]]
 name = "one"
@@ -42,7 +42,7 @@ def server() -> Iterator[Exchange]:
 
 
 def config(server: Exchange, folder: Path, *, second: str = "two", **changed: Any) -> Settings:
-    """Return settings whose every service is the server of the test."""
+    """Return settings in which the test server is every service."""
     feeds = folder / "feeds.toml"
     feeds.write_text(CATALOGUE.format(second))
     urls = {f"{name}_url": server.url for name in ("hacker_news", "reddit", "gdelt", "cryptopanic", "cryptocompare")}
@@ -51,7 +51,7 @@ def config(server: Exchange, folder: Path, *, second: str = "two", **changed: An
         **(
             {
                 "data_dir": folder,
-                "news_sources": ALL,
+                "news_sources": ALL_SOURCES,
                 "news_feeds": feeds,
                 "news_files": "archive/*.parquet",
                 "social_files": str(folder / "posts.csv"),
@@ -66,18 +66,18 @@ def config(server: Exchange, folder: Path, *, second: str = "two", **changed: An
     )
 
 
-def test_each_name_becomes_its_sources_in_the_order_given(server: Exchange, tmp_path: Path) -> None:
+def test_sources_are_built_in_the_configured_order(server: Exchange, tmp_path: Path) -> None:
     sources = sources_of(config(server, tmp_path))
     assert [source.name for source in sources] == [
         "synthetic_sample", "one", "two", "hacker_news", "reddit", "gdelt", "cryptopanic", "cryptocompare",
         "news_files", "social_files",
     ]  # fmt: skip
     assert server.requests == []
-    reverse = ",".join(reversed(ALL.split(",")))
+    reverse = ",".join(reversed(ALL_SOURCES.split(",")))
     assert sources_of(config(server, tmp_path, news_sources=reverse))[-1].name == "synthetic_sample"
 
 
-def test_every_source_keeps_the_protocol(server: Exchange, tmp_path: Path) -> None:
+def test_every_source_implements_the_protocol(server: Exchange, tmp_path: Path) -> None:
     for source in sources_of(config(server, tmp_path)):
         assert set(source.kinds) <= {"article", "post"}
         assert source.kinds
@@ -87,11 +87,11 @@ def test_every_source_keeps_the_protocol(server: Exchange, tmp_path: Path) -> No
         assert callable(source.fetch)
 
 
-def test_none_is_none(server: Exchange, tmp_path: Path) -> None:
+def test_no_source_is_configured(server: Exchange, tmp_path: Path) -> None:
     assert sources_of(config(server, tmp_path, news_sources="none")) == ()
 
 
-def test_files_start_in_the_projects_folder_and_come_where_they_are_named(server: Exchange, tmp_path: Path) -> None:
+def test_file_paths_are_relative_to_the_project(server: Exchange, tmp_path: Path) -> None:
     articles, posts = sources_of(config(server, tmp_path, news_sources="files"))
     assert isinstance(articles, TextFiles)
     assert isinstance(posts, TextFiles)
@@ -102,7 +102,7 @@ def test_files_start_in_the_projects_folder_and_come_where_they_are_named(server
     assert only.name == "social_files"
 
 
-def test_a_feed_may_not_take_the_name_of_another_source(server: Exchange, tmp_path: Path) -> None:
+def test_two_sources_with_one_name_are_refused(server: Exchange, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"Two news sources are named 'gdelt'.*BTC_NEWS_FEEDS"):
         sources_of(config(server, tmp_path, second="gdelt"))
     assert len(sources_of(config(server, tmp_path, second="gdelt", news_sources="rss"))) == 2
@@ -123,7 +123,7 @@ def service(server: Exchange, folder: Path, name: str, **changed: Any) -> TextSo
         ("cryptocompare", "BTC_CRYPTOCOMPARE_KEY"),
     ],
 )
-def test_a_refusal_names_the_setting_to_look_at(
+def test_a_refusal_names_the_setting(
     name: str, remedy: str, server: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("btc_assets.news.sources.reddit.REQUESTS_PER_SECOND", 10_000)
@@ -136,30 +136,28 @@ def test_a_refusal_names_the_setting_to_look_at(
     ("base", "path"),
     [("", "/api/developer/v2/posts/"), ("/", "/api/developer/v2/posts/"), ("/api/growth/v2/", "/api/growth/v2/posts/")],
 )
-def test_the_address_of_cryptopanic_may_name_a_plan(base: str, path: str, server: Exchange, tmp_path: Path) -> None:
+def test_the_url_of_cryptopanic_selects_the_plan(base: str, path: str, server: Exchange, tmp_path: Path) -> None:
     with pytest.raises(SourceRefusedError):
         service(server, tmp_path, "cryptopanic", cryptopanic_url=server.url + base).fetch(DAY, NEXT, NOW)
     assert server.requests[0][0] == path
 
 
-def test_every_channel_of_the_settings_is_asked(
-    server: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_configured_channel_is_fetched(server: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("btc_assets.news.sources.reddit.REQUESTS_PER_SECOND", 10_000)
     server.respond = lambda path, query: Answer(listing([]))
     service(server, tmp_path, "reddit", reddit_channels="Bitcoin,ethereum").fetch(DAY, NEXT, NOW)
     assert [path for path, _ in server.requests] == ["/r/Bitcoin/new.json", "/r/ethereum/new.json"]
 
 
-@pytest.mark.parametrize(("name", "slowest"), [("gdelt", 0.2), ("reddit", 1 / 6), ("hacker_news", 5.0)])
-def test_a_service_is_asked_no_faster_than_it_bears(
-    name: str, slowest: float, server: Exchange, tmp_path: Path
-) -> None:
-    for asked in (0.1, 5.0, 100.0):
-        source: Any = service(server, tmp_path, name, http_requests_per_second=asked)
-        assert source._api._limits.requests_per_second == min(asked, slowest if name != "hacker_news" else asked)
+@pytest.mark.parametrize(("name", "maximum"), [("gdelt", 0.2), ("reddit", 1 / 6), ("hacker_news", 5.0)])
+def test_a_service_limits_the_request_rate(name: str, maximum: float, server: Exchange, tmp_path: Path) -> None:
+    for configured in (0.1, 5.0, 100.0):
+        source: Any = service(server, tmp_path, name, http_requests_per_second=configured)
+        assert source._api._limits.requests_per_second == min(
+            configured, maximum if name != "hacker_news" else configured
+        )
 
 
-def test_the_keys_are_in_nothing_that_is_shown(server: Exchange, tmp_path: Path) -> None:
-    whole = config(server, tmp_path)
-    assert SECRET not in repr(whole) + repr([vars(source).keys() for source in sources_of(whole)])
+def test_representations_do_not_contain_the_keys(server: Exchange, tmp_path: Path) -> None:
+    settings = config(server, tmp_path)
+    assert SECRET not in repr(settings) + repr([vars(source).keys() for source in sources_of(settings)])

@@ -1,4 +1,4 @@
-"""CryptoCompare: answer after answer back in time, and errors told in good answers."""
+"""CryptoCompare: paging back in time, and errors with status 200."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from btc_assets_tests.news.sources.services import (
     NEXT,
     NOW,
     SECRET,
-    compared,
-    compareds,
+    cryptocompare_answer,
+    cryptocompare_article,
     epoch,
-    playing,
-    silent,
+    reset,
+    run_server,
     transport,
 )
 
@@ -31,31 +31,31 @@ YESTERDAY = DAY - timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Exchange]:
-    with playing() as server:
+    with run_server() as server:
         yield server
 
 
 @pytest.fixture
 def server(service: Exchange) -> Exchange:
-    return silent(service)
+    return reset(service)
 
 
 def fetch(server: Exchange, first: datetime = DAY, last: datetime = NEXT) -> Delivery:
     return CryptoCompareSource(transport(server), SECRET).fetch(first, last, NOW)
 
 
-def told(server: Exchange, articles: list[dict[str, Any]], *, inclusive: bool = False) -> None:
-    """Let the server tell the newest 50 articles before a time."""
+def serve(server: Exchange, articles: list[dict[str, Any]], *, inclusive: bool = False) -> None:
+    """Serve the latest 50 articles before a time."""
 
     def respond(path: str, query: dict[str, str]) -> Answer:
         end = int(query["lTs"]) + inclusive
-        return Answer(compareds([article for article in articles if article["published_on"] < end][:50]))
+        return Answer(cryptocompare_answer([article for article in articles if article["published_on"] < end][:50]))
 
     server.respond = respond
 
 
-def test_news_about_bitcoin_is_asked_for_with_the_key_in_a_header(server: Exchange) -> None:
-    told(server, [])
+def test_the_request_has_the_key_in_a_header(server: Exchange) -> None:
+    serve(server, [])
     fetch(server)
     assert server.requests == [
         ("/data/v2/news/", {"lang": "EN", "categories": "BTC", "sortOrder": "latest", "lTs": str(epoch(NOW))})
@@ -63,8 +63,8 @@ def test_news_about_bitcoin_is_asked_for_with_the_key_in_a_header(server: Exchan
     assert server.headers[0]["Authorization"] == f"Apikey {SECRET}"
 
 
-def test_an_article_is_its_publishers(server: Exchange) -> None:
-    told(server, [compared(5, NOW - MINUTE)])
+def test_an_article_has_the_outlet_of_its_publisher(server: Exchange) -> None:
+    serve(server, [cryptocompare_article(5, NOW - MINUTE)])
     (item,) = fetch(server).items
     assert (item.kind, item.source, item.outlet) == ("article", "cryptocompare", "paper.example")
     assert (item.guid, item.url) == ("50000005", "https://www.paper.example/piece/5")
@@ -73,24 +73,26 @@ def test_an_article_is_its_publishers(server: Exchange) -> None:
 
 @pytest.mark.parametrize("inclusive", [False, True])
 @pytest.mark.parametrize("every", [1, 7, 60])
-def test_a_span_is_read_back_to_its_beginning(every: int, inclusive: bool, server: Exchange) -> None:
-    articles = [compared(number, NOW - number // 3 * every * MINUTE) for number in range(300)]
-    told(server, articles, inclusive=inclusive)
-    wanted = {article["id"] for article in articles if epoch(DAY) - 3_600 <= article["published_on"] < epoch(NOW)}
-    found = [item.guid for item in fetch(server).items]
-    assert wanted <= set(found)
-    assert len(found) == len(set(found))
-    assert len(server.requests) <= len(wanted) // 47 + 3
+def test_a_span_is_fetched_back_to_its_start(every: int, inclusive: bool, server: Exchange) -> None:
+    articles = [cryptocompare_article(number, NOW - number // 3 * every * MINUTE) for number in range(300)]
+    serve(server, articles, inclusive=inclusive)
+    expected = {article["id"] for article in articles if epoch(DAY) - 3_600 <= article["published_on"] < epoch(NOW)}
+    received = [item.guid for item in fetch(server).items]
+    assert expected <= set(received)
+    assert len(received) == len(set(received))
+    assert len(server.requests) <= len(expected) // 47 + 3
 
 
-def test_a_service_that_always_tells_the_same_is_left(server: Exchange) -> None:
-    server.respond = lambda path, query: Answer(compareds([compared(number, NOW) for number in range(50)]))
+def test_repeated_answers_end_the_fetch(server: Exchange) -> None:
+    server.respond = lambda path, query: Answer(
+        cryptocompare_answer([cryptocompare_article(number, NOW) for number in range(50)])
+    )
     assert len(fetch(server).items) == 50
     assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "sentence"),
+    ("message", "error_type", "sentence"),
     [
         ("You need a valid auth key or api key to access this endpoint", SourceRefusedError, "BTC_CRYPTOCOMPARE_KEY"),
         ("Path does not exist", SourceRefusedError, "BTC_CRYPTOCOMPARE_URL"),
@@ -98,14 +100,16 @@ def test_a_service_that_always_tells_the_same_is_left(server: Exchange) -> None:
         ("You can only have 1 request in flight at a time", SourceUnavailableError, "try later"),
     ],
 )
-def test_errors_come_in_good_answers(said: str, kind: type[SourceError], sentence: str, server: Exchange) -> None:
-    server.respond = lambda path, query: Answer({"Response": "Error", "Message": said, "Type": 1, "Data": {}})
-    with pytest.raises(kind, match=sentence) as error:
+def test_errors_with_status_200_are_reported(
+    message: str, error_type: type[SourceError], sentence: str, server: Exchange
+) -> None:
+    server.respond = lambda path, query: Answer({"Response": "Error", "Message": message, "Type": 1, "Data": {}})
+    with pytest.raises(error_type, match=sentence) as error:
         fetch(server)
-    assert said[:20] in str(error.value)
+    assert message[:20] in str(error.value)
 
 
-def test_a_day_before_its_history_is_refused_not_empty(server: Exchange) -> None:
-    told(server, [compared(number, NOW - number * MINUTE) for number in range(60)])
-    with pytest.raises(SourceRefusedError, match=r"expected|lists only its newest entries, back to no entry at all"):
+def test_a_day_before_its_history_is_refused(server: Exchange) -> None:
+    serve(server, [cryptocompare_article(number, NOW - number * MINUTE) for number in range(60)])
+    with pytest.raises(SourceRefusedError, match=r"lists only its latest entries, back to no entry at all"):
         fetch(server, YESTERDAY, DAY)
