@@ -132,6 +132,15 @@ def test_a_refresh_that_is_worse_does_not_wait_in_shadow() -> None:
     assert standing(walked("promoted", "stale")) == Standing(1, None, None)
 
 
+@pytest.mark.parametrize("decision", ["promoted", "kept"])
+def test_a_verdict_about_the_champion_itself_adds_nothing(decision: str) -> None:
+    """Its cutoff was never judged: a person made it champion."""
+    rows = walked("promoted").with_columns(verdict_cutoff=None, actor=pl.lit("a person"))
+    assert after_verdict(
+        rows, verdict(0, decision, against=1), effective_from=midnight(week(1)), recorded_at=FAR
+    ).is_empty()
+
+
 @pytest.mark.parametrize("decision", ["promoted", "kept", "refused"])
 def test_the_same_verdict_again_adds_nothing(decision: str) -> None:
     history = walked("promoted", decision)
