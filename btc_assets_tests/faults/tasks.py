@@ -41,6 +41,7 @@ from btc_assets.partitions import DAILY, key_of
 from btc_assets.published import live_manifest
 from btc_assets.reads import lake_resources
 from btc_assets.schema import CONTRACTS, Contract, dagster_type
+from btc_assets.serving import publish
 from btc_assets.settings import Settings, settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 from btc_assets_tests.serving.builders import MADE_AT, publish_small
@@ -529,3 +530,25 @@ def scores_on_a_full_disk(folder: Path, told: Path) -> None:
 def publish_hour(serving: Path, models: Path, hour: int) -> None:
     """Publish the forecast of an hour."""
     publish_small(serving, models, made_at=MADE_AT + timedelta(hours=hour))
+
+
+def publish_hour_and_die(serving: Path, models: Path, hour: int, last_step: int) -> None:
+    """Publish the forecast of an hour, and die at its n-th step that touches the disk, if it has as many."""
+    steps = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == last_step:
+                die()
+            return function(*arguments, **options)
+
+        return step
+
+    for name in ("rename", "replace", "utime", "mkdir", "fsync"):
+        setattr(os, name, counted(getattr(os, name)))
+    Path.write_text = counted(Path.write_text)  # type: ignore[method-assign]
+    shutil.copytree = counted(shutil.copytree)
+    publish._write_database = counted(publish._write_database)
+    publish_hour(serving, models, hour)

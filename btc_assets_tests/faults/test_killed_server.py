@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import signal
 import subprocess
 import sys
@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import httpx
 import pytest
 
+from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.published import live_manifest
 from btc_assets.settings import PROJECT_ROOT
@@ -23,7 +25,6 @@ from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 from btc_assets_tests.faults import tasks
 from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.serving.builders import FEATURE_NAMES
-from btc_assets_tests.serving.test_publish import KILLER
 
 pytestmark = pytest.mark.slow
 LOOPBACK = "127.0.0.1"
@@ -61,6 +62,11 @@ class Deployment:
         return self.data / "serving"
 
     @property
+    def bundles(self) -> set[str]:
+        """The names in the bundles folder, hidden ones included."""
+        return {entry.name for entry in (self.serving / "bundles").iterdir()}
+
+    @property
     def live(self) -> str:
         manifest = live_manifest(self.serving)
         assert manifest is not None
@@ -79,9 +85,8 @@ class Deployment:
             yield process, f"http://{LOOPBACK}:{port}"
 
 
-@pytest.fixture(scope="module")
-def deployment(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    root = tmp_path_factory.mktemp("published")
+def published(forge: Forge, root: Path) -> Deployment:
+    """Publish the forecast of hour 0 in a folder of its own."""
     made = Deployment(root / "data", root / "models")
     made.serving.mkdir(parents=True)
     forge.succeed(tasks.publish_hour, made.serving, made.models, 0)
@@ -102,7 +107,7 @@ def answers(client: httpx.Client) -> list[tuple[int, str]]:
 
 
 def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_again(
-    deployment: Deployment, forge: Forge
+    forge: Forge, tmp_path: Path
 ) -> None:
     """Shown by what a real server answers before, and after it was started again.
 
@@ -110,6 +115,7 @@ def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_
     from the old bundle, which is what it was started with. Started again it answers every question from the new
     one, to which the pointer had moved.
     """
+    deployment = published(forge, tmp_path)
     old = deployment.live
     with deployment.server("-c", DIES) as (process, url):
         with httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
@@ -123,46 +129,89 @@ def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_
         assert {bundle for _, bundle in answers(client) if bundle} == {new}
 
 
-def test_no_request_fails_while_publishers_are_killed_at_every_step(deployment: Deployment, tmp_path: Path) -> None:
-    """Shown by the status and the bundle of every answer.
+@dataclass(frozen=True)
+class Killed:
+    """What is left of publishers of ever later hours, each killed one step later than the one before.
 
-    Publishers of ever later hours die by SIGKILL, each one step later than the one before, while a real server
-    polls the folder and a client asks again and again. Every answer has status 200, and comes from a bundle that
-    was live; at the end the server answers from the one that was published whole.
+    Attributes:
+        deployment: where they published; the last one was not killed.
+        first: bundle that was live before them.
+        statuses: how each ended.
+        live: bundle that was live after each; its model and its tables were whole.
+        answers: status and bundle of everything a client got meanwhile from a real server that polls the folder.
     """
-    killer = tmp_path / "killer.py"
-    killer.write_text(KILLER)
-    begun = deployment.live
-    asked: list[tuple[int, str]] = []
+
+    deployment: Deployment
+    first: str
+    statuses: list[int]
+    live: list[str]
+    answers: list[tuple[int, str]]
+
+
+def whole_bundle(deployment: Deployment) -> str:
+    """Return the live bundle, whose model has the digest it says and whose tables have the rows it says."""
+    manifest = live_manifest(deployment.serving)
+    assert manifest is not None
+    folder = deployment.serving / "bundles" / manifest["bundle_id"]
+    assert ForecastModel.load(folder / "model").digest == manifest["model_digest"]
+    with duckdb.connect(str(folder / "serving.duckdb"), read_only=True) as connection:
+        for table, rows in manifest["tables"].items():
+            assert connection.sql(f"SELECT count(*) FROM {table}").fetchall() == [(rows,)]
+    return folder.name
+
+
+@pytest.fixture(scope="module")
+def killed(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    deployment = published(forge, tmp_path_factory.mktemp("killed"))
+    first = deployment.live
+    statuses: list[int] = []
+    live: list[str] = []
+    received: list[tuple[int, str]] = []
     stop = threading.Event()
 
     def ask(url: str) -> None:
         # A connection a request: one that is kept is closed by the server where a busy machine leaves it idle.
         with httpx.Client(base_url=url, timeout=WATCHDOG_S, headers={"Connection": "close"}) as client:
-            while not stop.wait(0.03):
-                asked.extend(answers(client))
+            while not stop.wait(0.1):
+                received.extend(answers(client))
 
     with deployment.server("-m", "serve") as (process, url), ThreadPoolExecutor() as pool:
         asking = pool.submit(ask, url)
         try:
-            done = subprocess.run(
-                [sys.executable, "-W", "ignore", killer, deployment.serving, deployment.models],
-                env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": os.environ["PATH"]},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            last = deployment.live
+            for step in itertools.count(1):
+                arguments = (deployment.serving, deployment.models, step, step)
+                statuses.append(forge.run(tasks.publish_hour_and_die, *arguments))
+                live.append(whole_bundle(deployment))
+                if statuses[-1] != -signal.SIGKILL:
+                    break
             wait_until(
-                lambda: next((bundle for _, bundle in reversed(asked[:]) if bundle), "") == last,
+                lambda: next((bundle for _, bundle in reversed(received[:]) if bundle), "") == live[-1],
                 deployment.data / "server.log",
                 process,
             )
         finally:
             stop.set()
         asking.result()
-    lived = {line.split()[0] for line in done.stdout.splitlines()}
-    assert len(done.stdout.splitlines()) > 25  # killed at that many steps
-    assert {status for status, _ in asked} == {200}
-    assert {bundle for _, bundle in asked if bundle} <= lived | {begun}
-    assert len(asked) > 50
+    return Killed(deployment, first, statuses, live, received)
+
+
+def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(killed: Killed) -> None:
+    """Shown by what is live after each, read as the server reads it, and by what the one that lived swept up."""
+    *died, lived = killed.statuses
+    assert len(died) > 25, "the publisher was killed at too few steps to prove anything"
+    assert set(died) == {-signal.SIGKILL}
+    assert lived == 0
+    assert killed.live[0] == killed.first, "the pointer moved before anything was built"
+    assert killed.live[-1] != killed.first
+    hidden = [name for name in killed.deployment.bundles if name.startswith(".")]
+    assert hidden == []
+    assert [entry.name for entry in killed.deployment.serving.glob(".current-*")] == []
+    for name in killed.deployment.bundles:
+        ForecastModel.load(killed.deployment.serving / "bundles" / name / "model")
+
+
+def test_no_request_fails_while_publishers_are_killed_at_every_step(killed: Killed) -> None:
+    """Every answer has status 200 and comes from a bundle that was live; the last from the one published whole."""
+    assert {status for status, _ in killed.answers} == {200}
+    assert {bundle for _, bundle in killed.answers if bundle} <= {killed.first, *killed.live}
+    assert len(killed.answers) > 50

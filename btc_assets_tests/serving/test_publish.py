@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.published import live_manifest
 from btc_assets.serving.publish import KEPT, PublishError, prune, publish
-from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.serving.builders import MADE_AT, publish_small, published_frames, write_model
 
 HOUR = timedelta(hours=1)
@@ -156,84 +153,3 @@ def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Pat
     assert manifest is not None
     assert ForecastModel.load(tmp_path / "bundles" / manifest["bundle_id"] / "model").digest == manifest["model_digest"]
     assert len(bundles(tmp_path)) == 2
-
-
-# Publishes forever later hours, each in a child killed at its k-th step that touches the disk.
-KILLER = """
-import hashlib, json, os, shutil, signal, sys, traceback
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-import onnxruntime  # once, and not in every child
-from btc_assets.serving import publish as module
-from btc_assets_tests.serving.builders import MADE_AT, publish_small
-
-serving_dir, models = Path(sys.argv[1]), Path(sys.argv[2])
-
-def dies_at(k):
-    steps = 0
-    def wrapped(function):
-        def step(*args, **kwargs):
-            nonlocal steps
-            steps += 1
-            if steps == k:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-        return step
-    os.rename, os.replace, os.utime = wrapped(os.rename), wrapped(os.replace), wrapped(os.utime)
-    os.mkdir, os.fsync = wrapped(os.mkdir), wrapped(os.fsync)
-    Path.write_text = wrapped(Path.write_text)
-    shutil.copytree = wrapped(shutil.copytree)
-    module._write_database = wrapped(module._write_database)
-
-k = 0
-while True:
-    k += 1
-    child = os.fork()
-    if child == 0:
-        try:
-            dies_at(k)
-            publish_small(serving_dir, models, made_at=MADE_AT + timedelta(hours=k))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    folder = serving_dir / "bundles" / (serving_dir / "current").read_text().strip()
-    graphs = json.loads((folder / "model" / "model.json").read_bytes())["graphs"]
-    whole = (folder / "manifest.json").stat().st_size and (folder / "serving.duckdb").stat().st_size and all(
-        hashlib.sha256((folder / "model" / name).read_bytes()).hexdigest() == digest for name, digest in graphs.items()
-    )
-    print(folder.name, os.WIFSIGNALED(status), bool(whole), flush=True)
-    if not os.WIFSIGNALED(status):
-        break
-"""
-
-
-@pytest.mark.slow
-def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(tmp_path: Path, models: Path) -> None:
-    serving = tmp_path / "serving"
-    serving.mkdir()
-    first = publish_small(serving, models).bundle_id
-    (tmp_path / "killer.py").write_text(KILLER)
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", tmp_path / "killer.py", serving, models],
-        env={"PYTHONPATH": str(PROJECT_ROOT), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert answer.stderr == ""
-    seen = [line.split() for line in answer.stdout.splitlines()]
-    assert len(seen) > 25, "the publisher was killed at too few steps to prove anything"
-    assert {whole for _, _, whole in seen} == {"True"}
-    assert [killed for _, killed, _ in seen] == ["True"] * (len(seen) - 1) + ["False"]
-    assert seen[0][0] == first, "the pointer moved before anything was built"
-    live = live_manifest(serving)
-    assert live is not None
-    assert live["bundle_id"] == seen[-1][0] != first
-    # The one that lived swept up what the dead left.
-    hidden = [name for name in bundles(serving) if name.startswith(".")]
-    assert hidden == []
-    assert [entry.name for entry in serving.glob(".current-*")] == []
-    for name in bundles(serving):
-        ForecastModel.load(serving / "bundles" / name / "model")
