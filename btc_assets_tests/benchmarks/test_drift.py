@@ -25,7 +25,7 @@ from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.monitoring.conftest import FIRST, NO_PROFILES, LinearModel, champion_from, features_of, labels_of
 
-WINDOW, DAYS = 60, 160
+WINDOW, DAYS = 60, 130
 CALENDAR = [FIRST + timedelta(days=n) for n in range(DAYS)]
 CUTOFF = CALENDAR[WINDOW]
 NAMES = tuple(list(HOURLY_FEATURES.columns)[2:5])
@@ -59,7 +59,7 @@ def config(folder: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def history() -> trial.History:
-    """A history (synthetic) of a hundred days of a champion that keeps its word."""
+    """A history (synthetic) of seventy days of a champion that keeps its word."""
     bars = random_walk_bars(DAYS * 24, start=midnight(FIRST))
     rng = np.random.default_rng(1)
     up = bars["close"].shift(-1).fill_null(1.0).to_numpy() > bars["close"].to_numpy()
@@ -82,7 +82,7 @@ def quiet(history: trial.History) -> dict:
 
 def test_a_report_is_that_of_the_asset(history: trial.History, quiet: dict) -> None:
     assert sorted(quiet) == CALENDAR[WINDOW:]
-    for day in (CALENDAR[80], CALENDAR[-1]):
+    for day in (CALENDAR[70], CALENDAR[-1]):
         watch = history.watch(day)
         assert watch is not None
         assert quiet[day].inputs == watch.inputs
@@ -181,8 +181,8 @@ def test_the_command_writes_a_document_or_says_what_is_missing(
     assert capsys.readouterr().out.strip() == text.strip()
     for name in (*trial.INPUT_CHANGES, *trial.OUTCOME_CHANGES):
         assert f"| {name} | 1 |" in text
-    assert "| calibration broken | 100 | 0 | 0.0%" in text
-    assert "100 days, 2018-03-02 to 2018-06-09" in text
+    assert "| calibration broken | 70 | 0 | 0.0%" in text
+    assert "70 days, 2018-03-02 to 2018-05-10" in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
     assert set(widths) == {4, 5, 8}
     assert "nan" not in text.lower().split()

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
-from sklearn import metrics as sk
 
 from btc_assets.evaluation import metrics
 from btc_assets.evaluation.metrics import Estimate
@@ -29,6 +27,8 @@ def small_samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 # --- points against independent implementations ---------------------------------------------------
 def test_points_equal_scikit_learn() -> None:
+    from sklearn import metrics as sk
+
     p, r = forecasts()
     p = p.round(2)
     up = r > 0
@@ -44,6 +44,8 @@ def test_points_equal_scikit_learn() -> None:
 
 
 def test_rank_ic_is_spearmans_correlation() -> None:
+    from scipy import stats
+
     p, r = forecasts()
     assert metrics.rank_ic(p.round(2), r).value == pytest.approx(stats.spearmanr(p.round(2), r).statistic)
 
@@ -176,6 +178,8 @@ def test_columns_of_unequal_length_are_refused() -> None:
 
 
 def test_a_perfect_quantile_forecast_covers_what_it_says() -> None:
+    from scipy import stats
+
     r = np.random.default_rng(SEED).normal(0, 0.005, 20_000)
     for level in (0.5, 0.9):
         half = stats.norm.ppf(0.5 + level / 2) * 0.005
@@ -186,6 +190,8 @@ def test_a_perfect_quantile_forecast_covers_what_it_says() -> None:
 
 
 def test_no_constant_beats_the_true_quantile() -> None:
+    from scipy import stats
+
     r = np.random.default_rng(SEED).normal(0, 0.005, 20_000)
     true = stats.norm.ppf(0.05) * 0.005
     losses = [metrics.pinball_loss(r, {0.05: np.full(len(r), true * factor)}).value for factor in (0.7, 1.0, 1.3)]

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
-from statsmodels.tsa.stattools import diebold_mariano_test
 
 from btc_assets.evaluation import significance
 from btc_assets.evaluation.significance import diebold_mariano
@@ -37,6 +35,8 @@ def test_pesaran_timmermann_by_its_formula() -> None:
 
 
 def test_pesaran_timmermann_is_uniform_without_skill_and_small_with_it() -> None:
+    from scipy import stats
+
     empty = [significance.pesaran_timmermann(*forecasts(1000, skill=0, seed=seed)).p_value for seed in range(300)]
     assert stats.kstest(empty, "uniform").pvalue > 0.01
     skilled = [significance.pesaran_timmermann(*forecasts(3000, seed=seed)).p_value for seed in range(20)]
@@ -65,6 +65,8 @@ def test_losses_that_always_differ_by_the_same_say_nothing_of_chance() -> None:
 def test_diebold_mariano_equals_statsmodels_at_the_lags_the_data_ask_for(
     seed: int, memory: float, shift: float, horizon: int
 ) -> None:
+    from statsmodels.tsa.stattools import diebold_mariano_test
+
     difference = autocorrelated(300, memory, seed) + shift
     found = diebold_mariano(difference, np.zeros(300), horizon=horizon)
     theirs = diebold_mariano_test(
@@ -125,6 +127,8 @@ def test_diebold_mariano_rejects_a_true_null_as_often_as_it_says(memory: float) 
 
 
 def test_paired_folds_give_the_t_test_and_cohens_d() -> None:
+    from scipy import stats
+
     a, b = np.array([0.69, 0.68, 0.70]), np.array([0.70, 0.70, 0.705])
     found = significance.paired_folds(a, b)
     wanted = stats.ttest_1samp(a - b, 0)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from btc_assets.evaluation import trading
 from btc_assets_tests.evaluation.builders import SEED, forecasts
@@ -101,6 +100,8 @@ def test_the_sharpe_interval_holds_the_truth() -> None:
 
 
 def test_the_deflated_sharpe_of_one_trial_is_the_probabilistic_sharpe() -> None:
+    from scipy import stats
+
     r = np.random.default_rng(SEED).normal(0.0005, 0.01, 2000)
     ratio = r.mean() / r.std(ddof=1)
     moments = 1 - stats.skew(r) * ratio + (stats.kurtosis(r, fisher=False) - 1) / 4 * ratio**2

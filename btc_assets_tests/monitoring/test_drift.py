@@ -9,8 +9,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.signal import lfilter
-from scipy.stats import ks_2samp
 
 from btc_assets.monitoring import drift, plots
 from btc_assets.monitoring.tables import DRIFT_REPORT
@@ -22,6 +20,8 @@ COLUMNS = [f"x{i}" for i in range(12)]
 
 def slow(hours: int, rng: np.random.Generator, memory: float) -> np.ndarray:
     """Return a stationary AR(1) series with unit variance."""
+    from scipy.signal import lfilter
+
     noise = rng.normal(0, np.sqrt(1 - memory**2), hours)
     noise[0] = rng.normal()
     return lfilter([1], [1, -memory], noise)
@@ -87,6 +87,8 @@ def test_a_constant_column_has_moved_nowhere() -> None:
 
 @given(seed=st.integers(0, 1000), n=st.integers(30, 200), m=st.integers(30, 200))
 def test_the_largest_gap_is_the_kolmogorov_smirnov_statistic(seed: int, n: int, m: int) -> None:
+    from scipy.stats import ks_2samp
+
     rng = np.random.default_rng(seed)
     one, other = rng.integers(0, 20, n).astype(float), rng.integers(2, 25, m).astype(float)
     compared = drift.input_drift(pl.DataFrame({"x": one}), pl.DataFrame({"x": other}), ["x"])[0]

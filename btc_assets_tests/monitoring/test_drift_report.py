@@ -10,7 +10,6 @@ import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
-from mlflow.artifacts import download_artifacts
 
 from btc_assets.clock import midnight
 from btc_assets.features.tables import HOURLY_FEATURES
@@ -183,6 +182,8 @@ def test_evidentlys_page_of_the_same_columns_is_kept_with_the_mlflow_run(
     }
     assert told["mlflow_run"].endswith(f"/runs/{run.info.run_id}")
     assert told["evidently"] == f"{told['mlflow_run']}/artifacts/drift/evidently.html"
+    from mlflow.artifacts import download_artifacts
+
     page = download_artifacts(
         run_id=run.info.run_id,
         artifact_path="drift/evidently.html",

@@ -71,7 +71,7 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
 
 
 OUTCOMES = history()
-A_MONTH = OUTCOMES.filter(pl.col("open_time") < START + timedelta(days=30))
+TEN_DAYS = OUTCOMES.filter(pl.col("open_time") < START + timedelta(days=10))
 """Enough where no figure has to be significant."""
 
 
@@ -124,7 +124,7 @@ def test_the_report_fulfils_its_contract_for_every_role_horizon_and_period() -> 
 
 
 def test_the_same_outcomes_give_the_same_report() -> None:
-    assert report_of(A_MONTH).equals(report_of(A_MONTH))
+    assert report_of(TEN_DAYS).equals(report_of(TEN_DAYS))
 
 
 def test_a_period_holds_its_own_hours() -> None:
@@ -236,7 +236,7 @@ def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() 
 
 
 def test_the_same_strategy_under_two_roles_is_one_trial_and_an_idle_one_none() -> None:
-    same = A_MONTH.filter(pl.col("role") == "champion")
+    same = TEN_DAYS.filter(pl.col("role") == "champion")
     both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in REPORTED_ROLES]).sort(
         FORECAST_OUTCOMES.key
     )
@@ -258,11 +258,11 @@ def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
 
 
 def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
-    day = START.date() + timedelta(days=20)
+    day = START.date() + timedelta(days=6)
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    early = A_MONTH.filter(pl.col("known_at") <= end)
-    assert early.height < A_MONTH.height
-    assert performance_report(A_MONTH, day=day, fee_bps=5, seed=7).equals(
+    early = TEN_DAYS.filter(pl.col("known_at") <= end)
+    assert early.height < TEN_DAYS.height
+    assert performance_report(TEN_DAYS, day=day, fee_bps=5, seed=7).equals(
         performance_report(early, day=day, fee_bps=5, seed=7)
     )
 
@@ -276,7 +276,7 @@ def test_a_missing_hour_neither_crashes_nor_shifts_the_hours_after_it() -> None:
     )
     assert trading.model[0].gross[1000] == 0
     assert np.array_equal(np.delete(trading.model[0].gross, 1000), np.delete(whole.model[0].gross, 1000))
-    part = holed.filter(pl.col("open_time").is_between(START + timedelta(days=30), START + timedelta(days=50)))
+    part = holed.filter(pl.col("open_time").is_between(START + timedelta(days=38), START + timedelta(days=48)))
     assert PERFORMANCE_REPORT.faults(report_of(part)) == []
 
 
@@ -300,7 +300,7 @@ def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
 
 
 def test_a_constant_forecast_has_no_skill_and_does_not_crash() -> None:
-    report = report_of(A_MONTH.with_columns(pl.lit(0.5).alias("p_up")))
+    report = report_of(TEN_DAYS.with_columns(pl.lit(0.5).alias("p_up")))
     assert value("rank_ic", report=lambda: report)["value"] is None
     assert value("auc", report=lambda: report)["value"] == 0.5
     assert value("model_sharpe_5bps_lag0", report=lambda: report)["value"] is None

@@ -95,7 +95,7 @@ def test_no_texts_have_no_scores(runtime: Runtime, scorers: dict[tuple[str, Runt
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("folder", FOLDERS)
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.one_of(st.sampled_from([*TEXTS, *ODD_TEXTS]), st.text(max_size=60)), min_size=1, max_size=12),
     budget=st.integers(1, 600),
