@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -157,7 +157,7 @@ def pages_of(parts: Mapping[str, Part]) -> dict[str, Page]:
 
 
 def up(chosen: Settings) -> int:
-    """Run the parts until Ctrl-C, or until one of them ends; then stop the rest.
+    """Run the parts until Ctrl-C, or until one of them ends; then stop the rest. The code server is started again.
 
     Returns:
         0 after Ctrl-C, 1 when a part failed, 2 when a port cannot be had; then nothing was started.
@@ -178,19 +178,21 @@ def up(chosen: Settings) -> int:
         make_database_folder(chosen.tracking_uri)
         write_workspace(folder)
         processes: dict[str, subprocess.Popen[bytes]] = {}
+
+        def start(name: str) -> None:
+            part = parts[name]
+            processes[name] = stack.enter_context(running(part.command, environment=part.environment))
+
         failed = False
         try:
             for name, part in parts.items():
                 if part.needs_code:
                     wait_for_socket(processes[CODE], socket_in(folder), seconds=READY_S, unless=stopping)
-                processes[name] = stack.enter_context(running(part.command, environment=part.environment))
+                start(name)
             _announce(pages_of(parts), processes, stopping)
             if not stopping.is_set():
                 print("==> all three are up; Ctrl-C stops them", flush=True)
-            while not stopping.wait(0.5):
-                for name, process in processes.items():
-                    if process.poll() is not None:
-                        raise ProcessError(f"{name} ended with status {process.returncode}")
+            _watch(processes, start, stopping)
         except ProcessError as error:
             print(f"==> {error}; stopping the others", file=sys.stderr, flush=True)
             failed = True
@@ -217,3 +219,20 @@ def _announce(
             raise ProcessError(f"{name} on port {page.port} ({page.variable}): {error}") from error
         if not stopping.is_set():
             print(f"==> {name}: {web_root(reached_at(page.host), page.port)}", flush=True)
+
+
+def _watch(
+    processes: Mapping[str, subprocess.Popen[bytes]], start: Callable[[str], None], stopping: threading.Event
+) -> None:
+    """Wait until `stopping` is set; start the code server again when it ends, as `dagster dev` does.
+
+    Raises:
+        ProcessError: another part ended.
+    """
+    while not stopping.wait(0.5):
+        if processes[CODE].poll() is not None:
+            print(f"==> {CODE} has ended; starting it again", file=sys.stderr, flush=True)
+            start(CODE)
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise ProcessError(f"{name} ended with status {process.returncode}")

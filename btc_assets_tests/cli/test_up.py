@@ -126,6 +126,8 @@ def test_all_three_answer_and_dagster_has_loaded_the_graph_and_ctrl_c_ends_every
         dagster = httpx.post(f"http://127.0.0.1:{config.dagster_port}/graphql", json={"query": LOADED}, timeout=60)
         [location] = dagster.json()["data"]["workspaceOrError"]["locationEntries"]
         assert location == {"name": "btc_assets", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
+        os.kill(code_server(tmp_path), signal.SIGKILL)
+        wait_until(lambda: "starting it again" in log.read_text(), log, up_command)
         assert httpx.get(f"http://127.0.0.1:{config.mlflow_port}/health", timeout=60).text == "OK"
         assert httpx.get(f"http://127.0.0.1:{config.serve_port}/v1/forecast", timeout=60).status_code == 503
         up_command.send_signal(signal.SIGINT)
@@ -134,6 +136,16 @@ def test_all_three_answer_and_dagster_has_loaded_the_graph_and_ctrl_c_ends_every
         stop(up_command)
     mark = f"BTC_DATA_DIR={tmp_path}".encode()
     assert [place.name for place in Path("/proc").glob("[0-9]*") if mark in environment_of(place)] == []
+
+
+def code_server(data: Path) -> int:
+    """Return the process of the code server of a data folder."""
+    mark = f"BTC_DATA_DIR={data}".encode()
+    [place] = [
+        place for place in Path("/proc").glob("[0-9]*")
+        if mark in environment_of(place) and b"code-server" in (place / "cmdline").read_bytes()
+    ]  # fmt: skip
+    return int(place.name)
 
 
 def environment_of(process: Path) -> bytes:
