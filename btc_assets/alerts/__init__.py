@@ -1,1 +1,1 @@
-"""What a person is told, and how it reaches them."""
+"""Alert rules, the outbox and the delivery channels."""

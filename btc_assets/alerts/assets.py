@@ -1,4 +1,4 @@
-"""The alerts of each day."""
+"""The asset that records the alerts of each day."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -27,17 +27,17 @@ from btc_assets.schema import dagster_type
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)),
 )
 def alerts(context: dg.AssetExecutionContext, outbox: dg.ResourceParam[Outbox]) -> dg.Output[pl.DataFrame]:
-    """What a person was told on a day: every alert raised, and for each of its channels whether it got there.
+    """Every alert raised on a day and the delivery state of each of its channels.
 
-    The outbox holds an alert before anyone tries to deliver it; this table is its record of the day.
+    An alert is stored in the outbox before its first delivery attempt; this table is the daily record of the outbox.
     """
     days = sorted(map(day_of, context.partition_keys))
     raised = outbox.between(midnight(days[0]), midnight(days[-1] + timedelta(days=1)))
     frame = pl.DataFrame([asdict(alert) for alert in raised], schema=ALERTS.columns).sort(ALERTS.key)
     frame = frame.filter(ALERTS.day.is_in(days))
     tally = frame.group_by("severity", "rule", "channel", "state").len("n").sort("severity", "rule", "channel", "state")
-    waiting = frame.filter(pl.col("state") != "delivered").height
-    return stored(context, ALERTS, frame, {"tally": table_metadata(tally), "not_delivered": waiting})
+    undelivered = frame.filter(pl.col("state") != "delivered").height
+    return stored(context, ALERTS, frame, {"tally": table_metadata(tally), "not_delivered": undelivered})
 
 
 ASSETS = [alerts]

@@ -1,4 +1,4 @@
-"""How an alert reaches a person: the log, a Slack-compatible webhook, or a mail."""
+"""Delivery channels of alerts: the log, a Slack-compatible webhook and mail."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     import smtplib
 
 TIMEOUT_S = 10.0
-"""Seconds before a delivery is given up, to be tried again."""
+"""Seconds before a delivery attempt is abandoned; it is retried later."""
 _LOG = logging.getLogger("btc_assets.alerts")
 _LEVELS = {"info": logging.INFO, "medium": logging.WARNING, "high": logging.ERROR}
-_MARKS = {"info": "INFO", "medium": "MEDIUM", "high": "HIGH"}
+_LABELS = {"info": "INFO", "medium": "MEDIUM", "high": "HIGH"}
 
 Channel = Callable[[Alert], None]
 """Delivers one alert, or raises DeliveryError."""
 
 
 class DeliveryError(RuntimeError):
-    """An alert did not reach its channel; trying later is the remedy."""
+    """A delivery failed and can be retried later."""
 
 
 def channels_of(config: Settings) -> Mapping[str, Channel]:
-    """Return the channels a deployment has: the log always, the others where their settings are given."""
+    """Return the configured channels: the log always, the others if their settings are given."""
     channels: dict[str, Channel] = {"log": to_log}
     if config.alert_webhook_url.get_secret_value():
         channels["webhook"] = lambda alert: to_webhook(alert, config)
@@ -41,7 +41,7 @@ def channels_of(config: Settings) -> Mapping[str, Channel]:
 
 def headline(alert: Alert) -> str:
     """Return an alert as one line of plain text."""
-    return f"[{_MARKS[alert.severity]}] {alert.rule}: {_line(alert.message)}"
+    return f"[{_LABELS[alert.severity]}] {alert.rule}: {_one_line(alert.message)}"
 
 
 def to_log(alert: Alert) -> None:
@@ -53,7 +53,7 @@ def to_webhook(alert: Alert, config: Settings) -> None:
     """Post an alert to a Slack-compatible webhook.
 
     Raises:
-        DeliveryError: no answer, or another one than 2xx; the address is a secret and stays out of the message.
+        DeliveryError: no response, or a status other than 2xx. The address is a secret and is not in the message.
     """
     import httpx
 
@@ -63,54 +63,53 @@ def to_webhook(alert: Alert, config: Settings) -> None:
     body = {"text": f"{text}\n{alert.raised_at:%Y-%m-%d %H:%M:%S} UTC, {alert.alert_id}"}
     url = config.alert_webhook_url.get_secret_value().strip()
     try:
-        # Only the status is read: the body is ignored, however long it is.
+        # Streaming reads only the status: a body of any length is ignored.
         with (
             httpx.Client(transport=ProxiedTransport(), timeout=TIMEOUT_S, follow_redirects=False) as client,
-            client.stream("POST", url, json=body) as answer,
+            client.stream("POST", url, json=body) as response,
         ):
-            status = answer.status_code
+            status = response.status_code
     except RouteError as error:
         raise DeliveryError(str(error)) from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError) as error:
         raise DeliveryError(
-            f"BTC_ALERT_WEBHOOK_URL is no address that can be posted to ({type(error).__name__})"
+            f"BTC_ALERT_WEBHOOK_URL is not a valid http or https address ({type(error).__name__})"
         ) from None
     except httpx.HTTPError as error:
-        raise DeliveryError(f"the webhook did not answer ({type(error).__name__})") from None
+        raise DeliveryError(f"the webhook did not respond ({type(error).__name__})") from None
     if 300 <= status < 400:
         raise DeliveryError(
-            f"the webhook answered HTTP {status}, it has moved; set BTC_ALERT_WEBHOOK_URL to where it is"
+            f"the webhook responded with HTTP {status}: it has moved; set BTC_ALERT_WEBHOOK_URL to its new address"
         )
     if not 200 <= status < 300:
-        raise DeliveryError(f"the webhook answered HTTP {status}")
+        raise DeliveryError(f"the webhook responded with HTTP {status}")
 
 
 def to_email(alert: Alert, config: Settings) -> None:
-    """Mail an alert.
+    """Send an alert by mail.
 
     Raises:
-        DeliveryError: the mail server is not there, refuses the login or the mail.
+        DeliveryError: the mail server is unreachable, or it refuses the login or the mail.
     """
     import smtplib
 
     mail = _mail(alert, config)
     try:
-        server = _connected(config)
+        server = _connect(config)
         try:
             refused = server.send_message(mail)
         finally:
-            with suppress(OSError):  # it is taken or refused; a server that fails to say goodbye changes neither
+            with suppress(OSError):  # a failing QUIT does not change whether the mail was accepted
                 server.quit()
             server.close()
     except (OSError, smtplib.SMTPException) as error:
-        raise DeliveryError(f"the mail server did not take it ({type(error).__name__})") from None
+        raise DeliveryError(f"the mail server did not accept the mail ({type(error).__name__})") from None
     except UnicodeError:
         raise DeliveryError(
-            "BTC_SMTP_USER, BTC_SMTP_PASSWORD or BTC_SMTP_HOST holds a character that the protocol cannot send; only "
-            "ASCII can log in"
+            "BTC_SMTP_USER, BTC_SMTP_PASSWORD or BTC_SMTP_HOST contains a character that SMTP cannot send; use ASCII"
         ) from None
     if refused:
-        _LOG.warning("the mail server refused %d of the receivers in BTC_ALERT_EMAIL_TO", len(refused))
+        _LOG.warning("the mail server refused %d of the recipients in BTC_ALERT_EMAIL_TO", len(refused))
 
 
 def _mail(alert: Alert, config: Settings) -> EmailMessage:
@@ -128,21 +127,21 @@ def _mail(alert: Alert, config: Settings) -> EmailMessage:
         try:
             mail[header] = value.strip()
             addresses = mail[header].addresses
-        except (ValueError, IndexError, AttributeError):  # how the parser fails on what is no address
+        except (ValueError, IndexError, AttributeError):  # the parser fails like this on an invalid address
             addresses = ()
         if not addresses or any(not address.domain or not address.username for address in addresses):
-            raise DeliveryError(f"{variable} is no list of mail addresses such as desk@example.com")
+            raise DeliveryError(f"{variable} is not a list of mail addresses such as desk@example.com")
     mail["Date"] = format_datetime(alert.raised_at)
-    mail["Message-ID"] = f"<{alert.alert_id}@btc-assets.invalid>"  # a mail sent twice shows once
+    mail["Message-ID"] = f"<{alert.alert_id}@btc-assets.invalid>"  # mail clients show a mail that was sent twice once
     mail.set_content(
-        f"{_line(alert.message)}\n\nrule: {alert.rule}\nseverity: {alert.severity}\nabout: {_line(alert.subject)}\n"
-        f"raised: {alert.raised_at:%Y-%m-%d %H:%M:%S} UTC\nid: {alert.alert_id}\n"
+        f"{_one_line(alert.message)}\n\nrule: {alert.rule}\nseverity: {alert.severity}\n"
+        f"about: {_one_line(alert.subject)}\nraised: {alert.raised_at:%Y-%m-%d %H:%M:%S} UTC\nid: {alert.alert_id}\n"
     )
     return mail
 
 
-def _connected(config: Settings) -> smtplib.SMTP:
-    """Return a connection to the mail server, protected and logged in as the settings ask."""
+def _connect(config: Settings) -> smtplib.SMTP:
+    """Connect to the mail server with the configured encryption and login."""
     import smtplib
     import ssl
 
@@ -162,6 +161,6 @@ def _connected(config: Settings) -> smtplib.SMTP:
     return server
 
 
-def _line(text: str) -> str:
-    """Return text on one line without control characters: names in it may come from outside."""
+def _one_line(text: str) -> str:
+    """Return text on one line without control characters; parts of it may come from untrusted sources."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""What alerts bring to the graph."""
+"""The Dagster definitions of alerts."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Bring what waits in the outbox to its channels; whatever fails stays there."""
+"""Deliver the pending alerts of the outbox to their channels; failed deliveries stay pending."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import datetime
 from btc_assets.alerts.channels import Channel, DeliveryError
 from btc_assets.alerts.outbox import Outbox
 
-NOT_CONFIGURED = "this deployment has no such channel"
+NOT_CONFIGURED = "this deployment does not configure the channel"
 
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What one round of deliveries came to."""
+    """The number of successful and failed attempts of one delivery round."""
 
     delivered: int
     failed: int
@@ -24,32 +24,33 @@ class Deliveries:
 
 
 def deliver(outbox: Outbox, channels: Mapping[str, Channel], now: Callable[[], datetime]) -> Deliveries:
-    """Try every delivery that is due once.
+    """Attempt every due delivery once.
 
-    A channel that fails, in whatever way, is not tried again in the same round, so that one that hangs cannot keep the
-    others waiting.
+    A channel that fails is not used again in the same round, so a channel that hangs delays the others only once.
 
     Args:
-        outbox: where the alerts are.
-        channels: by name; an alert for a channel that is not there waits, as it may be set up later.
+        outbox: the stored alerts.
+        channels: channels by name. An alert for a channel that is not configured stays pending.
         now: the clock, UTC.
     """
     delivered = failed = 0
-    down: dict[str, str] = {}
+    failed_channels: dict[str, str] = {}
     for alert in outbox.due(now()):
         channel = channels.get(alert.channel)
-        fault = NOT_CONFIGURED if channel is None else down.get(alert.channel, "")
+        fault = NOT_CONFIGURED if channel is None else failed_channels.get(alert.channel, "")
         if channel is not None and not fault:
             try:
                 channel(alert)
             except DeliveryError as error:
-                fault = down[alert.channel] = str(error)
-            except Exception as error:  # noqa: BLE001 - of this channel alone; its words may hold a secret
-                fault = down[alert.channel] = f"the channel {alert.channel} broke on it ({type(error).__name__})"
+                fault = failed_channels[alert.channel] = str(error)
+            except Exception as error:  # noqa: BLE001 - affects this channel only; its message may contain a secret
+                fault = failed_channels[alert.channel] = (
+                    f"the channel {alert.channel} failed unexpectedly ({type(error).__name__})"
+                )
         if fault:
-            outbox.failed(alert, fault, now())
+            outbox.record_failure(alert, fault, now())
             failed += 1
         else:
-            outbox.delivered(alert, now())
+            outbox.record_delivery(alert, now())
             delivered += 1
     return Deliveries(delivered, failed)

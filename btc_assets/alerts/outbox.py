@@ -1,7 +1,7 @@
-"""The outbox: every alert ever raised, and for each of its channels whether it got there.
+"""The outbox: a SQLite file with every alert and the delivery state of each of its channels.
 
-A SQLite file. An alert is stored before anyone tries to deliver it, so a process that dies, or a channel that is down,
-loses nothing; what cannot be delivered is tried again with growing patience, and at last kept for a person to see.
+An alert is stored before its first delivery attempt, so neither a killed process nor a failing channel loses it. A
+failed delivery is retried with exponential backoff; after the last attempt it is kept as undeliverable.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from btc_assets.alerts.rules import Rule
 PENDING, DELIVERED, UNDELIVERABLE = "pending", "delivered", "undeliverable"
 FIRST_WAIT = timedelta(seconds=15)
 LONGEST_WAIT = timedelta(hours=1)
-TRIES = 24
-"""Deliveries tried before an alert is kept as undeliverable: about a day."""
+MAX_TRIES = 24
+"""Delivery attempts before an alert is undeliverable: about a day."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS alert (
     alert_id TEXT PRIMARY KEY, raised_at TEXT NOT NULL, rule TEXT NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL,
@@ -41,13 +41,13 @@ FROM alert JOIN delivery USING (alert_id)
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a rule found worth telling.
+    """A condition that a rule reports.
 
     Attributes:
-        rule: the rule.
-        subject: what it is about; the same subject is not told again within the rule's quiet period.
-        message: a sentence for a person.
-        value: the figure behind it, in the unit of the rule's kind.
+        rule: the rule that applies.
+        subject: what the finding is about. A rule reports a subject at most once in its quiet period.
+        message: one sentence that describes the condition.
+        value: the measured value in the unit of the rule's kind.
     """
 
     rule: Rule
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert in the outbox, and where one of its deliveries stands."""
+    """An alert in the outbox and the state of one of its deliveries."""
 
     alert_id: str
     raised_at: datetime
@@ -77,7 +77,7 @@ class Alert:
 
 
 class Outbox:
-    """The alerts of a deployment."""
+    """The stored alerts of a deployment."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -99,26 +99,27 @@ class Outbox:
     def raise_alerts(
         self, findings: Iterable[Finding], routing: Mapping[str, tuple[str, ...]], now: datetime
     ) -> list[str]:
-        """Store what is new; return the ids of the alerts stored.
+        """Store new findings as alerts; return the ids of the stored alerts.
 
-        A finding whose rule told the same subject within its quiet period is left out. What was told by a clock that
-        has been put back since is quiet around its own time only, so that it cannot silence a rule for longer.
+        A finding is skipped if its rule reported the same subject within the quiet period. The quiet period covers the
+        time on both sides of an alert: an alert in the future, stored before the clock was set back, silences its rule
+        only around its own time.
 
         Args:
-            findings: what the rules found.
+            findings: findings of the rules.
             routing: channels of each severity.
-            now: UTC.
+            now: current time, UTC.
         """
         stored = []
         with self._open() as connection:
             for finding in findings:
                 rule, subject, message = finding.rule, _storable(finding.subject), _storable(finding.message)
                 quiet = max(rule.quiet, timedelta(microseconds=1))
-                told = connection.execute(
+                previous = connection.execute(
                     "SELECT 1 FROM alert WHERE rule = ? AND subject = ? AND raised_at > ? AND raised_at < ?",
                     (rule.name, subject, _text(now - quiet), _text(now + quiet)),
                 ).fetchone()
-                if told is not None:
+                if previous is not None:
                     continue
                 identity = f"{rule.name}\n{subject}\n{now.isoformat()}"
                 alert_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
@@ -144,29 +145,29 @@ class Outbox:
         return stored
 
     def due(self, now: datetime) -> list[Alert]:
-        """Return the deliveries to be tried now, the oldest first.
+        """Return the deliveries to attempt now, oldest first.
 
-        A try that would come later than the longest wait was set by a clock that has been put back since, and is due.
+        A next attempt further away than the longest wait was scheduled before the clock was set back; it is due too.
         """
         due = "delivery.state = ? AND (delivery.next_try <= ? OR delivery.next_try > ?)"
         return self._alerts(due, (PENDING, _text(now), _text(now + LONGEST_WAIT)))
 
     def between(self, first: datetime, last: datetime) -> list[Alert]:
-        """Return every delivery of the alerts raised from `first` on and before `last`, by time."""
+        """Return the deliveries of the alerts raised in [`first`, `last`), ordered by time."""
         return self._alerts("alert.raised_at >= ? AND alert.raised_at < ?", (_text(first), _text(last)))
 
     def undelivered(self) -> list[Alert]:
-        """Return the deliveries that wait or were given up."""
+        """Return the pending and undeliverable deliveries."""
         return self._alerts("delivery.state != ?", (DELIVERED,))
 
-    def delivered(self, alert: Alert, now: datetime) -> None:
-        """Note that an alert reached a channel."""
+    def record_delivery(self, alert: Alert, now: datetime) -> None:
+        """Record that an alert was delivered."""
         self._settle(alert, DELIVERED, "", now, now)
 
-    def failed(self, alert: Alert, fault: str, now: datetime) -> None:
-        """Note that a delivery failed: it is tried again later, and at last kept as undeliverable."""
+    def record_failure(self, alert: Alert, fault: str, now: datetime) -> None:
+        """Record a failed attempt: schedule the next one, or mark the delivery undeliverable after the last one."""
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2**alert.tries)
-        self._settle(alert, UNDELIVERABLE if alert.tries + 1 >= TRIES else PENDING, fault, now + wait, now)
+        self._settle(alert, UNDELIVERABLE if alert.tries + 1 >= MAX_TRIES else PENDING, fault, now + wait, now)
 
     def _settle(self, alert: Alert, state: str, fault: str, next_try: datetime, now: datetime) -> None:
         settled = None if state == PENDING else _text(now)
@@ -186,7 +187,7 @@ class Outbox:
 
 
 def _storable(text: str) -> str:
-    """Return a text that a database can hold: half a character, which names from outside may have, becomes a `?`."""
+    """Replace lone surrogates, which SQLite cannot store, with `?`; names from outside may contain them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -195,5 +196,5 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _text(moment: datetime) -> str:
-    """Return a moment as text that sorts by time."""
+    """Format a moment as text that sorts by time."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""The alert desk as the sensors meet it: rules, outbox and channels of a deployment."""
+"""The alert desk, a Dagster resource: rules, outbox and channels of a deployment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AlertDesk:
     """The resource `alert_desk`.
 
     Attributes:
-        outbox: where alerts are kept.
+        outbox: the stored alerts.
     """
 
     def __init__(self, outbox: Outbox, config: Settings) -> None:
@@ -26,19 +26,19 @@ class AlertDesk:
 
     @property
     def book(self) -> Rulebook:
-        """The rules, read again for each tick; the ones that come with the project where the file cannot be read."""
+        """The rules, read again on each access; the built-in rules if the file cannot be read."""
         try:
             return read_rules(self._config.alert_rules)
         except RuleError as fault:
-            return replace(read_rules(BUILT_IN), faults=(f"{fault}; until then the project's own rules count",))
+            return replace(read_rules(BUILT_IN), faults=(f"{fault}; the built-in rules apply until it can be read",))
 
     @property
     def channels(self) -> Mapping[str, Channel]:
-        """The channels this deployment has."""
+        """The channels that this deployment configures."""
         return channels_of(self._config)
 
-    def tell(self, findings: Sequence[Finding], book: Rulebook) -> list[str]:
-        """Store findings for the channels that are there, the log at least; return the ids of the new alerts."""
+    def raise_alerts(self, findings: Sequence[Finding], book: Rulebook) -> list[str]:
+        """Store findings for the configured channels, at least the log; return the ids of the new alerts."""
         channels = self.channels
         routing = {
             severity: tuple(name for name in names if name in channels) or ("log",)
@@ -47,5 +47,5 @@ class AlertDesk:
         return self.outbox.raise_alerts(findings, routing, datetime.now(tz=UTC))
 
     def deliver(self) -> Deliveries:
-        """Try every delivery that is due."""
+        """Attempt every due delivery once."""
         return deliver(self.outbox, self.channels, lambda: datetime.now(tz=UTC))

@@ -1,4 +1,4 @@
-"""Alerts: what the rules find is stored in the outbox, then delivered, then recorded as `alerts/alerts`."""
+"""Sensors that store findings in the outbox, deliver them and record them as `alerts/alerts`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -34,16 +34,16 @@ from btc_assets.settings import settings
 
 _REASONS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION, dg.DagsterEventType.STEP_FAILURE}
 NEWEST_DAYS = 3
-"""Reports and changes older than this many days tell of history that was filled in, and alert nobody."""
-LONGEST_MESSAGE = 300
-BROKEN = Rule("alerting", "alerting", "high", timedelta(hours=24))
-"""Rule of alerts about a rule, or what the rules look at, that is broken; the other rules still apply."""
+"""Reports and changes older than this many days come from a backfill and raise no alert."""
+MAX_MESSAGE_CHARACTERS = 300
+ALERTING_FAULT = Rule("alerting", "alerting", "high", timedelta(hours=24))
+"""Rule of alerts about an invalid rule or a failed evaluation; the other rules still apply."""
 SILENT_SOURCES = "silent_sources"
-"""Metadata of a gathering that names the sources which were silent for longer than their rhythm."""
+"""Metadata of news materializations: the sources that were silent for longer than their rhythm."""
 
 
-def on_the_newest_hour(book: Rulebook, lake: Lake, now: datetime) -> list[Finding]:
-    """Find what the newest bars and forecasts are worth telling.
+def on_latest_hour(book: Rulebook, lake: Lake, now: datetime) -> list[Finding]:
+    """Apply the rules to the latest bars and forecasts.
 
     Args:
         book: the rules.
@@ -52,25 +52,25 @@ def on_the_newest_hour(book: Rulebook, lake: Lake, now: datetime) -> list[Findin
     """
     today = now.date()
     bars = lake.scan(PRICES, today - watch.PRICE_DAYS * DAY, today).sort("open_time").collect()
-    newest = newest_champion(lake.scan(FORECASTS, today - DAY, today).collect())
-    recent = newest.filter(pl.col("made_at") > now - timedelta(hours=2))
+    latest = newest_champion(lake.scan(FORECASTS, today - DAY, today).collect())
+    recent = latest.filter(pl.col("made_at") > now - timedelta(hours=2))
     return [*watch.on_prices(book, bars, now), *watch.on_forecasts(book, recent)]
 
 
 def on_new_events(
     book: Rulebook, lake: Lake, instance: dg.DagsterInstance, positions: dict[str, Position], now: datetime
 ) -> list[Finding]:
-    """Find what new reports and changes of the history are worth telling; moves the positions on.
+    """Apply the rules to new reports and history changes; advances the positions.
 
     Args:
         book: the rules.
         lake: where the tables are.
-        instance: whose events are read.
-        positions: by asset, how far events were read.
+        instance: the Dagster instance with the events.
+        positions: position of each asset in the event log.
         now: the project's clock, UTC.
     """
-    found: list[Finding] = []
-    for asset, contract, on in (
+    findings: list[Finding] = []
+    for asset, contract, find_in in (
         (DRIFT_REPORT.asset_key, DRIFT_REPORT, watch.on_drift),
         (PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, watch.on_report),
         (MODEL_HISTORY.asset_key, MODEL_HISTORY, watch.on_history),
@@ -81,17 +81,17 @@ def on_new_events(
         for day in sorted(map(day_of, changed)):
             report = lake.read(contract, day) if day > now.date() - NEWEST_DAYS * DAY else None
             if report is not None:
-                found += on(book, report)
-    return found
+                findings += find_in(book, report)
+    return findings
 
 
 def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> Iterator[Finding]:
-    """Find assets whose freshness policy fails, and news sources that their last gathering called silent.
+    """Find assets whose freshness policy fails and news sources that the last materialization reported silent.
 
     Args:
         book: the rules.
-        instance: whose records are read.
-        keys: the assets that have a freshness policy.
+        instance: the Dagster instance with the records.
+        keys: the assets with a freshness policy.
     """
     rules = book.of("freshness")
     if rules:
@@ -102,11 +102,14 @@ def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.A
                     yield Finding(rule, name, f"{name} is older than its freshness policy allows")
     for key in (ARTICLES.asset_key, POSTS.asset_key):
         event = instance.get_latest_materialization_event(key)
-        silence = (
+        silent_metadata = (
             event.asset_materialization.metadata.get(SILENT_SOURCES) if event and event.asset_materialization else None
         )
-        if silence is not None and isinstance(silence.value, Mapping):
-            silent = [(str(name), f"{name} {status}"[:LONGEST_MESSAGE]) for name, status in silence.value.items()]
+        if silent_metadata is not None and isinstance(silent_metadata.value, Mapping):
+            silent = [
+                (str(name), f"{name} {status}"[:MAX_MESSAGE_CHARACTERS])
+                for name, status in silent_metadata.value.items()
+            ]
             yield from watch.on_silence(book, silent)
 
 
@@ -115,34 +118,34 @@ def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.A
     job=record_alerts,
     minimum_interval_seconds=15,
     default_status=RUNNING_WHEN_LIVE,
-    description="Find what the rules say is worth telling, store it, deliver it and record it.",
+    description="Apply the alert rules, then store, deliver and record the alerts.",
 )
 def raise_alerts(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake], alert_desk: dg.ResourceParam[AlertDesk]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Look at the newest hour and at every new report; ask for the record of the days with new alerts."""
+    """Apply the rules to the latest hour and every new report; request the record of the days with new alerts."""
     now, book = settings().now(), alert_desk.book
     positions = positions_of(context.cursor)
     faults, findings = list(book.faults), list[Finding]()
-    moved = dict(positions)
-    looks: dict[str, Callable[[], Iterable[Finding]]] = {
-        "the newest hour": lambda: on_the_newest_hour(book, lake, now),
-        "new reports": lambda: on_new_events(book, lake, context.instance, moved, now),
+    new_positions = dict(positions)
+    evaluations: dict[str, Callable[[], Iterable[Finding]]] = {
+        "the latest hour": lambda: on_latest_hour(book, lake, now),
+        "new reports": lambda: on_new_events(book, lake, context.instance, new_positions, now),
         "freshness and silent sources": lambda: on_dagster(book, context.instance, _watched_assets(context)),
     }
-    for what, look in looks.items():
+    for name, evaluate in evaluations.items():
         try:
-            findings += look()
+            findings += evaluate()
         except Exception as error:
-            context.log.exception(f"the rules could not look at {what}")
-            faults.append(f"the rules could not look at {what}: {type(error).__name__}: {error}")
-            moved = positions if what == "new reports" else moved
-    findings += [Finding(BROKEN, fault[:80], fault[:LONGEST_MESSAGE]) for fault in faults]
-    raised = alert_desk.tell(findings, book)
+            context.log.exception(f"the rules could not be applied to {name}")
+            faults.append(f"the rules could not be applied to {name}: {type(error).__name__}: {error}")
+            new_positions = positions if name == "new reports" else new_positions
+    findings += [Finding(ALERTING_FAULT, fault[:80], fault[:MAX_MESSAGE_CHARACTERS]) for fault in faults]
+    raised = alert_desk.raise_alerts(findings, book)
     deliveries = alert_desk.deliver()
     message = f"{len(findings)} findings, {len(raised)} of them new; {deliveries}"
     context.log.info(message)
-    cursor = positions_text(moved)
+    cursor = positions_text(new_positions)
     today = key_of(datetime.now(tz=UTC).date())
     requests = []
     if (raised or deliveries.delivered) and DAILY.has_partition_key(today):
@@ -151,7 +154,7 @@ def raise_alerts(
 
 
 def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:
-    """Return the assets that have a freshness policy."""
+    """Return the assets with a freshness policy."""
     repository = context.repository_def
     if repository is None:
         return []
@@ -172,8 +175,10 @@ def alert_on_failed_run(context: dg.RunFailureSensorContext, alert_desk: dg.Reso
     records = context.instance.get_records_for_run(run.run_id, of_type=_REASONS).records
     events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
     reasons = " ".join(why_failed(events)) or context.failure_event.message or "no reason was recorded"
-    message = f"{run.job_name} of {partition} failed (run {run.run_id}): {reasons}"[:LONGEST_MESSAGE]
-    alert_desk.tell([Finding(rule, f"{run.job_name} {partition}", message) for rule in book.of("failed_run")], book)
+    message = f"{run.job_name} of {partition} failed (run {run.run_id}): {reasons}"[:MAX_MESSAGE_CHARACTERS]
+    alert_desk.raise_alerts(
+        [Finding(rule, f"{run.job_name} {partition}", message) for rule in book.of("failed_run")], book
+    )
     alert_desk.deliver()
 
 

@@ -1,4 +1,4 @@
-"""A webhook and a mail server on local sockets."""
+"""A webhook and a mail server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[dict[str, str]], list[int]]]:
-    """A local webhook: its address, what it was told, and the statuses it answers with."""
-    told: list[dict[str, str]] = []
+    """Run a local webhook: its address, the messages it received, and a queue of statuses to respond with."""
+    messages: list[dict[str, str]] = []
     statuses: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(statuses.pop(0) if statuses else 200)
             self.end_headers()
 
@@ -28,14 +28,14 @@ def webhook() -> Iterator[tuple[str, list[dict[str, str]], list[int]]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/services/T0PS3CRET", told, statuses
+    yield f"http://127.0.0.1:{server.server_address[1]}/services/T0PS3CRET", messages, statuses
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
 def mail_server() -> Iterator[tuple[int, list[str], list[str]]]:
-    """A local SMTP server: its port, the mails it took, and what it refuses recipients with, if anything."""
+    """Run a local SMTP server: its port, the accepted mails, and a queue of replies that refuse recipients."""
     mails: list[str] = []
     refusals: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Channels, against a real local webhook and a real local mail server."""
+"""Channels deliver to a local webhook and a local mail server."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def mailing(port: int) -> Settings:
     return config(smtp_host="127.0.0.1", smtp_port=port, smtp_security="none", alert_email_to="quant@example.com")
 
 
-def test_the_webhook_is_told_in_one_line_without_markup(webhook: tuple[str, list[dict[str, str]], list[int]]) -> None:
-    url, told, _ = webhook
+def test_a_webhook_message_is_one_line_without_markup(webhook: tuple[str, list[dict[str, str]], list[int]]) -> None:
+    url, messages, _ = webhook
     channels.to_webhook(alert(HOSTILE), config(alert_webhook_url=SecretStr(url)))
-    [message] = told
-    first = message["text"].split("\n")[0]
+    [payload] = messages
+    first = payload["text"].split("\n")[0]
     assert first.startswith("[HIGH] fall: source &lt;script&gt;")
-    assert "\x1b" not in message["text"]
+    assert "\x1b" not in payload["text"]
     assert "&amp; co" in first
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 302])
-def test_a_webhook_that_refuses_is_a_delivery_error_that_keeps_the_address_secret(
+def test_a_webhook_error_status_is_a_delivery_error_without_the_secret_address(
     webhook: tuple[str, list[dict[str, str]], list[int]], status: int
 ) -> None:
     url, _, statuses = webhook
@@ -56,15 +56,15 @@ def test_a_webhook_that_refuses_is_a_delivery_error_that_keeps_the_address_secre
     assert error.value.__cause__ is None
 
 
-def test_a_webhook_that_is_not_there_is_a_delivery_error() -> None:
-    with pytest.raises(DeliveryError, match="did not answer") as error:
+def test_an_unreachable_webhook_is_a_delivery_error() -> None:
+    with pytest.raises(DeliveryError, match="did not respond") as error:
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr("http://127.0.0.1:9/T0PS3CRET")))
     assert "T0PS3CRET" not in repr(error.value)
 
 
 @contextmanager
-def answering(reply: bytes, *, stays: bool = False) -> Iterator[int]:
-    """A local server that sends something to every client, and hangs up unless it stays; yields its port."""
+def replying(reply: bytes, *, stays: bool = False) -> Iterator[int]:
+    """Run a local server that replies to every client and then disconnects unless `stays`; yield its port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -86,13 +86,13 @@ def answering(reply: bytes, *, stays: bool = False) -> Iterator[int]:
 @pytest.mark.parametrize(
     "reply", [b"", b"\x00\xff garbage\r\n\r\n", b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n"]
 )
-def test_a_webhook_that_answers_nonsense_is_a_delivery_error(reply: bytes) -> None:
-    with answering(reply) as port, pytest.raises(DeliveryError, match="did not answer"):
+def test_a_malformed_webhook_response_is_a_delivery_error(reply: bytes) -> None:
+    with replying(reply) as port, pytest.raises(DeliveryError, match="did not respond"):
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr(f"http://127.0.0.1:{port}/T0PS3CRET")))
 
 
-def test_a_webhook_s_endless_answer_is_not_waited_for() -> None:
-    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nx") as port:
+def test_a_long_webhook_response_is_not_read() -> None:
+    with replying(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nx") as port:
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr(f"http://127.0.0.1:{port}/x")))
 
 
@@ -104,14 +104,14 @@ def test_a_webhook_s_endless_answer_is_not_waited_for() -> None:
         "https://127.0.0.1:9/T0PS3CRET", "http://exämple..invalid/T0PS3CRET",
     ],
 )  # fmt: skip
-def test_a_webhook_that_cannot_be_asked_is_a_delivery_error_that_keeps_its_secret(url: str) -> None:
+def test_an_invalid_webhook_address_is_a_delivery_error_without_the_secret_address(url: str) -> None:
     with pytest.raises(DeliveryError) as error:
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr(url)))
     assert "T0PS3CRET" not in str(error.value)
     assert error.value.__cause__ is None
 
 
-def test_a_webhook_behind_an_unusable_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivery_error_names_an_unusable_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://quant:hunter2@127.0.0.1:9")
     for name in ("HTTP_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -120,13 +120,13 @@ def test_a_webhook_behind_an_unusable_proxy_names_the_proxy(monkeypatch: pytest.
     assert "hunter2" not in str(error.value)
 
 
-def test_a_webhook_over_tls_that_speaks_plain_is_a_delivery_error(
+def test_a_plain_http_server_at_an_https_address_is_a_delivery_error(
     webhook: tuple[str, list[dict[str, str]], list[int]],
 ) -> None:
-    url, told, _ = webhook
-    with pytest.raises(DeliveryError, match="did not answer"):
+    url, messages, _ = webhook
+    with pytest.raises(DeliveryError, match="did not respond"):
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr(url.replace("http:", "https:"))))
-    assert told == []
+    assert messages == []
 
 
 @pytest.mark.parametrize(
@@ -134,18 +134,18 @@ def test_a_webhook_over_tls_that_speaks_plain_is_a_delivery_error(
     [
         (
             {"alert_email_to": "quant@example.com\nBcc: all@example.com"},
-            "BTC_ALERT_EMAIL_TO is no list of mail addresses",
+            "BTC_ALERT_EMAIL_TO is not a list of mail addresses",
         ),
-        ({"alert_email_to": "nobody"}, "BTC_ALERT_EMAIL_TO is no list"),
-        ({"alert_email_to": "a@b.example, ,@"}, "BTC_ALERT_EMAIL_TO is no list"),
-        ({"alert_email_from": "desk\r@example.com"}, "BTC_ALERT_EMAIL_FROM is no list"),
+        ({"alert_email_to": "nobody"}, "BTC_ALERT_EMAIL_TO is not a list"),
+        ({"alert_email_to": "a@b.example, ,@"}, "BTC_ALERT_EMAIL_TO is not a list"),
+        ({"alert_email_from": "desk\r@example.com"}, "BTC_ALERT_EMAIL_FROM is not a list"),
         ({"alert_email_from": "\udc80@example.com"}, "."),
-        ({"alert_email_to": "qüant@example.com"}, "did not take it"),
-        ({"alert_email_to": "quant@exämple.com"}, "did not take it"),
+        ({"alert_email_to": "qüant@example.com"}, "did not accept"),
+        ({"alert_email_to": "quant@exämple.com"}, "did not accept"),
         ({"smtp_host": "mail..invalid"}, "."),
         ({"smtp_host": "mäil.invalid"}, "."),
         ({"smtp_host": "mail\x00.invalid"}, "."),
-        ({"smtp_security": "tls"}, "did not take it"),
+        ({"smtp_security": "tls"}, "did not accept"),
     ],
 )
 def test_a_mail_that_cannot_be_sent_is_a_delivery_error(
@@ -158,10 +158,10 @@ def test_a_mail_that_cannot_be_sent_is_a_delivery_error(
 
 
 @pytest.mark.parametrize("which", [{"smtp_password": SecretStr("hünter2")}, {"smtp_user": "quänt"}])
-def test_a_login_outside_ascii_is_a_delivery_error_that_keeps_the_password(which: dict[str, Any]) -> None:
+def test_a_non_ascii_login_is_a_delivery_error_without_the_password(which: dict[str, Any]) -> None:
     hello = b"220 local\r\n250-local\r\n250 AUTH PLAIN LOGIN\r\n"
     login = {"smtp_user": "quant", "smtp_password": SecretStr("hunter2")} | which
-    with answering(hello) as port, pytest.raises(DeliveryError, match="only ASCII can log in") as error:
+    with replying(hello) as port, pytest.raises(DeliveryError, match="use ASCII") as error:
         channels.to_email(alert(), mailing(port).model_copy(update=login))
     assert "nter2" not in str(error.value)
     assert error.value.__cause__ is None
@@ -170,18 +170,18 @@ def test_a_login_outside_ascii_is_a_delivery_error_that_keeps_the_password(which
 @pytest.mark.parametrize(
     "reply", [b"", b"220 local\r\n", b"220 local\r\n250 ok\r\n250 ok\r\n", b"HTTP/1.1 400 no\r\n\r\n"]
 )
-def test_a_mail_server_that_hangs_up_is_a_delivery_error(reply: bytes) -> None:
-    with answering(reply) as port, pytest.raises(DeliveryError, match="did not take it"):
+def test_a_mail_server_that_disconnects_is_a_delivery_error(reply: bytes) -> None:
+    with replying(reply) as port, pytest.raises(DeliveryError, match="did not accept"):
         channels.to_email(alert(), mailing(port))
 
 
-def test_a_mail_server_that_takes_the_mail_and_says_no_goodbye_is_not_sent_again() -> None:
+def test_a_mail_that_is_accepted_before_quit_fails_is_delivered() -> None:
     reply = b"220 local\r\n" + b"250 ok\r\n" * 3 + b"354 go\r\n250 taken\r\n500 what?\r\n"
-    with answering(reply, stays=True) as port:
+    with replying(reply, stays=True) as port:
         channels.to_email(alert(), mailing(port))
 
 
-def test_a_mail_cannot_be_given_further_headers_by_what_it_says(mail_server: tuple[int, list[str], list[str]]) -> None:
+def test_a_message_cannot_inject_mail_headers(mail_server: tuple[int, list[str], list[str]]) -> None:
     port, mails, _ = mail_server
     channels.to_email(alert(HOSTILE), mailing(port))
     [mail] = mails
@@ -192,7 +192,7 @@ def test_a_mail_cannot_be_given_further_headers_by_what_it_says(mail_server: tup
     assert "rule: fall" in mail
 
 
-def test_a_mail_server_that_refuses_or_is_not_there_is_a_delivery_error(
+def test_a_refused_recipient_or_unreachable_mail_server_is_a_delivery_error(
     mail_server: tuple[int, list[str], list[str]],
 ) -> None:
     port, mails, refusals = mail_server
@@ -204,17 +204,17 @@ def test_a_mail_server_that_refuses_or_is_not_there_is_a_delivery_error(
         channels.to_email(alert(), mailing(9))
 
 
-def test_a_password_is_not_sent_over_an_open_connection(mail_server: tuple[int, list[str], list[str]]) -> None:
+def test_a_password_is_not_sent_over_an_unencrypted_connection(mail_server: tuple[int, list[str], list[str]]) -> None:
     port, mails, _ = mail_server
-    asked = mailing(port).model_copy(
+    config_with_login = mailing(port).model_copy(
         update={"smtp_security": "starttls", "smtp_user": "quant", "smtp_password": SecretStr("hunter2")}
     )
     with pytest.raises(DeliveryError):  # the local server offers no TLS
-        channels.to_email(alert(), asked)
+        channels.to_email(alert(), config_with_login)
     assert mails == []
 
 
-def test_the_log_says_it_at_its_level(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_level_follows_the_severity(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="btc_assets.alerts"):
         channels.to_log(alert(HOSTILE))
     [record] = caplog.records
@@ -222,7 +222,7 @@ def test_the_log_says_it_at_its_level(caplog: pytest.LogCaptureFixture) -> None:
     assert "\n" not in record.getMessage()
 
 
-def test_a_deployment_has_the_channels_its_settings_give() -> None:
+def test_the_settings_determine_the_channels() -> None:
     assert set(channels_of(config())) == {"log"}
     everything = config(alert_webhook_url=SecretStr("http://127.0.0.1:1/x"), smtp_host="localhost")
     assert set(channels_of(everything)) == {"log", "webhook", "email"}

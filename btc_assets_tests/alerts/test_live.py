@@ -1,4 +1,4 @@
-"""Once for real: `dagster dev`, a webhook, a mail server, and something to tell a person about."""
+"""End-to-end test of alerts: `dagster dev`, a webhook, a mail server and two conditions to report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ mutation launch($parameters: ExecutionParams!) {
 
 
 def store_flat_bars(lake: Lake) -> None:
-    """Store 31 days of bars (synthetic) up to the newest closed hour, whose close hardly moves."""
+    """Store 31 days of synthetic bars with a nearly constant close up to the newest closed hour."""
     this_hour = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     start = this_hour.replace(hour=0) - timedelta(days=31)
     bars = random_walk_bars(int((this_hour - start) / timedelta(hours=1)), start=start)
@@ -41,8 +41,8 @@ def store_flat_bars(lake: Lake) -> None:
         lake.write(PRICES, day, part)
 
 
-def let_the_price_fall(lake: Lake) -> float:
-    """Let the newest stored bar close 12 % lower; return when it was stored."""
+def lower_newest_close(lake: Lake) -> float:
+    """Lower the close of the newest stored bar by 12 %; return the time of the write, seconds since the epoch."""
     day = lake.days(PRICES)[-1]
     bars = lake.read(PRICES, day)
     assert bars is not None
@@ -53,17 +53,20 @@ def let_the_price_fall(lake: Lake) -> float:
 
 
 def launch(ui: int, job: str, partition: str) -> str:
-    """Launch a job of one partition as a person would in the UI; return the id of its run."""
+    """Launch a job for one partition through GraphQL, as the UI does; return the run id."""
     selector = {"repositoryLocationName": "btc_assets", "repositoryName": "__repository__", "jobName": job}
     tags = [{"key": "dagster/partition", "value": partition}]
-    asked = {"query": LAUNCH, "variables": {"parameters": {"selector": selector, "executionMetadata": {"tags": tags}}}}
-    answer = httpx.post(f"http://{LOOPBACK}:{ui}/graphql", json=asked, timeout=WATCHDOG_S).raise_for_status().json()
-    assert answer["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", json.dumps(answer)
-    return str(answer["data"]["launchRun"]["run"]["runId"])
+    request = {
+        "query": LAUNCH,
+        "variables": {"parameters": {"selector": selector, "executionMetadata": {"tags": tags}}},
+    }
+    response = httpx.post(f"http://{LOOPBACK}:{ui}/graphql", json=request, timeout=WATCHDOG_S).raise_for_status().json()
+    assert response["data"]["launchRun"]["__typename"] == "LaunchRunSuccess", json.dumps(response)
+    return str(response["data"]["launchRun"]["run"]["runId"])
 
 
-def ended(storage: Path, run_id: str) -> float:
-    """Return when a run ended, seconds since the epoch."""
+def end_time(storage: Path, run_id: str) -> float:
+    """Return the end time of a failed run, seconds since the epoch."""
     with dg.DagsterInstance.local_temp(str(storage)) as instance:
         record = instance.get_run_record_by_id(run_id)
     assert record is not None
@@ -78,17 +81,17 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail(
     webhook: tuple[str, list[dict[str, str]], list[int]],
     mail_server: tuple[int, list[str], list[str]],
 ) -> None:
-    (url, told, _), (smtp_port, mails, _) = webhook, mail_server
+    (url, messages, _), (smtp_port, mails, _) = webhook, mail_server
     lake = Lake(root=str(tmp_path / "data" / "lake"))
     store_flat_bars(lake)
-    nobody = Exchange()  # knows no bars: every run that fetches them fails
+    exchange = Exchange()  # has no bars: every run that fetches bars fails
     ui, log = free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
         "DAGSTER_HOME": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(tmp_path / "data"),
         "BTC_MARKET_SOURCE": "binance",
-        "BTC_BINANCE_URL": nobody.url,
-        "BTC_BINANCE_ARCHIVE_URL": nobody.url,
+        "BTC_BINANCE_URL": exchange.url,
+        "BTC_BINANCE_ARCHIVE_URL": exchange.url,
         "BTC_HTTP_ATTEMPTS": "1",
         "BTC_NEWS_SOURCES": "none",
         "BTC_HISTORY_START": key_of(lake.days(PRICES)[0]),
@@ -104,21 +107,21 @@ def test_a_fall_and_a_failed_run_reach_webhook_and_mail(
     with log.open("wb") as output, running(command, environment=environment, log=output.fileno()) as dev:
 
         def delivered(rule: str) -> bool:
-            posted = any(message["text"].startswith(f"[HIGH] {rule}: ") for message in told)
+            posted = any(message["text"].startswith(f"[HIGH] {rule}: ") for message in messages)
             return posted and any(f"rule: {rule}" in mail for mail in mails)
 
         wait_for_port(dev, LOOPBACK, ui, seconds=WATCHDOG_S)
-        wait_until((tmp_path / "data" / "alerts" / "outbox.db").exists, log, dev)  # the sensors are awake
-        assert not told
-        fell = let_the_price_fall(lake)
+        wait_until((tmp_path / "data" / "alerts" / "outbox.db").exists, log, dev)  # the sensors run
+        assert not messages
+        stored_at = lower_newest_close(lake)
         run_id = launch(ui, "refresh_prices", key_of(lake.days(PRICES)[-1]))
         wait_until(lambda: delivered("drawdown"), log, dev)
-        fall_s = time.time() - fell
+        fall_s = time.time() - stored_at
         wait_until(lambda: delivered("failed_run"), log, dev)
-        failed_s = time.time() - ended(tmp_path / "data" / "dagster", run_id)
-    nobody.close()
+        failed_s = time.time() - end_time(tmp_path / "data" / "dagster", run_id)
+    exchange.close()
     print(f"stored to delivered: {fall_s:.0f} s; failed to delivered: {failed_s:.0f} s")
-    texts = [message["text"] for message in told]
+    texts = [message["text"] for message in messages]
     assert any("[MEDIUM] price_move_24h: the price moved -12" in text for text in texts)
     assert any(f"(run {run_id})" in text for text in texts)
-    assert all("rule: price_move_24h" not in mail for mail in mails)  # a medium one goes to the webhook alone
+    assert all("rule: price_move_24h" not in mail for mail in mails)  # medium alerts go to the webhook only

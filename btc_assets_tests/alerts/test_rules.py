@@ -1,4 +1,4 @@
-"""Rules as data: what the file may say, and that a fault in it is named."""
+"""Reading the rules file: valid rules apply and faults are reported."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from btc_assets.alerts.rules import BOUNDED, PLAIN, RuleError, read_rules
+from btc_assets.alerts.rules import BOUNDED, UNBOUNDED, RuleError, read_rules
 from btc_assets.settings import Settings
 
 GOOD = '[[rule]]\nname = "fall"\nkind = "drawdown"\nbound = 0.1\nseverity = "high"\nquiet_hours = 2\n'
 
 
-def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
+def test_the_built_in_rules_cover_every_kind() -> None:
     book = read_rules(Settings.model_fields["alert_rules"].default)
-    assert {rule.kind for rule in book.rules} == BOUNDED | PLAIN
+    assert {rule.kind for rule in book.rules} == BOUNDED | UNBOUNDED
     assert book.of("price_move")[0].bound == 0.05
     assert "email" in book.routing["high"]
 
@@ -23,22 +23,22 @@ def test_the_rules_that_come_with_the_project_watch_every_kind() -> None:
     ("text", "expected"),
     [
         (GOOD.replace('"fall"', '"Fall!"'), "name"),
-        (GOOD.replace('"drawdown"', '"weather"'), "choose from"),
+        (GOOD.replace('"drawdown"', '"weather"'), "kind is 'weather'; expected one of"),
         (GOOD.replace("bound = 0.1\n", ""), "needs a bound"),
         (GOOD.replace('"drawdown"', '"promotion"'), "has no bound"),
         (GOOD.replace("0.1", '"much"'), "bound is 'much'"),
         (GOOD.replace("0.1", "nan"), "bound is nan"),
         (GOOD.replace("quiet_hours = 2", "quiet_hours = -1"), "quiet_hours is -1"),
         (GOOD.replace('"high"', '"dire"'), "severity is 'dire'"),
-        (GOOD + "louder = true\n", "'louder' is not known"),
+        (GOOD + "louder = true\n", "unknown field 'louder'"),
         (GOOD + GOOD, "two rules are named 'fall'"),
         (GOOD + '[routing]\nhigh = ["pigeon"]\n', "a list of"),
-        (GOOD + '[routing]\ndire = ["log"]\n', "no severity"),
+        (GOOD + '[routing]\ndire = ["log"]\n', "unknown severity 'dire'"),
         ("[rules]\n", "neither"),
-        ('[routing]\nhigh = "log"\n', "it goes to log, webhook, email"),
+        ('[routing]\nhigh = "log"\n', "using log, webhook, email"),
     ],
 )
-def test_a_fault_is_named_and_costs_no_other_rule(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_fault_is_reported_and_other_rules_apply(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "rules.toml"
     path.write_text('[[rule]]\nname = "other"\nkind = "failed_run"\nseverity = "high"\n' + text)
     book = read_rules(path)
@@ -50,7 +50,7 @@ def test_a_fault_is_named_and_costs_no_other_rule(tmp_path: Path, text: str, exp
 
 
 @pytest.mark.parametrize("content", [None, b"[[rule]\n", b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_an_unreadable_file_is_an_error_that_names_the_setting(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "rules.toml"
     if content is not None:
         path.write_bytes(content)

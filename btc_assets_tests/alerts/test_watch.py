@@ -1,4 +1,4 @@
-"""What the rules find in the tables."""
+"""The findings of the rules."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def book() -> Rulebook:
 
 
 def calm_bars() -> pl.DataFrame:
-    """Return bars of 30 days (synthetic) whose close hardly moves."""
+    """Return 30 days of synthetic bars with a nearly constant close."""
     wave = 10_000 * (1 + 0.002 * np.sin(np.arange(HOURS) / 3 + np.cumsum(np.full(HOURS, 0.001))))
     return random_walk_bars(HOURS, start=START).with_columns(pl.Series("close", wave))
 
 
-def kinds(found: list[watch.Finding]) -> set[str]:
-    return {finding.rule.kind for finding in found}
+def kinds(findings: list[watch.Finding]) -> set[str]:
+    return {finding.rule.kind for finding in findings}
 
 
 def with_last_closes(factor: np.ndarray) -> pl.DataFrame:
@@ -42,46 +42,46 @@ def with_last_closes(factor: np.ndarray) -> pl.DataFrame:
     return bars.with_columns(pl.Series("close", closes))
 
 
-def test_a_calm_month_is_worth_no_alert(book: Rulebook) -> None:
+def test_calm_bars_have_no_finding(book: Rulebook) -> None:
     assert watch.on_prices(book, calm_bars(), NOW) == []
 
 
-def test_a_fall_of_twelve_percent_is_a_move_a_drawdown_and_wild(book: Rulebook) -> None:
-    found = watch.on_prices(book, with_last_closes(np.full(3, 0.88)), NOW)
-    assert kinds(found) == {"price_move", "drawdown", "volatility"}
-    move = next(finding for finding in found if finding.rule.kind == "price_move")
+def test_a_fall_of_twelve_percent_is_a_move_a_drawdown_and_volatility(book: Rulebook) -> None:
+    findings = watch.on_prices(book, with_last_closes(np.full(3, 0.88)), NOW)
+    assert kinds(findings) == {"price_move", "drawdown", "volatility"}
+    move = next(finding for finding in findings if finding.rule.kind == "price_move")
     assert move.subject == "down"
     assert "-11.8%" in move.message
 
 
-def test_a_rise_is_no_drawdown(book: Rulebook) -> None:
+def test_a_rise_is_not_a_drawdown(book: Rulebook) -> None:
     assert "drawdown" not in kinds(watch.on_prices(book, with_last_closes(np.full(3, 1.2)), NOW))
 
 
 @pytest.mark.parametrize(("hours", "stale"), [(1.5, False), (2.5, True)])
 def test_old_bars_are_stale(book: Rulebook, hours: float, stale: bool) -> None:
-    found = watch.on_prices(book, calm_bars(), START + timedelta(hours=HOURS + hours))
-    assert ("stale_data" in kinds(found)) is stale
+    findings = watch.on_prices(book, calm_bars(), START + timedelta(hours=HOURS + hours))
+    assert ("stale_data" in kinds(findings)) is stale
 
 
-def test_no_bars_at_all_are_stale(book: Rulebook) -> None:
+def test_missing_bars_are_stale(book: Rulebook) -> None:
     assert kinds(watch.on_prices(book, calm_bars().clear(), NOW)) == {"stale_data"}
 
 
-def test_a_move_across_a_gap_is_not_made_up(book: Rulebook) -> None:
+def test_no_move_is_measured_across_a_gap(book: Rulebook) -> None:
     bars = with_last_closes(np.full(3, 0.9))
     gap = bars.filter(pl.col("open_time") != bars["open_time"][-1] - timedelta(days=1))
     assert "price_move" not in kinds(watch.on_prices(book, gap, NOW))
 
 
-@pytest.mark.parametrize(("q50", "told"), [(0.02, False), (0.031, True), (-0.04, True)])
-def test_a_large_forecast_is_told(book: Rulebook, q50: float, told: bool) -> None:
+@pytest.mark.parametrize(("q50", "expected"), [(0.02, False), (0.031, True), (-0.04, True)])
+def test_a_large_forecast_is_reported(book: Rulebook, q50: float, expected: bool) -> None:
     newest = pl.DataFrame({"horizon_hours": [24], "q50": [q50], "p_up": [0.6], "degraded": [False]})
-    assert bool(watch.on_forecasts(book, newest)) is told
+    assert bool(watch.on_forecasts(book, newest)) is expected
 
 
-def lacking(names: str, weight: float, *, fallback: bool = False) -> pl.DataFrame:
-    """Return the newest forecasts of two horizons that lack inputs; the shorter one lacks less of its model."""
+def with_missing_inputs(names: str, weight: float, *, fallback: bool = False) -> pl.DataFrame:
+    """Return forecasts of two horizons with missing inputs; the shorter horizon misses half the weight."""
     shared = {"q50": 0.0, "p_up": 0.5, "degraded": bool(names), "missing_inputs": names}
     return pl.DataFrame(
         [
@@ -91,15 +91,17 @@ def lacking(names: str, weight: float, *, fallback: bool = False) -> pl.DataFram
     )
 
 
-@pytest.mark.parametrize(("names", "weight", "told"), [("", 0.0, 0), ("body_1h", 0.009, 0), ("body_1h", 0.01, 1)])
-def test_missing_inputs_are_reported_from_their_bound_on(book: Rulebook, names: str, weight: float, told: int) -> None:
-    found = watch.on_forecasts(book, lacking(names, weight))
-    assert [finding.rule.kind for finding in found] == ["missing_inputs"] * told
+@pytest.mark.parametrize(("names", "weight", "expected"), [("", 0.0, 0), ("body_1h", 0.009, 0), ("body_1h", 0.01, 1)])
+def test_missing_inputs_are_reported_from_their_bound_on(
+    book: Rulebook, names: str, weight: float, expected: int
+) -> None:
+    findings = watch.on_forecasts(book, with_missing_inputs(names, weight))
+    assert [finding.rule.kind for finding in findings] == ["missing_inputs"] * expected
 
 
-def test_missing_inputs_are_named_with_their_weight_and_what_answers(book: Rulebook) -> None:
-    [few] = watch.on_forecasts(book, lacking("taker_imbalance_1h,taker_imbalance_4h", 0.08))
-    [many] = watch.on_forecasts(book, lacking("returns_1h,taker_imbalance_1h", 0.6, fallback=True))
+def test_a_missing_inputs_message_has_names_weight_and_fallback_horizons(book: Rulebook) -> None:
+    [few] = watch.on_forecasts(book, with_missing_inputs("taker_imbalance_1h,taker_imbalance_4h", 0.08))
+    [many] = watch.on_forecasts(book, with_missing_inputs("returns_1h,taker_imbalance_1h", 0.6, fallback=True))
     assert few.message == "2 inputs are missing, 8% of the model's weight: taker_imbalance_1h, taker_imbalance_4h"
     assert many.message.endswith("; the base rate answers for 4 h")
     assert (few.subject, few.value) == ("flow", 0.08)
@@ -118,14 +120,14 @@ def drift_report(moved: int, broken: bool) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=DRIFT_REPORT.columns)
 
 
-def test_many_moved_inputs_inform_and_a_broken_promise_is_grave(book: Rulebook) -> None:
+def test_drifted_inputs_have_severity_info_and_a_broken_promise_high(book: Rulebook) -> None:
     assert watch.on_drift(book, drift_report(1, broken=False)) == []
     assert [finding.rule.severity for finding in watch.on_drift(book, drift_report(3, broken=False))] == ["info"]
     assert [finding.rule.severity for finding in watch.on_drift(book, drift_report(0, broken=True))] == ["high"]
     assert watch.on_drift(book, drift_report(3, broken=True).clear()) == []
 
 
-def test_promotions_and_rollbacks_are_told_with_who_and_why_and_shadows_are_not(book: Rulebook) -> None:
+def test_promotions_and_rollbacks_are_reported_with_actor_and_reason_and_shadows_are_not(book: Rulebook) -> None:
     at = datetime(2024, 5, 6, tzinfo=UTC)
     row = dict.fromkeys(MODEL_HISTORY.columns) | {"model_cutoff": date(2024, 5, 6), "reason": "because", "actor": "ann"}
     changes = [
@@ -140,15 +142,15 @@ def test_promotions_and_rollbacks_are_told_with_who_and_why_and_shadows_are_not(
         | {"effective_from": at + timedelta(hours=n), "recorded_at": at}
         for n, (role, event, version) in enumerate(changes)
     ]
-    found = watch.on_history(book, pl.DataFrame(rows, schema=MODEL_HISTORY.columns))
-    assert [(one.rule.kind, one.rule.severity, one.subject) for one in found] == [
+    findings = watch.on_history(book, pl.DataFrame(rows, schema=MODEL_HISTORY.columns))
+    assert [(finding.rule.kind, finding.rule.severity, finding.subject) for finding in findings] == [
         ("promotion", "info", "version 7 from 2024-05-06 00:00"),
         ("rollback", "high", "version 6 from 2024-05-06 02:00"),
         ("rollback", "high", "version 5 from 2024-05-06 03:00"),
     ]
-    assert "rolled_back by ann: because" in found[1].message
+    assert "rolled_back by ann: because" in findings[1].message
 
 
-def test_each_silent_source_is_a_subject_of_its_own(book: Rulebook) -> None:
-    found = watch.on_silence(book, [("a", "a is silent"), ("b", "b is silent")])
-    assert [finding.subject for finding in found] == ["a", "b"]
+def test_each_silent_source_is_a_separate_subject(book: Rulebook) -> None:
+    findings = watch.on_silence(book, [("a", "a is silent"), ("b", "b is silent")])
+    assert [finding.subject for finding in findings] == ["a", "b"]

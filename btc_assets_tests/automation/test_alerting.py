@@ -1,4 +1,4 @@
-"""Alerts from the sensors: found, stored, delivered and asked to be recorded, without a daemon."""
+"""The alert sensors find, store and deliver alerts and request their record, without a daemon."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def instance() -> dg.DagsterInstance:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    """A lake with a month of bars (synthetic) whose close hardly moves."""
-    chosen = Lake(root=str(tmp_path / "lake"))
+    """Return a lake with a month of synthetic bars with a nearly constant close."""
+    lake = Lake(root=str(tmp_path / "lake"))
     bars = random_walk_bars(HOURS, start=START)
     flat = bars.with_columns(pl.lit(10_000.0).alias("close") + pl.int_range(pl.len()).mod(7))
     days = [START.date() + timedelta(days=n) for n in range(HOURS // 24)]
     for day, part in by_day(PRICES, flat, days):
-        chosen.write(PRICES, day, part)
-    return chosen
+        lake.write(PRICES, day, part)
+    return lake
 
 
 @pytest.fixture
@@ -69,44 +69,46 @@ def tick(
     return result.run_requests or [], result.skip_message or "", result.cursor
 
 
-def told(desk: AlertDesk) -> list[Alert]:
+def alerts_of(desk: AlertDesk) -> list[Alert]:
     wall = datetime.now(tz=UTC)
     return desk.outbox.between(wall - timedelta(hours=1), wall + timedelta(hours=1))
 
 
-def test_a_calm_hour_tells_nobody(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
-    requests, said, _ = tick(instance, lake, desk)
+def test_a_calm_hour_raises_no_alert(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
+    requests, message, _ = tick(instance, lake, desk)
     assert requests == []
-    assert said.startswith("0 findings")
-    assert told(desk) == []
+    assert message.startswith("0 findings")
+    assert alerts_of(desk) == []
 
 
-def fall(lake: Lake) -> None:
-    """Let the newest bar close 12 % lower."""
+def lower_newest_close(lake: Lake) -> None:
+    """Lower the close of the newest bar by 12 %."""
     day = (START + timedelta(hours=HOURS - 1)).date()
     bars = lake.read(PRICES, day)
     newest = pl.col("open_time") == pl.col("open_time").max()
     lake.write(PRICES, day, bars.with_columns(pl.when(newest).then(8_800.0).otherwise("close").alias("close")))
 
 
-def test_a_fall_is_told_once_and_delivered_at_once(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
-    fall(lake)
+def test_a_fall_is_reported_once_and_delivered_in_the_same_tick(
+    instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk
+) -> None:
+    lower_newest_close(lake)
     _, _, cursor = tick(instance, lake, desk)
-    found = told(desk)
-    assert {alert.rule for alert in found} == {"price_move_24h", "drawdown", "volatility"}
-    assert {alert.state for alert in found} == {DELIVERED}
-    _, said, _ = tick(instance, lake, desk, cursor)
-    assert "0 of them new" in said
-    assert len(told(desk)) == len(found)
+    alerts = alerts_of(desk)
+    assert {alert.rule for alert in alerts} == {"price_move_24h", "drawdown", "volatility"}
+    assert {alert.state for alert in alerts} == {DELIVERED}
+    _, message, _ = tick(instance, lake, desk, cursor)
+    assert "0 of them new" in message
+    assert len(alerts_of(desk)) == len(alerts)
 
 
-def test_the_day_of_new_alerts_is_asked_to_be_recorded(
+def test_new_alerts_request_the_record_of_their_day(
     instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     today = key_of(datetime.now(tz=UTC).date())
-    live = dg.DailyPartitionsDefinition("2019-01-01", end_offset=1)  # of a deployment whose grid grows with the clock
-    monkeypatch.setattr(alerting, "DAILY", live)
-    fall(lake)
+    growing_grid = dg.DailyPartitionsDefinition("2019-01-01", end_offset=1)  # as in a live deployment
+    monkeypatch.setattr(alerting, "DAILY", growing_grid)
+    lower_newest_close(lake)
     context = dg.build_sensor_context(
         instance=instance, resources={"lake": lake, "alert_desk": desk}, repository_def=defs.get_repository_def()
     )
@@ -115,7 +117,9 @@ def test_the_day_of_new_alerts_is_asked_to_be_recorded(
     assert [request.partition_key for request in result.run_requests or []] == [today]
 
 
-def test_a_broken_promise_of_a_new_report_is_told(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
+def test_a_broken_promise_of_a_new_report_is_reported(
+    instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk
+) -> None:
     day = NOW.date()
     row = {"day": day, "kind": "concept", "subject": "coverage_90", "measure": "wealth", "value": 1e5, "bound": 1e4}
     row |= {"alarm": True, "n": 4000, "model_version": 1, "model_cutoff": day}
@@ -123,17 +127,17 @@ def test_a_broken_promise_of_a_new_report_is_told(instance: dg.DagsterInstance, 
     event = dg.AssetMaterialization(DRIFT_REPORT.asset_key, partition=key_of(day), metadata={"partition_digest": "a"})
     instance.report_runless_asset_event(event)
     _, _, cursor = tick(instance, lake, desk)
-    assert [(alert.rule, alert.severity) for alert in told(desk)] == [("broken_promise", "high")]
+    assert [(alert.rule, alert.severity) for alert in alerts_of(desk)] == [("broken_promise", "high")]
     tick(instance, lake, desk, cursor)
-    assert len(told(desk)) == 1
+    assert len(alerts_of(desk)) == 1
 
 
-def test_a_silent_source_is_told(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
+def test_a_silent_source_is_reported(instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk) -> None:
     silent = {"a | desk\\n": "gave nothing new since 2019-06-01"}
     event = dg.AssetMaterialization(ARTICLES.asset_key, partition="2019-06-01", metadata={"silent_sources": silent})
     instance.report_runless_asset_event(event)
     tick(instance, lake, desk)
-    [alert] = told(desk)
+    [alert] = alerts_of(desk)
     assert alert.rule == "silent_source"
     assert "gave nothing new" in alert.message
 
@@ -141,26 +145,26 @@ def test_a_silent_source_is_told(instance: dg.DagsterInstance, lake: Lake, desk:
 @pytest.mark.parametrize(
     ("rules", "sentence"),
     [
-        ('[[rule]]\nname = "x"\nkind = "weather"\nseverity = "high"\n', "rule 1: kind is 'weather'; choose from"),
+        ('[[rule]]\nname = "x"\nkind = "weather"\nseverity = "high"\n', "rule 1: kind is 'weather'; expected one of"),
         ("[[rule]\n", "cannot be read"),
     ],
 )
-def test_a_fault_in_the_rules_is_reported_and_costs_nothing_else(
+def test_a_fault_in_the_rules_is_reported_and_other_rules_apply(
     instance: dg.DagsterInstance, lake: Lake, tmp_path: Path, rules: str, sentence: str
 ) -> None:
     path = tmp_path / "rules.toml"
     sound = '[[rule]]\nname = "fall"\nkind = "drawdown"\nbound = 0.1\nseverity = "high"\n'
     path.write_text(rules + sound)
-    fall(lake)
+    lower_newest_close(lake)
     desk = AlertDesk(Outbox(tmp_path / "outbox.db"), settings().model_copy(update={"alert_rules": path}))
     tick(instance, lake, desk)
-    messages = {alert.rule: alert.message for alert in told(desk)}
+    messages = {alert.rule: alert.message for alert in alerts_of(desk)}
     assert sentence in messages["alerting"]
     assert {"fall", "drawdown"} & set(messages)
-    assert {alert.state for alert in told(desk)} == {DELIVERED}
+    assert {alert.state for alert in alerts_of(desk)} == {DELIVERED}
 
 
-def test_a_table_that_cannot_be_read_keeps_no_other_alert_back(
+def test_an_unreadable_table_does_not_stop_other_alerts(
     instance: dg.DagsterInstance, lake: Lake, desk: AlertDesk, tmp_path: Path
 ) -> None:
     for path in (tmp_path / "lake" / "market").rglob("*.parquet"):
@@ -170,14 +174,12 @@ def test_a_table_that_cannot_be_read_keeps_no_other_alert_back(
     )
     instance.report_runless_asset_event(event)
     tick(instance, lake, desk)
-    messages = {alert.rule: alert.message for alert in told(desk)}
+    messages = {alert.rule: alert.message for alert in alerts_of(desk)}
     assert set(messages) == {"silent_source", "alerting"}
-    assert "could not look at the newest hour" in messages["alerting"]
+    assert "could not be applied to the latest hour" in messages["alerting"]
 
 
-def test_a_failed_run_is_told_with_its_job_its_day_and_its_reason(
-    instance: dg.DagsterInstance, desk: AlertDesk
-) -> None:
+def test_a_failed_run_is_reported_with_its_job_day_and_reason(instance: dg.DagsterInstance, desk: AlertDesk) -> None:
     @dg.op
     def break_down() -> None:
         raise ValueError("the disk is full")
@@ -197,7 +199,7 @@ def test_a_failed_run_is_told_with_its_job_its_day_and_its_reason(
         resources={"alert_desk": desk},
     ).for_run_failure()
     alert_on_failed_run(context)
-    [alert] = told(desk)
+    [alert] = alerts_of(desk)
     assert (alert.rule, alert.subject) == ("failed_run", "refresh 2019-06-01")
     assert failed.run_id in alert.message
     assert "the disk is full" in alert.message
