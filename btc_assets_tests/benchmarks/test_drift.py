@@ -158,6 +158,7 @@ def test_shares_and_medians_come_with_intervals() -> None:
     assert trial.median_with_interval([1.0] * 20 + [math.inf] * 40) == "over 30 (over 30 to over 30)"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_document_or_says_what_is_missing(
     history: trial.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
