@@ -1,14 +1,8 @@
 """The walk-forward: what it plans, what it makes, and what it leaves alone when it is started again."""
 
-import os
 import re
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
@@ -39,16 +33,13 @@ from btc_assets.automation.walk_forward import (
 from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.cli import walk_forward as command
 from btc_assets.cli.main import main
-from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day, stored
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
-from btc_assets.processes import running
 from btc_assets.reads import lake_resources
 from btc_assets.schema import CONTRACTS, Contract
-from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -426,108 +417,3 @@ def test_a_failed_run_is_named_with_its_days_and_its_reason_and_only_the_rest_is
     assert (table, day) in project.made
     done = {(name, at) for name, at in before if name in LEARNING and at < day}
     assert not done & set(project.made), "a cutoff that was done is trained again"
-
-
-# --- a real walk, killed -----------------------------------------------------------------------------
-WALKED = ["walk-forward", "--from", "2019-08-05", "--to", "2019-08-08", "--every", "2"]
-SECOND = date(2019, 8, 7)
-KILLS = [
-    ("learning/trained_model", SECOND),  # the model is in the registry, and not in the lake
-    ("champion/model_verdict", SECOND),  # the aliases point where no verdict says
-    ("forecasting/forecasts", SECOND + timedelta(days=1)),  # the day before is stored, and nobody told Dagster
-]
-DIES = """
-import os, signal, sys
-from btc_assets.lake import Lake
-
-write = Lake.write
-
-def die(self, contract, day, frame):
-    if (contract.table, day.isoformat()) == (sys.argv[1], sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(self, contract, day, frame)
-
-Lake.write = die
-from btc_assets.cli.main import main
-sys.exit(main(sys.argv[3:]))
-"""
-"""A walk that is killed at the moment it would store a table's day."""
-
-
-class Deployment:
-    """The project with a data folder and a Dagster instance of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.lake = Lake(root=str(folder / "data" / "lake"))
-        folder.mkdir(parents=True)
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-            "DAGSTER_HOME": str(PROJECT_ROOT),
-            "PYTHONPATH": str(PROJECT_ROOT),
-            "BTC_DATA_DIR": str(folder / "data"),
-            "BTC_NEWS_SOURCES": "none",
-            "BTC_HISTORY_START": "2019-05-01",
-            "BTC_TRAIN_DAYS": "60",
-            "BTC_CV_FOLDS": "2",
-            "BTC_CV_TEST_DAYS": "7",
-            "BTC_TUNE_TRIALS": "0",
-            "BTC_FEATURE_SET": "streamlined",
-        }
-
-    @contextmanager
-    def started(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Python with its output in the log, which ends with the block."""
-        with (
-            (self.folder / "log").open("ab") as log,
-            running([sys.executable, *command], environment=self.environment, log=log.fileno()) as process,
-        ):
-            yield process
-
-    def status(self, *command: str) -> int:
-        with self.started(*command) as process:
-            return process.wait()
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def stored(self) -> dict[Made, str]:
-        """The digest of every partition."""
-        tables = [(contract, day) for contract in CONTRACTS.values() for day in self.lake.days(contract)]
-        return {(contract.table, day): self._content(contract, day) for contract, day in tables}
-
-    def _content(self, contract: Contract, day: date) -> str:
-        """The digest of a partition, less the moment at which something was recorded or published."""
-        moment = {MODEL_HISTORY.table: "recorded_at", SERVING_BUNDLE.table: "published_at"}.get(contract.table)
-        if moment is None:
-            return self.lake.fingerprint(contract, day)
-        stored = self.lake.read(contract, day)
-        assert stored is not None
-        return digest(stored.drop(moment))
-
-    def registry(self) -> list[tuple[object, ...]]:
-        """Every registered version with its digest, and what each alias points to."""
-        asked = (
-            "select version, value from model_version_tags where key = 'digest' order by 1, 2",
-            "select alias, version from registered_model_aliases order by 1",
-        )
-        with sqlite3.connect(self.folder / "data" / "mlflow" / "mlflow.db") as connection:
-            return [row for question in asked for row in connection.execute(question)]
-
-
-@pytest.mark.slow
-def test_a_walk_killed_again_and_again_ends_with_the_lake_of_one_that_was_not(tmp_path: Path) -> None:
-    whole, killed = Deployment(tmp_path / "whole"), Deployment(tmp_path / "killed")
-    with whole.started("-m", "btc_assets", *WALKED) as uninterrupted:
-        for table, day in KILLS:
-            assert killed.status("-c", DIES, table, str(day), *WALKED) == -signal.SIGKILL, killed.log
-            assert killed.lake.read(CONTRACTS[table], day) is None
-        assert killed.status("-m", "btc_assets", *WALKED) == 0, killed.log
-        assert uninterrupted.wait() == 0, whole.log
-    assert "cutoff 2019-08-05 (1/2): already trained" in killed.log
-    expected = whole.stored()
-    also = {"learning/cv_folds", "learning/model_explanation"}
-    assert {table for table, _ in expected} >= {table for table, _, _ in STEPS} | also
-    assert killed.stored() == expected
-    assert killed.registry() == whole.registry()
-    assert {alias for alias, _ in whole.registry() if isinstance(alias, str)} >= {"champion"}

@@ -71,6 +71,12 @@ class Forge:
         status = self.run(task, *arguments)
         assert status == 0, self.log
 
+    def run_and_read(self, task: Callable[..., None], *arguments: Any) -> tuple[int, str]:
+        """Run a function of `tasks` in a child; return its exit status and what it printed."""
+        begin = self._log.stat().st_size if self._log.exists() else 0
+        status = self.run(task, *arguments)
+        return status, self._log.read_bytes()[begin:].decode(errors="replace")
+
     @property
     def _log(self) -> Path:
         return self._folder / "children.log"

@@ -7,12 +7,14 @@ import, as the threads of a computation would not survive the fork.
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import json
 import os
 import re
 import resource
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,15 +26,23 @@ import dagster as dg
 import polars as pl
 from upath import UPath
 
+from btc_assets import definitions
+from btc_assets.alerts import definitions as alerts_definitions
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
 from btc_assets.champion.history import Standing
+from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.cli.main import main
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
+from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake, stored
+from btc_assets.learning import definitions as learning_definitions
 from btc_assets.learning.forecast_model import DOCUMENT, ForecastModel, save_model
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry
+from btc_assets.market import definitions as market_definitions
 from btc_assets.market.resources import Market
+from btc_assets.news import definitions as news_definitions
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.cache import CachedScorer
 from btc_assets.news.sentiment.vader import VaderScorer
@@ -206,6 +216,54 @@ def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:
     die_writing(point, table, day)
     resources = {"io_manager": lake_of(data)}
     dg.materialize([again], partition_key=key_of(day), resources=resources, instance=_instance())
+
+
+# --- commands that die -------------------------------------------------------------------------------
+def command(data: Path, *arguments: str) -> None:
+    """Run a command of the project on a data folder and the embedded sample without news; end with its status."""
+    os.environ["BTC_NEWS_SOURCES"] = "none"
+    settle(data)
+    bound = (alerts_definitions, learning_definitions, market_definitions, news_definitions, definitions)
+    for module in bound:  # they hold the resources of the settings at import
+        importlib.reload(module)
+    sys.exit(main(arguments))
+
+
+def command_and_die(data: Path, table: str, day: date, *arguments: str) -> None:
+    """Run a command of the project, and die at the moment it would store a table's day."""
+    write = Lake.write
+
+    def die_or_write(lake: Lake, contract: Contract, at: date, frame: pl.DataFrame) -> None:
+        if (contract.table, at) == (table, day):
+            die()
+        write(lake, contract, at, frame)
+
+    Lake.write = die_or_write  # type: ignore[method-assign]
+    command(data, *arguments)
+
+
+ROLLBACK_STEPS = {
+    "before the history": (Lake, "append", MODEL_HISTORY.table),
+    "before the forecasts": (Lake, "write", FORECASTS.table),
+    "before the aliases": (ModelRegistry, "set_aliases", ""),
+    "before the pointer": (publish, "_point", ""),
+}
+"""Where a rollback may die, in the order it comes there: a function, and the table it must be called for."""
+
+
+def rollback_and_die(data: Path, step: str, *arguments: str) -> None:
+    """Roll back, and die at a step if one is named."""
+    if step:
+        owner, name, table = ROLLBACK_STEPS[step]
+        original = getattr(owner, name)
+
+        def die_or_go_on(*given: Any, **options: Any) -> Any:
+            if not table or given[1].table == table:
+                die()
+            return original(*given, **options)
+
+        setattr(owner, name, die_or_go_on)
+    command(data, "rollback", *arguments)
 
 
 # --- two runs at once --------------------------------------------------------------------------------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -28,51 +27,22 @@ from btc_assets.lake import Lake, by_day
 from btc_assets.learning.forecast_model import save_model
 from btc_assets.learning.registry import MODEL_FOLDER, ModelRegistry
 from btc_assets.market.tables import PRICES
+from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT, settings
 from btc_assets.vocabulary import CHAMPION
 from btc_assets.vocabulary import CHAMPION as CHAMPION_ALIAS
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars, wait_until
+from btc_assets_tests.faults import tasks
+from btc_assets_tests.faults.conftest import Forge
 from btc_assets_tests.serve.conftest import Server, running_server
 from btc_assets_tests.serving.builders import document, tiny_graphs
 
-FIRST = date(2018, 6, 4)
+FIRST = date(2019, 6, 4)
 DAYS = [FIRST + timedelta(days=n) for n in range(14)]
 TODAY = DAYS[-1]
 CUTOFFS = {1: DAYS[0], 2: DAYS[7], 3: DAYS[10]}
 """Cutoff of each registry version; each was promoted in its turn."""
 NEWEST_HOUR = midnight(TODAY) + 15 * HOUR
-STEPS = ("before the history", "before the forecasts", "before the aliases", "before the pointer")
-"""Where the command is killed, in the order it comes there."""
-
-COMMAND = """
-import os, signal, sys
-step = sys.argv.pop(1)
-from btc_assets.cli.main import main
-from btc_assets.lake import Lake
-from btc_assets.learning.registry import ModelRegistry
-from btc_assets.serving import publish
-
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def around(name, original, table):
-    def write(self, contract, day, frame):
-        if contract.table != table:
-            return original(self, contract, day, frame)
-        die()
-    setattr(Lake, name, write)
-
-if step == "before the history":
-    around("append", Lake.append, "champion/model_history")
-if step == "before the forecasts":
-    around("write", Lake.write, "forecasting/forecasts")
-if step == "before the aliases":
-    ModelRegistry.set_aliases = die
-if step == "before the pointer":
-    publish._point = die
-sys.exit(main(sys.argv[1:]))
-"""
-
 pytestmark = pytest.mark.slow
 
 
@@ -81,18 +51,8 @@ class Deployment:
     """A project with three champions in a row, the newest forecasting and served."""
 
     root: Path
+    forge: Forge
     digests: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BTC_", "DAGSTER_"))}
-        return kept | {
-            "BTC_DATA_DIR": str(self.root),
-            "BTC_MARKET_SOURCE": "sample",
-            "BTC_NEWS_SOURCES": "none",
-            "DAGSTER_HOME": str(PROJECT_ROOT),
-            "PYTHONPATH": str(PROJECT_ROOT),
-        }
 
     @property
     def lake(self) -> Lake:
@@ -133,18 +93,9 @@ class Deployment:
             }
             self.lake.append(MODEL_HISTORY, cutoff, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
 
-    def run(self, *arguments: str, step: str = "") -> subprocess.CompletedProcess[str]:
-        return self.python("-c", COMMAND, step, *arguments)
-
-    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", *arguments],
-            cwd=PROJECT_ROOT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def rollback(self, *arguments: str, step: str = "") -> tuple[int, str]:
+        """Ask for a rollback, killed at a step if one is named; return its exit status and what it printed."""
+        return self.forge.run_and_read(tasks.rollback_and_die, self.root, step, *arguments)
 
     def champion(self) -> int:
         """Return who stands in the newest hour."""
@@ -160,26 +111,11 @@ class Deployment:
         return {row["open_time"].hour: row["model_version"] for row in own.iter_rows(named=True)}
 
 
-PREPARE = f"""
-import dagster as dg
-from btc_assets.definitions import defs
-with dg.DagsterInstance.get() as instance:
-    for job, assets in (("forecast_days", ["forecasting/forecasts"]), ("publish_bundle", ["serving/bundle"])):
-        result = defs.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            partition_key="{TODAY}",
-            asset_selection=[dg.AssetKey(name.split("/")) for name in assets],
-        )
-        assert result.success
-"""
-
-
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    made = Deployment(tmp_path_factory.mktemp("deployment"))
+def deployment(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    made = Deployment(tmp_path_factory.mktemp("deployment"), forge)
     made.fill()
-    prepared = made.python("-c", PREPARE)
-    assert prepared.returncode == 0, prepared.stderr
+    forge.succeed(tasks.made, made.root, [FORECASTS.asset_key, SERVING_BUNDLE.asset_key], TODAY, TODAY)
     return made
 
 
@@ -226,17 +162,17 @@ def test_a_rollback_killed_at_every_step_serves_the_old_champion_until_it_is_thr
     """One command killed at each of its steps in turn and asked for again, while a client asks for the forecast."""
     assert deployment.versions() == dict.fromkeys(range(16), 3)
     with Watcher(server.url) as watcher:
-        for number, step in enumerate(STEPS):
-            died = deployment.run("rollback", "--reason", "it forecasts nonsense", step=step)
-            assert died.returncode == -9, died.stderr
+        for number, step in enumerate(tasks.ROLLBACK_STEPS):
+            status, printed = deployment.rollback("--reason", "it forecasts nonsense", step=step)
+            assert status == -signal.SIGKILL, printed
             assert deployment.champion() == (3 if number == 0 else 2)
             assert watcher.versions == [3], f"killed {step}"
-        done = deployment.run("rollback", "--reason", "it forecasts nonsense")
-        assert done.returncode == 0, done.stderr
+        status, printed = deployment.rollback("--reason", "it forecasts nonsense")
+        assert status == 0, printed
         wait_until(lambda: watcher.answers[-1][2] == 2, server.log)
     assert {status for _, status, _ in watcher.answers} == {200}, "no request was dropped"
     assert watcher.versions == [3, 2]
-    assert "Champion is version 2" in done.stdout
+    assert "Champion is version 2" in printed
     assert deployment.registry.alias(CHAMPION_ALIAS) == 2
     assert deployment.versions() == {**dict.fromkeys(range(15), 3), 15: 2}, "only the newest hour is forecast anew"
     history = deployment.lake.scan(MODEL_HISTORY).collect()
@@ -248,13 +184,13 @@ def test_a_rollback_killed_at_every_step_serves_the_old_champion_until_it_is_thr
 def test_a_version_is_chosen_and_a_wrong_one_changes_nothing(deployment: Deployment, server: Server) -> None:
     deployment.lake.write(FORECASTS, TODAY + timedelta(days=1), FORECASTS.empty())  # left by a clock that was ahead
     before = deployment.champion()
-    wrong = deployment.run("rollback", "--to", "99")
-    assert wrong.returncode == 1
-    assert wrong.stderr.splitlines()[-1].endswith("version 99 was never champion; those that were: 1, 2, 3")
-    assert "Stack Trace" not in wrong.stderr, "a sentence is enough"
+    status, printed = deployment.rollback("--to", "99")
+    assert status == 1
+    assert printed.splitlines()[-1].endswith("version 99 was never champion; those that were: 1, 2, 3")
+    assert "Stack Trace" not in printed, "a sentence is enough"
     assert deployment.champion() == before
-    chosen = deployment.run("rollback", "--to", "1")
-    assert chosen.returncode == 0, chosen.stderr
+    status, printed = deployment.rollback("--to", "1")
+    assert status == 0, printed
     asked = f"{server.url}/v1/forecast"
     wait_until(lambda: httpx.get(asked, timeout=WATCHDOG_S).json()["model"]["version"] == 1, server.log)
     assert deployment.registry.alias(CHAMPION_ALIAS) == 1
@@ -265,7 +201,7 @@ def as_in_its_folder(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) ->
     """Let this process have the settings of the deployment."""
     for name in [name for name in os.environ if name.startswith("BTC_")]:
         monkeypatch.delenv(name)
-    for name, value in deployment.environment.items():
+    for name, value in (tasks.SMALL | {"BTC_DATA_DIR": str(deployment.root)}).items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield
@@ -280,7 +216,7 @@ def test_a_past_forecast_is_rebuilt_to_the_last_bit_as_the_operations_page_says(
     """The page's own lines, with another hour in them; they fail when the stored forecast is off by one bit."""
     page = (PROJECT_ROOT / "docs" / "operations.md").read_text()
     [lines] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    lines, replaced = re.subn(r"hour = .*", f"hour = datetime(2018, 6, {TODAY.day}, {hour}, tzinfo=UTC)", lines)
+    lines, replaced = re.subn(r"hour = .*", f"hour = datetime(2019, 6, {TODAY.day}, {hour}, tzinfo=UTC)", lines)
     assert replaced == 1
     exec(lines, {})
     told = deployment.lake.read(FORECASTS, TODAY)
@@ -294,7 +230,7 @@ def test_a_past_forecast_is_rebuilt_to_the_last_bit_as_the_operations_page_says(
         deployment.lake.write(FORECASTS, TODAY, told)
 
 
-def test_before_the_first_forecast_there_is_nothing_to_roll_back(tmp_path: Path) -> None:
-    done = Deployment(tmp_path).run("rollback")
-    assert done.returncode == 2
-    assert "Nothing is forecast yet" in done.stderr
+def test_before_the_first_forecast_there_is_nothing_to_roll_back(forge: Forge, tmp_path: Path) -> None:
+    status, printed = Deployment(tmp_path, forge).rollback()
+    assert status == 2
+    assert "Nothing is forecast yet" in printed

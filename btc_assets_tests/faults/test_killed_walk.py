@@ -1,0 +1,80 @@
+"""A walk-forward that is killed and started again ends with the lake and the registry of one that was not."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.digest import digest
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.learning.tables import CV_FOLDS, MODEL_EXPLANATION, TRAINED_MODEL
+from btc_assets.market.tables import PRICES
+from btc_assets.monitoring.tables import PERFORMANCE_REPORT
+from btc_assets.schema import CONTRACTS, Contract
+from btc_assets.serving.tables import SERVING_BUNDLE
+from btc_assets_tests.faults import tasks
+from btc_assets_tests.faults.conftest import Forge
+
+WALK = ("walk-forward", "--from", "2019-08-05", "--to", "2019-08-08", "--every", "2")
+SECOND = date(2019, 8, 7)
+KILLS = [
+    (TRAINED_MODEL, SECOND),  # the model is in the registry, and not in the lake
+    (MODEL_VERDICT, SECOND),  # the aliases point where no verdict says
+    (FORECASTS, SECOND + timedelta(days=1)),  # the day before is stored, and nobody told Dagster
+]
+MADE = (
+    *(PRICES, HOURLY_FEATURES, HOURLY_LABELS, CV_FOLDS, TRAINED_MODEL, MODEL_EXPLANATION, MODEL_VERDICT),
+    *(FORECASTS, FORECAST_OUTCOMES, PERFORMANCE_REPORT, SERVING_BUNDLE),
+)
+
+
+def stored(data: Path) -> dict[tuple[str, date], str]:
+    """Return the digest of every partition."""
+    lake = tasks.lake_of(data)
+    days = [(contract, day) for contract in CONTRACTS.values() for day in lake.days(contract)]
+    return {(contract.table, day): content(data, contract, day) for contract, day in days}
+
+
+def content(data: Path, contract: Contract, day: date) -> str:
+    """Return the digest of a partition, less the moment at which something was recorded or published."""
+    moment = {MODEL_HISTORY.table: "recorded_at", SERVING_BUNDLE.table: "published_at"}.get(contract.table)
+    lake = tasks.lake_of(data)
+    if moment is None:
+        return lake.fingerprint(contract, day)
+    frame = lake.read(contract, day)
+    assert frame is not None
+    return digest(frame.drop(moment))
+
+
+def registered(data: Path) -> list[tuple[object, ...]]:
+    """Return every registered version with its digest, and what each alias points to."""
+    queries = (
+        "select version, value from model_version_tags where key = 'digest' order by 1, 2",
+        "select alias, version from registered_model_aliases order by 1",
+    )
+    with sqlite3.connect(data / "mlflow" / "mlflow.db") as connection:
+        return [row for query in queries for row in connection.execute(query)]
+
+
+@pytest.mark.slow
+def test_a_walk_killed_again_and_again_ends_with_the_lake_of_one_that_was_not(forge: Forge, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = forge.start(tasks.command, whole, *WALK)
+    for contract, day in KILLS:
+        status = forge.run(tasks.command_and_die, killed, contract.table, day, *WALK)
+        assert status == -signal.SIGKILL, forge.log
+        assert tasks.lake_of(killed).read(contract, day) is None
+    forge.succeed(tasks.command, killed, *WALK)
+    assert "cutoff 2019-08-05 (1/2): already trained" in forge.log
+    assert forge.end(uninterrupted) == 0, forge.log
+    expected = stored(whole)
+    assert {table for table, _ in expected} >= {contract.table for contract in MADE}
+    assert stored(killed) == expected
+    assert registered(killed) == registered(whole)
+    assert {alias for alias, _ in registered(whole) if isinstance(alias, str)} >= {"champion"}
