@@ -24,7 +24,6 @@ PRELOADED = [
     "btc_assets.learning.tuning",
     "btc_assets.learning.explain",
     "btc_assets.monitoring.plots",
-    "dagster_mlflow",
     "duckdb",
     "hypothesis.strategies",
     "mlflow.store.tracking.sqlalchemy_store",
