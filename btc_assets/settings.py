@@ -7,7 +7,6 @@ variable.
 
 from __future__ import annotations
 
-import calendar
 import codecs
 import os
 import re
@@ -53,15 +52,6 @@ _OF_FILES = {
     "history_end": "the day after their last",
 }
 """What the source `files` needs beside itself: its history is closed, and nothing else can say where it ends."""
-_CRON_FIELDS = {
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day of the month": (1, 31),
-    "month": (1, 12),
-    "day of the week": (0, 7),
-}
-_LEAP_YEAR = 2024
-_CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(/(\d{1,2}))?$", re.ASCII)
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -357,13 +347,6 @@ class Settings(BaseSettings):
             return "sqlite:///" + rooted(uri.removeprefix("sqlite:///"), PROJECT_ROOT)
         return rooted(uri, PROJECT_ROOT) if uri.startswith(("~", ".")) else uri
 
-    @field_validator("refresh_cron", "news_cron")
-    @classmethod
-    def _is_a_cron_expression(cls, expression: str) -> str:
-        if fault := cron_fault(expression):
-            raise ValueError(f"{fault}; five fields are needed, such as '0 * * * *' for every full hour")
-        return expression
-
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_source(cls, values: dict[str, object]) -> dict[str, object]:
@@ -509,35 +492,6 @@ class Settings(BaseSettings):
         if self.history_end is None:
             return wall
         return min(wall, datetime.combine(self.history_end, time(), tzinfo=UTC))
-
-
-def cron_fault(expression: str) -> str | None:
-    """Say what is wrong with a cron expression of five numeric fields, or None.
-
-    Numbers, ranges, steps and lists of them are understood; names of months or days are not.
-    """
-    fields = expression.split(" ")
-    if len(fields) != len(_CRON_FIELDS):
-        return f"it has {len(fields)} fields"
-    chosen: dict[str, set[int]] = {}
-    for field, (name, (low, high)) in zip(fields, _CRON_FIELDS.items(), strict=True):
-        chosen[name] = set()
-        for part in field.split(","):
-            match = _CRON_PART.match(part)
-            if match is None:
-                return f"{part!r} is no {name}"
-            first = int(match[1] or low)
-            last = int(match[2] or match[1] or high)
-            step = int(match[4] or 1)
-            if not low <= first <= last <= high:
-                return f"{part!r} is no {name}, which goes from {low} to {high}"
-            if match[4] and ((match[1] and not match[2]) or not 1 <= step <= high):
-                return f"{part!r} steps over every {name}"
-            chosen[name].update(range(first, last + 1, step))
-    longest = max(calendar.monthrange(_LEAP_YEAR, month)[1] for month in chosen["month"])
-    if min(chosen["day of the month"]) > longest:
-        return f"none of its months has a day {min(chosen['day of the month'])}"
-    return None
 
 
 def read_settings() -> Settings:

@@ -5,12 +5,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from dagster._utils.schedules import is_valid_cron_schedule
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, cron_fault, read_settings
+from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, read_settings
 from btc_assets.settings_table import settings_page
 
 
@@ -30,13 +27,6 @@ def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("BTC_FEE_BPS", "-1"),
         ("BTC_SERVE_HOST", "8.8.8.8"),
         ("BTC_BINANCE_SYMBOL", "btc/usdt"),
-        ("BTC_REFRESH_CRON", "every hour"),
-        ("BTC_REFRESH_CRON", "99 * * * *"),
-        ("BTC_REFRESH_CRON", "5-1 * * * *"),
-        ("BTC_REFRESH_CRON", "*/0 * * * *"),
-        ("BTC_REFRESH_CRON", "- - - - -"),
-        ("BTC_REFRESH_CRON", "5 * * *"),
-        ("BTC_REFRESH_CRON", "0 0 31 2,4 *"),
         ("BTC_BINANCE_URL", "api.binance.com"),
         ("BTC_BINANCE_ARCHIVE_URL", "ftp://data.binance.vision"),
         ("BTC_COINBASE_URL", "https://"),
@@ -85,32 +75,6 @@ def test_files_without_their_path_or_period_fail_by_the_missing_variable(
     monkeypatch.delenv(name)
     with pytest.raises(SettingsError, match=f"which also needs {name}"):
         read_settings()
-
-
-CRON_NUMBER = st.integers(0, 70).map(str)
-CRON_PART = st.one_of(
-    st.sampled_from(["2", "30", "31", "30-31", "30-30"]),
-    st.just("*"),
-    CRON_NUMBER,
-    st.tuples(CRON_NUMBER, CRON_NUMBER).map("-".join),
-    st.tuples(st.just("*"), CRON_NUMBER).map("/".join),
-    st.tuples(CRON_NUMBER, CRON_NUMBER).map("/".join),
-    st.text("*,-/07", max_size=4),
-)
-
-
-@given(st.lists(CRON_PART, min_size=4, max_size=6).map(" ".join))
-def test_a_cron_expression_that_passes_is_one_dagster_takes(expression: str) -> None:
-    if cron_fault(expression) is None:
-        assert is_valid_cron_schedule(expression)
-
-
-@pytest.mark.parametrize(
-    "expression", ["5 * * * *", "* * * * *", "*/15 0-6,12 1-31/2 1,7 0-5", "0 0 31 1,4 1", "0 0 29 2 *"]
-)
-def test_common_cron_expressions_pass(expression: str) -> None:
-    assert cron_fault(expression) is None
-    assert is_valid_cron_schedule(expression)
 
 
 @pytest.mark.parametrize(

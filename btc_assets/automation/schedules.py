@@ -16,7 +16,7 @@ from btc_assets.lake import Lake
 from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import key_of
-from btc_assets.settings import settings
+from btc_assets.settings import ENV_PREFIX, SettingsError, settings
 
 CLOSING_HOURS = 3
 """How long after midnight yesterday's bars are fetched again whether or not they look complete."""
@@ -29,6 +29,23 @@ RUNNING_WHEN_LIVE = (
     dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
 )
 """A deployment whose history grows runs by itself; a closed history has nothing to wait for."""
+
+
+def cron_of(name: str) -> str:
+    """Return the cron expression that a setting holds.
+
+    Raises:
+        SettingsError: Dagster does not accept it.
+    """
+    expression = getattr(settings(), name)
+    try:
+        dg.ScheduleDefinition(job=refresh_forecast, cron_schedule=expression)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise SettingsError(
+            f"{ENV_PREFIX}{name.upper()}={expression!r}: expected a cron expression of five fields, such as "
+            "'0 * * * *' for every full hour"
+        ) from error
+    return expression
 
 
 def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | None) -> Span | None:
@@ -71,7 +88,7 @@ def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
 
 @dg.schedule(
     name="hourly_refresh",
-    cron_schedule=settings().refresh_cron,
+    cron_schedule=cron_of("refresh_cron"),
     execution_timezone="UTC",
     job=refresh_forecast,
     default_status=RUNNING_WHEN_LIVE,
@@ -115,7 +132,7 @@ def days_to_gather(now: datetime, stored: list[date]) -> Span:
 
 @dg.schedule(
     name="gather_news",
-    cron_schedule=settings().news_cron,
+    cron_schedule=cron_of("news_cron"),
     execution_timezone="UTC",
     job=gather_texts,
     default_status=RUNNING_WHEN_LIVE,

@@ -12,6 +12,7 @@ from btc_assets.automation import schedules
 from btc_assets.automation.jobs import PATIENCE_S, refresh_forecast
 from btc_assets.automation.schedules import (
     MOST_DAYS_TO_GATHER,
+    cron_of,
     days_to_gather,
     days_to_refresh,
     gather_news,
@@ -28,7 +29,7 @@ from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.tables import PRICES
 from btc_assets.serving.tables import SERVING_BUNDLE
-from btc_assets.settings import Settings
+from btc_assets.settings import Settings, SettingsError
 from btc_assets_tests.conftest import random_walk_bars
 
 MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
@@ -39,6 +40,15 @@ def live(monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedules of a deployment whose history grows."""
     chosen = Settings(market_source="binance", history_start=date(2024, 1, 1))
     monkeypatch.setattr(schedules, "settings", lambda: chosen)
+
+
+@pytest.mark.parametrize("expression", ["every hour", "99 * * * *", "*/0 * * * *", "5 * * *", "- - - - -"])
+def test_a_cron_expression_that_dagster_refuses_fails_by_the_name_of_its_variable(
+    expression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "settings", lambda: Settings(refresh_cron=expression))
+    with pytest.raises(SettingsError, match=r"BTC_REFRESH_CRON='.*': expected a cron expression of five fields"):
+        cron_of("refresh_cron")
 
 
 @pytest.fixture(autouse=True)
