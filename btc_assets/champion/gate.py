@@ -23,7 +23,7 @@ import polars as pl
 from btc_assets.champion.history import ModelChoice
 from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.clock import midnight
-from btc_assets.evaluation.metrics import log_losses
+from btc_assets.evaluation.metrics import interval_coverage, log_losses
 from btc_assets.evaluation.significance import LossDifference, diebold_mariano
 from btc_assets.evaluation.trading import sharpe_difference, sign_signal, strategy
 from btc_assets.learning.calibration import Calibration
@@ -495,10 +495,7 @@ def _coverage_miss(evidence: Evidence) -> float | None:
 
 
 def _coverage(evidence: Evidence) -> float | None:
-    if not len(evidence.log_return):
-        return None
-    low, high = evidence.quantiles[:, 0], evidence.quantiles[:, 2 * MEDIAN]
-    return float(((low <= evidence.log_return) & (evidence.log_return <= high)).mean())
+    return interval_coverage(evidence.log_return, evidence.quantiles[:, 0], evidence.quantiles[:, 2 * MEDIAN]).value
 
 
 def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:

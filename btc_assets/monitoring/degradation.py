@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.evaluation.metrics import log_losses
 from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, ROLES
 
@@ -178,8 +179,7 @@ def watch(outcomes: pl.DataFrame, *, alarm_hours: int, mean_hours: float) -> lis
         .cast(pl.Float64)
         .to_numpy()
     )
-    bounded = np.clip(p_up, 1e-6, 1 - 1e-6)
-    loss = -np.where(up > 0, np.log(bounded), np.log1p(-bounded))
+    loss = log_losses(np.clip(p_up, 1e-6, 1 - 1e-6), happened > 0)
     coin = np.full(len(loss), np.log(2))
     watched: Sequence[tuple[str, Floats, float, str]] = (
         (
