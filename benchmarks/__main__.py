@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from benchmarks import demo, features, history, load, predict, sentiment
+from btc_assets.markdown import markdown_rows
 
 Row = tuple[str, str, str, str, str]
 PEERS = ("pandas-ta-classic", "mlflow", "dagster", "transformers")
@@ -124,10 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers = ", ".join(f"{peer} {version(peer)}" for peer in PEERS)
     print(f"\npython -m benchmarks: both sides of each line measured in this run on {os.cpu_count()} cores")
     print(f"Python {platform.python_version()}, {peers}\n")
-    print(f"| {' | '.join(HEADINGS)} |")
-    print("|---|---|---|---|---|")
-    for row in table:
-        print(f"| {' | '.join(row)} |")
+    print(markdown_rows(HEADINGS, table))
 
 
 def _say(what: str) -> None:

@@ -36,6 +36,7 @@ from btc_assets.forecasting.forecasts import Models, Predictor
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.learning.registry import ModelRegistry, RegistryError
+from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring import drift
 from btc_assets.monitoring.watching import Watch, watch_day
 from btc_assets.settings import PROJECT_ROOT, Settings, settings
@@ -491,23 +492,22 @@ def _quiet_table(quiet: Reports, config: Settings) -> list[str]:
         "",
         "Real months are not quiet: an alarm here may be true. Share of days alarmed:",
         "",
-        "| alarm | days | alarmed | share of days |",
-        "|---|---|---|---|",
     ]
+    rows = []
     for what, happened in (
         (f"{config.drift_share:.0%} of the inputs or more moved", [one.share >= config.drift_share for one in made]),
         ("any input moved", [one.share > 0 for one in made]),
     ):
         share = share_with_interval(happened, most_independent=apart)
-        lines.append(f"| {what} | {len(made):,} | {sum(happened)} | {share} |")
+        rows.append((what, f"{len(made):,}", sum(happened), share))
     for promise in PROMISES:
         broken = [promise in one.broken for one in made]
-        lines.append(f"| {promise} broken | {len(made):,} | {sum(broken)} | {share_with_interval(broken)} |")
+        rows.append((f"{promise} broken", f"{len(made):,}", sum(broken), share_with_interval(broken)))
     moved, days = np.array([one.share for one in made]), config.mean_days_to_false_alarm
     said = f"""A report has {np.mean([len(one.inputs) for one in made]):.0f} inputs, of which {moved.mean():.1%} are
         called moved on average, {np.median(moved):.1%} in the median and {moved.max():.1%} at most. A promise that
         holds may be called broken on one day of {days:,}, {1 / days:.2%} of days."""
-    return [*lines, "", _prose(said), ""]
+    return [*lines, markdown_rows(("alarm", "days", "alarmed", "share of days"), rows), "", _prose(said), ""]
 
 
 def _peer_table(quiet: Reports, days: Sequence[date], peer: Sequence[float], config: Settings) -> list[str]:
@@ -517,20 +517,19 @@ def _peer_table(quiet: Reports, days: Sequence[date], peer: Sequence[float], con
     said = f"""The same features, windows and {len(days)} random days, by the default tests of Evidently
         {version("evidently")} (for columns as long as these a normed Wasserstein distance of 0.1). Share of days on
         which"""
-    lines = ["## Beside Evidently", "", _prose(said), "", "| | drift report | Evidently, defaults |", "|---|---|---|"]
+    rows = []
     for what, bound in (
         ("any feature is called drifted", 1e-9),
         (f"{config.drift_share:.0%} of the features or more are", config.drift_share),
         (f"{EVIDENTLY_SHARE:.0%} or more are (Evidently's data set drift)", EVIDENTLY_SHARE),
     ):
-        cells = [share_with_interval([share >= bound for share in shares]) for shares in (ours, peer)]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
-    lines += [f"| mean share of features called drifted | {np.mean(ours):.1%} | {np.mean(peer):.1%} |", ""]
-    return lines
+        rows.append((what, *(share_with_interval([share >= bound for share in shares]) for shares in (ours, peer))))
+    rows.append(("mean share of features called drifted", f"{np.mean(ours):.1%}", f"{np.mean(peer):.1%}"))
+    table = markdown_rows(("", "drift report", "Evidently, defaults"), rows)
+    return ["## Beside Evidently", "", _prose(said), "", table, ""]
 
 
-_HEADING = "| planted | n | " + " | ".join(f"within {days} days" for days in WITHIN_DAYS) + " | median delay, days |"
-_RULE = "|---|---|" + "---|" * (len(WITHIN_DAYS) + 1)
+_HEADINGS = ("planted", "n", *(f"within {days} days" for days in WITHIN_DAYS), "median delay, days")
 
 
 def _visible_now(history: History, quiet: Reports) -> str:
@@ -549,31 +548,31 @@ def _input_table(inputs: Mapping[str, Found], seen: str, config: Settings) -> li
         {config.drift_days} days can show a move of {seen}, and the last column counts the plants in such features
         alone. A flipped sign is no move of a feature that is as often positive as negative. What stays unfound here has
         to show in the outcomes."""
-    lines = []
+    rows = []
     for name, found in inputs.items():
         shown = [delay for delay, seen_here in zip(found.delays, found.visible, strict=True) if seen_here]
-        lines.append(f"| {name} | {_cells(found)} | {_share(shown, WITHIN_DAYS[-1])} of {len(shown)} |")
-    heading = f"{_HEADING} within {WITHIN_DAYS[-1]} days, where it can show |"
-    return ["## Planted in one input", "", _prose(said), "", heading, f"{_RULE}---|", *lines, ""]
+        rows.append((name, *_cells(found), f"{_share(shown, WITHIN_DAYS[-1])} of {len(shown)}"))
+    table = markdown_rows((*_HEADINGS, f"within {WITHIN_DAYS[-1]} days, where it can show"), rows)
+    return ["## Planted in one input", "", _prose(said), "", table, ""]
 
 
 def _outcome_table(outcomes: Mapping[str, Found]) -> list[str]:
     said = """What was forecast is changed from a random hour on; it is found when a promise counts as broken, which
         asks for a training. The last column counts the promises named by the first report that told."""
-    lines = []
+    rows = []
     for name, found in outcomes.items():
         told = ", ".join(f"{promise} {found.told_by[promise]}" for promise in PROMISES if found.told_by[promise])
-        lines.append(f"| {name} | {_cells(found)} | {told or '-'} |")
-    return ["## Planted in the forecasts", "", _prose(said), "", f"{_HEADING} told by |", f"{_RULE}---|", *lines, ""]
+        rows.append((name, *_cells(found), told or "-"))
+    return ["## Planted in the forecasts", "", _prose(said), "", markdown_rows((*_HEADINGS, "told by"), rows), ""]
 
 
 def _prose(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 120)
 
 
-def _cells(found: Found) -> str:
-    shares = " | ".join(_share(found.delays, days) for days in WITHIN_DAYS)
-    return f"{len(found.delays)} | {shares} | {median_with_interval(found.delays)}"
+def _cells(found: Found) -> tuple[object, ...]:
+    shares = (_share(found.delays, days) for days in WITHIN_DAYS)
+    return len(found.delays), *shares, median_with_interval(found.delays)
 
 
 def _share(delays: Sequence[float], days: int) -> str:

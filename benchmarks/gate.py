@@ -33,6 +33,7 @@ from btc_assets.learning.families.gradient_boosting import BoostedOutput, Boosti
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import CV_FOLDS, FOLD_FORECASTS, TRAINED_MODEL
+from btc_assets.markdown import markdown_rows
 from btc_assets.settings import Settings, settings
 
 RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
@@ -266,10 +267,7 @@ def _settle(
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as a Markdown table; differences are against each newest model."""
     newest = next(one for one in outcomes if one.rule == "each newest model")
-    lines = [
-        f"| {' | '.join(HEADINGS)} |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for one in outcomes:
         p_up, happened = np.concatenate(one.p_up), np.concatenate(one.log_return)
         skill = metrics.log_loss_skill(p_up, happened)
@@ -278,11 +276,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
         against = "" if one is newest else f"{_thousandths(test.value)} ({_thousandths(low)} to {_thousandths(high)})"
         p_value = "" if one is newest else f"{test.p_value():.2g}"
         decisions = ", ".join(f"{count} {name}" for name, count in sorted(one.counts.items())) or "all promoted"
-        lines.append(
-            f"| {one.rule} | {decisions} | {np.mean(one.ages):.0f}, {max(one.ages)} | {len(p_up):,} "
-            f"| {metrics.accuracy(p_up, happened).value:.2%} | {_span(skill)} | {against} | {p_value} |"
-        )
-    return "\n".join(lines)
+        ages, accuracy = f"{np.mean(one.ages):.0f}, {max(one.ages)}", metrics.accuracy(p_up, happened).value
+        rows.append((one.rule, decisions, ages, f"{len(p_up):,}", f"{accuracy:.2%}", _span(skill), against, p_value))
+    return markdown_rows(HEADINGS, rows)
 
 
 def _thousandths(value: float | None) -> str:

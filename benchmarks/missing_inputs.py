@@ -40,6 +40,7 @@ from btc_assets.learning.folds import Rows, labelled_rows, learnable
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import FALL_BACK_WEIGHT, LEAST_GONE_HOURS, Profile
 from btc_assets.learning.training import SCALE_FEATURE, fit, row_weights, scales, up
+from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
 from btc_assets.settings import PROJECT_ROOT, settings
@@ -458,22 +459,16 @@ def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
         their share of the mean |SHAP value|. The base rate has a skill of 0, so it answers better where the skill left
         is below that: medians keep some up to a weight of about one half, and from {FALL_BACK_WEIGHT:.0%} on the base
         rate answers."""
-    lines = [
-        "## How much may be lost",
-        "",
-        _prose(text),
-        "",
-        "| weight lost | sets | skill, nothing lost | skill, nulls | skill, medians | medians below 0 |",
-        "|---|---|---|---|---|---|",
-    ]
+    headings = ("weight lost", "sets", "skill, nothing lost", "skill, nulls", "skill, medians", "medians below 0")
+    rows = []
     for low, high in pairwise(BANDS):
         own = [loss for loss in bands if low <= loss.weight < high]
         if own:
             cells = [float(np.mean([getattr(loss, name) for loss in own])) for name in ("whole", "nulls", "medians")]
             below = np.mean([loss.medians < 0 for loss in own])
-            shown = " | ".join(f"{cell:.2%}" for cell in cells)
-            lines.append(f"| {low:.0%} to {min(high, 1):.0%} | {len(own)} | {shown} | {below:.0%} |")
-    return [*lines, ""]
+            shown = (f"{cell:.2%}" for cell in cells)
+            rows.append((f"{low:.0%} to {min(high, 1):.0%}", len(own), *shown, f"{below:.0%}"))
+    return ["## How much may be lost", "", _prose(text), "", markdown_rows(headings, rows), ""]
 
 
 def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
@@ -490,14 +485,8 @@ def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
         weeks = ", ".join(map(str, RETRAINED_AFTER_WEEKS))
         text += f""" Models are retrained {weeks} weeks after the cutoff before it; the first of them that leaves the
             inputs out is {_span(found.left_out_after)} h after it."""
-    lines = [
-        f"## {kind}",
-        "",
-        _prose(text),
-        "",
-        "| answered by | log-loss skill | against the champion with nulls, 0.0001 nats | 90 % interval holds |",
-        "|---|---|---|---|",
-    ]
+    headings = ("answered by", "log-loss skill", "against the champion with nulls, 0.0001 nats", "90 % interval holds")
+    rows = []
     nulls = np.concatenate(found.tallies[AS_IT_WAS].losses)
     for way, tally in found.tallies.items():
         losses = np.concatenate(tally.losses)
@@ -505,8 +494,8 @@ def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
         gain = metrics.mean(nulls - losses)
         inside = f"{np.concatenate(tally.inside).mean():.1%}" if tally.inside else "-"
         versus = "-" if way == AS_IT_WAS else _interval(gain, 1e4, "{:+.1f}")
-        lines.append(f"| {way} | {_interval(skill, 100 / base.mean(), '{:.2f} %')} | {versus} | {inside} |")
-    return [*lines, ""]
+        rows.append((way, _interval(skill, 100 / base.mean(), "{:.2f} %"), versus, inside))
+    return [f"## {kind}", "", _prose(text), "", markdown_rows(headings, rows), ""]
 
 
 def _interval(estimate: metrics.Estimate, factor: float, shape: str) -> str:

@@ -36,6 +36,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from btc_assets.markdown import markdown_rows
+
 if TYPE_CHECKING:
     import xgboost
 
@@ -330,18 +332,21 @@ def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
 
 def table(found: dict[str, list[Measurement]]) -> str:
     """Return the measurements as a Markdown table; the last two columns compare `serve` with that row."""
-    lines = [
-        "| server | connections | requests/s | p50 ms | p99 ms | CPU ms | serve: x requests/s | serve: 1/x CPU |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    counts = ("connections", "requests/s", "p50 ms", "p99 ms", "CPU ms", "serve: x requests/s", "serve: 1/x CPU")
     ours = {m.connections: m for m in found["serve"]}
-    lines += [
-        f"| {server} | {m.connections} | {m.requests_per_s:,.0f} | {m.p50_ms:.2f} | {m.p99_ms:.2f} | {m.cpu_ms:.2f} "
-        f"| {ours[m.connections].requests_per_s / m.requests_per_s:.1f} | {m.cpu_ms / ours[m.connections].cpu_ms:.1f} |"
+    rows = (
+        (
+            server,
+            m.connections,
+            f"{m.requests_per_s:,.0f}",
+            *(f"{ms:.2f}" for ms in (m.p50_ms, m.p99_ms, m.cpu_ms)),
+            f"{ours[m.connections].requests_per_s / m.requests_per_s:.1f}",
+            f"{m.cpu_ms / ours[m.connections].cpu_ms:.1f}",
+        )
         for server, measurements in found.items()
         for m in measurements
-    ]
-    return "\n".join(lines)
+    )
+    return markdown_rows(("server", *counts), rows, right=counts)
 
 
 def main() -> None:

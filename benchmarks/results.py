@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +24,7 @@ from btc_assets.digest import digest
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.lake import Lake
 from btc_assets.learning.tables import MODEL_EXPLANATION
+from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring.performance import (
     ALL,
     FEES_BPS,
@@ -140,20 +142,17 @@ def _who_stood(history: pl.DataFrame) -> str:
         f"The champion changed {champions.height} times; {champions.filter(refreshed).height} changes are refreshes"
     )
     valid = f"{entered} changed recipes that were valid but not shown to be better entered the shadow"
-    lines = [
-        "## Champions",
-        "",
-        f"{changes}, the others are listed. {valid}; {promoted} of them were promoted from it.",
-        "",
-        "| from | version | event | by | why |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['effective_from']:%Y-%m-%d} | {row['model_version']} | {row['event']} | {row['actor']} "
-            f"| {row['reason'] or '-'} |"
-            for row in champions.filter(~refreshed).iter_rows(named=True)
+    table = markdown_rows(
+        ("from", "version", "event", "by", "why"),
+        (
+            (f"{since:%Y-%m-%d}", version, event, actor, reason or "-")
+            for since, version, event, actor, reason in champions.filter(~refreshed)
+            .select("effective_from", "model_version", "event", "actor", "reason")
+            .iter_rows()
         ),
-    ]
-    return "\n".join(lines)
+    )
+    listed = f"{changes}, the others are listed. {valid}; {promoted} of them were promoted from it."
+    return f"## Champions\n\n{listed}\n\n{table}"
 
 
 def _ends(outcomes: pl.DataFrame) -> tuple[datetime, datetime]:
@@ -174,34 +173,22 @@ def _beside_the_reference(outcomes: pl.DataFrame, config: Settings, last: date) 
         )
     report = performance_report(same, day=last, fee_bps=config.fee_bps, seed=config.seed)
     from_hour, to_hour = _ends(same)
-    lines = [
-        f"1 h horizon, hours of {from_hour:%Y-%m-%d} to {to_hour:%Y-%m-%d}.",
-        "",
-        "| metric | reference | " + " | ".join(REPORTED_ROLES) + " |",
-        "|---|---|" + "---|" * len(REPORTED_ROLES),
-    ]
     found = [_rows(report, role, 1, ALL) for role in REPORTED_ROLES]
-    lines.append(f"| n | {REFERENCE[1]['n']} | " + " | ".join(_count(rows) for rows in found) + " |")
+    lines = [("n", REFERENCE[1]["n"], *map(_count, found))]
     for name, metric, form in REFERENCE_METRICS:
-        ours = " | ".join(cell(rows.get(metric), form) for rows in found)
-        lines.append(f"| {name} | {REFERENCE[1][metric]} | {ours} |")
-    return title + "\n".join(lines)
+        lines.append((name, REFERENCE[1][metric], *(cell(rows.get(metric), form) for rows in found)))
+    table = markdown_rows(("metric", "reference", *REPORTED_ROLES), lines)
+    return f"{title}1 h horizon, hours of {from_hour:%Y-%m-%d} to {to_hour:%Y-%m-%d}.\n\n{table}"
 
 
 def _by_move(report: pl.DataFrame) -> str:
     moves = ("0_5bps", "5_10bps", "10_20bps", "20_50bps", "over_50bps")
-    lines = [
-        "## Accuracy by size of move",
-        "",
-        "| role | horizon | " + " | ".join(move.replace("_", " ", 1) for move in moves) + " | return-weighted |",
-        "|---|---|" + "---|" * (len(moves) + 1),
-    ]
+    lines = []
     for role, horizon, rows in _groups(report):
         cells = [_with_n(rows.get(f"accuracy_move_{move}"), "{:.1%}") for move in moves]
-        lines.append(
-            f"| {role} | {horizon} h | {' | '.join(cells)} | {cell(rows.get('return_weighted_accuracy'), '{:.1%}')} |"
-        )
-    return "\n".join(lines)
+        lines.append((role, f"{horizon} h", *cells, cell(rows.get("return_weighted_accuracy"), "{:.1%}")))
+    headings = ("role", "horizon", *(move.replace("_", " ", 1) for move in moves), "return-weighted")
+    return f"## Accuracy by size of move\n\n{markdown_rows(headings, lines)}"
 
 
 def _calibration(report: pl.DataFrame) -> str:
@@ -215,30 +202,17 @@ def _calibration(report: pl.DataFrame) -> str:
         ("pinball loss", "pinball_loss", "{:.5f}"),
         ("causal skill", "log_loss_skill_causal", "{:.2%}"),
     )
-    lines = [
-        "## Probabilities and intervals",
-        "",
-        "| role | horizon | " + " | ".join(title for title, _, _ in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for role, horizon, rows in _groups(report):
-        lines.append(
-            f"| {role} | {horizon} h | "
-            + " | ".join(cell(rows.get(metric), form) for _, metric, form in columns)
-            + " |"
-        )
-    return "\n".join(lines)
+    lines = (
+        (role, f"{horizon} h", *(cell(rows.get(metric), form) for _, metric, form in columns))
+        for role, horizon, rows in _groups(report)
+    )
+    headings = ("role", "horizon", *(title for title, _, _ in columns))
+    return f"## Probabilities and intervals\n\n{markdown_rows(headings, lines)}"
 
 
 def _costs(report: pl.DataFrame, fee_bps: float) -> str:
-    lines = [
-        "## Trading the sign, after costs",
-        "",
-        TRADING_NOTE,
-        "",
-        "| horizon | rule | cost one-way | lag | return a year | Sharpe | deepest fall | hours won | traded an hour |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    measures = ("return a year", "Sharpe", "deepest fall", "hours won", "traded an hour")
+    lines = []
     for horizon in HORIZONS:
         rows = _rows(report, REPORTED_ROLES[0], horizon, ALL)
         for rule, lags in (("model", LAGS), ("persistence", (0,)), ("buy_and_hold", (0,))):
@@ -252,8 +226,9 @@ def _costs(report: pl.DataFrame, fee_bps: float) -> str:
                         cell(rows.get(f"{rule}_win_rate_{tail}"), "{:.1%}"),
                         _plain(rows.get(f"{rule}_turnover_lag{lag}"), "{:.2f}"),
                     ]
-                    lines.append(f"| {horizon} h | {rule} | {fee:g} bp | {lag} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                    lines.append((f"{horizon} h", rule, f"{fee:g} bp", lag, *cells))
+    table = markdown_rows(("horizon", "rule", "cost one-way", "lag", *measures), lines)
+    return f"## Trading the sign, after costs\n\n{TRADING_NOTE}\n\n{table}"
 
 
 def _significance(report: pl.DataFrame, fee_bps: float) -> str:
@@ -271,33 +246,19 @@ def _significance(report: pl.DataFrame, fee_bps: float) -> str:
     )
     metric = (pl.col("metric") == f"strategies_tried_{fee_bps:g}bps") & (pl.col("period") == ALL)
     tried = report.filter(metric)["value"].to_list()
-    lines = [
-        "## Significance",
-        "",
-        SIGNIFICANCE_NOTE.format(fee=f"{fee_bps:g}", tried=f"{tried[0]:.0f}" if tried else "no"),
-        "",
-        "| role | horizon | " + " | ".join(title for title, _, _ in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for role, horizon, rows in _groups(report):
-        lines.append(
-            f"| {role} | {horizon} h | " + " | ".join(_with_n(rows.get(m), form) for _, m, form in columns) + " |"
-        )
-    return "\n".join(lines)
+    note = SIGNIFICANCE_NOTE.format(fee=f"{fee_bps:g}", tried=f"{tried[0]:.0f}" if tried else "no")
+    lines = (
+        (role, f"{horizon} h", *(_with_n(rows.get(metric), form) for _, metric, form in columns))
+        for role, horizon, rows in _groups(report)
+    )
+    headings = ("role", "horizon", *(title for title, _, _ in columns))
+    return f"## Significance\n\n{note}\n\n{markdown_rows(headings, lines)}"
 
 
 def _top_features(explanation: pl.DataFrame, top: int = 10) -> str:
     if explanation.is_empty():
         return ""
     cutoffs = explanation["cutoff"].n_unique()
-    lines = [
-        "## What the models look at",
-        "",
-        f"Share of the mean |SHAP value| of P(up), averaged over {cutoffs} cutoffs.",
-        "",
-        "| rank | " + " | ".join(f"{horizon} h" for horizon in HORIZONS) + " |",
-        "|---|" + "---|" * len(HORIZONS),
-    ]
     share = pl.col("mean_abs_shap") / pl.col("mean_abs_shap").sum().over("cutoff", "horizon_hours")
     mean = (
         explanation.with_columns(share.fill_nan(0.0).alias("share"))
@@ -312,10 +273,10 @@ def _top_features(explanation: pl.DataFrame, top: int = 10) -> str:
         ]
         for h in HORIZONS
     ]
-    for rank in range(max(len(column) for column in columns)):
-        cells = [column[rank] if rank < len(column) else "-" for column in columns]
-        lines.append(f"| {rank + 1} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = ((rank, *cells) for rank, cells in enumerate(zip_longest(*columns, fillvalue="-"), start=1))
+    table = markdown_rows(("rank", *(f"{horizon} h" for horizon in HORIZONS)), lines)
+    note = f"Share of the mean |SHAP value| of P(up), averaged over {cutoffs} cutoffs."
+    return f"## What the models look at\n\n{note}\n\n{table}"
 
 
 def _groups(report: pl.DataFrame) -> Iterator[tuple[str, int, Rows]]:

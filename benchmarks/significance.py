@@ -21,6 +21,7 @@ from btc_assets.evaluation.metrics import log_losses
 from btc_assets.evaluation.significance import Floats, diebold_mariano, hac_variance_of_mean
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.lake import Lake
+from btc_assets.markdown import markdown_rows
 from btc_assets.settings import settings
 
 HOURS = (312, 672, 2160)
@@ -128,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draws = parser.parse_args(arguments).draws
     error = 1.96 * math.sqrt(LEVEL * (1 - LEVEL) / draws)
     print(f"{draws:,} draws each, seed {SEED}: a share of 5 % is known to within {error:.1%}\n")
-    print("| null | rows | rejected | lags | rejected without lags |\n|---|---|---|---|---|")
+    rows = []
     for name, null, real in nulls():
         beside = name if real else f"{name} (more than real models show)"
         for n in HOURS:
             ours, plain, lags = size(null, n, draws)
-            print(f"| {beside} | {n:,} | {ours:.1%} | {lags:.0f} | {plain:.1%} |")
+            rows.append((beside, f"{n:,}", f"{ours:.1%}", f"{lags:.0f}", f"{plain:.1%}"))
+    print(markdown_rows(("null", "rows", "rejected", "lags", "rejected without lags"), rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How frames and pictures are shown in Dagster's metadata: Markdown tables, records, small PNGs."""
+"""How frames and pictures are shown in Dagster's metadata: records and small PNGs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE_INCHES, _DPI, _COLOURS = (7.0, 3.2), 80, 48
-
-
-def markdown_table(frame: pl.DataFrame) -> str:
-    """Return a frame as a Markdown table, floats with four significant digits."""
-    with pl.Config(
-        tbl_formatting="MARKDOWN",
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_rows=100,
-        tbl_cols=30,
-        fmt_str_lengths=200,
-        tbl_width_chars=400,
-    ):
-        return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
 
 
 def table_metadata(frame: pl.DataFrame) -> dg.TableMetadataValue:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from btc_assets.markdown import markdown_rows
 from btc_assets.settings import ENV_PREFIX, PROJECT_ROOT, Settings
 
 HEAD = """# Settings
@@ -15,17 +16,16 @@ Environment variables, or lines of `.env`. A wrong value stops the start with a 
 Relative paths start at the checkout, or, where the wheel is installed, at the working directory. Written by
 `python -m btc_assets.settings_table`; do not edit.
 
-| variable | default | meaning |
-|---|---|---|"""
+"""
 
 
 def settings_page() -> str:
     """Return the page: a Markdown table of every variable, its default and its meaning."""
-    rows = [
-        f"| `{ENV_PREFIX}{name.upper()}` | {_shown(field.default)} | {field.description} |"
+    rows = (
+        (f"`{ENV_PREFIX}{name.upper()}`", _shown(field.default), field.description)
         for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join([HEAD, *rows]) + "\n"
+    )
+    return HEAD + markdown_rows(("variable", "default", "meaning"), rows) + "\n"
 
 
 def _shown(default: typing.Any) -> str:

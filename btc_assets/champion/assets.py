@@ -13,7 +13,7 @@ from btc_assets.champion.recipe import recipe_changes
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
 from btc_assets.columns import DAY_IT_IS_KNOWN
-from btc_assets.display import embedded, markdown_table, table_metadata
+from btc_assets.display import embedded, table_metadata
 from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES
@@ -35,6 +35,7 @@ from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.learning.tables import (
     TRAINING_PROFILE,
 )
+from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.published import live_manifest, newest_served_hour
 from btc_assets.schema import dagster_type

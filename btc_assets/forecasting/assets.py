@@ -15,6 +15,7 @@ from btc_assets.lake import Reader, stored
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINING_PROFILE
+from btc_assets.markdown import markdown_rows
 from btc_assets.partitions import DAILY, day_of, days_before, everything_until
 from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
@@ -151,17 +152,20 @@ def _newest_forecasts(frame: pl.DataFrame) -> str:
     if frame.is_empty():
         return "No model stands on this day yet."
     newest = frame.filter(pl.col("open_time") == pl.col("open_time").max())
-    return "\n".join(
-        [
-            "| made at | horizon | role | version | P(up) | median | 90 % interval |",
-            "|---|---|---|---|---|---|---|",
-            *(
-                f"| {row['made_at']:%Y-%m-%d %H:%M} | {row['horizon_hours']} h | {row['role']} "
-                f"| {row['model_version']} | {row['p_up']:.1%} | {row['q50']:+.2%} "
-                f"| {row['q05']:+.2%} to {row['q95']:+.2%} |"
-                for row in newest.iter_rows(named=True)
-            ),
-        ]
+    return markdown_rows(
+        ("made at", "horizon", "role", "version", "P(up)", "median", "90 % interval"),
+        (
+            (
+                f"{row['made_at']:%Y-%m-%d %H:%M}",
+                f"{row['horizon_hours']} h",
+                row["role"],
+                row["model_version"],
+                f"{row['p_up']:.1%}",
+                f"{row['q50']:+.2%}",
+                f"{row['q05']:+.2%} to {row['q95']:+.2%}",
+            )
+            for row in newest.iter_rows(named=True)
+        ),
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from btc_assets.display import markdown_table
 from btc_assets.features.catalog import FEATURES
 from btc_assets.lake import stored
 from btc_assets.learning import folds, missingness, training
@@ -38,6 +37,7 @@ from btc_assets.learning.tables import (
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
 )
+from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings

@@ -38,6 +38,7 @@ from btc_assets.learning.families.gradient_boosting import BoostingParameters, G
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, side_by_side, up
+from btc_assets.markdown import markdown_rows
 from btc_assets.vocabulary import HORIZONS
 
 BASE = "price"
@@ -419,9 +420,8 @@ def as_markdown(rows: pl.DataFrame) -> str:
     Args:
         rows: FEATURE_GROUP_STUDY rows of one cutoff and horizon.
     """
-    lines = [" | ".join(("| asks about", *_HEADINGS, "verdict |")), "|---" * (len(_HEADINGS) + 2) + "|"]
-    for row in _in_order(rows):
-        cells = [
+    lines = [
+        (
             "+".join(_added(row)),
             row["groups"],
             row["against"],
@@ -432,9 +432,10 @@ def as_markdown(rows: pl.DataFrame) -> str:
             *(_shown(row[name], ".2g") for name in ("dm_p_value", "holm_p_value", "t_p_value")),
             _shown(row["cohens_d"], ".2f"),
             row["verdict"],
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        for row in _in_order(rows)
+    ]
+    return markdown_rows(("asks about", *_HEADINGS, "verdict"), lines)
 
 
 def picture(rows: pl.DataFrame) -> bytes:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.lake import stored
+from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
@@ -137,11 +138,11 @@ def gap_table(gaps: pl.DataFrame) -> str:
     if gaps.is_empty():
         return "No hour is missing."
     rows = [
-        f"| {start:%Y-%m-%d %H:%M} | {end:%Y-%m-%d %H:%M} | {hours} |"
+        (f"{start:%Y-%m-%d %H:%M}", f"{end:%Y-%m-%d %H:%M}", hours)
         for start, end, hours in gaps.sort("first_missing", descending=True).head(_ROWS_SHOWN).iter_rows()
     ]
-    more = [f"\n… and {gaps.height - _ROWS_SHOWN} more."] if gaps.height > _ROWS_SHOWN else []
-    return "\n".join(["| first missing | last missing | hours |", "|---|---|---|", *rows, *more])
+    more = f"\n\n… and {gaps.height - _ROWS_SHOWN} more." if gaps.height > _ROWS_SHOWN else ""
+    return markdown_rows(("first missing", "last missing", "hours"), rows) + more
 
 
 def _listed(items: Sequence[str]) -> str:

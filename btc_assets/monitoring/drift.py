@@ -23,6 +23,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.learning.missingness import LEAST_GONE_HOURS
+from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring.tables import DRIFT_REPORT
 
 Floats = npt.NDArray[np.float64]
@@ -251,16 +252,19 @@ def lost_rows(hours: Mapping[str, int], *, n: int, day: date, version: int, cuto
 def markdown(found: Sequence[FeatureDrift], most: int = 20) -> str:
     """Return the columns that moved most as a Markdown table."""
     ranked = sorted(found, key=lambda one: (not one.drifted, 1.0 if one.q_value is None else one.q_value, -one.psi))
-    lines = [
-        "| column | drifted | PSI | Wasserstein (sd) | KS | q | change of unknown |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {one.name} | {'yes' if one.drifted else 'no'} | {one.psi:.2f} | {_shown(one.wasserstein)} "
-        f"| {_shown(one.ks)} | {_shown(one.q_value)} | {one.missing_change:+.1%} |"
-        for one in ranked[:most]
-    ]
-    return "\n".join(lines)
+    return markdown_rows(
+        ("column", "drifted", "PSI", "Wasserstein (sd)", "KS", "q", "change of unknown"),
+        (
+            (
+                one.name,
+                "yes" if one.drifted else "no",
+                f"{one.psi:.2f}",
+                *map(_shown, (one.wasserstein, one.ks, one.q_value)),
+                f"{one.missing_change:+.1%}",
+            )
+            for one in ranked[:most]
+        ),
+    )
 
 
 def _shown(value: float | None) -> str:

@@ -38,6 +38,7 @@ from btc_assets.evaluation import metrics, significance
 from btc_assets.evaluation.metrics import Estimate
 from btc_assets.evaluation.significance import Floats, Significance
 from btc_assets.evaluation.trading import Strategy, deflated_sharpe, persistence_signal, sign_signal, strategy
+from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES
 
@@ -354,15 +355,12 @@ def markdown(report: pl.DataFrame) -> str:
     """Return the report's main metrics as a Markdown table, intervals in brackets."""
     if report.is_empty():
         return "No forecast has a known outcome yet."
-    lines = [
-        "| role | horizon | period | n | " + " | ".join(title for title, _, _ in _COLUMNS) + " |",
-        "|---|---|---|---|" + "---|" * len(_COLUMNS),
-    ]
+    rows = []
     for (role, horizon, period), part in report.group_by("role", "horizon_hours", "period", maintain_order=True):
         found = {row["metric"]: row for row in part.iter_rows(named=True)}
         cells = [cell(found.get(metric), form) for _, metric, form in _COLUMNS]
-        lines.append(f"| {role} | {horizon} h | {period} | {found['accuracy']['n']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append((role, f"{horizon} h", period, f"{found['accuracy']['n']:,}", *cells))
+    return markdown_rows(("role", "horizon", "period", "n", *(title for title, _, _ in _COLUMNS)), rows)
 
 
 def cell(row: Mapping[str, float | None] | None, form: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from btc_assets.clock import midnight
+from btc_assets.markdown import markdown_rows
 from btc_assets.news.identity import (
     STORY_WINDOW,
     article_id,
@@ -579,13 +580,17 @@ def source_table(reports: Sequence[SourceReport]) -> str:
     """Return the reports as a Markdown table; text from sources is escaped."""
     if not reports:
         return "No source was fetched."
-    head = "| source | fetched | new | revised | duplicate | outside the days | left out | seconds | notes |"
-    rows = [
-        f"| {_escape_cell(report.name)} | {report.fetched} | {report.new} | {report.revised} | {report.duplicate} | "
-        f"{report.outside} | {report.left_out} | {report.seconds:.1f} | {_notes(report)} |"
+    counts = ("fetched", "new", "revised", "duplicate", "outside the days", "left out", "seconds")
+    rows = (
+        (
+            _escape_cell(report.name),
+            *(report.fetched, report.new, report.revised, report.duplicate, report.outside, report.left_out),
+            f"{report.seconds:.1f}",
+            _notes(report),
+        )
         for report in reports
-    ]
-    return "\n".join([head, "|---|" + "---:|" * 7 + "---|", *rows])
+    )
+    return markdown_rows(("source", *counts, "notes"), rows, right=counts)
 
 
 def _notes(report: SourceReport) -> str:

@@ -14,6 +14,7 @@ from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Reader, stored
+from btc_assets.markdown import markdown_rows
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import DAILY, day_of, days_before, everything_until
@@ -212,16 +213,20 @@ def manifest_of(newest: pl.DataFrame, *, day: date, features: dict[str, float | 
 
 def forecast_table(newest: pl.DataFrame) -> str:
     """Return the newest forecast as a Markdown table, prices in USD."""
-    lines = ["| horizon | until (UTC) | P(up) | median | 90 % of outcomes between |", "|---|---|---|---|---|"]
     priced = newest.with_columns(
         *((pl.col("close") * pl.col(q).exp()).alias(f"{q}_usd") for q in ("q05", "q50", "q95"))
     )
-    lines += [
-        f"| {row['horizon_hours']} h | {row['target_time']:%Y-%m-%d %H:%M} | {row['p_up']:.1%} "
-        f"| {row['q50_usd']:,.0f} | {row['q05_usd']:,.0f} and {row['q95_usd']:,.0f} |"
+    rows = (
+        (
+            f"{row['horizon_hours']} h",
+            f"{row['target_time']:%Y-%m-%d %H:%M}",
+            f"{row['p_up']:.1%}",
+            f"{row['q50_usd']:,.0f}",
+            f"{row['q05_usd']:,.0f} and {row['q95_usd']:,.0f}",
+        )
         for row in priced.iter_rows(named=True)
-    ]
-    return "\n".join(lines)
+    )
+    return markdown_rows(("horizon", "until (UTC)", "P(up)", "median", "90 % of outcomes between"), rows)
 
 
 ASSETS = [bundle]

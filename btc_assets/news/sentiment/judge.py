@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.markdown import markdown_rows
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer
 from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets.paths import matching
@@ -271,7 +272,7 @@ def benchmark_table(rows: pl.DataFrame) -> str:
     """Return SENTIMENT_BENCHMARK rows as a Markdown table, a line for each set and scorer."""
     shown = ["accuracy", "macro_f1", *(f"recall_{name}" for name in CLASSES), "calibration_error"]
     heads = ["accuracy", "macro-F1", "recall negative", "neutral", "positive", "calibration error"]
-    lines = [f"| set | scorer | texts | {' | '.join(heads)} | note |", "|---" * (len(heads) + 4) + "|"]
+    lines = []
     for (dataset, scorer), group in rows.group_by("dataset", "scorer", maintain_order=True):
         found = {row["metric"]: row for row in group.iter_rows(named=True)}
         note = []
@@ -282,8 +283,8 @@ def benchmark_table(rows: pl.DataFrame) -> str:
             note.append(f"{found['left_out']['value']:.1%} of the texts have different labels and are left out")
         cells = [_cell(found[metric]) for metric in shown]
         name = html.escape(str(dataset)).replace("|", "&#124;").replace("\n", " ")
-        lines.append(f"| {name} | {scorer} | {found['accuracy']['n']:,} | {' | '.join(cells)} | {'; '.join(note)} |")
-    return "\n".join(lines)
+        lines.append((name, scorer, f"{found['accuracy']['n']:,}", *cells, "; ".join(note)))
+    return markdown_rows(("set", "scorer", "texts", *heads, "note"), lines)
 
 
 def _cell(row: dict[str, object]) -> str:

@@ -1,0 +1,34 @@
+"""Markdown tables, of cells or of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import polars as pl
+
+
+def markdown_rows(headings: Sequence[str], rows: Iterable[Iterable[object]], *, right: Collection[str] = ()) -> str:
+    """Return cells as a Markdown table.
+
+    Args:
+        headings: of the columns.
+        rows: cells as they are shown, a row each; text from outside must be escaped.
+        right: headings of the columns that are aligned to the right.
+    """
+    rule = "".join(f"|{'---:' if heading in right else '---'}" for heading in headings)
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (headings, *rows)]
+    return "\n".join([lines[0], f"{rule}|", *lines[1:]])
+
+
+def markdown_table(frame: pl.DataFrame) -> str:
+    """Return a frame as a Markdown table, floats with four significant digits."""
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=100,
+        tbl_cols=30,
+        fmt_str_lengths=200,
+        tbl_width_chars=400,
+    ):
+        return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
