@@ -4,7 +4,7 @@ import json
 import sys
 
 from btc_assets.news.sentiment.ensemble import fit_ensemble
-from btc_assets.news.sentiment.judge import LabelledTextsError, read_labelled, to_fit_on
+from btc_assets.news.sentiment.judge import LabelledTextsError, fitting_texts, read_labelled
 from btc_assets.news.sentiment.protocol import ScorerError
 from btc_assets.news.sentiment.score import ensemble_path, scorers_of
 from btc_assets.settings import Settings
@@ -23,7 +23,7 @@ def fit_on_labelled(config: Settings) -> int:
         return 1
     path = ensemble_path(config)
     try:
-        labelled = to_fit_on(read_labelled(config.labelled_sentiment))
+        labelled = fitting_texts(read_labelled(config.labelled_sentiment))
         fitted = fit_ensemble(labelled, chosen.scorers, path, config.now().date())
     except (ScorerError, LabelledTextsError) as error:
         print(error, file=sys.stderr)

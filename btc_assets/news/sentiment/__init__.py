@@ -1,1 +1,1 @@
-"""Scorers of sentiment, one file each."""
+"""Sentiment scorers, one file per scorer."""

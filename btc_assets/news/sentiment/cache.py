@@ -1,9 +1,9 @@
-"""Scores already computed: an append-only file of fixed-size rows, so that a text is scored once.
+"""Cache of sentiment scores: an append-only file of fixed-size rows.
 
-The file only saves time and may be deleted at any time. Any number of processes may use it at once. A row holds the
-digest of scorer, version, weights and text, the probabilities as the bytes of their doubles, and a checksum; a row
-whose checksum is wrong counts as missing. A batch is appended under a lock and begins at a whole row, so a process
-that is killed loses at most the batch it is writing.
+The cache only saves time and may be deleted at any time. Any number of processes may use it at once. A row has the
+digest of scorer, version, weights and text, the probabilities as doubles, and a checksum; a row with a wrong checksum
+counts as missing. A batch is appended under a lock and starts at a row boundary, so a killed process loses at most the
+batch it is writing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, Sco
 BATCH = 1_024
 """Texts scored and stored at a time."""
 BUSY_S = 60.0
-"""Seconds to wait for another process that is writing."""
+"""Seconds to wait for the lock of another process."""
 
 _BODY, _CHECKSUM = struct.Struct("<32s3d?"), struct.Struct("<I")
 _ROW = np.dtype([("head", "<u2"), ("rest", f"V{_BODY.size + _CHECKSUM.size - 2}")])
-"""A row; the first two bytes of its digest rule out nearly all that are not looked for."""
+"""A row; the first two bytes of its digest exclude nearly all other rows."""
 
 Row = tuple[float, float, float, bool]
 """Probabilities of `CLASSES`, and whether the text was truncated."""
@@ -40,28 +40,28 @@ class CacheWarning(RuntimeWarning):
 
 
 class CachedScorer:
-    """A scorer that remembers in the file at `path`; name, version, digest and scores are those of the one it wraps."""
+    """A scorer with a cache at `path`; name, version, digest and scores are those of the wrapped scorer."""
 
     def __init__(self, scorer: Scorer, path: Path) -> None:
         self.scorer, self.path = scorer, path
         self.name, self.version, self.weights_digest = scorer.name, scorer.version, scorer.weights_digest
 
     def score(self, texts: Sequence[str]) -> Scores:
-        """Score texts, in their order; those scored before by this version and these weights are looked up.
+        """Score texts, in their order; scores of the same version and weights are read from the cache.
 
         Raises:
-            ScorerError: the scorer cannot score, or its answer is not probabilities; nothing of that is kept.
+            ScorerError: the scorer cannot score, or its result is not probabilities; that result is not stored.
         """
         keys = [self._key(text) for text in texts]
         text_of = dict(zip(keys, texts, strict=True))
-        known, end = self._stored(text_of, 0)
+        known, end = self._read(text_of, 0)
         missing = [key for key in text_of if key not in known]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            fresh = dict(zip(batch, _checked(self.scorer, [text_of[key] for key in batch]), strict=True))
-            self._append(fresh)
-            stored, end = self._stored(fresh, end)  # of two processes that scored the same text, the first counts
-            known |= fresh | stored
+            added = dict(zip(batch, _score_checked(self.scorer, [text_of[key] for key in batch]), strict=True))
+            self._append(added)
+            stored, end = self._read(added, end)  # if two processes scored the same text, the first row counts
+            known |= added | stored
         rows = [known[key] for key in keys]
         return Scores(
             probabilities=np.array([row[:3] for row in rows], dtype=np.float64).reshape(-1, len(CLASSES)),
@@ -72,8 +72,8 @@ class CachedScorer:
         identity = f"{self.name}\0{self.version}\0{self.weights_digest}\0{text}"
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()
 
-    def _stored(self, keys: Collection[bytes], begin: int) -> tuple[dict[bytes, Row], int]:
-        """Return the first row of each key that is stored behind row `begin`, and the number of rows in the file."""
+    def _read(self, keys: Collection[bytes], begin: int) -> tuple[dict[bytes, Row], int]:
+        """Return the first stored row of each key from row `begin` on, and the number of rows in the file."""
         known: dict[bytes, Row] = {}
         try:
             rows = np.fromfile(self.path, _ROW, offset=begin * _ROW.itemsize)
@@ -124,18 +124,18 @@ def _lock(file: int) -> None:
             time.sleep(0.01)
 
 
-def _checked(scorer: Scorer, texts: list[str]) -> list[Row]:
-    """Score texts and check that the answer is probabilities, one row a text.
+def _score_checked(scorer: Scorer, texts: list[str]) -> list[Row]:
+    """Score texts and check that the result is one row of probabilities per text.
 
     Raises:
-        ScorerError: it is not.
+        ScorerError: the result is invalid.
     """
     scores = scorer.score(texts)
     p = scores.probabilities
-    fits = p.shape == (len(texts), len(CLASSES)) and scores.truncated.shape == (len(texts),)
-    if not fits or not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(axis=1) - 1) > 1e-6).any():
+    has_shape = p.shape == (len(texts), len(CLASSES)) and scores.truncated.shape == (len(texts),)
+    if not has_shape or not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(axis=1) - 1) > 1e-6).any():
         raise ScorerError(
-            f"the scorer {scorer.name!r} was given {len(texts)} texts and answered with {p.shape[0]} rows that are not "
-            "all probabilities of three classes; nothing was kept"
+            f"the scorer {scorer.name!r} got {len(texts)} texts and returned {p.shape[0]} rows that are not all "
+            "probabilities of three classes; nothing was stored"
         )
     return [(float(a), float(b), float(c), bool(cut)) for (a, b, c), cut in zip(p, scores.truncated, strict=True)]

@@ -1,12 +1,12 @@
-"""The scorer `ensemble`: other scorers' probabilities, combined with weights fitted on labelled texts.
+"""The scorer `ensemble`: a weighted combination of other scorers, fitted on labelled texts.
 
-The combined log-probability of a class is a weighted sum of the scorers' log-probabilities plus a constant of the
-class, made to add up to one. Weights are zero or more, so no scorer is read against its own opinion. They are fitted by
-log-loss in which each class weighs the same, so that the constants correct the scorers and do not learn how often a
-class happens to occur in the labelled texts.
+The log-probability of a class is a weighted sum of the scorers' log-probabilities plus a constant per class,
+normalised. Weights are >= 0, so that no scorer's prediction is inverted. The fit minimises a log-loss in which every
+class has the same total weight, so that the constants correct the scorers and do not learn class frequencies of the
+labelled texts.
 
-It is kept as a JSON file with where it comes from: the texts, the scorers with their versions and digests, the day, and
-how it did on texts that were held back from the fit.
+The ensemble is stored as a JSON file with its provenance: the texts, the scorers with their versions and digests, the
+day, and the quality on texts held out from the fit.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.news.sentiment.judge import agreed
+from btc_assets.news.sentiment.judge import unambiguous_texts
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer, ScorerError, Scores
 
 CODE_VERSION = "1"
 LOG_FLOOR = 1e-6
-"""A probability below this is read as this: one scorer's certainty cannot outvote all others."""
-HELD_BACK = 5
-"""One labelled text in this many, chosen by its digest, is held back from the fit and tells how good it is."""
+"""Lower bound of a probability, so that one scorer's certainty cannot outvote all others."""
+HOLDOUT_ONE_IN = 5
+"""One in this many labelled texts, selected by its digest, is held out from the fit to measure its quality."""
 RIDGE = 1e-3
-"""Pull of the weights towards equal shares and of the constants towards zero, nats per unit squared."""
-FEWEST = 30
-"""Labelled texts of each class that a fit needs."""
+"""Penalty on weights away from equal shares and constants away from zero, nats per unit squared."""
+MIN_TEXTS_PER_CLASS = 30
+"""Minimum number of labelled texts of each class for a fit."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class EnsembleScorer:
-    """Combines scorers.
+    """A weighted combination of scorers.
 
     Attributes:
         name: `ensemble`.
-        version: of this code.
+        version: version of this code.
         weights_digest: SHA-256 of the JSON file.
     """
 
     def __init__(self, scorers: Sequence[Scorer], weights: Floats, constants: Floats, weights_digest: str) -> None:
-        """Combine scorers with weights (one each) and constants (one a class)."""
+        """Combine scorers with one weight per scorer and one constant per class."""
         self.name, self.version, self.weights_digest = "ensemble", CODE_VERSION, weights_digest
         self._scorers, self._weights, self._constants = tuple(scorers), weights, constants
 
@@ -60,15 +60,15 @@ class EnsembleScorer:
         Raises:
             ScorerError: one of the scorers cannot score.
         """
-        each = [scorer.score(texts) for scorer in self._scorers]
-        logs = np.stack([_logs(scores.probabilities) for scores in each])
+        member_scores = [scorer.score(texts) for scorer in self._scorers]
+        logs = np.stack([_log_probabilities(scores.probabilities) for scores in member_scores])
         return Scores(
-            probabilities=combined(logs, self._weights, self._constants),
-            truncated=np.any([scores.truncated for scores in each], axis=0),
+            probabilities=combine(logs, self._weights, self._constants),
+            truncated=np.any([scores.truncated for scores in member_scores], axis=0),
         )
 
 
-def combined(logs: Floats, weights: Floats, constants: Floats) -> Floats:
+def combine(logs: Floats, weights: Floats, constants: Floats) -> Floats:
     """Combine log-probabilities.
 
     Args:
@@ -77,49 +77,50 @@ def combined(logs: Floats, weights: Floats, constants: Floats) -> Floats:
         constants: (3,).
 
     Returns:
-        (n, 3), each row adding up to one.
+        Probabilities (n, 3); each row adds up to one.
     """
     total = np.tensordot(weights, logs, axes=1) + constants
-    raised = np.exp(total - total.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
+    exponentials = np.exp(total - total.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def fit_ensemble(labelled: pl.DataFrame, scorers: Sequence[Scorer], path: Path, day: date) -> Mapping[str, Any]:
-    """Fit a combination of scorers on labelled texts and keep it as a JSON file.
+    """Fit a combination of scorers on labelled texts and store it as a JSON file.
 
     Args:
-        labelled: rows of `to_fit_on`: texts that a scorer is to be judged on must not be among them.
-        scorers: at least two, of different names.
-        path: of the file, which is replaced whole.
-        day: the fit is said to be of this day.
+        labelled: rows of `fitting_texts`, which exclude the texts of the benchmark.
+        scorers: at least two scorers of different names.
+        path: path of the file, which is replaced atomically.
+        day: day of the fit, for the provenance.
 
     Returns:
-        What was written.
+        The content of the file.
 
     Raises:
-        ScorerError: a scorer cannot score, or there is too little to fit on.
+        ScorerError: a scorer cannot score, or there are too few labelled texts.
     """
     if len({scorer.name for scorer in scorers}) < max(len(scorers), 2):
         raise ScorerError("an ensemble combines at least two scorers of different names")
-    texts = agreed(labelled)
+    texts = unambiguous_texts(labelled)
     counts = {name: texts.filter(label=name).height for name in CLASSES}
-    if scarce := [name for name, count in counts.items() if count < FEWEST]:
+    if scarce := [name for name, count in counts.items() if count < MIN_TEXTS_PER_CLASS]:
         raise ScorerError(
-            f"an ensemble is fitted on at least {FEWEST} labelled texts of each class, and of {scarce[0]} there are "
-            f"{counts[scarce[0]]}; add labelled texts to BTC_LABELLED_SENTIMENT"
+            f"fitting an ensemble needs at least {MIN_TEXTS_PER_CLASS} labelled texts per class, got "
+            f"{counts[scarce[0]]} {scarce[0]} texts; add labelled texts to BTC_LABELLED_SENTIMENT"
         )
     content = texts.get_column("text").to_list()
     digests = [hashlib.sha256(text.encode()).digest() for text in content]
-    held = np.array([digest[0] % HELD_BACK == 0 for digest in digests])
+    holdout = np.array([digest[0] % HOLDOUT_ONE_IN == 0 for digest in digests])
     truth = texts.get_column("label").replace_strict(list(CLASSES), range(len(CLASSES)), return_dtype=pl.Int64)
     labels = truth.to_numpy()
-    logs = np.stack([_logs(scorer.score(content).probabilities) for scorer in scorers])
-    weights, constants = _fitted(logs[:, ~held], labels[~held])
-    alone = {
-        scorer.name: round(_loss(np.exp(own[held]), labels[held]), 6) for scorer, own in zip(scorers, logs, strict=True)
+    logs = np.stack([_log_probabilities(scorer.score(content).probabilities) for scorer in scorers])
+    weights, constants = _fit_weights(logs[:, ~holdout], labels[~holdout])
+    member_losses = {
+        scorer.name: round(_balanced_log_loss(np.exp(member_logs[holdout]), labels[holdout]), 6)
+        for scorer, member_logs in zip(scorers, logs, strict=True)
     }
-    together = combined(logs[:, held], weights, constants)
-    told = {
+    combined = combine(logs[:, holdout], weights, constants)
+    document = {
         "format": CODE_VERSION,
         "classes": list(CLASSES),
         "scorers": [
@@ -131,102 +132,103 @@ def fit_ensemble(labelled: pl.DataFrame, scorers: Sequence[Scorer], path: Path, 
             "day": day.isoformat(),
             "datasets": sorted(labelled.get_column("dataset").unique()),
             "data_digest": _data_digest(digests, labels),
-            "texts_fitted": int((~held).sum()),
-            "texts_held_back": int(held.sum()),
+            "texts_fitted": int((~holdout).sum()),
+            "texts_held_back": int(holdout.sum()),
             "class_counts": counts,
             "held_back": {
-                "balanced_log_loss": round(_loss(together, labels[held]), 6),
-                "balanced_log_loss_alone": alone,
-                "accuracy": round(float((together.argmax(axis=1) == labels[held]).mean()), 6),
+                "balanced_log_loss": round(_balanced_log_loss(combined, labels[holdout]), 6),
+                "balanced_log_loss_alone": member_losses,
+                "accuracy": round(float((combined.argmax(axis=1) == labels[holdout]).mean()), 6),
             },
         },
     }
-    _write(path, told)
-    return told
+    _write(path, document)
+    return document
 
 
 def load_ensemble(path: Path, scorers: Sequence[Scorer]) -> EnsembleScorer:
-    """Load a fitted combination of exactly these scorers.
+    """Load an ensemble that was fitted on exactly these scorers.
 
     Raises:
-        ScorerError: there is no such file, it cannot be read, or it was fitted on other scorers, versions or weights.
+        ScorerError: the file is missing or invalid, or it was fitted on other scorers, versions or weights.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ScorerError(f"no fitted ensemble can be read at {path} ({error.strerror}); fit one first") from error
+        raise ScorerError(f"the fitted ensemble {path} cannot be read ({error.strerror}); fit it first") from error
     try:
-        told = json.loads(content)
-        fitted = [(one["name"], one["version"], one["weights_digest"]) for one in told["scorers"]]
-        weights = np.array([float(one["weight"]) for one in told["scorers"]])
-        constants = np.array([float(value) for value in told["constants"]])
-        sound = (
-            told["format"] == CODE_VERSION
-            and told["classes"] == list(CLASSES)
+        document = json.loads(content)
+        fitted = [(member["name"], member["version"], member["weights_digest"]) for member in document["scorers"]]
+        weights = np.array([float(member["weight"]) for member in document["scorers"]])
+        constants = np.array([float(value) for value in document["constants"]])
+        is_valid = (
+            document["format"] == CODE_VERSION
+            and document["classes"] == list(CLASSES)
             and constants.shape == (len(CLASSES),)
             and all(math.isfinite(value) for value in (*weights, *constants))
             and len(weights) > 1
             and bool((weights >= 0).all())
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ScorerError(f"{path} is no fitted ensemble ({error!r}); fit it again") from error
-    if not sound:
-        raise ScorerError(f"{path} is no fitted ensemble of this version; fit it again")
+        raise ScorerError(f"{path} is not a fitted ensemble ({error!r}); refit it") from error
+    if not is_valid:
+        raise ScorerError(f"{path} is not a fitted ensemble of this version; refit it")
     by_name = {scorer.name: scorer for scorer in scorers}
     for name, version, digest in fitted:
         if name not in by_name:
-            raise ScorerError(f"{path} was fitted with the scorer {name!r}, which is not in use; fit it again")
-        here = by_name[name]
-        if (here.version, here.weights_digest) != (version, digest):
+            raise ScorerError(f"{path} was fitted with the scorer {name!r}, which is not in use; refit it")
+        scorer = by_name[name]
+        if (scorer.version, scorer.weights_digest) != (version, digest):
             raise ScorerError(
-                f"{path} was fitted with {name} {version} of weights {digest[:12]}, and {name} is now "
-                f"{here.version} of weights {here.weights_digest[:12]}; fit it again"
+                f"{path} was fitted with {name} {version} (weights {digest[:12]}), but {name} is now "
+                f"{scorer.version} (weights {scorer.weights_digest[:12]}); refit it"
             )
     return EnsembleScorer([by_name[name] for name, _, _ in fitted], weights, constants, _hex(content))
 
 
-def _logs(probabilities: Floats) -> Floats:
+def _log_probabilities(probabilities: Floats) -> Floats:
     return np.log(np.clip(probabilities, LOG_FLOOR, None))
 
 
-def _balance(labels: npt.NDArray[np.int64]) -> Floats:
-    """Return a weight for each text such that each class that occurs weighs the same and all add up to one."""
+def _class_weights(labels: npt.NDArray[np.int64]) -> Floats:
+    """Return a weight per text: every class that occurs has the same total weight, and all weights add up to one."""
     counts = np.bincount(labels, minlength=len(CLASSES))
     return (1 / (counts[labels] * (counts > 0).sum())).astype(np.float64)
 
 
-def _loss(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Return the log-loss in nats, each class weighing the same."""
-    right = np.clip(probabilities[np.arange(len(labels)), labels], LOG_FLOOR, None)
-    return float(-(_balance(labels) * np.log(right)).sum())
+def _balanced_log_loss(probabilities: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Return the log-loss in nats, with the same total weight for each class."""
+    p_label = np.clip(probabilities[np.arange(len(labels)), labels], LOG_FLOOR, None)
+    return float(-(_class_weights(labels) * np.log(p_label)).sum())
 
 
-def _fitted(logs: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return the weights and constants of least loss; the loss is convex, so there is one answer."""
+def _fit_weights(logs: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return the weights and constants that minimise the loss; it is convex, so the solution is unique."""
     from scipy.optimize import minimize
 
     scorers, classes = len(logs), len(CLASSES)
-    balance = _balance(labels)
+    text_weights = _class_weights(labels)
     truth = np.eye(classes)[labels]
     start = np.concatenate([np.full(scorers, 1 / scorers), np.zeros(classes)])
 
     def loss(values: Floats) -> tuple[float, Floats]:
-        p = combined(logs, values[:scorers], values[scorers:])
-        right = np.clip((p * truth).sum(axis=1), np.finfo(float).tiny, None)
-        error = balance[:, None] * (p - truth)
-        slope = np.concatenate([np.tensordot(logs, error, axes=2), error.sum(axis=0)])
-        away = values - start
-        return float(-(balance * np.log(right)).sum() + RIDGE * away @ away), slope + 2 * RIDGE * away
+        p = combine(logs, values[:scorers], values[scorers:])
+        p_label = np.clip((p * truth).sum(axis=1), np.finfo(float).tiny, None)
+        error = text_weights[:, None] * (p - truth)
+        gradient = np.concatenate([np.tensordot(logs, error, axes=2), error.sum(axis=0)])
+        offset = values - start
+        penalised = float(-(text_weights * np.log(p_label)).sum() + RIDGE * offset @ offset)
+        return penalised, gradient + 2 * RIDGE * offset
 
     bounds = [(0, None)] * scorers + [(None, None)] * classes
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
-    if not found.success:
-        raise ScorerError(f"the ensemble's weights could not be fitted: {found.message}")
-    return found.x[:scorers], found.x[scorers:]
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
+    if not result.success:
+        raise ScorerError(f"the ensemble's weights could not be fitted: {result.message}")
+    return result.x[:scorers], result.x[scorers:]
 
 
 def _data_digest(digests: Sequence[bytes], labels: npt.NDArray[np.int64]) -> str:
-    """Return the SHA-256 over every text and its label, in the order of the texts."""
+    """Return the SHA-256 of every text and its label, in the order of the texts."""
     return _hex(b"".join(digest + bytes([label]) for digest, label in zip(digests, labels, strict=True)))
 
 
@@ -234,8 +236,8 @@ def _hex(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _write(path: Path, told: Mapping[str, Any]) -> None:
+def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,12 +1,12 @@
-"""How good a scorer is: accuracy, macro-F1, recall of each class and calibration on texts that people labelled.
+"""Evaluate scorers on hand-labelled texts: accuracy, macro-F1, recall of each class and calibration.
 
-Only texts that nothing was fitted on are judged: of a set with splits, `test` and `validation`, never `train`. A text
-that a set holds several times counts once; one that a set gives different labels (a headline about two companies) has
-no single answer and is left out, and how many were is a row of the table.
+Only texts that nothing was fitted on are used: of a data set with splits, `test` and `validation`, never `train`. A
+repeated text counts once. A text with several labels in one data set (a headline about two companies) has no single
+answer and is left out; the metric `left_out` is the share of such texts.
 
-A set without one of the classes cannot show how a scorer tells that class, and no one who labelled it could choose it.
-There the scorer is asked to choose between the two classes that occur; shares that are equal count as half a hit of
-each. `accuracy_of_three` tells beside it how often the scorer's own choice among all three was right.
+In a data set without one of the classes, the labellers could not choose that class. There the scorer chooses among the
+classes that occur; two equal shares count as half a hit each. The metric `accuracy_of_three` is the accuracy of the
+scorer's choice among all three classes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets.paths import matching
 
 BINS = 10
-"""Bins of equal width, by the share of the class chosen, that the calibration error is taken over."""
+"""Number of equal-width bins of the predicted class's share for the calibration error."""
 CONFIDENCE = 0.95
 RESAMPLES = 1_000
-"""Bootstrap resamples of the texts, for what has no closed interval."""
-JUDGED_SPLITS = ("test", "validation", "valid", "dev")
+"""Bootstrap resamples of the texts, for metrics without a closed-form interval."""
+EVALUATION_SPLITS = ("test", "validation", "valid", "dev")
 FITTING_SPLITS = ("train", "training")
 LABELLED = pl.Schema({"text": pl.String, "label": pl.String, "dataset": pl.String, "split": pl.String})
-"""What labelled texts look like; `split` is null where a set has none."""
+"""Columns of labelled texts; `split` is null if a data set has no splits."""
 
-_NEEDED = ("text", "label", "dataset")
+_REQUIRED = ("text", "label", "dataset")
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": lambda path: pl.read_parquet(path, hive_partitioning=False, glob=False),
     ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
@@ -51,12 +51,12 @@ Integers = npt.NDArray[np.int64]
 
 
 class LabelledTextsError(ValueError):
-    """Labelled texts cannot be read; the message says what was expected and where."""
+    """Labelled texts cannot be read; the message states what was expected and where."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure with its 95 % interval, and the texts it rests on; all null where it cannot be computed."""
+    """A metric with its 95 % interval and number of texts; value and interval are None if it cannot be computed."""
 
     metric: str
     value: float | None
@@ -73,14 +73,14 @@ def read_labelled(pattern: str) -> pl.DataFrame:
         pattern: path or glob.
 
     Returns:
-        LABELLED rows, in the order of the files' names; labels and splits in lower case.
+        LABELLED rows, in the order of the file names; labels and splits in lower case.
 
     Raises:
-        LabelledTextsError: there is no such file, one cannot be read, or one holds something else.
+        LabelledTextsError: no file matches, or a file cannot be read or is invalid.
     """
     paths = matching(pattern)
     if not paths:
-        raise LabelledTextsError(f"no file is at {pattern!r}, where BTC_LABELLED_SENTIMENT looks for labelled texts.")
+        raise LabelledTextsError(f"no file of labelled texts matches BTC_LABELLED_SENTIMENT={pattern!r}.")
     return pl.concat([_labelled(path) for path in paths])
 
 
@@ -92,9 +92,9 @@ def _labelled(path: Path) -> pl.DataFrame:
         table = reader(path)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise LabelledTextsError(f"{path.name} cannot be read: {error}. {_REMEDY}") from error
-    if missing := [name for name in _NEEDED if name not in table.columns]:
+    if missing := [name for name in _REQUIRED if name not in table.columns]:
         raise LabelledTextsError(
-            f"{path.name}: found no column {missing[0]!r} among {', '.join(table.columns) or 'none'}. {_REMEDY}"
+            f"{path.name}: column {missing[0]!r} is missing from {', '.join(table.columns) or 'none'}. {_REMEDY}"
         )
     if "split" not in table.columns:
         table = table.with_columns(split=pl.lit(None, pl.String))
@@ -105,9 +105,9 @@ def _labelled(path: Path) -> pl.DataFrame:
             raise LabelledTextsError(
                 f"{path.name}: expected text in column {name!r}, got {table.schema[name]}. {_REMEDY}"
             )
-    word = [pl.col(name).str.strip_chars().str.to_lowercase().alias(name) for name in ("label", "split")]
-    table = table.select(pl.col(name).cast(pl.String) for name in LABELLED).with_columns(word)
-    for name in _NEEDED:
+    normalised = [pl.col(name).str.strip_chars().str.to_lowercase().alias(name) for name in ("label", "split")]
+    table = table.select(pl.col(name).cast(pl.String) for name in LABELLED).with_columns(normalised)
+    for name in _REQUIRED:
         empty = table.get_column(name).is_null() | (table.get_column(name).str.strip_chars() == "")
         if empty.any():
             raise LabelledTextsError(f"{path.name}: row {(empty.arg_max() or 0) + 1} has no {name}. {_REMEDY}")
@@ -116,30 +116,30 @@ def _labelled(path: Path) -> pl.DataFrame:
         row = unknown.arg_max() or 0
         raise LabelledTextsError(f"{path.name}: row {row + 1} has the label {table['label'][row]!r}. {_REMEDY}")
     splits = table.get_column("split").replace("", None)
-    strange = ~splits.is_in([*JUDGED_SPLITS, *FITTING_SPLITS], nulls_equal=False)
-    if strange.any():
-        row = strange.arg_max() or 0
+    unknown_split = ~splits.is_in([*EVALUATION_SPLITS, *FITTING_SPLITS], nulls_equal=False)
+    if unknown_split.any():
+        row = unknown_split.arg_max() or 0
         raise LabelledTextsError(
             f"{path.name}: row {row + 1} has the split {splits[row]!r}; expected one of "
-            f"{', '.join([*FITTING_SPLITS, *JUDGED_SPLITS])}, or nothing."
+            f"{', '.join([*FITTING_SPLITS, *EVALUATION_SPLITS])}, or no value."
         )
     return table.with_columns(split=splits)
 
 
-def to_judge_on(labelled: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows scorers are judged on: all but the splits that things are fitted on."""
+def evaluation_texts(labelled: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that scorers are evaluated on: all except the fitting splits."""
     return labelled.filter(~pl.col("split").is_in(FITTING_SPLITS).fill_null(value=False))
 
 
-def to_fit_on(labelled: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows something may be fitted on: the splits for it, without any text that is also judged on."""
+def fitting_texts(labelled: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that a model may be fitted on: the fitting splits without the texts used for evaluation."""
     return labelled.filter(pl.col("split").is_in(FITTING_SPLITS).fill_null(value=False)).join(
-        to_judge_on(labelled), on="text", how="anti"
+        evaluation_texts(labelled), on="text", how="anti"
     )
 
 
-def agreed(labelled: pl.DataFrame) -> pl.DataFrame:
-    """Return text and label of the texts that have one label only, each once, in the order of the texts."""
+def unambiguous_texts(labelled: pl.DataFrame) -> pl.DataFrame:
+    """Return text and label of each distinct text with exactly one label, sorted by text."""
     return (
         labelled.group_by("text")
         .agg(pl.col("label").first(), labels=pl.col("label").n_unique())
@@ -151,74 +151,74 @@ def agreed(labelled: pl.DataFrame) -> pl.DataFrame:
 
 # --- the benchmark -----------------------------------------------------------------------------------
 def benchmark(labelled: pl.DataFrame, scorers: Sequence[Scorer], day: date, seed: int) -> pl.DataFrame:
-    """Judge scorers on every labelled set.
+    """Evaluate scorers on every labelled data set.
 
     Args:
-        labelled: LABELLED rows; those to fit on are passed over.
-        scorers: of different names.
-        day: the rows are said to be of this day.
-        seed: of the bootstrap.
+        labelled: LABELLED rows; fitting splits are ignored.
+        scorers: scorers of different names.
+        day: day of the rows.
+        seed: seed of the bootstrap.
 
     Returns:
         SENTIMENT_BENCHMARK rows. Metrics: accuracy, macro_f1, recall_negative, recall_neutral, recall_positive,
-        calibration_error, accuracy_of_three (sets of two classes only), classes (how many occur in the set) and
-        left_out (share of the set's texts with different labels).
+        calibration_error, accuracy_of_three (only data sets without all three classes), classes (number of classes in
+        the data set) and left_out (share of its texts with several labels).
 
     Raises:
         ScorerError: a scorer cannot score.
     """
     rows: list[dict[str, object]] = []
-    for (dataset,), group in sorted(to_judge_on(labelled).group_by("dataset"), key=lambda pair: str(pair[0])):
-        texts = agreed(group)
-        met = group.get_column("text").n_unique()
+    for (dataset,), group in sorted(evaluation_texts(labelled).group_by("dataset"), key=lambda pair: str(pair[0])):
+        texts = unambiguous_texts(group)
+        distinct = group.get_column("text").n_unique()
         truth = texts.get_column("label").replace_strict(list(CLASSES), range(len(CLASSES)), return_dtype=pl.Int64)
         labels = truth.to_numpy()
-        about = [
+        of_dataset = [
             Measure("classes", float(len(set(labels.tolist()))), None, None, len(labels)),
-            Measure("left_out", (met - len(labels)) / met, None, None, met),
+            Measure("left_out", (distinct - len(labels)) / distinct, None, None, distinct),
         ]
         for scorer in scorers:
-            measures = judge(scorer.score(texts.get_column("text").to_list()).probabilities, labels, seed)
+            measures = evaluate(scorer.score(texts.get_column("text").to_list()).probabilities, labels, seed)
             rows += [
                 {"day": day, "dataset": dataset, "scorer": scorer.name, "weights_digest": scorer.weights_digest}
                 | vars(measure)
-                for measure in [*measures, *about]
+                for measure in [*measures, *of_dataset]
             ]
     return pl.DataFrame(rows, schema=SENTIMENT_BENCHMARK.columns).sort(SENTIMENT_BENCHMARK.key)
 
 
-def judge(probabilities: Floats, labels: Integers, seed: int) -> list[Measure]:
-    """Compare shares of the classes with labels.
+def evaluate(probabilities: Floats, labels: Integers, seed: int) -> list[Measure]:
+    """Compare class shares with labels.
 
     Args:
         probabilities: (n, 3).
-        labels: (n,), places in `CLASSES`.
-        seed: of the bootstrap.
+        labels: (n,), indices into `CLASSES`.
+        seed: seed of the bootstrap.
 
     Returns:
-        The measures that `benchmark` names, but for what it tells about the set. Accuracy and recall have Wilson's
-        interval; macro-F1 and the calibration error that of a bootstrap over texts. The latter is shifted by the
-        bootstrap's own bias: resampling adds to a calibration error.
+        The metrics of `benchmark` except `classes` and `left_out`. Accuracy and recall have Wilson intervals; macro-F1
+        and calibration error have bootstrap intervals over texts. The interval of the calibration error is corrected
+        for the bootstrap's bias, because resampling increases a calibration error.
     """
     n, present = len(labels), np.unique(labels)
     if n == 0:
         metrics = ["accuracy", "macro_f1", *(f"recall_{name}" for name in CLASSES), "calibration_error"]
         return [Measure(metric, None, None, None, 0) for metric in metrics]
-    asked = _between(probabilities, present)
-    chosen = _choice(asked)
-    right = chosen[np.arange(n), labels]
-    measures = [_share("accuracy", right)]
-    measures += [_share(f"recall_{name}", right[labels == place]) for place, name in enumerate(CLASSES)]
+    shares = _renormalise(probabilities, present)
+    predicted = _predicted_class(shares)
+    hits = predicted[np.arange(n), labels]
+    measures = [_share("accuracy", hits)]
+    measures += [_share(f"recall_{name}", hits[labels == index]) for index, name in enumerate(CLASSES)]
     if len(present) < len(CLASSES):
-        measures.append(_share("accuracy_of_three", _choice(probabilities)[np.arange(n), labels]))
+        measures.append(_share("accuracy_of_three", _predicted_class(probabilities)[np.arange(n), labels]))
 
-    sure = asked.max(axis=1)
-    confusion = (np.eye(len(CLASSES))[labels][:, :, None] * chosen[:, None, :]).reshape(n, -1)
-    bins = np.eye(BINS)[np.minimum((sure * BINS).astype(int), BINS - 1)] * (sure - right)[:, None]
-    counted = np.hstack([confusion, bins])
+    confidence = shares.max(axis=1)
+    confusion = (np.eye(len(CLASSES))[labels][:, :, None] * predicted[:, None, :]).reshape(n, -1)
+    bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)] * (confidence - hits)[:, None]
+    terms = np.hstack([confusion, bins])
     rng = np.random.default_rng(seed)
-    draws = (np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(RESAMPLES))
-    sums = np.stack([counted.sum(axis=0), *(drawn @ counted for drawn in draws)])
+    resamples = (np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(RESAMPLES))
+    sums = np.stack([terms.sum(axis=0), *(counts @ terms for counts in resamples)])
     f1 = _macro_f1(sums[:, : confusion.shape[1]], present)
     error = np.abs(sums[:, confusion.shape[1] :]).sum(axis=1) / n
     measures.append(_resampled("macro_f1", f1[0], f1[1:], n))
@@ -226,8 +226,8 @@ def judge(probabilities: Floats, labels: Integers, seed: int) -> list[Measure]:
     return measures
 
 
-def _between(probabilities: Floats, present: Integers) -> Floats:
-    """Return shares among the classes that occur, adding up to one; equal ones where none of these has any."""
+def _renormalise(probabilities: Floats, present: Integers) -> Floats:
+    """Renormalise shares to the classes that occur; equal shares if all of these are zero."""
     kept = np.zeros_like(probabilities)
     kept[:, present] = probabilities[:, present]
     total = kept.sum(axis=1, keepdims=True)
@@ -236,23 +236,23 @@ def _between(probabilities: Floats, present: Integers) -> Floats:
     return np.where(total > 0, kept / np.where(total > 0, total, 1), equal)
 
 
-def _choice(probabilities: Floats) -> Floats:
-    """Return (n, 3): 1 for the class of the largest share; classes with equal shares divide it."""
+def _predicted_class(probabilities: Floats) -> Floats:
+    """Return (n, 3): 1 for the class with the largest share, divided equally among ties."""
     largest = probabilities >= probabilities.max(axis=1, keepdims=True) - 1e-12
     return largest / largest.sum(axis=1, keepdims=True)
 
 
 def _macro_f1(confusion: Floats, present: Integers) -> Floats:
-    """Return the mean F1 of the classes that occur, of (m, 9) confusions: label by choice."""
+    """Return the mean F1 of the classes that occur, from m flattened confusion matrices (m, 9): label by prediction."""
     table = confusion.reshape(-1, len(CLASSES), len(CLASSES))
     hits = np.diagonal(table, axis1=1, axis2=2)
-    said = table.sum(axis=1) + table.sum(axis=2)
-    f1 = np.divide(2 * hits, said, out=np.zeros_like(hits), where=said > 0)
+    marginals = table.sum(axis=1) + table.sum(axis=2)
+    f1 = np.divide(2 * hits, marginals, out=np.zeros_like(hits), where=marginals > 0)
     return f1[:, present].mean(axis=1)
 
 
 def _share(metric: str, hits: Floats) -> Measure:
-    """Return the mean of hits (0 to 1) with Wilson's interval."""
+    """Return the mean of hits (0 to 1) with its Wilson interval."""
     n = len(hits)
     if n == 0:
         return Measure(metric, None, None, None, 0)
@@ -267,9 +267,9 @@ def _resampled(metric: str, value: float, resampled: Floats, n: int) -> Measure:
     return Measure(metric, float(value), float(max(lower, 0)), float(upper), n)
 
 
-# --- for people --------------------------------------------------------------------------------------
+# --- reporting ---------------------------------------------------------------------------------------
 def benchmark_table(rows: pl.DataFrame) -> str:
-    """Return SENTIMENT_BENCHMARK rows as a Markdown table, a line for each set and scorer."""
+    """Return SENTIMENT_BENCHMARK rows as a Markdown table, one line per data set and scorer."""
     shown = ["accuracy", "macro_f1", *(f"recall_{name}" for name in CLASSES), "calibration_error"]
     heads = ["accuracy", "macro-F1", "recall negative", "neutral", "positive", "calibration error"]
     lines = []

@@ -1,4 +1,4 @@
-"""What every scorer of sentiment promises."""
+"""The protocol of every sentiment scorer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 CLASSES = ("negative", "neutral", "positive")
-"""Classes of sentiment, in the order of the columns of `Scores.probabilities`."""
+"""Sentiment classes, in the order of the columns of `Scores.probabilities`."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """Scores texts; the same text, version and weights give the same scores.
+    """A deterministic scorer: the same text, version and weights give the same scores.
 
     Attributes:
         name: vader, transformer or ensemble.
-        version: of the code and of every setting that changes a score, for example the runtime.
-        weights_digest: SHA-256 of the weights, lexicon or combination.
+        version: version of the code and of every setting that changes a score, for example the runtime.
+        weights_digest: SHA-256 of the weights, the lexicon or the ensemble file.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Scorer(Protocol):
         """Score texts, in their order.
 
         Raises:
-            ScorerError: the scorer cannot score; never zeros in its place.
+            ScorerError: the scorer cannot score; it never returns zeros instead.
         """
         ...
 
 
 class ScorerError(RuntimeError):
-    """A scorer cannot be loaded or cannot score; the message says what to do."""
+    """A scorer cannot be loaded or cannot score; the message states the remedy."""
 
 
 class WeightsUnavailableError(ScorerError):
-    """The weights are neither in a local folder nor reachable on the hub."""
+    """The weights are neither in a local folder nor available from the hub."""

@@ -1,4 +1,4 @@
-"""From texts to rows of scores: which scorers a deployment uses, and what they say of articles and posts."""
+"""Select the scorers of a deployment and score articles and posts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from btc_assets.news.tables import SENTIMENT_SCORES
 from btc_assets.settings import Settings
 
 DEFAULT = "vader"
-"""The scorer that needs no weights; the one that features read when the one asked for cannot be had."""
+"""The scorer without downloaded weights; features read it if the configured scorer is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Scorers:
     """The scorers of one run.
 
     Attributes:
-        scorers: those that score, each with the cache; the default is always among them.
-        primary: name of the one whose rows features read.
-        notices: sentences for a person, where the run does not use the scorer that was asked for.
+        scorers: all scorers, each with the cache; they always include the default.
+        primary: name of the scorer whose rows features read.
+        notices: sentences about why the configured scorer is not used; empty if it is used.
     """
 
     scorers: tuple[Scorer, ...]
@@ -37,42 +37,42 @@ class Scorers:
 
 
 def scorers_of(config: Settings) -> Scorers:
-    """Return the scorers a deployment's settings ask for.
+    """Return the scorers that the settings select.
 
-    Where the weights of the transformer cannot be had, or there is no ensemble fitted on the very scorers of this run,
-    the default is the primary scorer and a notice says so.
+    If the transformer's weights are unavailable, or no ensemble is fitted on exactly the scorers of this run, the
+    default is the primary scorer and a notice states the reason.
 
     Raises:
-        ScorerError: the model that was asked for is there and cannot be used, for example for its labels.
+        ScorerError: the configured model exists but cannot be used, for example because of its labels.
     """
     vader = CachedScorer(VaderScorer(), config.score_cache)
-    asked = config.sentiment_scorer
-    if asked == DEFAULT:
+    configured = config.sentiment_scorer
+    if configured == DEFAULT:
         return Scorers((vader,), DEFAULT)
     from btc_assets.news.sentiment.transformer import load_transformer
 
     try:
         loaded = load_transformer(config.sentiment_model, config.sentiment_runtime)
     except WeightsUnavailableError as error:
-        return Scorers((vader,), DEFAULT, (_notice(asked, error),))
+        return Scorers((vader,), DEFAULT, (_notice(configured, error),))
     scorers = (vader, CachedScorer(loaded, config.score_cache))
-    if asked == "transformer":
+    if configured == "transformer":
         return Scorers(scorers, "transformer")
     try:
         ensemble = load_ensemble(ensemble_path(config), scorers)
     except ScorerError as error:
-        return Scorers(scorers, DEFAULT, (_notice(asked, error),))
+        return Scorers(scorers, DEFAULT, (_notice(configured, error),))
     return Scorers((*scorers, ensemble), "ensemble")
 
 
 def ensemble_path(config: Settings) -> Path:
-    """Return where the fitted combination of the ensemble is kept."""
+    """Return the path of the fitted ensemble."""
     return config.score_cache.parent.parent / "sentiment" / "ensemble.json"
 
 
-def _notice(asked: str, error: ScorerError) -> str:
+def _notice(configured: str, error: ScorerError) -> str:
     return (
-        f"BTC_SENTIMENT_SCORER asks for {asked!r}, which cannot be used: {str(error).rstrip('.')}. Until then features "
+        f"BTC_SENTIMENT_SCORER={configured} cannot be used: {str(error).rstrip('.')}. Until this is fixed, features "
         f"read the scores of {DEFAULT!r}, the embedded default."
     )
 
@@ -81,8 +81,8 @@ def score_items(articles: pl.DataFrame, posts: pl.DataFrame, scorers: Sequence[S
     """Score the first text of every article and post.
 
     Args:
-        articles: ARTICLES rows; later revisions are passed over.
-        posts: POSTS rows; likewise.
+        articles: ARTICLES rows; later revisions are ignored.
+        posts: POSTS rows; later revisions are ignored.
         scorers: each scores every text.
         primary: name of the scorer whose rows features read.
 
@@ -90,13 +90,13 @@ def score_items(articles: pl.DataFrame, posts: pl.DataFrame, scorers: Sequence[S
         SENTIMENT_SCORES rows, one per text and scorer, sorted by their key.
 
     Raises:
-        ScorerError: a scorer cannot score; there are no rows then, rather than rows that look like an opinion.
-        ValueError: two scorers have one name, or none has that of the primary one.
+        ScorerError: a scorer cannot score; no rows are returned, because invented rows would look like real scores.
+        ValueError: two scorers have the same name, or no scorer has the primary name.
     """
     names = [scorer.name for scorer in scorers]
     if len(set(names)) < len(names) or primary not in names:
         raise ValueError(
-            f"expected scorers of different names, {primary!r} among them as the primary one, got {', '.join(names)}"
+            f"expected scorers of different names, including the primary {primary!r}, got {', '.join(names)}"
         )
     items = _items(articles, posts)
     if items.is_empty():
@@ -104,7 +104,7 @@ def score_items(articles: pl.DataFrame, posts: pl.DataFrame, scorers: Sequence[S
     texts = items.get_column("text").unique(maintain_order=True)
     digests = pl.DataFrame({"text": texts, "text_digest": [_digest(text) for text in texts]})
     rows = [
-        items.join(digests.with_columns(**_of_scorer(scorer, texts.to_list(), primary)), on="text", how="left")
+        items.join(digests.with_columns(**_score_columns(scorer, texts.to_list(), primary)), on="text", how="left")
         for scorer in scorers
     ]
     scored = pl.concat(rows).with_columns(score=pl.col("p_positive") - pl.col("p_negative"))
@@ -114,7 +114,7 @@ def score_items(articles: pl.DataFrame, posts: pl.DataFrame, scorers: Sequence[S
 
 
 def _items(articles: pl.DataFrame, posts: pl.DataFrame) -> pl.DataFrame:
-    """Return kind, item_id, text and available_at of every first text."""
+    """Return kind, item_id, text and available_at of every first text (revision 0)."""
     title, summary = pl.col("title"), pl.col("summary")
     of_articles = articles.filter(revision=0).select(
         kind=pl.lit("article"),
@@ -128,7 +128,7 @@ def _items(articles: pl.DataFrame, posts: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([of_articles, of_posts])
 
 
-def _of_scorer(scorer: Scorer, texts: list[str], primary: str) -> dict[str, Any]:
+def _score_columns(scorer: Scorer, texts: list[str], primary: str) -> dict[str, Any]:
     scores = scorer.score(texts)
     shares = {f"p_{name}": pl.Series(scores.probabilities[:, column]) for column, name in enumerate(CLASSES)}
     return shares | {

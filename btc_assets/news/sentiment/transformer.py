@@ -1,14 +1,12 @@
-"""Classifiers of the Hugging Face family as scorers: on torch or ONNX Runtime.
+"""Hugging Face classifiers as scorers, on torch or ONNX Runtime.
 
-A model is a local folder or a name on the hub, `owner/name` or `owner/name@revision`. Only its config, its tokenizer
-and its safetensors are read, and only code that transformers ships: no pickle, nothing that the model brings along.
-What its labels mean is read from its own config; a model that does not name negative, neutral and positive (or
-bearish, neutral and bullish) is refused, one with two labels too: it calls every text an opinion, and a share of zero
-neutral texts would look like a finding.
+A model is a local folder or a name on the hub, `owner/name` or `owner/name@revision`. Only its config, tokenizer and
+safetensors are read, and only code of the package transformers runs: no pickle and no code of the model. The labels
+come from the model's config. A model whose labels are not negative, neutral and positive (or bearish, neutral and
+bullish) is refused, also one with two labels: it would never score a text as neutral.
 
-Texts are scored in batches of one token length. Nothing is padded, so a text's neighbours cannot touch its score (but
-for the last bit or two of a float32, where torch adds up in another order for another number of rows), and no
-arithmetic is spent on padding.
+Texts are scored in batches of equal token length without padding. A score therefore does not depend on the other texts
+of its batch, except for the last bits of a float32, because torch's summation order depends on the number of rows.
 """
 
 from __future__ import annotations
@@ -42,13 +40,13 @@ Logits = Callable[[Tokens], npt.NDArray[np.float32]]
 
 CODE_VERSION = "1"
 MAX_TOKENS = 512
-"""Longest beginning of a text that is read, whatever more a model could take."""
+"""Maximum number of tokens read of a text, also if a model accepts more."""
 TOKENS_PER_BATCH = 512
-"""Tokens of one batch, unless a single text is longer. More would not stay in the processor's cache."""
+"""Tokens per batch, unless a single text is longer. Larger batches do not fit in the CPU cache."""
 PARITY_TOLERANCE = 1e-3
-"""Largest difference of a probability that an ONNX graph may show."""
+"""Maximum difference of a probability between the ONNX graph and torch."""
 HUB_TIMEOUT_S = 5.0
-"""Seconds the hub has to answer before it counts as out of reach."""
+"""Seconds without an answer after which the hub counts as unreachable."""
 CLASS_OF_LABEL = {
     "negative": "negative",
     "bearish": "negative",
@@ -56,9 +54,9 @@ CLASS_OF_LABEL = {
     "positive": "positive",
     "bullish": "positive",
 }
-"""The class that a label means, whatever its case."""
+"""The class of each label, in lower case."""
 REVISIONS = {"ElKulako/cryptobert": "refs/pr/4", "ProsusAI/finbert": "refs/pr/8"}
-"""Where the hub's own converter left the safetensors of models whose main revision has only a pickle."""
+"""Revisions with safetensors, created by the hub's converter, of models whose main revision has only a pickle."""
 PROBES = (
     "",
     "Bitcoin",
@@ -68,7 +66,7 @@ PROBES = (
     "BTC 🚀🚀🚀 to the moon!!! не продавай 買",
     "Miners sell reserves " * 200,
 )
-"""What an ONNX graph is compared on with the model it was made from."""
+"""Texts on which an ONNX graph is compared with its model."""
 
 _CONFIG = "config.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -82,7 +80,7 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""All that is read of a model, and all that is fetched."""
+"""The only files of a model that are fetched and read."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _PACKAGES = {
     "torch": ("torch", "transformers", "tokenizers"),
@@ -95,9 +93,9 @@ class TransformerScorer:
 
     Attributes:
         name: `transformer`.
-        version: of this code, of the libraries, the runtime and the longest beginning that is read.
-        weights_digest: SHA-256 over the names and contents of the model's weights, config and tokenizer.
-        max_tokens: longest beginning of a text that is read, tokens.
+        version: version of this code and the libraries, runtime and `max_tokens`.
+        weights_digest: SHA-256 of the names and contents of the model's weights, config and tokenizer.
+        max_tokens: maximum number of tokens read of a text.
     """
 
     name = "transformer"
@@ -113,26 +111,26 @@ class TransformerScorer:
         weights_digest: str,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> None:
-        """Put a scorer together; see `load_transformer`.
+        """Build a scorer from its parts; see `load_transformer`.
 
         Args:
-            tokenizer: of the model.
-            logits: the model.
-            columns: columns of the logits that are negative, neutral and positive.
-            max_tokens: longest beginning of a text that is read.
-            version: of everything that changes a score but the weights.
+            tokenizer: the model's tokenizer.
+            logits: the model, as a function from token ids to logits.
+            columns: columns of the logits for negative, neutral and positive.
+            max_tokens: maximum number of tokens read of a text.
+            version: version of everything except the weights that changes a score.
             weights_digest: SHA-256 of the weights.
-            tokens_per_batch: tokens of one batch.
+            tokens_per_batch: tokens per batch.
         """
         self.version, self.weights_digest, self.max_tokens = version, weights_digest, max_tokens
         self._tokenizer, self._logits, self._columns = tokenizer, logits, list(columns)
         self._tokens_per_batch = tokens_per_batch
 
     def score(self, texts: Sequence[str]) -> Scores:
-        """Score texts, in their order; beyond `max_tokens` tokens a text is not read.
+        """Score texts, in their order; only the first `max_tokens` tokens of a text are read.
 
         Raises:
-            ScorerError: the model's answer to a text is not finite.
+            ScorerError: the model's output for a text is not finite.
         """
         tokens, truncated = _tokenise(self._tokenizer, texts, self.max_tokens)
         probabilities = np.empty((len(texts), len(CLASSES)))
@@ -141,7 +139,9 @@ class TransformerScorer:
             probabilities[rows] = softmax(logits[:, self._columns])
         if not np.isfinite(probabilities).all():
             row = int(np.argmin(np.isfinite(probabilities).all(axis=1)))
-            raise ScorerError(f"the model's answer to text {row} of {len(texts)} is not finite; its weights are broken")
+            raise ScorerError(
+                f"the model's output for text {row} of {len(texts)} is not finite; its weights are broken"
+            )
         return Scores(probabilities=probabilities, truncated=truncated)
 
 
@@ -150,32 +150,32 @@ def load_transformer(
 ) -> TransformerScorer:
     """Load a classifier as a scorer.
 
-    A model of the hub is fetched once and then read from the hub's local cache, without the network.
+    A model on the hub is fetched once and then loaded from the hub's local cache without network access.
 
     Args:
-        model: local folder (a relative path starts at the project's root), or `owner/name`, or `owner/name@revision`.
-        runtime: `torch`; or `onnx`, a graph exported once, compared with torch, and kept.
-        graphs: folder of the exported graphs; None: `onnx` beside the cache of the scores.
-        tokens_per_batch: tokens of one batch, unless a single text is longer.
+        model: local folder (relative to the project root), or `owner/name`, or `owner/name@revision`.
+        runtime: `torch`; or `onnx`, a graph that is exported once, compared with torch and stored.
+        graphs: folder of the exported graphs; None for `onnx` in the folder of the score cache.
+        tokens_per_batch: tokens per batch, unless a single text is longer.
 
     Raises:
-        WeightsUnavailableError: there is no such folder, and the hub does not have the model or is out of reach.
-        ScorerError: the model is refused, or cannot be loaded; the message says why.
+        WeightsUnavailableError: there is no such folder, and the hub does not have the model or is unreachable.
+        ScorerError: the model is refused or cannot be loaded; the message states the reason.
     """
     for package in _PACKAGES[runtime]:
-        with _explained(f"the scorer 'transformer' needs the package {package}: pip install 'btc_assets[text]'"):
+        with _wrap_errors(f"the scorer 'transformer' needs the package {package}: pip install 'btc_assets[text]'"):
             installed_version(package)
-    folder = _folder(model)
-    columns = _columns(model, folder)
+    folder = _model_folder(model)
+    columns = _class_columns(model, folder)
     digest = _weights_digest(folder)
-    with _explained(f"{model!r} cannot be loaded"), _without_progress_bars():
-        tokenizer = _tokenizer(folder)
+    with _wrap_errors(f"{model!r} cannot be loaded"), _without_progress_bars():
+        tokenizer = _load_tokenizer(folder)
         if runtime == "onnx":
-            logits, max_tokens = _onnx(folder, tokenizer, digest, graphs or settings().score_cache.parent / "onnx")
+            logits, max_tokens = _load_onnx(folder, tokenizer, digest, graphs or settings().score_cache.parent / "onnx")
         else:
-            network = _network(folder)
+            network = _load_network(folder)
             max_tokens = _max_tokens(network, tokenizer)
-            logits = _torch(network)
+            logits = _torch_logits(network)
     return TransformerScorer(
         tokenizer,
         logits,
@@ -188,14 +188,14 @@ def load_transformer(
 
 
 def batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Part rows into batches of one length, the longest first.
+    """Split rows into batches of equal length, longest first.
 
     Args:
         lengths: tokens of each row.
-        tokens_per_batch: most tokens in a batch; a longer row has a batch of its own.
+        tokens_per_batch: maximum number of tokens per batch; a longer row is a batch by itself.
 
     Yields:
-        Indices of rows; each row comes once.
+        Indices of rows; each row occurs once.
     """
     of_length: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
@@ -207,41 +207,41 @@ def batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]
 
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Turn logits (n, classes) into probabilities, each row adding up to one."""
+    """Convert logits (n, classes) to probabilities; each row adds up to one."""
     odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-# --- where a model is -----------------------------------------------------------------------------
-def _folder(model: str) -> Path:
+# --- locating a model -----------------------------------------------------------------------------
+def _model_folder(model: str) -> Path:
     """Return the folder of a model's files.
 
     Raises:
-        WeightsUnavailableError: there is none, here or on the hub.
-        ScorerError: it lacks something, or has its weights as a pickle only.
+        WeightsUnavailableError: the model is neither here nor on the hub.
+        ScorerError: the folder is incomplete, or its weights are only a pickle.
     """
     try:
         folder = Path(rooted(model, PROJECT_ROOT))
     except ValueError as error:
         raise WeightsUnavailableError(f"BTC_SENTIMENT_MODEL={model!r}: {error}") from error
     if not folder.is_dir():
-        return _from_hub(model)
+        return _fetch_from_hub(model)
     names = [path.name for path in folder.iterdir()]
-    if fault := _fault(names):
+    if fault := _missing_part(names):
         raise ScorerError(f"{model!r} {fault}")
     return folder
 
 
-def _fault(names: Sequence[str]) -> str:
-    """Say why files of these names are not a model that can be read; empty where they are."""
+def _missing_part(names: Sequence[str]) -> str:
+    """Return why files of these names are not a usable model; empty if they are."""
     if _CONFIG not in names:
-        return f"has no {_CONFIG}: it is not the folder of a transformers model"
+        return f"has no {_CONFIG}: it is not a transformers model"
     if not any(name.endswith(".safetensors") for name in names):
         pickles = sorted(name for name in names if name.endswith(_PICKLES))
         if pickles:
             return (
-                f"has its weights only as {', '.join(pickles)}, a format that can run code when it is read; "
-                "name a revision or a folder that has them as safetensors"
+                f"has its weights only as {', '.join(pickles)}, a format that can execute code when loaded; "
+                "use a revision or a folder with safetensors"
             )
         return "has no safetensors"
     if not any(Path(name).match(pattern) for name in names for pattern in _TOKENIZERS):
@@ -249,11 +249,11 @@ def _fault(names: Sequence[str]) -> str:
     return ""
 
 
-def _from_hub(model: str) -> Path:
-    """Return the folder of a model of the hub, from the local cache where it is there, else fetched.
+def _fetch_from_hub(model: str) -> Path:
+    """Return the folder of a model on the hub, from the local cache or else fetched.
 
     Raises:
-        WeightsUnavailableError: the hub does not have it, or is out of reach.
+        WeightsUnavailableError: the hub does not have it or is unreachable.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import httpx
@@ -263,12 +263,12 @@ def _from_hub(model: str) -> Path:
     patterns = list(_FILES)
     with suppress(OSError, ValueError):
         cached = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True))
-        if not _fault([path.name for path in cached.iterdir()]):
+        if not _missing_part([path.name for path in cached.iterdir()]):
             return cached
     advice = "set BTC_SENTIMENT_MODEL to a local folder with its config, tokenizer and safetensors"
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
-        if fault := _fault([file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]):
+        if fault := _missing_part([file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]):
             raise WeightsUnavailableError(f"{repository!r} at {revision!r} on the hub {fault}; or {advice}")
         fetched = snapshot_download(
             repository, revision=revision, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S, max_workers=2
@@ -278,14 +278,14 @@ def _from_hub(model: str) -> Path:
 
         why = proxy_fault("https://huggingface.co") or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(
-            f"there is no folder {PROJECT_ROOT / model}, and the hub does not give {model!r} ({why}); {advice}, "
-            "or reach the hub once"
+            f"there is no folder {PROJECT_ROOT / model}, and {model!r} cannot be fetched from the hub ({why}); "
+            f"{advice}, or make the hub reachable once"
         ) from error
     return Path(fetched)
 
 
 def _weights_digest(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of the files that make the scores."""
+    """Return the SHA-256 of the names and contents of the model's files."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in _FILES for path in folder.glob(pattern)}):
         total.update(path.name.encode() + b"\0" + bytes.fromhex(_file_digest(path)))
@@ -302,12 +302,12 @@ def _version(runtime: Runtime, max_tokens: int) -> str:
     return "+".join([CODE_VERSION, runtime, f"{max_tokens}-tokens", *majors])
 
 
-# --- what its labels mean -------------------------------------------------------------------------
-def _columns(model: str, folder: Path) -> tuple[int, int, int]:
-    """Return the columns of the logits that are negative, neutral and positive, from the model's own config.
+# --- labels ---------------------------------------------------------------------------------------
+def _class_columns(model: str, folder: Path) -> tuple[int, int, int]:
+    """Return the columns of the logits for negative, neutral and positive, from the model's config.
 
     Raises:
-        ScorerError: its labels do not say so, contradict each other, or are not probabilities of one class.
+        ScorerError: its labels are unknown or contradictory, or it is not a single-label classifier.
     """
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
@@ -315,22 +315,22 @@ def _columns(model: str, folder: Path) -> tuple[int, int, int]:
         indices = {str(label): int(index) for label, index in (config.get("label2id") or {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ScorerError(f"the labels in the {_CONFIG} of {model!r} cannot be read: {error}") from error
-    named = ", ".join(f"{index}: {label}" for index, label in sorted(labels.items())) or "none"
+    listed = ", ".join(f"{index}: {label}" for index, label in sorted(labels.items())) or "none"
     column = {CLASS_OF_LABEL.get(label.strip().lower()): index for index, label in labels.items()}
     if sorted(labels) != [0, 1, 2] or set(column) != set(CLASSES):
         raise ScorerError(
-            f"the labels of {model!r} ({named}) are not negative, neutral and positive, nor bearish, neutral and "
-            f"bullish; what its scores mean is not known. Correct id2label in its {_CONFIG} or take another model"
+            f"the labels of {model!r} ({listed}) are not negative, neutral and positive, nor bearish, neutral and "
+            f"bullish, so the meaning of its scores is unknown. Correct id2label in its {_CONFIG} or use another model"
         )
     if indices and indices != {label: index for index, label in labels.items()}:
         raise ScorerError(f"id2label and label2id in the {_CONFIG} of {model!r} contradict each other; correct them")
     if config.get("problem_type") not in (None, "single_label_classification"):
-        raise ScorerError(f"{model!r} is made for {config['problem_type']}, not for one class of three")
+        raise ScorerError(f"{model!r} is a model for {config['problem_type']}; expected single-label classification")
     return column["negative"], column["neutral"], column["positive"]
 
 
 # --- reading texts --------------------------------------------------------------------------------
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -341,7 +341,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _tokenise(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int
 ) -> tuple[list[list[int]], npt.NDArray[np.bool_]]:
-    """Return the token ids of the beginning of each text, and whether there was more."""
+    """Return the first token ids of each text, and whether the text was truncated."""
     plain = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # lone surrogates become '?'
     truncated = np.zeros(len(plain), dtype=np.bool_)
     if not plain:
@@ -349,16 +349,16 @@ def _tokenise(
     tokens: list[list[int]] = tokenizer(plain, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
     full = [row for row, ids in enumerate(tokens) if len(ids) >= max_tokens]
     if full:
-        whole = tokenizer([plain[row] for row in full], truncation=False, padding=False, verbose=False)["input_ids"]
-        truncated[full] = [len(ids) > max_tokens for ids in whole]
-    nothing = [tokenizer.pad_token_id or 0]  # of an empty text, where the tokenizer does not mark beginning and end
-    return [ids or nothing for ids in tokens], truncated
+        untruncated = tokenizer([plain[row] for row in full], truncation=False, padding=False, verbose=False)
+        truncated[full] = [len(ids) > max_tokens for ids in untruncated["input_ids"]]
+    placeholder = [tokenizer.pad_token_id or 0]  # for an empty text if the tokenizer adds no start and end tokens
+    return [ids or placeholder for ids in tokens], truncated
 
 
 def _max_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the most tokens the model can take of one text, and the project reads.
+    """Return the maximum number of tokens per text, limited by the model and `MAX_TOKENS`.
 
-    The positions of RoBERTa and its kin start after the padding token's, so two of its 514 are never used.
+    In RoBERTa and related models positions start after the padding token's, so two of its 514 positions are unused.
     """
     import torch
 
@@ -373,11 +373,11 @@ def _max_tokens(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 # --- the runtimes ---------------------------------------------------------------------------------
-def _network(folder: Path) -> PreTrainedModel:
+def _load_network(folder: Path) -> PreTrainedModel:
     """Load a classifier from its safetensors.
 
     Raises:
-        ScorerError: a part of it has no weights, an encoder without a classifier for example.
+        ScorerError: weights are missing, for example in an encoder without a classifier.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -391,65 +391,69 @@ def _network(folder: Path) -> PreTrainedModel:
         output_loading_info=True,
     )
     if missing := sorted(loading["missing_keys"]):
-        raise ScorerError(f"it has no weights for {', '.join(missing[:4])}, so its scores would be chance")
+        raise ScorerError(f"it has no weights for {', '.join(missing[:4])}, so its scores would be random")
     return network.eval()
 
 
-def _torch(network: torch.nn.Module) -> Logits:
+def _torch_logits(network: torch.nn.Module) -> Logits:
     import torch
 
     def logits(tokens: Tokens) -> npt.NDArray[np.float32]:
-        with torch.inference_mode(), _every_core():
+        with torch.inference_mode(), _use_all_cores():
             return network(input_ids=torch.from_numpy(tokens)).logits.numpy()
 
     return logits
 
 
-def _onnx(folder: Path, tokenizer: PreTrainedTokenizerBase, weights_digest: str, graphs: Path) -> tuple[Logits, int]:
-    """Return the model as an ONNX graph, and the most tokens it takes; export it where that is not done yet.
+def _load_onnx(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, weights_digest: str, graphs: Path
+) -> tuple[Logits, int]:
+    """Return the model as an ONNX graph and its maximum number of tokens; export the graph on first use.
 
-    A graph is kept as `<key>.onnx` with `<key>.json`, which holds its SHA-256 and is written last, when the graph
-    has passed the parity gate.
+    A graph is stored as `<key>.onnx` with `<key>.json`, which has its SHA-256 and is written after the graph has passed
+    the parity check.
 
     Raises:
-        ScorerError: the graph does not answer as the model does.
+        ScorerError: the outputs of the graph differ from those of the model.
     """
-    made_by = [f"{package}-{installed_version(package)}" for package in ("torch", "transformers", "onnxruntime")]
-    key = hashlib.sha256("\n".join([CODE_VERSION, weights_digest, *made_by]).encode()).hexdigest()
+    exporters = [f"{package}-{installed_version(package)}" for package in ("torch", "transformers", "onnxruntime")]
+    key = hashlib.sha256("\n".join([CODE_VERSION, weights_digest, *exporters]).encode()).hexdigest()
     graph, record = graphs / f"{key}.onnx", graphs / f"{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(record.read_text(encoding="utf-8"))
-        if known["sha256"] == _file_digest(graph):
-            return _graph(graph), int(known["max_tokens"])
-    network = _network(folder)
+        stored = json.loads(record.read_text(encoding="utf-8"))
+        if stored["sha256"] == _file_digest(graph):
+            return _load_graph(graph), int(stored["max_tokens"])
+    network = _load_network(folder)
     max_tokens = _max_tokens(network, tokenizer)
     graphs.mkdir(parents=True, exist_ok=True)
-    fresh = graphs / f".{uuid.uuid4().hex}"
+    temporary = graphs / f".{uuid.uuid4().hex}"
     try:
-        _export(network, _tokenise(tokenizer, PROBES, max_tokens)[0], fresh)
-        worst = _parity_error(_torch(network), _graph(fresh), _tokenise(tokenizer, PROBES, max_tokens)[0])
-        if not worst <= PARITY_TOLERANCE:
+        _export_graph(network, _tokenise(tokenizer, PROBES, max_tokens)[0], temporary)
+        difference = _parity_error(
+            _torch_logits(network), _load_graph(temporary), _tokenise(tokenizer, PROBES, max_tokens)[0]
+        )
+        if not difference <= PARITY_TOLERANCE:
             raise ScorerError(
-                f"its ONNX graph differs from torch by {worst:.3g} (allowed: {PARITY_TOLERANCE:g}); "
+                f"its ONNX graph differs from torch by {difference:.3g} (allowed: {PARITY_TOLERANCE:g}); "
                 "set BTC_SENTIMENT_RUNTIME to torch"
             )
-        found: Mapping[str, object] = {
-            "sha256": _file_digest(fresh),
+        content: Mapping[str, object] = {
+            "sha256": _file_digest(temporary),
             "max_tokens": max_tokens,
-            "largest_difference": worst,
+            "largest_difference": difference,
             "weights_digest": weights_digest,
-            "made_by": made_by,
+            "made_by": exporters,
         }
-        os.replace(fresh, graph)
-        fresh.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(fresh, record)
+        os.replace(temporary, graph)
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(temporary, record)
     finally:
-        fresh.unlink(missing_ok=True)
-    return _graph(graph), max_tokens
+        temporary.unlink(missing_ok=True)
+    return _load_graph(graph), max_tokens
 
 
-def _export(network: PreTrainedModel, tokens: Sequence[Sequence[int]], path: Path) -> None:
-    """Write a model as an ONNX graph from `input_ids` (n, length) to `logits` (n, labels), both sizes free."""
+def _export_graph(network: PreTrainedModel, tokens: Sequence[Sequence[int]], path: Path) -> None:
+    """Write a model as an ONNX graph from `input_ids` (n, length) to `logits` (n, labels), with dynamic sizes."""
     import torch
 
     class ToLogits(torch.nn.Module):
@@ -462,7 +466,7 @@ def _export(network: PreTrainedModel, tokens: Sequence[Sequence[int]], path: Pat
 
     example = torch.tensor([tokens[2], tokens[2]])
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's, about itself; what it may get wrong, the parity gate finds
+        warnings.simplefilter("ignore")  # the exporter warns about itself; the parity check finds its errors
         torch.onnx.export(
             ToLogits().eval(),
             (example,),
@@ -475,25 +479,25 @@ def _export(network: PreTrainedModel, tokens: Sequence[Sequence[int]], path: Pat
         )
 
 
-def _graph(path: Path) -> Logits:
+def _load_graph(path: Path) -> Logits:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting must not take others' cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not occupy cores
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda tokens: session.run(["logits"], {"input_ids": tokens})[0]
 
 
-def _parity_error(one: Logits, other: Logits, tokens: Sequence[Sequence[int]]) -> float:
-    """Return the largest difference of a probability, each text alone and twice in a batch; NaN counts as infinite."""
-    worst = 0.0
+def _parity_error(left: Logits, right: Logits, tokens: Sequence[Sequence[int]]) -> float:
+    """Return the maximum difference of a probability, for each text alone and twice in a batch; infinite for NaN."""
+    largest = 0.0
     for ids in tokens:
         for count in (1, 2):
             batch = np.array([ids] * count, dtype=np.int64)
-            difference = np.abs(softmax(one(batch)) - softmax(other(batch)))
-            worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
-    return worst
+            difference = np.abs(softmax(left(batch)) - softmax(right(batch)))
+            largest = max(largest, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+    return largest
 
 
 def _cores() -> int:
@@ -501,41 +505,41 @@ def _cores() -> int:
 
 
 @contextmanager
-def _every_core() -> Iterator[None]:
-    """Let torch use every core, whatever the rest of the process has told it."""
+def _use_all_cores() -> Iterator[None]:
+    """Let torch use all cores in the block and restore the previous number of threads."""
     import torch
 
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(_cores())
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn whatever a library raises into a sentence.
+def _wrap_errors(message: str) -> Iterator[None]:
+    """Convert any exception of a library to a ScorerError with a readable message.
 
     Raises:
-        ScorerError: in its place.
+        ScorerError: a library failed.
     """
     try:
         yield
     except WeightsUnavailableError:
         raise
     except Exception as error:
-        raise ScorerError(f"{what}: {error}") from error
+        raise ScorerError(f"{message}: {error}") from error

@@ -1,4 +1,4 @@
-"""Tiny classifiers as real checkpoints: made here in a second, saved as safetensors, read like any other."""
+"""Tiny classifiers as real checkpoints, fitted within a second and saved as safetensors."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-SAID = {
+TRAINING_TEXTS = {
     "negative": ["exchange hacked and coins stolen", "bitcoin crashes as miners dump", "fraud charges sink the token"],
     "neutral": ["the committee meets on tuesday", "bitcoin trades sideways", "the report lists three wallets"],
     "positive": ["bitcoin soars to a record", "inflows surge and shares rally", "upgrade approved and adoption grows"],
 }
-"""What the tiny models know: texts of each class."""
+"""Training texts of the tiny models, by class."""
 CRYPTOBERT_LABELS = {"negative": "Bearish", "neutral": "Neutral", "positive": "Bullish"}
 """Labels of ElKulako/cryptobert, in the order of its outputs."""
 FINBERT_LABELS = {"positive": "positive", "negative": "negative", "neutral": "neutral"}
 """Labels of ProsusAI/finbert, in the order of its outputs."""
-LONGEST = 64
-"""Tokens that the tiny models can take."""
+MAX_TOKENS = 64
+"""Maximum number of tokens of the tiny models."""
 
-Altered = Callable[..., str]
+AlteredModel = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inner.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     inner.train_from_iterator(
-        _said(),
+        _training_texts(),
         trainers.BpeTrainer(
             vocab_size=400,
             special_tokens=special,
@@ -61,14 +61,14 @@ def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sep_token="</s>",
     )
     config = RobertaConfig(
-        **_shape(len(tokenizer), CRYPTOBERT_LABELS),
-        max_position_embeddings=LONGEST + 2,
+        **_config(len(tokenizer), CRYPTOBERT_LABELS),
+        max_position_embeddings=MAX_TOKENS + 2,
         type_vocab_size=1,
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,
     )
-    return _fitted(
+    return _fit_and_save(
         tmp_path_factory.mktemp("roberta"), tokenizer, config, RobertaForSequenceClassification, CRYPTOBERT_LABELS
     )
 
@@ -81,7 +81,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    pieces = [*special, *sorted({word for text in _said() for word in text.split()} - set(letters)), *letters]
+    pieces = [*special, *sorted({word for text in _training_texts() for word in text.split()} - set(letters)), *letters]
     pieces += [f"##{letter}" for letter in letters]
     inner = Tokenizer(models.WordPiece({piece: row for row, piece in enumerate(pieces)}, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -95,13 +95,15 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
-    config = BertConfig(**_shape(len(tokenizer), FINBERT_LABELS), max_position_embeddings=LONGEST)
-    return _fitted(tmp_path_factory.mktemp("bert"), tokenizer, config, BertForSequenceClassification, FINBERT_LABELS)
+    config = BertConfig(**_config(len(tokenizer), FINBERT_LABELS), max_position_embeddings=MAX_TOKENS)
+    return _fit_and_save(
+        tmp_path_factory.mktemp("bert"), tokenizer, config, BertForSequenceClassification, FINBERT_LABELS
+    )
 
 
 @pytest.fixture
-def altered(roberta_folder: Path, tmp_path: Path) -> Altered:
-    """Return a function that copies the RoBERTa, changes its config, and returns the folder as a setting would."""
+def altered(roberta_folder: Path, tmp_path: Path) -> AlteredModel:
+    """Return a function that copies the RoBERTa, changes its config and returns the folder as text."""
 
     def copy(name: str = "altered", **changes: Any) -> str:
         folder = tmp_path / name
@@ -115,11 +117,11 @@ def altered(roberta_folder: Path, tmp_path: Path) -> Altered:
     return copy
 
 
-def _said() -> list[str]:
-    return [text for texts in SAID.values() for text in texts]
+def _training_texts() -> list[str]:
+    return [text for texts in TRAINING_TEXTS.values() for text in texts]
 
 
-def _shape(vocabulary: int, labels: Mapping[str, str]) -> dict[str, Any]:
+def _config(vocabulary: int, labels: Mapping[str, str]) -> dict[str, Any]:
     names = list(labels.values())
     return {
         "vocab_size": vocabulary,
@@ -135,26 +137,26 @@ def _shape(vocabulary: int, labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _fitted(
+def _fit_and_save(
     folder: Path, tokenizer: Any, config: PretrainedConfig, model: type[torch.nn.Module], labels: Mapping[str, str]
 ) -> Path:
-    """Fit the last layer of a random model so that it knows `SAID` by heart, and save it all."""
+    """Fit the last layer of a random model to `TRAINING_TEXTS` and save the model."""
     import torch
     from transformers.utils import logging
 
     torch.manual_seed(7)
     network: Any = model(config).eval()
     last = getattr(network.classifier, "out_proj", network.classifier)
-    seen: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    features: list[torch.Tensor] = []
+    hook = last.register_forward_hook(lambda layer, inputs, output: features.append(inputs[0]))
     order = list(labels)
     with torch.no_grad():
-        for text in _said():
+        for text in _training_texts():
             network(input_ids=tokenizer(text, return_tensors="pt")["input_ids"])
         hook.remove()
-        wanted = torch.tensor([[4.0 * (text in SAID[kind]) for kind in order] for text in _said()])
-        known = torch.cat(seen)
-        last.weight.copy_((known.T @ torch.linalg.solve(known @ known.T + torch.eye(len(known)), wanted)).T)
+        target = torch.tensor([[4.0 * (text in TRAINING_TEXTS[kind]) for kind in order] for text in _training_texts()])
+        x = torch.cat(features)
+        last.weight.copy_((x.T @ torch.linalg.solve(x @ x.T + torch.eye(len(x)), target)).T)
         last.bias.zero_()
     logging.disable_progress_bar()
     network.save_pretrained(folder)

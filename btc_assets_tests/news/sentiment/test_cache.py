@@ -1,4 +1,4 @@
-"""The score cache: a text is scored once, bit for bit, whatever happens to the process or the file."""
+"""The score cache: each text is scored once with exact results, also after kills and file damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from btc_assets.news.sentiment.cache import CachedScorer, CacheWarning
 from btc_assets.news.sentiment.protocol import ScorerError, Scores
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import WATCHDOG_S
-from btc_assets_tests.news.sentiment.builders import KnownScorer
+from btc_assets_tests.news.sentiment.builders import FakeScorer
 
 TEXTS = [f"text {n}" for n in range(40)]
 
@@ -30,17 +30,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "sentiment.scores"
 
 
-def remembered(path: Path, texts: list[str] = TEXTS) -> set[str]:
-    """Return the texts the file holds scores of."""
-    scorer = KnownScorer()
+def cached_texts(path: Path, texts: list[str] = TEXTS) -> set[str]:
+    """Return the texts whose scores are in the file."""
+    scorer = FakeScorer()
     CachedScorer(scorer, path).score(texts)
-    return set(texts) - set(scorer.asked)
+    return set(texts) - set(scorer.scored_texts)
 
 
-def in_process(script: str, path: Path) -> subprocess.Popen[bytes]:
+def start_process(script: str, path: Path) -> subprocess.Popen[bytes]:
     head = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom btc_assets.news.sentiment import cache\n"
-        "from btc_assets_tests.news.sentiment.builders import KnownScorer, some_shares\n"
+        "from btc_assets_tests.news.sentiment.builders import FakeScorer, fake_shares\n"
         f"path = Path({str(path)!r})\ntexts = [f'text {{n}}' for n in range(40)]\n"
     )
     return subprocess.Popen(
@@ -48,26 +48,26 @@ def in_process(script: str, path: Path) -> subprocess.Popen[bytes]:
     )
 
 
-# --- what it is for ----------------------------------------------------------------------------------
+# --- caching -----------------------------------------------------------------------------------------
 def test_a_text_is_scored_once(path: Path) -> None:
-    scorer = KnownScorer()
+    scorer = FakeScorer()
     one = CachedScorer(scorer, path).score([*TEXTS, *TEXTS])
     other = CachedScorer(scorer, path).score(list(reversed(TEXTS)))
-    assert sorted(scorer.asked) == sorted(TEXTS)
+    assert sorted(scorer.scored_texts) == sorted(TEXTS)
     assert one.probabilities[:40].tobytes() == one.probabilities[40:].tobytes() == other.probabilities[::-1].tobytes()
 
 
 @pytest.mark.parametrize("change", [{"name": "another"}, {"version": "2"}, {"weights": "v"}])
-def test_another_scorer_version_or_weights_scores_anew(path: Path, change: dict[str, str]) -> None:
-    CachedScorer(KnownScorer(), path).score(TEXTS)
-    changed = KnownScorer(**change)
+def test_another_scorer_version_or_weights_scores_again(path: Path, change: dict[str, str]) -> None:
+    CachedScorer(FakeScorer(), path).score(TEXTS)
+    changed = FakeScorer(**change)
     CachedScorer(changed, path).score(TEXTS)
-    assert len(changed.asked) == len(TEXTS)
-    assert remembered(path) == set(TEXTS), "and the earlier scores stay"
+    assert len(changed.scored_texts) == len(TEXTS)
+    assert cached_texts(path) == set(TEXTS), "the earlier scores are kept"
 
 
-def test_it_passes_for_the_scorer_it_wraps(path: Path) -> None:
-    scorer = KnownScorer()
+def test_a_cached_scorer_has_the_identity_of_the_wrapped_scorer(path: Path) -> None:
+    scorer = FakeScorer()
     wrapped = CachedScorer(scorer, path)
     assert (wrapped.name, wrapped.version, wrapped.weights_digest) == ("known", "1", scorer.weights_digest)
 
@@ -83,62 +83,60 @@ def shared_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), st.tuples(SHARES, st.booleans()), max_size=8))
-def test_what_comes_back_is_what_went_in_to_the_last_bit(
-    shared_path: Path, rows: dict[str, tuple[tuple[float, float, float], bool]]
-) -> None:
+def test_cached_scores_are_exact(shared_path: Path, rows: dict[str, tuple[tuple[float, float, float], bool]]) -> None:
     version = str(next(VERSIONS))
 
-    class Given(KnownScorer):
+    class Given(FakeScorer):
         def score(self, texts: list[str]) -> Scores:  # type: ignore[override]
             p = np.array([rows[text][0] for text in texts]).reshape(-1, 3)
             return Scores(p, np.array([rows[text][1] for text in texts], dtype=bool))
 
     first = CachedScorer(Given(version=version), shared_path).score(list(rows))
-    again = CachedScorer(KnownScorer(version=version, fails=True), shared_path).score(list(rows))
+    again = CachedScorer(FakeScorer(version=version, fails=True), shared_path).score(list(rows))
     expected = Given().score(list(rows))
     for scores in (first, again):
         assert scores.probabilities.tobytes() == expected.probabilities.tobytes()
         assert scores.truncated.tolist() == expected.truncated.tolist()
 
 
-def test_a_minus_before_zero_is_kept(path: Path) -> None:
-    scorer = KnownScorer(shares=lambda _: (-0.0, 5e-324, 1.0))
+def test_negative_zero_and_subnormal_numbers_are_exact(path: Path) -> None:
+    scorer = FakeScorer(shares=lambda _: (-0.0, 5e-324, 1.0))
     CachedScorer(scorer, path).score(["a"])
-    back = CachedScorer(KnownScorer(fails=True), path).score(["a"]).probabilities
+    back = CachedScorer(FakeScorer(fails=True), path).score(["a"]).probabilities
     assert back.tobytes() == np.array([[-0.0, 5e-324, 1.0]]).tobytes()
 
 
 @pytest.mark.parametrize(
     "shares", [(0.0, 0.0, 0.0), (0.5, 0.6, 0.2), (float("nan"), 0.5, 0.5), (-0.1, 0.6, 0.5), (1.0, 0.0)]
 )
-def test_an_answer_that_is_no_probabilities_is_refused_and_never_kept(path: Path, shares: tuple[float, ...]) -> None:
-    class Broken(KnownScorer):
+def test_invalid_probabilities_are_refused_and_not_stored(path: Path, shares: tuple[float, ...]) -> None:
+    class Broken(FakeScorer):
         def score(self, texts: list[str]) -> Scores:  # type: ignore[override]
             return Scores(np.array([shares] * len(texts)), np.zeros(len(texts), dtype=bool))
 
-    with pytest.raises(ScorerError, match="'known' was given 40 texts"):
+    with pytest.raises(ScorerError, match="'known' got 40 texts"):
         CachedScorer(Broken(), path).score(TEXTS)
-    assert remembered(path) == set()
+    assert cached_texts(path) == set()
 
 
 def test_a_scorer_that_fails_fails_through_the_cache(path: Path) -> None:
     with pytest.raises(ScorerError, match="out of order"):
-        CachedScorer(KnownScorer(fails=True), path).score(TEXTS)
+        CachedScorer(FakeScorer(fails=True), path).score(TEXTS)
 
 
 # --- processes ---------------------------------------------------------------------------------------
-def test_processes_share_a_file_from_its_first_moment(path: Path) -> None:
+def test_processes_share_a_new_file(path: Path) -> None:
     script = (
         "cache.BATCH = 3\nshare = int(sys.argv[1]) if len(sys.argv) > 1 else 0\n"
         "for _ in range(3):\n"
-        "    told = cache.CachedScorer(KnownScorer(), path).score(texts).probabilities.tolist()\n"
-        "    assert told == [list(some_shares(text)) for text in texts]\n"
+        "    scores = cache.CachedScorer(FakeScorer(), path).score(texts).probabilities.tolist()\n"
+        "    assert scores == [list(fake_shares(text)) for text in texts]\n"
     )
-    running = [in_process(script, path) for _ in range(4)]
-    for process in running:
-        _, said = process.communicate(timeout=WATCHDOG_S)
-        assert process.returncode == 0, said.decode()
-    assert remembered(path) == set(TEXTS)
+    processes = [start_process(script, path) for _ in range(4)]
+    for process in processes:
+        _, errors = process.communicate(timeout=WATCHDOG_S)
+        assert process.returncode == 0, errors.decode()
+    assert cached_texts(path) == set(TEXTS)
 
 
 def test_a_process_killed_while_scoring_keeps_the_batches_before(path: Path) -> None:
@@ -146,98 +144,96 @@ def test_a_process_killed_while_scoring_keeps_the_batches_before(path: Path) -> 
         "cache.BATCH = 10\n"
         "def shares(text):\n"
         "    if text == 'text 25': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return some_shares(text)\n"
-        "cache.CachedScorer(KnownScorer(shares=shares), path).score(texts)\n"
+        "    return fake_shares(text)\n"
+        "cache.CachedScorer(FakeScorer(shares=shares), path).score(texts)\n"
     )
-    assert in_process(script, path).wait(timeout=WATCHDOG_S) == -9
-    assert remembered(path) == set(TEXTS[:20])
+    assert start_process(script, path).wait(timeout=WATCHDOG_S) == -9
+    assert cached_texts(path) == set(TEXTS[:20])
 
 
 @pytest.mark.parametrize("written", [1, 60, 61, 100])
-def test_a_batch_torn_by_a_kill_costs_only_itself(path: Path, written: int) -> None:
-    CachedScorer(KnownScorer(), path).score(TEXTS)
+def test_a_torn_batch_loses_only_its_own_rows(path: Path, written: int) -> None:
+    CachedScorer(FakeScorer(), path).score(TEXTS)
     content = path.read_bytes()
     path.write_bytes(content[: 30 * len(content) // len(TEXTS) + written])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert remembered(path) == set(TEXTS[: 30 + written // 61])
-        assert remembered(path) == set(TEXTS), "and what is written behind a torn row is found"
+        assert cached_texts(path) == set(TEXTS[: 30 + written // 61])
+        assert cached_texts(path) == set(TEXTS), "rows after a torn row are found"
 
 
-def test_of_two_that_score_the_same_text_at_once_the_first_counts(path: Path) -> None:
-    late = CachedScorer(KnownScorer(shares=lambda _: (0.2, 0.3, 0.5)), path)
-    early = CachedScorer(KnownScorer(shares=lambda _: (0.1, 0.8, 0.1)), path)
+def test_the_first_row_of_a_text_counts(path: Path) -> None:
+    late = CachedScorer(FakeScorer(shares=lambda _: (0.2, 0.3, 0.5)), path)
+    early = CachedScorer(FakeScorer(shares=lambda _: (0.1, 0.8, 0.1)), path)
 
-    class Overtaken(KnownScorer):
+    class Overtaken(FakeScorer):
         def score(self, texts: list[str]) -> Scores:  # type: ignore[override]
             early.score(texts)
             return late.scorer.score(texts)
 
-    told = CachedScorer(Overtaken(), path).score(["a"]).probabilities
-    assert told.tolist() == [[0.1, 0.8, 0.1]]
+    scores = CachedScorer(Overtaken(), path).score(["a"]).probabilities
+    assert scores.tolist() == [[0.1, 0.8, 0.1]]
 
 
 # --- damage ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("rubbish", [b"this is no cache" * 1_000, b"x", b"\0" * 10_000])
-def test_a_file_of_something_else_is_no_obstacle(path: Path, rubbish: bytes) -> None:
+@pytest.mark.parametrize("content", [b"this is no cache" * 1_000, b"x", b"\0" * 10_000])
+def test_a_file_of_another_format_is_ignored(path: Path, content: bytes) -> None:
     path.parent.mkdir()
-    path.write_bytes(rubbish)
-    assert remembered(path) == set()
-    assert remembered(path) == set(TEXTS)
+    path.write_bytes(content)
+    assert cached_texts(path) == set()
+    assert cached_texts(path) == set(TEXTS)
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_file_damaged_in_its_middle_gives_the_right_scores_all_the_same(path: Path, damage: str) -> None:
+def test_a_damaged_file_gives_correct_scores(path: Path, damage: str) -> None:
     texts = [f"text {n}" for n in range(5_000)]
-    CachedScorer(KnownScorer(), path).score(texts)
+    CachedScorer(FakeScorer(), path).score(texts)
     content = path.read_bytes()
     assert len(content) > 200_000
     middle = len(content) // 2
     path.write_bytes(
         content[:middle] if damage == "cut" else content[:middle] + b"\xff" * 20_000 + content[middle + 20_000 :]
     )
-    scorer = KnownScorer()
+    scorer = FakeScorer()
     scores = CachedScorer(scorer, path).score(texts)
-    assert scores.probabilities.tobytes() == KnownScorer().score(texts).probabilities.tobytes()
-    assert 0 < len(scorer.asked) < 2_600
-    assert remembered(path, texts) == set(texts)
+    assert scores.probabilities.tobytes() == FakeScorer().score(texts).probabilities.tobytes()
+    assert 0 < len(scorer.scored_texts) < 2_600
+    assert cached_texts(path, texts) == set(texts)
 
 
-def test_a_row_whose_bytes_changed_is_scored_again(path: Path) -> None:
-    CachedScorer(KnownScorer(), path).score(TEXTS)
+def test_a_changed_row_is_scored_again(path: Path) -> None:
+    CachedScorer(FakeScorer(), path).score(TEXTS)
     content = bytearray(path.read_bytes())
     content[40] ^= 1
     path.write_bytes(content)
-    scorer = KnownScorer()
+    scorer = FakeScorer()
     scores = CachedScorer(scorer, path).score(TEXTS)
-    assert scorer.asked == TEXTS[:1]
-    assert scores.probabilities.tobytes() == KnownScorer().score(TEXTS).probabilities.tobytes()
-    assert remembered(path) == set(TEXTS)
+    assert scorer.scored_texts == TEXTS[:1]
+    assert scores.probabilities.tobytes() == FakeScorer().score(TEXTS).probabilities.tobytes()
+    assert cached_texts(path) == set(TEXTS)
 
 
-def test_where_no_file_can_be_kept_texts_are_scored_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_usable_file_texts_are_scored_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.warns(CacheWarning, match="cannot be used"):
-        told = CachedScorer(KnownScorer(), tmp_path / "cache" / "scores.db").score(TEXTS)
-    assert told.probabilities.tobytes() == KnownScorer().score(TEXTS).probabilities.tobytes()
+        scores = CachedScorer(FakeScorer(), tmp_path / "cache" / "scores.db").score(TEXTS)
+    assert scores.probabilities.tobytes() == FakeScorer().score(TEXTS).probabilities.tobytes()
 
 
-def test_a_file_that_another_keeps_locked_does_not_stop_the_scoring(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    CachedScorer(KnownScorer(), path).score(TEXTS[:1])
+def test_a_locked_file_does_not_stop_scoring(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CachedScorer(FakeScorer(), path).score(TEXTS[:1])
     monkeypatch.setattr(cache, "BUSY_S", 0.05)
     with path.open("ab") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.warns(CacheWarning, match="cannot be used"):
-            scores = CachedScorer(KnownScorer(), path).score(TEXTS)
-    assert scores.probabilities.tobytes() == KnownScorer().score(TEXTS).probabilities.tobytes()
-    assert remembered(path) == set(TEXTS[:1])
+            scores = CachedScorer(FakeScorer(), path).score(TEXTS)
+    assert scores.probabilities.tobytes() == FakeScorer().score(TEXTS).probabilities.tobytes()
+    assert cached_texts(path) == set(TEXTS[:1])
 
 
-def test_of_many_threads_each_gets_every_score(path: Path) -> None:
-    expected = KnownScorer().score(TEXTS).probabilities.tobytes()
+def test_threads_share_a_file(path: Path) -> None:
+    expected = FakeScorer().score(TEXTS).probabilities.tobytes()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: CachedScorer(KnownScorer(), path).score(TEXTS), range(8)))
+        answers = list(pool.map(lambda _: CachedScorer(FakeScorer(), path).score(TEXTS), range(8)))
     assert {scores.probabilities.tobytes() for scores in answers} == {expected}
-    assert remembered(path) == set(TEXTS)
+    assert cached_texts(path) == set(TEXTS)

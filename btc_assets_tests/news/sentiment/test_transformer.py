@@ -1,4 +1,4 @@
-"""Hugging Face classifiers: what their labels mean, what is refused, and that a score is a text's own."""
+"""Hugging Face classifiers: labels, refusals, and scores that do not depend on other texts."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from btc_assets.news.sentiment.transformer import (
     load_transformer,
     softmax,
 )
-from btc_assets_tests.news.sentiment.conftest import LONGEST, SAID, Altered
+from btc_assets_tests.news.sentiment.conftest import MAX_TOKENS, TRAINING_TEXTS, AlteredModel
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 FOLDERS = ("roberta_folder", "bert_folder")
-APART: dict[Runtime, float] = {"torch": 5e-6, "onnx": 1e-7}
-"""How far a probability may move with the texts beside it: torch's float32 sums depend on the number of rows."""
-TEXTS = [text for texts in SAID.values() for text in texts]
+TOLERANCE: dict[Runtime, float] = {"torch": 5e-6, "onnx": 1e-7}
+"""Allowed difference of a probability between batches: torch's float32 sums depend on the number of rows."""
+TEXTS = [text for texts in TRAINING_TEXTS.values() for text in texts]
 ODD_TEXTS = [
     "",
     " ",
     "word " * 10_000,
     "a" * 10_000,
     "🚀🚀🚀 do the 买 не",
-    "\ud800 alone",
+    "\ud800 separate",
     "nul \0 byte",
     "<pad></s>[SEP][PAD] <mask>",
 ]
@@ -48,7 +48,7 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the exported graphs of this session."""
+    """Return the session's folder of exported graphs."""
     return tmp_path_factory.mktemp("graphs")
 
 
@@ -62,15 +62,15 @@ def scorers(request: pytest.FixtureRequest, graphs: Path) -> dict[tuple[str, Run
     }
 
 
-# --- what a score is --------------------------------------------------------------------------------
+# --- scores -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_labels_become_the_classes_they_mean(
+def test_labels_are_mapped_to_classes(
     folder: str, runtime: Runtime, scorers: dict[tuple[str, Runtime], TransformerScorer]
 ) -> None:
     scores = scorers[folder, runtime].score(TEXTS)
-    wanted = [CLASSES.index(kind) for kind, texts in SAID.items() for _ in texts]
-    assert scores.probabilities.argmax(axis=1).tolist() == wanted
+    expected = [CLASSES.index(kind) for kind, texts in TRAINING_TEXTS.items() for _ in texts]
+    assert scores.probabilities.argmax(axis=1).tolist() == expected
     assert (scores.probabilities.max(axis=1) > 0.8).all()
     assert not scores.truncated.any()
 
@@ -87,7 +87,9 @@ def test_any_text_has_probabilities_that_add_up_to_one(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_no_texts_have_no_scores(runtime: Runtime, scorers: dict[tuple[str, Runtime], TransformerScorer]) -> None:
+def test_without_texts_there_are_no_scores(
+    runtime: Runtime, scorers: dict[tuple[str, Runtime], TransformerScorer]
+) -> None:
     scores = scorers["roberta_folder", runtime].score([])
     assert scores.probabilities.shape == (0, 3)
     assert scores.truncated.shape == (0,)
@@ -100,7 +102,7 @@ def test_no_texts_have_no_scores(runtime: Runtime, scorers: dict[tuple[str, Runt
     texts=st.lists(st.one_of(st.sampled_from([*TEXTS, *ODD_TEXTS]), st.text(max_size=60)), min_size=1, max_size=12),
     budget=st.integers(1, 600),
 )
-def test_a_score_does_not_depend_on_the_texts_beside_it(
+def test_a_score_does_not_depend_on_the_other_texts(
     folder: str,
     runtime: Runtime,
     texts: list[str],
@@ -108,7 +110,7 @@ def test_a_score_does_not_depend_on_the_texts_beside_it(
     scorers: dict[tuple[str, Runtime], TransformerScorer],
 ) -> None:
     scorer = scorers[folder, runtime]
-    alone = np.concatenate([scorer.score([text]).probabilities for text in texts])
+    separate = np.concatenate([scorer.score([text]).probabilities for text in texts])
     together = TransformerScorer(
         scorer._tokenizer,
         scorer._logits,
@@ -118,58 +120,56 @@ def test_a_score_does_not_depend_on_the_texts_beside_it(
         weights_digest="",
         tokens_per_batch=budget,
     ).score(texts)
-    np.testing.assert_allclose(together.probabilities, alone, rtol=0, atol=APART[runtime])
+    np.testing.assert_allclose(together.probabilities, separate, rtol=0, atol=TOLERANCE[runtime])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_onnx_answers_as_torch(folder: str, scorers: dict[tuple[str, Runtime], TransformerScorer]) -> None:
+def test_onnx_matches_torch(folder: str, scorers: dict[tuple[str, Runtime], TransformerScorer]) -> None:
     texts = [*TEXTS, *PROBES]
     exact, onnx = (scorers[folder, runtime].score(texts).probabilities for runtime in RUNTIMES)
     assert np.abs(onnx - exact).max() < 1e-5
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_scores_are_those_of_the_pipeline_of_transformers(
+def test_scores_match_the_pipeline_of_transformers(
     folder: str, request: pytest.FixtureRequest, scorers: dict[tuple[str, Runtime], TransformerScorer]
 ) -> None:
     from transformers import pipeline
 
     path = str(request.getfixturevalue(folder))
-    naive = pipeline("text-classification", model=path, tokenizer=path, top_k=None)
-    meaning = transformer.CLASS_OF_LABEL
-    for text, ours in zip(TEXTS, scorers[folder, "torch"].score(TEXTS).probabilities, strict=True):
-        (answer,) = naive([text])
-        theirs = {meaning[row["label"].lower()]: row["score"] for row in answer}
-        np.testing.assert_allclose(ours, [theirs[kind] for kind in CLASSES], atol=1e-6)
+    reference = pipeline("text-classification", model=path, tokenizer=path, top_k=None)
+    class_of_label = transformer.CLASS_OF_LABEL
+    for text, actual in zip(TEXTS, scorers[folder, "torch"].score(TEXTS).probabilities, strict=True):
+        (answer,) = reference([text])
+        expected = {class_of_label[row["label"].lower()]: row["score"] for row in answer}
+        np.testing.assert_allclose(actual, [expected[kind] for kind in CLASSES], atol=1e-6)
 
 
 # --- long texts ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_only_the_beginning_of_a_long_text_is_read_and_that_is_said(
+def test_a_long_text_is_truncated(
     folder: str, runtime: Runtime, scorers: dict[tuple[str, Runtime], TransformerScorer]
 ) -> None:
     scorer = scorers[folder, runtime]
-    assert scorer.max_tokens == LONGEST
-    fitting = " ".join(["a"] * (LONGEST - 2))
+    assert scorer.max_tokens == MAX_TOKENS
+    fitting = " ".join(["a"] * (MAX_TOKENS - 2))
     scores = scorer.score([fitting, fitting + " a", fitting + " bitcoin crashes" * 5_000])
     assert scores.truncated.tolist() == [False, True, True]
     np.testing.assert_allclose(scores.probabilities[1:], scores.probabilities[[0, 0]], atol=1e-6)
 
 
-def test_what_is_left_out_is_the_end_whatever_the_tokenizer_says(altered: Altered) -> None:
+def test_a_text_is_truncated_at_its_end(altered: AlteredModel) -> None:
     folder = altered()
     path = Path(folder) / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation_side": "left"}))
     scorer = load_transformer(folder, "torch")
-    start = "fraud charges sink the token" + " a" * LONGEST
-    one, other = scorer.score([start + " bitcoin soars to a record", start + " upgrade approved"]).probabilities
-    np.testing.assert_allclose(one, other, atol=1e-6)
+    start = "fraud charges sink the token" + " a" * MAX_TOKENS
+    first, second = scorer.score([start + " bitcoin soars to a record", start + " upgrade approved"]).probabilities
+    np.testing.assert_allclose(first, second, atol=1e-6)
 
 
-def test_a_model_is_never_given_more_than_the_project_reads(
-    monkeypatch: pytest.MonkeyPatch, roberta_folder: Path
-) -> None:
+def test_the_project_limits_the_number_of_tokens(monkeypatch: pytest.MonkeyPatch, roberta_folder: Path) -> None:
     monkeypatch.setattr(transformer, "MAX_TOKENS", 16)
     assert load_transformer(str(roberta_folder), "torch").max_tokens == 16
 
@@ -177,10 +177,10 @@ def test_a_model_is_never_given_more_than_the_project_reads(
 # --- batches ------------------------------------------------------------------------------------------
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.integers(0, 600), max_size=200), st.integers(1, 2_000))
-def test_every_row_is_in_one_batch_of_its_own_length_and_no_batch_is_too_large(lengths: list[int], budget: int) -> None:
-    found = list(batches(lengths, budget))
-    assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
-    for rows in found:
+def test_batches_have_equal_lengths_and_a_maximum_size(lengths: list[int], budget: int) -> None:
+    batched = list(batches(lengths, budget))
+    assert sorted(row for rows in batched for row in rows) == list(range(len(lengths)))
+    for rows in batched:
         assert len({lengths[row] for row in rows}) == 1
         assert len(rows) == 1 or len(rows) * lengths[rows[0]] <= budget
 
@@ -189,23 +189,23 @@ def test_every_row_is_in_one_batch_of_its_own_length_and_no_batch_is_too_large(l
 @given(st.lists(st.tuples(*[st.floats(-1e4, 1e4, width=32)] * 3), min_size=1))
 def test_softmax_adds_up_to_one_and_keeps_the_order(rows: list[tuple[float, float, float]]) -> None:
     logits = np.array(rows, dtype=np.float32)
-    found = softmax(logits)
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-12)
-    assert (np.take_along_axis(found, logits.argmax(axis=1)[:, None], axis=1)[:, 0] == found.max(axis=1)).all()
+    p = softmax(logits)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-12)
+    assert (np.take_along_axis(p, logits.argmax(axis=1)[:, None], axis=1)[:, 0] == p.max(axis=1)).all()
 
 
-# --- what the same scores come from ---------------------------------------------------------------------
-def test_the_version_tells_runtime_length_and_libraries(
-    scorers: dict[tuple[str, Runtime], TransformerScorer], altered: Altered
+# --- version and digest ---------------------------------------------------------------------------------
+def test_the_version_contains_runtime_length_and_libraries(
+    scorers: dict[tuple[str, Runtime], TransformerScorer], altered: AlteredModel
 ) -> None:
     versions = {runtime: scorers["roberta_folder", runtime].version for runtime in RUNTIMES}
     assert len(set(versions.values())) == len(RUNTIMES)
     for runtime, version in versions.items():
-        assert version.startswith(f"{transformer.CODE_VERSION}+{runtime}+{LONGEST}-tokens+torch-2+transformers-5")
+        assert version.startswith(f"{transformer.CODE_VERSION}+{runtime}+{MAX_TOKENS}-tokens+torch-2+transformers-5")
 
 
-def test_the_digest_is_of_the_contents_and_not_of_the_place(
-    roberta_folder: Path, altered: Altered, tmp_path: Path
+def test_the_digest_depends_on_the_contents_and_not_on_the_path(
+    roberta_folder: Path, altered: AlteredModel, tmp_path: Path
 ) -> None:
     first = load_transformer(str(roberta_folder), "torch").weights_digest
     copy = Path(altered("elsewhere"))
@@ -224,7 +224,7 @@ def test_the_digest_is_of_the_contents_and_not_of_the_place(
 
 # --- refusals -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("labels", "named"),
+    ("labels", "listed"),
     [
         ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, "0: LABEL_0, 1: LABEL_1, 2: LABEL_2"),
         ({"0": "negative", "1": "positive"}, "0: negative, 1: positive"),
@@ -234,22 +234,20 @@ def test_the_digest_is_of_the_contents_and_not_of_the_place(
         (None, "none"),
     ],
 )
-def test_labels_that_do_not_name_the_three_classes_are_refused(
-    labels: dict[str, str] | None, named: str, altered: Altered
-) -> None:
-    with pytest.raises(ScorerError, match="what its scores mean is not known") as refusal:
+def test_unknown_labels_are_refused(labels: dict[str, str] | None, listed: str, altered: AlteredModel) -> None:
+    with pytest.raises(ScorerError, match="the meaning of its scores is unknown") as refusal:
         load_transformer(altered(id2label=labels, label2id=None), "torch")
-    assert named in str(refusal.value)
+    assert listed in str(refusal.value)
 
 
-def test_labels_are_read_whatever_their_case(altered: Altered) -> None:
+def test_labels_are_case_insensitive(altered: AlteredModel) -> None:
     labels = {"0": "NEGATIVE", "1": "Neutral ", "2": "positive"}
     scorer = load_transformer(altered(id2label=labels, label2id=None), "torch")
     assert scorer.score(["bitcoin soars to a record"]).probabilities.argmax() == CLASSES.index("positive")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"label2id": {"Bearish": 2, "Neutral": 1, "Bullish": 0}}, "contradict each other"),
         ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
@@ -260,14 +258,12 @@ def test_labels_are_read_whatever_their_case(altered: Altered) -> None:
         ({"vocab_size": 7}, "cannot be loaded"),
     ],
 )
-def test_a_model_that_cannot_be_trusted_or_read_is_refused(
-    changes: dict[str, Any], said: str, altered: Altered
-) -> None:
-    with pytest.raises(ScorerError, match=said):
+def test_an_invalid_model_is_refused(changes: dict[str, Any], message: str, altered: AlteredModel) -> None:
+    with pytest.raises(ScorerError, match=message):
         load_transformer(altered(**changes), "torch")
 
 
-def test_code_that_a_model_brings_along_is_not_run(altered: Altered, tmp_path: Path) -> None:
+def test_code_of_a_model_is_not_run(altered: AlteredModel, tmp_path: Path) -> None:
     folder = Path(altered(auto_map={"AutoModelForSequenceClassification": "own.Own", "AutoConfig": "own.Config"}))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with contextlib.suppress(ScorerError):
@@ -275,33 +271,33 @@ def test_code_that_a_model_brings_along_is_not_run(altered: Altered, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_as_a_pickle_are_refused(altered: Altered) -> None:
+def test_weights_as_a_pickle_are_refused(altered: AlteredModel) -> None:
     folder = Path(altered())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ScorerError, match=r"only as pytorch_model\.bin, a format that can run code"):
+    with pytest.raises(ScorerError, match=r"only as pytorch_model\.bin, a format that can execute code"):
         load_transformer(str(folder), "torch")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("config.json", "no config.json"), ("model.safetensors", "no safetensors"), ("tokenizer.json", "no tokenizer")],
 )
-def test_a_folder_that_lacks_something_says_what(name: str, said: str, altered: Altered) -> None:
+def test_a_missing_file_is_reported(name: str, message: str, altered: AlteredModel) -> None:
     folder = Path(altered())
     (folder / name).unlink()
-    with pytest.raises(ScorerError, match=said):
+    with pytest.raises(ScorerError, match=message):
         load_transformer(str(folder), "torch")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_broken_file_is_a_sentence(name: str, altered: Altered) -> None:
+def test_a_truncated_file_is_reported(name: str, altered: AlteredModel) -> None:
     folder = Path(altered())
     (folder / name).write_bytes((folder / name).read_bytes()[:100])
     with pytest.raises(ScorerError, match="cannot be"):
         load_transformer(str(folder), "torch")
 
 
-def test_an_encoder_without_a_classifier_is_refused(altered: Altered) -> None:
+def test_an_encoder_without_a_classifier_is_refused(altered: AlteredModel) -> None:
     from safetensors.numpy import load_file, save_file
 
     path = Path(altered()) / "model.safetensors"
@@ -311,7 +307,7 @@ def test_an_encoder_without_a_classifier_is_refused(altered: Altered) -> None:
         load_transformer(str(path.parent), "torch")
 
 
-def test_an_answer_that_is_not_finite_is_never_a_score(altered: Altered) -> None:
+def test_an_output_that_is_not_finite_is_refused(altered: AlteredModel) -> None:
     from safetensors.numpy import load_file, save_file
 
     path = Path(altered()) / "model.safetensors"
@@ -323,7 +319,7 @@ def test_an_answer_that_is_not_finite_is_never_a_score(altered: Altered) -> None
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------
-def test_a_graph_is_exported_once_and_then_read(
+def test_a_graph_is_exported_once(
     roberta_folder: Path, graphs: Path, scorers: dict[tuple[str, Runtime], TransformerScorer]
 ) -> None:
     from unittest.mock import patch
@@ -331,15 +327,15 @@ def test_a_graph_is_exported_once_and_then_read(
     assert scorers
     before = sorted(path.name for path in graphs.iterdir())
     assert len(before) == 2 * len(FOLDERS)
-    with patch.object(transformer, "_network", side_effect=AssertionError("torch's weights were read")):
-        again = load_transformer(str(roberta_folder), "onnx", graphs=graphs)
-    assert again.max_tokens == LONGEST
+    with patch.object(transformer, "_load_network", side_effect=AssertionError("torch's weights were read")):
+        reloaded = load_transformer(str(roberta_folder), "onnx", graphs=graphs)
+    assert reloaded.max_tokens == MAX_TOKENS
     known = scorers["roberta_folder", "onnx"].score(TEXTS).probabilities
-    np.testing.assert_array_equal(again.score(TEXTS).probabilities, known)
+    np.testing.assert_array_equal(reloaded.score(TEXTS).probabilities, known)
     assert sorted(path.name for path in graphs.iterdir()) == before
 
 
-def test_a_graph_that_was_altered_is_exported_anew(altered: Altered, tmp_path: Path) -> None:
+def test_a_changed_graph_is_exported_again(altered: AlteredModel, tmp_path: Path) -> None:
     folder, graphs = altered(), tmp_path / "graphs"
     known = load_transformer(folder, "onnx", graphs=graphs).score(TEXTS).probabilities
     (graph,) = graphs.glob("*.onnx")
@@ -347,20 +343,20 @@ def test_a_graph_that_was_altered_is_exported_anew(altered: Altered, tmp_path: P
     np.testing.assert_array_equal(load_transformer(folder, "onnx", graphs=graphs).score(TEXTS).probabilities, known)
 
 
-def test_a_graph_that_answers_otherwise_is_not_used_and_not_kept(
+def test_a_graph_that_differs_from_torch_is_refused_and_not_stored(
     roberta_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported = transformer._export
+    export_graph = transformer._export_graph
 
-    def astray(network: Any, tokens: Any, path: Path) -> None:
+    def export_changed(network: Any, tokens: Any, path: Path) -> None:
         import torch
 
         with torch.no_grad():
             network.classifier.out_proj.bias[0] += 0.1
-            exported(network, tokens, path)
+            export_graph(network, tokens, path)
             network.classifier.out_proj.bias[0] -= 0.1
 
-    monkeypatch.setattr(transformer, "_export", astray)
+    monkeypatch.setattr(transformer, "_export_graph", export_changed)
     with pytest.raises(ScorerError, match="ONNX graph differs from torch by"):
         load_transformer(str(roberta_folder), "onnx", graphs=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -385,14 +381,14 @@ def test_a_model_with_real_weights_runs_end_to_end(shared_data: Path, tmp_path: 
     labelled = pl.read_parquet(shared_data / "text" / "labelled_sentiment.parquet").filter(
         pl.col("dataset") == "twitter_financial_news_sentiment"
     )
-    known, asked = (
+    train, test = (
         pl.concat([rows.sample(count, seed=7) for _, rows in labelled.filter(split=split).group_by("label")])
         for split, count in (("train", 250), ("validation", 60))
     )
-    inputs = tokenizer(known["text"].to_list(), padding=True, return_tensors="pt")
+    inputs = tokenizer(train["text"].to_list(), padding=True, return_tensors="pt")
     with torch.inference_mode():
-        seen = network.bert(**inputs).pooler_output.numpy()
-    fitted = LogisticRegression(C=1, max_iter=500).fit(seen, [CLASSES.index(label) for label in known["label"]])
+        x = network.bert(**inputs).pooler_output.numpy()
+    fitted = LogisticRegression(C=1, max_iter=500).fit(x, [CLASSES.index(label) for label in train["label"]])
     with torch.no_grad():
         network.classifier.weight.copy_(torch.from_numpy(fitted.coef_))
         network.classifier.bias.copy_(torch.from_numpy(fitted.intercept_))
@@ -400,21 +396,21 @@ def test_a_model_with_real_weights_runs_end_to_end(shared_data: Path, tmp_path: 
     tokenizer.save_pretrained(tmp_path)
 
     answers = {
-        runtime: load_transformer(str(tmp_path), runtime, graphs=tmp_path).score(asked["text"].to_list()).probabilities
+        runtime: load_transformer(str(tmp_path), runtime, graphs=tmp_path).score(test["text"].to_list()).probabilities
         for runtime in RUNTIMES
     }
-    right = np.array([CLASSES.index(label) for label in asked["label"]])
+    labels = np.array([CLASSES.index(label) for label in test["label"]])
     for answer in answers.values():
-        assert (answer.argmax(axis=1) == right).mean() > 0.45, "chance is a third"
+        assert (answer.argmax(axis=1) == labels).mean() > 0.45, "chance is a third"
     assert np.abs(answers["onnx"] - answers["torch"]).max() < transformer.PARITY_TOLERANCE
 
 
 # --- the hub ----------------------------------------------------------------------------------------------
 class Hub:
-    """A hub with one model, on a local socket; it notes which files are asked for."""
+    """A local hub with one model; it records the requested paths."""
 
     def __init__(self, folder: Path, *, revisions: dict[str, list[str]]) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         hub, commit = self, "0123456789abcdef0123456789abcdef01234567"
 
         class Handler(BaseHTTPRequestHandler):
@@ -423,14 +419,14 @@ class Hub:
 
             def do_GET(self) -> None:
                 path = unquote(self.path.split("?")[0])
-                hub.asked.append(path)
+                hub.requests.append(path)
                 info = path.removeprefix("/api/models/some/model/revision/")
                 files = revisions.get(info, revisions["main"] if info == commit else None)
                 if path.startswith("/api/models/some/model/tree/"):
                     self.answer(json.dumps([self.entry(name) for name in revisions["main"]]).encode())
                 elif files is not None:
-                    said = {"id": "some/model", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
-                    self.answer(json.dumps(said).encode())
+                    answer = {"id": "some/model", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+                    self.answer(json.dumps(answer).encode())
                 elif path.startswith(f"/some/model/resolve/{commit}/"):
                     self.answer((folder / Path(path).name).read_bytes())
                 else:
@@ -466,7 +462,7 @@ class Hub:
 def hub(
     request: pytest.FixtureRequest, roberta_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Hub]:
-    """Return a hub that the libraries take for the real one, and an empty cache."""
+    """Return a hub that replaces the real one, with an empty cache."""
     from huggingface_hub import constants
 
     files = [path.name for path in roberta_folder.iterdir()]
@@ -485,7 +481,7 @@ def hub(
     server.server.server_close()
 
 
-def test_a_model_of_the_hub_is_fetched_once_without_its_pickle_or_code(
+def test_a_model_on_the_hub_is_fetched_once_without_pickle_and_code(
     hub: Hub, scorers: dict[tuple[str, Runtime], TransformerScorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -494,46 +490,44 @@ def test_a_model_of_the_hub_is_fetched_once_without_its_pickle_or_code(
     known = scorers["roberta_folder", "torch"]
     assert fetched.weights_digest == known.weights_digest
     np.testing.assert_array_equal(fetched.score(TEXTS).probabilities, known.score(TEXTS).probabilities)
-    assert any(path.endswith("model.safetensors") for path in hub.asked)
-    assert not any(path.endswith(("pytorch_model.bin", "own.py")) for path in hub.asked)
+    assert any(path.endswith("model.safetensors") for path in hub.requests)
+    assert not any(path.endswith(("pytorch_model.bin", "own.py")) for path in hub.requests)
 
-    hub.asked.clear()
+    hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load_transformer("some/model", "torch").weights_digest == known.weights_digest
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_a_revision_with_only_a_pickle_is_not_fetched(hub: Hub) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"'old' on the hub has its weights only as pytorch_model\.bin"):
         load_transformer("some/model@old", "torch")
-    assert not any("resolve" in path for path in hub.asked)
+    assert not any("resolve" in path for path in hub.requests)
 
 
 @pytest.mark.parametrize(
     "name", ["other/model", "some/model@none", "not a name!", "/no/such/folder", "../nowhere/at/all"]
 )
-def test_a_model_that_nobody_has_is_unavailable(name: str, hub: Hub) -> None:
+def test_an_unknown_model_is_unavailable(name: str, hub: Hub) -> None:
     with pytest.raises(WeightsUnavailableError, match="set BTC_SENTIMENT_MODEL to a local folder"):
         load_transformer(name, "torch")
 
 
 @pytest.mark.parametrize("name", ["ElKulako/cryptobert", "ProsusAI/finbert"])
-def test_the_two_known_models_are_asked_for_where_their_safetensors_are(name: str, hub: Hub) -> None:
+def test_known_models_are_requested_at_their_safetensors_revision(name: str, hub: Hub) -> None:
     with pytest.raises(WeightsUnavailableError):
         load_transformer(name, "torch")
-    models = [
-        path for path in hub.asked if path.startswith("/api/models/")
-    ]  # the library asks for other things as well
+    models = [path for path in hub.requests if path.startswith("/api/models/")]
     assert models[0].startswith(f"/api/models/{name}/revision/refs/pr/")
 
 
-def test_a_hub_out_of_reach_is_told_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     hub.server.shutdown()
     hub.server.server_close()
-    with pytest.raises(WeightsUnavailableError, match="or reach the hub once"):
+    with pytest.raises(WeightsUnavailableError, match="or make the hub reachable once"):
         load_transformer("some/model", "torch")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsUnavailableError, match="or reach the hub once"):
+    with pytest.raises(WeightsUnavailableError, match="or make the hub reachable once"):
         load_transformer("some/model", "torch")

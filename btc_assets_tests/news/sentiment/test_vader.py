@@ -1,4 +1,4 @@
-"""The embedded scorer: VADER's rules, our words, and honest shares."""
+"""The embedded scorer: VADER's rules, the project's lexicon, and shares."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from btc_assets.news.sentiment.vader import (
     MAX_CHARACTERS,
     NEUTRAL_ZONE,
     VaderScorer,
-    assembled,
+    combine_lexicons,
     finance_words,
-    own_words,
+    project_words,
     shares,
 )
 
-SCORED, NEUTRAL = own_words()
+SCORED, NEUTRAL = project_words()
 
 
 @cache
@@ -50,13 +50,13 @@ despite extremely LESS
 @example("They told us they won yeah right")
 @example("She thinks that it is the shit or the bomb")
 @example("It is sort of good and kind of great")
-def test_the_general_scorer_is_vader_to_its_last_printed_digit(text: str) -> None:
+def test_the_general_scorer_matches_vader(text: str) -> None:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    told = _original(SentimentIntensityAnalyzer).polarity_scores(text)
+    expected = _original(SentimentIntensityAnalyzer).polarity_scores(text)
     measured, neutral, total = scorer("general")._analyser.polarity_scores(text)
-    assert round(measured, 4) == told["compound"]
-    assert round(neutral / total if total else 0, 3) == told["neu"]
+    assert round(measured, 4) == expected["compound"]
+    assert round(neutral / total if total else 0, 3) == expected["neu"]
 
 
 @cache
@@ -66,13 +66,13 @@ def _original(kind: type) -> object:
 
 # --- shares ------------------------------------------------------------------------------------------
 @st.composite
-def measures(draw: st.DrawFn) -> tuple[float, float, float]:
+def measure(draw: st.DrawFn) -> tuple[float, float, float]:
     neutral = draw(st.integers(0, 500))
     return draw(st.floats(-1, 1)), float(neutral), neutral + draw(st.floats(0, 500))
 
 
-@given(st.lists(measures(), min_size=1, max_size=20))
-def test_shares_are_shares_and_their_score_is_the_compound(rows: list[tuple[float, float, float]]) -> None:
+@given(st.lists(measure(), min_size=1, max_size=20))
+def test_shares_are_valid_and_their_score_is_the_compound(rows: list[tuple[float, float, float]]) -> None:
     measured, neutral, total = np.array(rows).T
     p = shares(measured, neutral, total)
     assert (p >= 0).all()
@@ -81,8 +81,8 @@ def test_shares_are_shares_and_their_score_is_the_compound(rows: list[tuple[floa
     assert np.allclose(p[:, 2] - p[:, 0], measured, atol=1e-12)
 
 
-@given(measures())
-def test_the_largest_share_names_the_class_of_vaders_own_rule(row: tuple[float, float, float]) -> None:
+@given(measure())
+def test_the_largest_share_is_the_class_of_vaders_rule(row: tuple[float, float, float]) -> None:
     value = row[0]
     if abs(abs(value) - NEUTRAL_ZONE) < 1e-9:
         return
@@ -92,8 +92,8 @@ def test_the_largest_share_names_the_class_of_vaders_own_rule(row: tuple[float, 
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_a_stronger_compound_is_never_a_smaller_share(one: float, other: float) -> None:
-    weak, strong = sorted((one, other))
+def test_the_positive_share_grows_with_the_compound(left: float, right: float) -> None:
+    weak, strong = sorted((left, right))
     p = shares(np.array([weak, strong]), np.array([5.0, 5.0]), np.array([9.0, 9.0]))
     assert p[1, 2] >= p[0, 2] - 1e-12
     if weak >= NEUTRAL_ZONE:
@@ -101,7 +101,7 @@ def test_a_stronger_compound_is_never_a_smaller_share(one: float, other: float) 
         assert p[1, 1] <= p[0, 1] + 1e-12
 
 
-def test_a_text_about_which_little_is_known_is_far_from_certain() -> None:
+def test_short_texts_have_similar_shares() -> None:
     nothing, short, long = (
         scorer().score(["", "Hm", "The committee meets in the hall by the river on Tuesday"]).probabilities
     )
@@ -109,8 +109,8 @@ def test_a_text_about_which_little_is_known_is_far_from_certain() -> None:
     assert 1 / 3 < short[1] < long[1] < 1
 
 
-# --- the words ---------------------------------------------------------------------------------------
-def test_every_word_of_ours_is_read_alone_and_in_a_sentence() -> None:
+# --- lexicon -----------------------------------------------------------------------------------------
+def test_every_scored_word_is_recognised_alone_and_in_a_sentence() -> None:
     forms = ("{}", "{}!", "Analysts see {}, he wrote", "“{}” is the word")
     read = {(word, form): form.format(word) for word in SCORED for form in forms}
     read |= {(word, "upper"): word.upper() for word in SCORED}
@@ -118,7 +118,7 @@ def test_every_word_of_ours_is_read_alone_and_in_a_sentence() -> None:
     assert wrong == []
 
 
-def test_every_neutral_word_says_nothing() -> None:
+def test_every_neutral_word_has_compound_zero() -> None:
     assert [word for word in NEUTRAL if compound(f"The {word} of today") != 0] == []
 
 
@@ -142,44 +142,44 @@ def test_every_neutral_word_says_nothing() -> None:
         ("🚀", "positive"),
     ],
 )
-def test_headlines_are_read_as_a_person_would(text: str, expected: str) -> None:
+def test_headlines_have_the_expected_class(text: str, expected: str) -> None:
     assert CLASSES[int(scorer().score([text]).probabilities[0].argmax())] == expected
 
 
-def test_a_longer_phrase_goes_before_the_words_in_it() -> None:
+def test_a_phrase_has_priority_over_its_words() -> None:
     assert compound("a bear market") == compound("bearish") < 0
     assert compound("rate hikes") < 0 < compound("rate cuts")
 
 
-def test_finance_corrects_general_words_ours_correct_both_and_silent_words_are_gone() -> None:
-    lexicon = assembled(
+def test_project_words_override_finance_and_finance_overrides_general() -> None:
+    lexicon = combine_lexicons(
         {"a": 2.0, "b": 2.0, "c": 2.0, "d": 2.0}, {"b": -1.0, "c": 1.0, "d": 0.0, "e": 1.0}, {"c": 3.0}, []
     )
     assert {word: lexicon.get(word) for word in "abcde"} == {"a": 0.5, "b": -0.1, "c": 3.0, "d": None, "e": None}
-    assert "c" not in assembled({"c": 2.0}, {"c": 1.0}, {}, ["c"])
+    assert "c" not in combine_lexicons({"c": 2.0}, {"c": 1.0}, {}, ["c"])
 
 
-def test_the_finance_list_is_whole() -> None:
+def test_the_finance_list_is_complete() -> None:
     words = finance_words()
     assert len(words) == 7295
     assert all(-1 <= polarity <= 1 for polarity in words.values())
 
 
-# --- the promise of a scorer -------------------------------------------------------------------------
-def test_the_same_text_gives_the_same_bytes_whatever_is_around_it() -> None:
+# --- scorer protocol ---------------------------------------------------------------------------------
+def test_a_score_does_not_depend_on_the_other_texts() -> None:
     texts = ["Bitcoin crashes", "", "HODL 🚀🚀", "nothing much"]
     together = scorer().score(texts).probabilities
     alone = np.concatenate([VaderScorer().score([text]).probabilities for text in texts])
     assert together.tobytes() == alone.tobytes()
 
 
-def test_no_texts_give_no_rows() -> None:
+def test_without_texts_there_are_no_rows() -> None:
     scores = scorer().score([])
     assert scores.probabilities.shape == (0, 3)
     assert scores.truncated.shape == (0,)
 
 
-def test_only_the_beginning_of_a_very_long_text_is_read_and_said_so() -> None:
+def test_a_very_long_text_is_truncated() -> None:
     calm = "word " * (MAX_CHARACTERS // 5)
     scores = scorer().score([calm, calm + "crash crash crash"])
     assert scores.truncated.tolist() == [False, True]
@@ -189,26 +189,26 @@ def test_only_the_beginning_of_a_very_long_text_is_read_and_said_so() -> None:
 @pytest.mark.parametrize(
     "text", ["but a " * 5_000, "! " * 50_000, "not " * 20_000, "up " * 50_000, "(" * 100_000, "bull " * 9_999]
 )
-def test_no_text_keeps_the_scorer_busy(text: str) -> None:
-    begun = time.process_time()
+def test_hostile_texts_are_scored_quickly(text: str) -> None:
+    started = time.process_time()
     scorer().score([text])
-    assert time.process_time() - begun < 2
+    assert time.process_time() - started < 2
 
 
-def test_the_two_lexicons_have_names_and_digests_of_their_own() -> None:
+def test_the_two_lexicons_have_different_names_and_digests() -> None:
     assert (scorer().name, scorer("general").name) == ("vader", "vader_general")
     assert scorer().weights_digest != scorer("general").weights_digest
     assert scorer().weights_digest == VaderScorer().weights_digest
     assert len(scorer().weights_digest) == 64
 
 
-def test_two_thousand_articles_a_second() -> None:
+def test_a_thousand_articles_are_scored_within_two_seconds() -> None:
     article = (
         "Bitcoin slides below a key level as ETF outflows mount. Traders said that the sell-off, which was not "
         "expected by most analysts, may continue if the Federal Reserve hikes rates, but long-term holders keep "
         "accumulating and the number of wallets with more than one coin rose to a record high, according to data from "
         "several providers."
     )
-    begun = time.process_time()
+    started = time.process_time()
     scorer().score([article] * 1_000)
-    assert time.process_time() - begun < 2, "half the speed promised, to be safe from a busy machine"
+    assert time.process_time() - started < 2, "half the documented speed, as a margin for a busy machine"
