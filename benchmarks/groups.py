@@ -31,7 +31,7 @@ from btc_assets.learning.folds import Rows, labelled_rows, make_folds
 from btc_assets.learning.group_study import BASE, BASE_RATE, Groups, Study, as_markdown, feature_groups, study_groups
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
-from btc_assets.news.gather import CONTRACTS, Gathered, Known, available_at, fetch_all, file_items
+from btc_assets.news.gather import CONTRACTS, FetchResult, KnownTexts, available_at, fetch_all, file_items
 from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Kind
@@ -83,7 +83,7 @@ class Archives:
     """
 
     bars: pl.DataFrame
-    delivered: dict[Kind, Gathered]
+    delivered: dict[Kind, FetchResult]
     days: dict[Kind, frozenset[date]]
 
 
@@ -123,7 +123,7 @@ def read(config: Settings) -> Archives:
     return Archives(bars, delivered, days)
 
 
-def _days(gathered: Gathered, now: datetime) -> frozenset[date]:
+def _days(gathered: FetchResult, now: datetime) -> frozenset[date]:
     items = gathered.delivery.items if gathered.delivery else ()
     times = [available_at(item, live=False, lag=gathered.lag, days=(), now=now) for item in items]
     known = [at.date() for at in times if at is not None]
@@ -137,7 +137,7 @@ def score(config: Settings, archives: Archives, period: Period) -> Scored:
     first = period.first - timedelta(days=WARMUP_DAYS)
     days = [first + timedelta(days=day) for day in range((period.cutoff - first).days)]
     articles, posts = (
-        file_items([archives.delivered[kind]], kind, CONTRACTS[kind].empty(), Known.none(), days, now).frame
+        file_items([archives.delivered[kind]], kind, CONTRACTS[kind].empty(), KnownTexts.empty(), days, now).frame
         for kind in _KINDS
     )
     chosen = scorers_of(config)

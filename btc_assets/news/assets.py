@@ -9,7 +9,7 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.lake import stored
-from btc_assets.news.gather import Known, fetch_all, file_items, names_of, silent_sources, source_table
+from btc_assets.news.gather import KnownTexts, fetch_all, file_items, names_of, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
@@ -55,7 +55,7 @@ def _gathered(
     rows = reads.scan(contract)
     old = reads.scan(contract, days[0], days[-1]).collect()
     anywhere = pl.concat([rows, reads.filed_later(contract, names_of(deliveries, kind))])
-    filed = file_items(deliveries, kind, old, Known.of(kind, anywhere, deliveries, days), days, now)
+    filed = file_items(deliveries, kind, old, KnownTexts.look_up(kind, anywhere, deliveries, days), days, now)
     for report in filed.reports:
         if report.fault:
             context.log.warning(f"{report.name}: {report.fault}")

@@ -49,7 +49,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Gathered:
+class FetchResult:
     """The result of fetching one source.
 
     Attributes:
@@ -70,12 +70,12 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is stored of other days than those asked for, as far as filing needs it.
+class KnownTexts:
+    """The stored texts of other days that filing needs.
 
     Attributes:
-        texts: one row a text: item_id, source, story_id (null for posts), first and newest (its revisions stored
-            under those days) and digests (of all of them).
+        texts: one row per text: item_id, source, story_id (null for posts), first and newest (lowest and highest
+            revision stored under those days) and digests (of all these revisions).
         titles: first texts of the last days, for stories: article_id, story_id, outlet, title, available_at; empty
             for posts.
     """
@@ -84,19 +84,21 @@ class Known:
     titles: pl.DataFrame
 
     @classmethod
-    def none(cls) -> Known:
-        """Return what is known when nothing is stored."""
+    def empty(cls) -> KnownTexts:
+        """Return the known texts of an empty table."""
         return cls(pl.DataFrame(schema=_TEXTS), pl.DataFrame(schema=_TITLES))
 
     @classmethod
-    def of(cls, kind: Kind, rows: pl.LazyFrame, deliveries: Iterable[Gathered], days: Sequence[date]) -> Known:
-        """Look up what was delivered, and the titles its stories may continue, in the stored rows of other days.
+    def look_up(
+        cls, kind: Kind, rows: pl.LazyFrame, deliveries: Iterable[FetchResult], days: Sequence[date]
+    ) -> KnownTexts:
+        """Look up the delivered texts, and the titles of stories that they may join, in the stored rows of other days.
 
         Args:
             kind: article or post.
-            rows: stored rows of that kind; those of `days` are passed over.
-            deliveries: what is about to be filed; only texts it names are looked up.
-            days: the days that are about to be filed.
+            rows: stored rows of that kind; rows of `days` are ignored.
+            deliveries: the fetch results to file; only their texts are looked up.
+            days: the days to file.
         """
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
@@ -185,7 +187,7 @@ class SilentSource:
 # --- fetching ----------------------------------------------------------------------------------------
 def fetch_all(
     sources: Sequence[TextSource], first: datetime, last: datetime, now: datetime, concurrency: int
-) -> list[Gathered]:
+) -> list[FetchResult]:
     """Fetch a span from every source concurrently; a slow or failing source does not affect the others.
 
     The limits of its transport bound how long a source may take.
@@ -210,9 +212,9 @@ def fetch_all(
             raise
 
 
-def _fetch(source: TextSource, first: datetime, last: datetime, now: datetime) -> Gathered:
+def _fetch(source: TextSource, first: datetime, last: datetime, now: datetime) -> FetchResult:
     started = monotonic()
-    result = Gathered(name=source.name, live=source.live, lag=source.lag, delivery=None)
+    result = FetchResult(name=source.name, live=source.live, lag=source.lag, delivery=None)
     try:
         delivery = source.fetch(first, last, now)
     except SourceError as error:
@@ -319,10 +321,10 @@ class _Candidate:
 
 
 def file_items(
-    deliveries: Sequence[Gathered],
+    deliveries: Sequence[FetchResult],
     kind: Kind,
     stored: pl.DataFrame,
-    known: Known,
+    known: KnownTexts,
     days: Sequence[date],
     now: datetime,
 ) -> Filed:
@@ -389,7 +391,7 @@ def _stored_texts(*frames: pl.DataFrame) -> dict[str, _TextState]:
 class _SourceCounts:
     """Counts the outcomes of one source's texts."""
 
-    def __init__(self, gathered: Gathered) -> None:
+    def __init__(self, gathered: FetchResult) -> None:
         self._gathered = gathered
         self.fetched = self.new = self.revised = self.duplicate = self.outside = self.left_out = 0
         self.notes: list[str] = list(gathered.delivery.faults) if gathered.delivery else []
@@ -412,7 +414,7 @@ class _SourceCounts:
 
 
 def _candidates(
-    position: int, gathered: Gathered, kind: Kind, days: set[date], now: datetime, count: _SourceCounts
+    position: int, gathered: FetchResult, kind: Kind, days: set[date], now: datetime, count: _SourceCounts
 ) -> Iterable[_Candidate]:
     """Yield the items of a delivery that may be filed under the days; count the others."""
     seen_now = gathered.live and now.astimezone(UTC).date() in days
@@ -531,7 +533,7 @@ def _digest(kind: Kind, row: Mapping[str, Any]) -> str:
     return text_digest(row["title"], row["summary"]) if kind == "article" else text_digest(row["text"])
 
 
-def names_of(deliveries: Iterable[Gathered], kind: Kind) -> list[str]:
+def names_of(deliveries: Iterable[FetchResult], kind: Kind) -> list[str]:
     """Return the article_id or post_id of every text of these deliveries that has one, in order."""
     found = set()
     for item in (item for gathered in deliveries if gathered.delivery for item in gathered.delivery.items):
@@ -544,7 +546,7 @@ def names_of(deliveries: Iterable[Gathered], kind: Kind) -> list[str]:
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:
-    """Aggregate stored rows to one row per text, with the columns of `Known.texts`."""
+    """Aggregate stored rows to one row per text, with the columns of `KnownTexts.texts`."""
     if rows.is_empty():
         return pl.DataFrame(schema=_TEXTS)
     digests = pl.Series("digest", [_digest(kind, row) for row in rows.iter_rows(named=True)], pl.String)
@@ -567,7 +569,7 @@ def _first_titles(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _assign_stories(
-    added: pl.DataFrame, stored: pl.DataFrame, known: Known, texts: Mapping[str, _TextState]
+    added: pl.DataFrame, stored: pl.DataFrame, known: KnownTexts, texts: Mapping[str, _TextState]
 ) -> pl.DataFrame:
     """Return new articles with their stories; a revision keeps the story of its first text."""
     stories = assign_stories(added.filter(pl.col("revision") == 0), pl.concat([known.titles, _first_titles(stored)]))

@@ -18,9 +18,9 @@ from btc_assets.lake import by_day
 from btc_assets.news.gather import (
     CONTRACTS,
     MAX_REVISIONS,
+    FetchResult,
     Filed,
-    Gathered,
-    Known,
+    KnownTexts,
     SourceReport,
     available_at,
     fetch_all,
@@ -57,8 +57,8 @@ def item(number: int = 0, hours: float | None = 10, **changes: Any) -> Item:
     return replace(article, **changes)
 
 
-def fetched(*items: Item, name: str = "feed", live: bool = False, lag: timedelta = LAG) -> Gathered:
-    return Gathered(name, live, lag, Delivery(list(items)))
+def fetched(*items: Item, name: str = "feed", live: bool = False, lag: timedelta = LAG) -> FetchResult:
+    return FetchResult(name, live, lag, Delivery(list(items)))
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Days:
 
     def run(
         self,
-        deliveries: Sequence[Gathered],
+        deliveries: Sequence[FetchResult],
         days: Sequence[date] = DAYS,
         now: datetime = NOW,
         write: Callable[[date], bool] = lambda day: True,
@@ -85,7 +85,7 @@ class Days:
         stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
             contract.key
         )
-        known = Known.of(self.kind, self.rows.lazy(), deliveries, days)
+        known = KnownTexts.look_up(self.kind, self.rows.lazy(), deliveries, days)
         filed = file_items(deliveries, self.kind, stored, known, days, now)
         assert filed.frame.schema == contract.columns
         assert not filed.frame.select(pl.struct(contract.key).is_duplicated().any()).item()
@@ -228,7 +228,7 @@ def test_of_two_seen_at_once_the_fuller_one_is_filed() -> None:
 
 
 def test_a_failed_source_affects_only_its_own_texts() -> None:
-    failed = Gathered("broken", live=True, lag=LAG, delivery=None, fault="broken is down; try later")
+    failed = FetchResult("broken", live=True, lag=LAG, delivery=None, fault="broken is down; try later")
     filed = Days().run([failed, fetched(item(1))])
     assert filed.frame.height == 1
     assert filed.reports[0] == SourceReport("broken", fault="broken is down; try later")
@@ -237,7 +237,7 @@ def test_a_failed_source_affects_only_its_own_texts() -> None:
 def test_stored_rows_are_unchanged_when_every_source_fails() -> None:
     lake = Days()
     before = lake.run([fetched(item(1), item(2))]).frame
-    down = Gathered("feed", live=True, lag=LAG, delivery=None, fault="down")
+    down = FetchResult("feed", live=True, lag=LAG, delivery=None, fault="down")
     assert lake.run([down]).frame.equals(before)
 
 
@@ -360,7 +360,7 @@ BATCHES = st.lists(ITEMS, max_size=14)
 no_deadline = settings(deadline=None, max_examples=40)
 
 
-def deliveries_of(batch: Sequence[Item]) -> list[Gathered]:
+def deliveries_of(batch: Sequence[Item]) -> list[FetchResult]:
     """A live feed and an archive, each with its own items of the batch."""
     return [
         fetched(*(text for text in batch if text.source == "archive"), name="archive"),
@@ -488,7 +488,7 @@ def slow() -> Delivery:
     return Delivery([item(1)])
 
 
-def ask(*sources: Source, concurrency: int = 8) -> list[Gathered]:
+def ask(*sources: Source, concurrency: int = 8) -> list[FetchResult]:
     return fetch_all(sources, DAY0, DAY0 + 24 * HOUR, NOW, concurrency)
 
 
@@ -583,6 +583,6 @@ def test_a_source_beyond_its_rhythm_is_silent() -> None:
 @pytest.mark.parametrize("contract", [ARTICLES, POSTS])
 def test_empty_tables_give_empty_known_texts(contract: Any) -> None:
     kind: Kind = "article" if contract is ARTICLES else "post"
-    known = Known.of(kind, contract.empty().lazy(), [fetched(item(1))], DAYS)
-    assert known.texts.equals(Known.none().texts)
-    assert known.titles.equals(Known.none().titles)
+    known = KnownTexts.look_up(kind, contract.empty().lazy(), [fetched(item(1))], DAYS)
+    assert known.texts.equals(KnownTexts.empty().texts)
+    assert known.titles.equals(KnownTexts.empty().titles)

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from btc_assets.news.gather import CONTRACTS, Known, fetch_all, file_items
+from btc_assets.news.gather import CONTRACTS, KnownTexts, fetch_all, file_items
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
 from btc_assets.news.tables import ARTICLES, POSTS
@@ -185,7 +185,7 @@ def test_a_text_exact_to_the_day_is_filed_after_its_end(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,title,url", "2025-05-05,Miners return,https://a.example/1")
     days = [date(2025, 5, 5), date(2025, 5, 6)]
     filed = file_items(
-        fetch_all([source(path)], FIRST, LAST, LAST, 1), "article", ARTICLES.empty(), Known.none(), days, LAST
+        fetch_all([source(path)], FIRST, LAST, LAST, 1), "article", ARTICLES.empty(), KnownTexts.empty(), days, LAST
     )
     assert filed.frame["available_at"].to_list() == [FIRST + 25 * HOUR]
 
@@ -200,7 +200,7 @@ def test_every_text_is_fetched_with_the_day_it_is_available_on(tmp_path: Path) -
     def filed(first: datetime, last: datetime) -> set[tuple[str, datetime]]:
         days = [first.date() + timedelta(days=n) for n in range((last - first).days)]
         gathered = fetch_all([source(path)], first, last, WALL, 1)
-        frame = file_items(gathered, "article", ARTICLES.empty(), Known.none(), days, WALL).frame
+        frame = file_items(gathered, "article", ARTICLES.empty(), KnownTexts.empty(), days, WALL).frame
         return set(frame.select("article_id", "available_at").iter_rows())
 
     whole = filed(FIRST - 96 * HOUR, FIRST + 120 * HOUR)
@@ -497,7 +497,7 @@ def filed_of(path: Path, kind: Kind, first: datetime, last: datetime) -> tuple[p
     gathered = fetch_all([source(path, kind)], first, last, last, 1)
     assert gathered[0].delivery is not None, gathered[0].fault
     days = [first.date() + timedelta(days=n) for n in range((last - first).days)]
-    frame = file_items(gathered, kind, CONTRACTS[kind].empty(), Known.none(), days, last).frame
+    frame = file_items(gathered, kind, CONTRACTS[kind].empty(), KnownTexts.empty(), days, last).frame
     assert CONTRACTS[kind].faults(frame) == []
     return frame, gathered[0].delivery
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import polars as pl
 import pytest
 
-from btc_assets.news.gather import CONTRACTS, Known, fetch_all, file_items
+from btc_assets.news.gather import CONTRACTS, KnownTexts, fetch_all, file_items
 from btc_assets.news.sources.protocol import Kind
 from btc_assets.news.sources.sample import ARTICLES_FILE, NAME, POSTS_FILE, SampleSource
 from btc_assets.news.tables import ARTICLES, POSTS
@@ -26,7 +26,7 @@ def filed(kind: Kind) -> pl.DataFrame:
     assert results[0].fault == ""
     assert results[0].delivery is not None
     assert results[0].delivery.faults == []
-    return file_items(results, kind, CONTRACTS[kind].empty(), Known.none(), DAYS, LAST).frame
+    return file_items(results, kind, CONTRACTS[kind].empty(), KnownTexts.empty(), DAYS, LAST).frame
 
 
 @pytest.fixture(scope="module")
