@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
+
+from btc_assets.schema import UTC_TIME
 
 _EPOCHS = ((1e8, 1e11, 1_000_000), (1e11, 1e14, 1_000), (1e14, 1e17, 1))
 """Bounds of an epoch in s, ms and µs, and how many microseconds one unit has; nanoseconds are larger still."""
@@ -16,6 +18,27 @@ RARE_FORMATS = tuple(
     for clock in ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
 )
 """How a day and a clock time are written; days before months only with dots, where the order is unambiguous."""
+
+
+def time_of(column: pl.Expr, dtype: pl.DataType, spelt: Callable[[pl.Expr], pl.Expr]) -> pl.Expr | None:
+    """Read epochs, dates, datetimes or text, whose other spellings than epochs `spelt` reads, as UTC.
+
+    Null where a value cannot be read; None where the type holds no times.
+    """
+    if isinstance(dtype, pl.Datetime):
+        read = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
+    elif isinstance(dtype, pl.Date):
+        read = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    elif dtype.is_numeric():
+        read = epoch_time(column)
+    elif isinstance(dtype, pl.String):
+        text = column.str.strip_chars()
+        read = pl.when(text.cast(pl.Float64, strict=False).is_null()).then(spelt(text)).otherwise(epoch_time(text))
+    elif isinstance(dtype, pl.Null):
+        read = column
+    else:
+        return None
+    return read.cast(UTC_TIME)
 
 
 def epoch_time(time: pl.Expr) -> pl.Expr:

@@ -246,6 +246,7 @@ class Transport:
         return httpx.Client(
             transport=transport,
             timeout=self._limits.timeout_s,
+            # httpx would unpack a redirect's body without limit and send our own headers, keys too, to the next host.
             follow_redirects=False,
             event_hooks={"response": [_take_location]},
             headers={"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},

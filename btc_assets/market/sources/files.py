@@ -19,9 +19,9 @@ from btc_assets.market.sources.instrument import Instrument, instrument_of
 from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
 from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.market.tables import PRICES
-from btc_assets.paths import matching
 from btc_assets.schema import UTC_TIME
-from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time
+from btc_assets.table_files import columns_called, files_of, plain_names
+from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time, time_of
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ class FileSource:
                 hour, or the files are of more than one instrument.
         """
         wall = self._clock()
-        paths = self._paths()
+        paths = files_of("BTC_MARKET_FILES", self.pattern, _SUFFIXES, "hourly bars")
         frames = [self._bars(path, wall) for path in paths]
         stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
         if stamps not in _judged:  # all of the files, whatever span is requested
@@ -124,15 +124,6 @@ class FileSource:
             _judged[stamps] = None
         spans = [closed_between(frame, first, last, now).drop(FILE, LINE, INSTRUMENT) for frame in frames]
         return pl.concat(spans, how="diagonal").with_columns(pl.lit(self.venue).alias("venue"))
-
-    def _paths(self) -> list[Path]:
-        paths = matching(self.pattern, _SUFFIXES)
-        if not paths:
-            raise SourceRefusedError(
-                f"BTC_MARKET_FILES={self.pattern!r} names no {', '.join(_SUFFIXES)} file; give the path or glob of "
-                f"files with hourly bars."
-            )
-        return paths
 
     def _bars(self, path: Path, wall: datetime) -> pl.DataFrame:
         """Return one file's bars; a file is read again only when its time or size changed."""
@@ -221,30 +212,13 @@ def _table(name: str, content: bytes) -> pl.DataFrame:
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:
     """Return the names of a header of bars, or those of a first row without one; None where a line is neither."""
-    if len({"open", "high", "low", "close"} & set(_called(cells))) >= _PRICES_IN_A_HEADER:
+    if len({"open", "high", "low", "close"} & set(columns_called(cells, _NAMES))) >= _PRICES_IN_A_HEADER:
         return cells
     stamps = pl.DataFrame({"cell": cells[:1]}).select(epoch_time(pl.col("cell")).fill_null(iso_time(pl.col("cell"))))
     numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells[1:])
     if len(cells) > 1 and numbers == len(cells) - 1 and stamps.item() is not None:
         return _HEADLESS.get(len(cells))
     return None
-
-
-def _plain(columns: Sequence[str]) -> dict[str, str]:
-    """Return columns by their names in lower case, with `_` between words; the first of several alike."""
-    words = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column): column for column in reversed(columns)}
-    plain = {re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_"): column for word, column in words.items()}
-    return {key.removeprefix("btc_"): column for key, column in plain.items()}
-
-
-def _called(columns: Sequence[str]) -> dict[str, str]:
-    """Return what each PRICES column is called among these, `close_time` too; those that are not there are left out."""
-    plain = _plain(columns)
-    return {
-        wanted: plain[next(alias for alias in aliases if alias in plain)]
-        for wanted, aliases in _NAMES.items()
-        if any(alias in plain for alias in aliases)
-    }
 
 
 def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -262,7 +236,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
     Raises:
         UnreadableError: a column is missing, a value cannot be read, or the rows are of several instruments.
     """
-    chosen = _called(table.columns)
+    chosen = columns_called(table.columns, _NAMES)
     if missing := [wanted for wanted in _NEEDED if wanted not in chosen]:
         columns = ", ".join(column for column in table.columns if column not in (FILE, LINE))
         raise UnreadableError(
@@ -282,7 +256,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
     """Return what each row is of, as its columns or else the file's name spell it; empty where neither does."""
-    words = _plain(table.columns)
+    words = plain_names(table.columns)
     called = next((words[word] for word in _INSTRUMENTS if word in words), None)
     if called is None:
         named = next((part for part in reversed(name.split("/")) if instrument_of(part)), "")
@@ -359,19 +333,10 @@ def _times(table: pl.DataFrame, called: str, wanted: str) -> pl.Series:
     """Read a column of times as UTC; `close_time` may be absent from a row."""
     column = table.get_column(called)
     time = pl.col(called)
-    if isinstance(column.dtype, pl.Datetime):
-        zoned = column.dtype.time_zone is not None
-        read = time.dt.convert_time_zone("UTC") if zoned else time.dt.replace_time_zone("UTC")
-    elif column.dtype == pl.Date:
-        read = time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    elif column.dtype.is_numeric():
-        read = epoch_time(time)
-    elif column.dtype == pl.String:
-        epoch = time.str.strip_chars().cast(pl.Float64, strict=False)
-        read = pl.when(epoch.is_not_null()).then(epoch_time(time.str.strip_chars())).otherwise(iso_time(time))
-    else:
+    read = time_of(time, column.dtype, iso_time)
+    if read is None:
         raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {column.dtype}, expected times")
-    times = table.select(read.cast(UTC_TIME)).to_series().alias(wanted)
+    times = table.select(read).to_series().alias(wanted)
     if column.dtype == pl.String and times.has_nulls():
         times = times.fill_null(table.select(iso_time(time, RARE_FORMATS).cast(UTC_TIME)).to_series())
     blank = column.str.strip_chars().is_in(_NOTHING) if column.dtype == pl.String else column.is_null()

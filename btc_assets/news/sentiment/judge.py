@@ -12,7 +12,7 @@ scorer's choice among all three classes.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -22,8 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.archives import UnreadableError
 from btc_assets.markdown import markdown_rows
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer
+from btc_assets.news.sources.rows import ENDINGS, read_rows
 from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets.paths import matching
 
@@ -38,12 +40,6 @@ LABELLED = pl.Schema({"text": pl.String, "label": pl.String, "dataset": pl.Strin
 """Columns of labelled texts; `split` is null if a data set has no splits."""
 
 _REQUIRED = ("text", "label", "dataset")
-_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".parquet": lambda path: pl.read_parquet(path, hive_partitioning=False, glob=False),
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False, glob=False),
-    ".jsonl": lambda path: pl.read_ndjson(path.read_bytes(), infer_schema_length=None),
-    ".ndjson": lambda path: pl.read_ndjson(path.read_bytes(), infer_schema_length=None),
-}
 _REMEDY = "Labelled texts have the columns text, label (negative, neutral or positive) and dataset, and may have split."
 
 Floats = npt.NDArray[np.float64]
@@ -85,13 +81,15 @@ def read_labelled(pattern: str) -> pl.DataFrame:
 
 
 def _labelled(path: Path) -> pl.DataFrame:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise LabelledTextsError(f"{path.name}: expected a file ending in {', '.join(_READERS)}. {_REMEDY}")
+    if not path.name.lower().endswith(ENDINGS):
+        raise LabelledTextsError(f"{path.name}: expected a file ending in {', '.join(ENDINGS)}. {_REMEDY}")
     try:
-        table = reader(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        rows, faults = read_rows(path)
+        table = rows.collect()
+    except (UnreadableError, pl.exceptions.PolarsError, OSError) as error:
         raise LabelledTextsError(f"{path.name} cannot be read: {error}. {_REMEDY}") from error
+    if faults:
+        raise LabelledTextsError(f"{path.name}: {faults[0]}. {_REMEDY}")
     if missing := [name for name in _REQUIRED if name not in table.columns]:
         raise LabelledTextsError(
             f"{path.name}: column {missing[0]!r} is missing from {', '.join(table.columns) or 'none'}. {_REMEDY}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,12 +15,12 @@ from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
-from btc_assets.news.sources.rows import MOST_BAD, read_rows
+from btc_assets.news.sources.rows import ENDINGS, MOST_BAD, read_rows
 from btc_assets.news.taken_down import is_taken_down
-from btc_assets.paths import matching
 from btc_assets.schema import UTC_TIME
-from btc_assets.timestamps import epoch_time, iso_time
-from btc_assets.transport import SourceMalformedError, SourceRefusedError
+from btc_assets.table_files import columns_called, files_of
+from btc_assets.timestamps import iso_time, time_of
+from btc_assets.transport import SourceMalformedError
 
 _TIMES = (
     "created_at", "created_utc", "created", "published", "publishedat", "datetime_utc", "date_time_utc",
@@ -65,9 +64,6 @@ _WORDING: dict[Kind, tuple[str, str]] = {
     "post": ("text (or body, title)", "no text"),
 }
 _SETTINGS: dict[Kind, str] = {"article": "BTC_NEWS_FILES", "post": "BTC_SOCIAL_FILES"}
-_SUFFIXES = (
-    ".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz",
-)  # fmt: skip
 _TEXTS = ("guid", "outlet", "channel", "title", "summary", "url")
 _COLUMNS: dict[str, pl.DataType] = {
     **dict.fromkeys((*_TEXTS, "precision"), pl.String()),
@@ -144,7 +140,7 @@ class TextFiles:
         start = first - self.lag - _MARGIN
         rows: list[dict[str, Any]] = []
         faults: list[str] = []
-        for path in self._paths():
+        for path in files_of(_SETTINGS[self._kind], self.pattern, ENDINGS, f"{self._kind}s"):
             table, said = read_span(path, self._kind, start - _REPEAT_WINDOW, last + _REPEAT_WINDOW, self._clock())
             rows.extend(row | {"file": path.name} for row in table.iter_rows(named=True))
             faults.extend(said)
@@ -164,15 +160,6 @@ class TextFiles:
                 items.append(item)
         faults.extend(_left_out(file, len(numbers), why, numbers[0]) for (file, why), numbers in left_out.items())
         return Delivery(items, faults)
-
-    def _paths(self) -> list[Path]:
-        paths = matching(self.pattern, _SUFFIXES)
-        if not paths:
-            raise SourceRefusedError(
-                f"{_SETTINGS[self._kind]}={self.pattern!r} names no {', '.join(_SUFFIXES)} file; give the path or glob "
-                f"of files with {self._kind}s."
-            )
-        return paths
 
     def _item(self, row: Mapping[str, Any]) -> Item | None:
         """Return one row as an item, None where it says nothing."""
@@ -346,12 +333,7 @@ def _called(file: str, kind: Kind, schema: pl.Schema) -> dict[str, str]:
     Raises:
         SourceMalformedError: one that is needed is not there.
     """
-    plain = {re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_"): column for column in reversed(schema.names())}
-    called = {
-        wanted: plain[next(alias for alias in aliases if alias in plain)]
-        for wanted, aliases in _NAMES[kind].items()
-        if any(alias in plain for alias in aliases)
-    }
+    called = columns_called(schema.names(), _NAMES[kind])
     lacking = []
     if not {"published_at", "first_seen_at"} & set(called):
         lacking.append("published_at (or posted_at, created_at, timestamp, date)")
@@ -399,26 +381,12 @@ def _outlet(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
 
 def _time(column: pl.Expr, dtype: pl.DataType) -> pl.Expr | None:
     """Read times as UTC; null where one cannot be read, None where the type holds none."""
-    if isinstance(dtype, pl.Datetime):
-        zoned = dtype.time_zone is not None
-        read = column.dt.convert_time_zone("UTC") if zoned else column.dt.replace_time_zone("UTC")
-    elif isinstance(dtype, pl.Date):
-        read = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    elif dtype.is_numeric():
-        read = epoch_time(column)
-    elif isinstance(dtype, pl.String):
-        text = column.str.strip_chars()
-        number = text.cast(pl.Float64, strict=False)
-        read = (
-            pl.when(number.is_not_null()).then(epoch_time(text))
-            .when(text.str.contains(_PLAIN_ISO)).then(iso_time(text))
-            .otherwise(_spelt_otherwise(text).struct.field("at"))
-        )  # fmt: skip
-    elif isinstance(dtype, pl.Null):
-        read = column
-    else:
-        return None
-    return read.cast(UTC_TIME)
+
+    def spelt(text: pl.Expr) -> pl.Expr:
+        other = _spelt_otherwise(text).struct.field("at")
+        return pl.when(text.str.contains(_PLAIN_ISO)).then(iso_time(text)).otherwise(other)
+
+    return time_of(column, dtype, spelt)
 
 
 def _spelt_otherwise(text: pl.Expr) -> pl.Expr:

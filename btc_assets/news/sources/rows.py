@@ -18,6 +18,7 @@ import polars as pl
 
 from btc_assets.archives import UnreadableError, damaged, gunzip, text_of
 
+ENDINGS = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 MOST_BAD = 0.01
 """Share of a file's rows that may be left out because they cannot be read; a cut last line is left out in any case."""
 ENVELOPES = ("articles", "posts", "results", "items", "data", "hits", "children")
