@@ -1,7 +1,7 @@
-"""The proxies of the environment, as the requests to services outside use them.
+"""Proxies from the environment for requests to external services.
 
-`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case. One that cannot be used is named when a
-request would need it, without its credentials. Requests to our own loopback bypass proxies and this module.
+`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read in upper or lower case. An unusable proxy is reported
+when a request needs it, without its credentials. Requests to our own loopback do not use this module or any proxy.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _REMEDY = "set it to an HTTP proxy such as http://proxy.example:3128, or unset i
 
 
 class RouteError(httpx.TransportError):
-    """The proxy variables of the environment cannot be used; the message names its variable and the remedy."""
+    """A proxy or certificate variable of the environment is unusable; the message names the variable and the remedy."""
 
 
 class ProxiedTransport(httpx.BaseTransport):
-    """Sends each request through the proxy that the environment names for its address, or straight.
+    """Sends each request through the environment's proxy for its address, or directly.
 
     Args:
-        options: of every `httpx.HTTPTransport` it uses.
+        options: options of every `httpx.HTTPTransport`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -38,7 +38,7 @@ class ProxiedTransport(httpx.BaseTransport):
         """Send a request.
 
         Raises:
-            RouteError: its proxy, or the certificates the environment names, cannot be used.
+            RouteError: its proxy, or the certificates from the environment, cannot be used.
         """
         variable = _variable_for(request.url)
         try:
@@ -46,7 +46,7 @@ class ProxiedTransport(httpx.BaseTransport):
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             if not variable:
                 raise
-            raise type(error)(f"the proxy of {variable} does not let it through: {error}") from error
+            raise type(error)(f"the proxy of {variable} failed: {error}") from error
 
     def close(self) -> None:
         """Close every connection."""
@@ -60,14 +60,14 @@ class ProxiedTransport(httpx.BaseTransport):
                 self._routes[variable] = httpx.HTTPTransport(proxy=proxy, **self._options)
             except OSError as error:
                 raise RouteError(
-                    "SSL_CERT_FILE or SSL_CERT_DIR names certificates that cannot be read "
-                    f"({error.strerror or type(error).__name__}); correct or unset it"
+                    "the certificates in SSL_CERT_FILE or SSL_CERT_DIR cannot be read "
+                    f"({error.strerror or type(error).__name__}); correct or unset the variable"
                 ) from error
         return self._routes[variable]
 
 
 def proxy_fault(url: str) -> str:
-    """Return why the proxy that the environment names for an address cannot be used; empty where it can, or is none."""
+    """Return why the environment's proxy for an address cannot be used; empty if it can or there is none."""
     try:
         variable = _variable_for(httpx.URL(url))
         if variable:
@@ -78,25 +78,25 @@ def proxy_fault(url: str) -> str:
 
 
 def _variable_for(url: httpx.URL) -> str:
-    """Return the variable with the proxy of an address; empty where it is reached directly."""
+    """Return the variable with the proxy of an address; empty if it is reached directly."""
     if _is_exempt(url):
         return ""
-    named = {name.lower(): name for name in sorted(os.environ) if os.environ[name].strip()}  # lower case counts first
-    return named.get(f"{url.scheme}_proxy") or named.get("all_proxy") or ""
+    variables = {name.lower(): name for name in sorted(os.environ) if os.environ[name].strip()}  # lower case wins
+    return variables.get(f"{url.scheme}_proxy") or variables.get("all_proxy") or ""
 
 
 def _is_exempt(url: httpx.URL) -> bool:
-    """Return whether NO_PROXY holds an address: its host, a domain it is in, or an IP range; parts may have a port."""
+    """Return whether NO_PROXY contains the address's host, its domain or its IP range, optionally with a port."""
     host = url.host.rstrip(".").lower()
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     for part in re.split(r"[,\s]+", os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))):
-        name, of_port = part.rpartition("://")[2].lower(), None
-        if found := re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d{1,5})", name):
-            name, of_port = found[1], int(found[2])
+        name, exempt_port = part.rpartition("://")[2].lower(), None
+        if match := re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d{1,5})", name):
+            name, exempt_port = match[1], int(match[2])
         name = name.strip("[]").lstrip("*").strip(".")
         if part == "*":
             return True
-        if not name or (of_port is not None and of_port != port):
+        if not name or (exempt_port is not None and exempt_port != port):
             continue
         if host == name or host.endswith(f".{name}"):
             return True
@@ -107,20 +107,20 @@ def _is_exempt(url: httpx.URL) -> bool:
 
 
 def _proxy_of(variable: str) -> httpx.Proxy:
-    """Return the proxy that a variable names.
+    """Return the proxy in a variable.
 
     Raises:
-        RouteError: it names none that can be used.
+        RouteError: the variable is not a usable proxy address.
     """
     text = _WITHOUT_SCHEME.sub("http://", os.environ[variable].strip())
     scheme = text.partition("://")[0].lower()
     if scheme.startswith("socks"):
-        raise RouteError(f"{variable} names a SOCKS proxy ({scheme}://), which cannot be used here; {_REMEDY}")
+        raise RouteError(f"{variable} is a SOCKS proxy ({scheme}://), which is not supported; {_REMEDY}")
     try:
         proxy = httpx.Proxy(text)
     except (httpx.InvalidURL, ValueError, UnicodeError):
         proxy = None
     if proxy is None or not _HOST.match(proxy.url.host) or not 0 < (proxy.url.port or 80) < 65536:
-        # What exactly is wrong may hold its password; it is neither shown nor chained.
-        raise RouteError(f"{variable} is no address of a proxy; {_REMEDY}") from None
+        # The original message may contain the password, so it is neither shown nor chained.
+        raise RouteError(f"{variable} is not a valid proxy address; {_REMEDY}") from None
     return proxy

@@ -1,7 +1,7 @@
-"""One GET over HTTP: bounded in time, size, rate, tries and redirects, and honest about why it failed.
+"""HTTP GET with limits on time, size, rate, attempts and redirects, and with clear errors.
 
-Every source that asks over the network uses it, and every source raises its errors. No message and no log tells the
-query of an address, its credentials or a header: keys are there.
+Every network source uses this module, and every source raises its errors. Messages and logs contain no query,
+credentials or headers, because these may contain keys.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
     from btc_assets.proxies import ProxiedTransport
 
 _MEBIBYTE = 1024 * 1024
-_BUSY = (418, 429)
-_MOVED = (301, 302, 303, 307, 308)
-_DRIP = 5
-"""Timeouts a whole try may take; httpx bounds each read alone."""
-_REMEMBERED_S = 3600.0
-"""How long an answer is remembered before it is asked for in full again."""
+_RATE_LIMITED = (418, 429)
+_REDIRECTS = (301, 302, 303, 307, 308)
+_ATTEMPT_TIMEOUTS = 5
+"""Maximum duration of one attempt, in timeouts; httpx limits only the time of each read."""
+_CACHE_TTL_S = 3600.0
+"""Seconds after which a cached response is requested in full again."""
 _CACHE_BYTES = 256 * _MEBIBYTE
 _GZIP = 31
-_PIECE = 64 * 1024
-"""Bytes unpacked at a time."""
+_CHUNK_BYTES = 64 * 1024
+"""Bytes decompressed at a time."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOCATION = "btc_assets_location"
-_FOR_ANYBODY = ("Cache-Control",)
-"""Headers of a request that follow a redirect to another host."""
+_FORWARDED_HEADERS = ("Cache-Control",)
+"""Request headers that are sent to another host after a redirect."""
 
 
 class SourceError(RuntimeError):
-    """A source gave nothing that can be stored; what is stored stays as it is."""
+    """A source returned nothing that can be stored; stored data is unchanged."""
 
 
 class SourceUnavailableError(SourceError):
     """The service is down, too slow or rate-limited; retry later.
 
     Attributes:
-        retry_after_s: seconds after which the service accepts a retry; None where it does not say.
+        retry_after_s: seconds after which the service accepts a retry; None if it does not state them.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -62,29 +62,29 @@ class SourceUnavailableError(SourceError):
 
 
 class SourceRefusedError(SourceError):
-    """The service understood and will not answer; a person must change something."""
+    """The service refuses the request; a retry does not help, the configuration must change."""
 
 
 class SourceMalformedError(SourceError):
-    """An answer or a file holds something else than what the source promises."""
+    """A response or a file does not have the expected format."""
 
 
 class _RetryError(SourceUnavailableError):
-    """Another try may succeed."""
+    """Another attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How patient one service's transport is.
+    """Limits of one service's transport.
 
     Attributes:
-        timeout_s: seconds before one try is given up.
-        attempts: tries of one request, the first included.
-        max_wait_s: longest wait between two tries in seconds; a service that asks for more ends the request.
-        requests_per_second: rate never exceeded, of one host.
-        body_bytes: size, unpacked, above which an answer is refused.
-        redirects: redirects followed; 0 refuses them all.
-        total_s: seconds for one request with all its tries; none is begun, and a running one is ended, after that.
+        timeout_s: timeout of a connection or read, seconds.
+        attempts: attempts per request, including the first.
+        max_wait_s: longest wait between two attempts, seconds; a longer Retry-After ends the request.
+        requests_per_second: maximum request rate per host.
+        body_bytes: maximum decompressed size of a response.
+        redirects: maximum number of redirects; 0 refuses them.
+        total_s: seconds for a request with all its attempts; then a running attempt is stopped and no new one starts.
     """
 
     timeout_s: float = 20.0
@@ -97,8 +97,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is asked; `purpose` is that of `content_if_changed`, None where nothing is to be remembered."""
+class _Request:
+    """One request; `purpose` is that of `content_if_changed`, None without caching."""
 
     path: str
     params: Mapping[str, str | int]
@@ -107,28 +107,28 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What came of a request.
+class _Response:
+    """The response to a request.
 
     Attributes:
-        body: unpacked; None where the service says 404.
-        unchanged: whether the service says that it is the body of the last time, which is not read again.
-        moved: where to, as the header says; empty for every answer that is no redirect.
+        body: decompressed body; None for status 404.
+        unchanged: whether the body equals the cached one; it is not read again.
+        location: target of a redirect, as in the header; empty for any other response.
     """
 
     body: bytes | None
     unchanged: bool = False
-    moved: str = ""
+    location: str = ""
 
 
 class Transport:
-    """GETs of one service, one at a time.
+    """GET requests to one service, one at a time.
 
     Args:
-        base_url: of the service; a name and password in it go into a header.
-        limits: how patient it is.
-        cache: SQLite file that `content_if_changed` remembers answers in; processes may share it.
-        remedy: what a person may do where the service refuses, the end of a sentence.
+        base_url: base URL of the service; credentials in it are sent in a header.
+        limits: limits of time, size, rate, attempts and redirects.
+        cache: SQLite file for responses of `content_if_changed`; processes may share it.
+        remedy: what to do if the service refuses the request, the end of a sentence.
     """
 
     def __init__(
@@ -139,116 +139,117 @@ class Transport:
         cache: Path | None = None,
         remedy: str = "check the base URL, or choose another source",
     ) -> None:
-        # Credentials of a proxy or a gateway go into a header, never into a message or a log.
+        # Credentials of a gateway are sent in a header and never appear in messages or logs.
         parts = urlsplit(base_url.rstrip("/"))
         self._auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
         self._base = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         self._limits = limits
         self._cache = cache
         self._remedy = remedy
-        self._watch = _Watch()
+        self._deadline = _Deadline()
 
-    # --- what is asked -----------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------
     def json(
         self, path: str, params: Mapping[str, str | int] | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:
         """GET a JSON document.
 
         Args:
-            path: after the base URL.
-            params: of the query; they are in no message.
-            headers: beside our own; they are in no message, and never go to another host.
+            path: path relative to the base URL.
+            params: query parameters; they do not appear in messages.
+            headers: additional headers; they do not appear in messages and are never sent to another host.
 
         Raises:
-            SourceUnavailableError: timeout, connection fault, 418, 429 or 5xx on every try.
-            SourceRefusedError: any other status that is not 200.
-            SourceMalformedError: the body is not JSON, or too large.
+            SourceUnavailableError: timeout, connection error, 418, 429 or 5xx on every attempt.
+            SourceRefusedError: any other status except 200.
+            SourceMalformedError: the body is not JSON or is too large.
         """
         body = self.content(path, params, headers)
         try:
-            return json.loads(body, parse_constant=_no_constant)
+            return json.loads(body, parse_constant=_reject_constant)
         except (ValueError, RecursionError) as error:
             start = body[:60].decode("utf-8", "replace").strip()
             kind = "an HTML page" if start.lower().startswith(("<!doctype", "<html")) else "truncated or not JSON"
             raise SourceMalformedError(
-                f"{_shown(self._base + path)}: the answer is {kind}, it starts with {start!r}; is the base URL right?"
+                f"{_public_url(self._base + path)}: the response is {kind}, it starts with {start!r}; "
+                "check the base URL"
             ) from error
 
     def content(
         self, path: str, params: Mapping[str, str | int] | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """GET a body; takes and raises what `json` does."""
-        found = self.content_if_found(path, params, headers)
-        if found is None:
+        """GET a body; arguments and errors are those of `json`."""
+        body = self.content_if_found(path, params, headers)
+        if body is None:
             raise self._not_found(path)
-        return found
+        return body
 
     def content_if_found(
         self, path: str, params: Mapping[str, str | int] | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes | None:
-        """GET a body, or None where the service says 404; takes and raises what `json` does otherwise."""
-        return self._ask(_Question(path, params or {}, headers or {})).body
+        """GET a body; None for status 404. Arguments and other errors are those of `json`."""
+        return self._request(_Request(path, params or {}, headers or {})).body
 
     def content_if_changed(self, path: str, purpose: str) -> bytes | None:
-        """GET a body, or None where the service says (304) that it is the one of the last time.
+        """GET a body; None if it is unchanged since the last request (304).
 
-        A body is remembered for an hour: after that it is asked for in full, so that what a run lost after it had
-        fetched it comes again. Without a cache it is always asked for in full.
+        A body is cached for an hour and then requested in full, so that a run that failed after fetching it loses
+        nothing permanently. Without a cache it is always requested in full.
 
         Args:
-            path: after the base URL.
-            purpose: what the body is wanted for; what was given for another purpose does not count.
+            path: path relative to the base URL.
+            purpose: part of the cache key; requests with another purpose are independent.
 
         Raises:
             SourceError: as `json` does.
         """
-        answer = self._ask(_Question(path, {}, {"Cache-Control": "no-cache"}, purpose))
-        if answer.unchanged:
+        response = self._request(_Request(path, {}, {"Cache-Control": "no-cache"}, purpose))
+        if response.unchanged:
             return None
-        if answer.body is None:
+        if response.body is None:
             raise self._not_found(path)
-        return answer.body
+        return response.body
 
     def forget(self, path: str, purpose: str) -> None:
-        """Forget what `content_if_changed` remembers: it was of no use, and is to be asked for in full."""
+        """Remove a cached response that could not be used, so that the next request is in full."""
         storage = self._storage
         if storage is not None:
-            for entry in storage.get_entries(self._remembered_as(path, purpose)):
+            for entry in storage.get_entries(self._cache_key(path, purpose)):
                 storage.remove_entry(entry.id)
 
-    # --- how it is asked ---------------------------------------------------------------------------
+    # --- implementation ----------------------------------------------------------------------------
     @cached_property
     def _client(self) -> httpx.Client:
-        return self._client_over(self._routed())
+        return self._new_client(self._new_transport())
 
     @cached_property
-    def _remembering_client(self) -> httpx.Client:
+    def _caching_client(self) -> httpx.Client:
         if self._storage is None:
             return self._client
         from hishel.httpx import CacheTransport
 
-        # The rules of RFC 9111, for a cache that is ours alone: answers marked private are remembered as well.
-        return self._client_over(CacheTransport(self._routed(), storage=self._storage, rfc={"shared": False}))
+        # RFC 9111 rules for a private cache, which also stores responses marked private.
+        return self._new_client(CacheTransport(self._new_transport(), storage=self._storage, rfc={"shared": False}))
 
-    def _routed(self) -> ProxiedTransport:
+    def _new_transport(self) -> ProxiedTransport:
         import httpx
 
         from btc_assets.proxies import ProxiedTransport
 
-        # Where several hosts are asked, a connection for each request: the watch must know which one it waits for.
+        # With redirects to several hosts, one connection per request: the deadline must know the active connection.
         return ProxiedTransport(limits=httpx.Limits(max_keepalive_connections=0 if self._limits.redirects else 1))
 
-    def _client_over(self, transport: httpx.BaseTransport) -> httpx.Client:
+    def _new_client(self, transport: httpx.BaseTransport) -> httpx.Client:
         import httpx
 
-        logging.getLogger("httpx").addFilter(_log_no_query)
-        logging.getLogger("httpcore").setLevel(logging.INFO)  # below that it tells every header
+        logging.getLogger("httpx").addFilter(_remove_query)
+        logging.getLogger("httpcore").setLevel(logging.INFO)  # DEBUG would log every header
         return httpx.Client(
             transport=transport,
             timeout=self._limits.timeout_s,
             # httpx would unpack a redirect's body without limit and send our own headers, keys too, to the next host.
             follow_redirects=False,
-            event_hooks={"response": [_take_location]},
+            event_hooks={"response": [_move_location]},
             headers={"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},
         )
 
@@ -258,169 +259,175 @@ class Transport:
             return None
         import hishel
 
-        return hishel.SqliteStorage(database_path=self._cache, default_ttl=_REMEMBERED_S, max_size=_CACHE_BYTES)
+        return hishel.SqliteStorage(database_path=self._cache, default_ttl=_CACHE_TTL_S, max_size=_CACHE_BYTES)
 
-    def _remembered_as(self, path: str, purpose: str) -> str:
+    def _cache_key(self, path: str, purpose: str) -> str:
         return f"{purpose} {self._base}{path}"
 
-    def _ask(self, question: _Question) -> _Answer:
+    def _request(self, request: _Request) -> _Response:
         import stamina
 
         end = time.monotonic() + self._limits.total_s
-        tries = 0
+        attempts = 0
         try:
             for attempt in stamina.retry_context(
-                on=lambda error: _wait(error, end),
+                on=lambda error: _retry_delay(error, end),
                 attempts=self._limits.attempts,
                 timeout=None,
                 wait_initial=min(0.5, self._limits.max_wait_s),
                 wait_max=self._limits.max_wait_s,
                 wait_jitter=min(0.5, self._limits.max_wait_s),
             ):
-                tries = attempt.num
+                attempts = attempt.num
                 with attempt:
-                    return self._once(question, end)
+                    return self._attempt(request, end)
         except _RetryError as fault:
-            given_up = f"given up after {tries} {'try' if tries == 1 else 'tries'}"
-            raise SourceUnavailableError(f"{fault}; {given_up}, try later", fault.retry_after_s) from fault
+            count = f"{attempts} {'attempt' if attempts == 1 else 'attempts'}"
+            raise SourceUnavailableError(f"{fault}; gave up after {count}, try later", fault.retry_after_s) from fault
         raise AssertionError("unreachable")
 
-    def _once(self, question: _Question, end: float) -> _Answer:
-        """Ask once, wherever the redirects lead."""
-        end = min(end, time.monotonic() + _DRIP * self._limits.timeout_s)
-        url = self._base + question.path
+    def _attempt(self, request: _Request, end: float) -> _Response:
+        """Make one attempt, following redirects."""
+        end = min(end, time.monotonic() + _ATTEMPT_TIMEOUTS * self._limits.timeout_s)
+        url = self._base + request.path
         visited = [url]
         while True:
-            _pace(url, self._limits.requests_per_second)
-            answer = self._hop(url, question, end)
-            if not answer.moved:
-                return answer
-            url = self._moved_to(answer.moved, visited)
-            question = replace(question, params={})
+            _wait_for_rate_limit(url, self._limits.requests_per_second)
+            response = self._send(url, request, end)
+            if not response.location:
+                return response
+            url = self._redirect_target(response.location, visited)
+            request = replace(request, params={})
             visited.append(url)
 
-    def _hop(self, url: str, question: _Question, end: float) -> _Answer:
+    def _send(self, url: str, request: _Request, end: float) -> _Response:
         import httpx
 
         from btc_assets.proxies import RouteError
 
-        shown = _shown(url)
-        ours = _origin(url) == _origin(self._base)
-        client = self._client if question.purpose is None else self._remembering_client
-        key = self._remembered_as(question.path, question.purpose or "")
-        headers = {name: value for name, value in question.headers.items() if ours or name in _FOR_ANYBODY}
+        address = _public_url(url)
+        is_same_origin = _origin(url) == _origin(self._base)
+        client = self._client if request.purpose is None else self._caching_client
+        key = self._cache_key(request.path, request.purpose or "")
+        headers = {
+            name: value for name, value in request.headers.items() if is_same_origin or name in _FORWARDED_HEADERS
+        }
         try:
             with (
-                self._watch.until(end),
+                self._deadline.enforce(end),
                 client.stream(
                     "GET",
                     url,
-                    params=dict(question.params) or None,
+                    params=dict(request.params) or None,
                     headers=headers,
-                    auth=self._auth if ours else None,
-                    extensions={"trace": self._watch.trace, "caching": {"key": key}},
-                ) as answer,
+                    auth=self._auth if is_same_origin else None,
+                    extensions={"trace": self._deadline.trace, "caching": {"key": key}},
+                ) as response,
             ):
-                return self._read(shown, answer)
+                return self._read(address, response)
         except httpx.TimeoutException as error:
-            raise _RetryError(f"{shown}: no answer within {self._limits.timeout_s:g} s (BTC_HTTP_TIMEOUT_S)") from error
+            raise _RetryError(
+                f"{address}: no response within {self._limits.timeout_s:g} s (BTC_HTTP_TIMEOUT_S)"
+            ) from error
         except RouteError as error:
-            raise SourceRefusedError(f"{shown} was not requested: {error}") from error
+            raise SourceRefusedError(f"{address} was not requested: {error}") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
-            # What exactly is wrong may hold a key; it is neither told nor chained.
+            # The original message may contain a key, so it is neither shown nor chained.
             raise SourceRefusedError(
-                f"{shown}: this cannot be asked over HTTP ({type(error).__name__}); {self._remedy}"
+                f"{address}: this is not a valid HTTP request ({type(error).__name__}); {self._remedy}"
             ) from None
         except (httpx.TransportError, zlib.error) as error:
-            if self._watch.over:
-                raise _drips(shown) from error
-            raise _RetryError(f"{shown}: the connection failed or was cut ({error})") from error
+            if self._deadline.expired:
+                raise _too_slow(address) from error
+            raise _RetryError(f"{address}: the connection failed or was cut ({error})") from error
 
-    def _read(self, shown: str, answer: httpx.Response) -> _Answer:
-        status = answer.status_code
+    def _read(self, address: str, response: httpx.Response) -> _Response:
+        status = response.status_code
         if status == 404:
-            return _Answer(None)
-        if status in _MOVED and self._limits.redirects and answer.extensions.get(_LOCATION):
-            return _Answer(None, moved=answer.extensions[_LOCATION])
+            return _Response(None)
+        if status in _REDIRECTS and self._limits.redirects and response.extensions.get(_LOCATION):
+            return _Response(None, location=response.extensions[_LOCATION])
         if status != 200:
-            self._raise_for(shown, status, answer.headers.get("Retry-After"))
-        remembered = answer.extensions.get("caching")
-        if remembered is not None and remembered["from_cache"]:
-            return _Answer(None, unchanged=True)
+            self._raise_for(address, status, response.headers.get("Retry-After"))
+        caching = response.extensions.get("caching")
+        if caching is not None and caching["from_cache"]:
+            return _Response(None, unchanged=True)
         body = bytearray()
-        for piece in _unpacked(shown, answer):
-            body += piece
-            if self._watch.over:
-                raise _drips(shown)
+        for chunk in _decompress(address, response):
+            body += chunk
+            if self._deadline.expired:
+                raise _too_slow(address)
             if len(body) > self._limits.body_bytes:
-                raise SourceMalformedError(f"{shown}: the answer is larger than {self._limits.body_bytes} bytes")
-        if self._watch.over:  # a body that ends where the connection does looks whole when it is shut
-            raise _drips(shown)
-        return _Answer(bytes(body))
+                raise SourceMalformedError(f"{address}: the response is larger than {self._limits.body_bytes} bytes")
+        if self._deadline.expired:  # without a length, a body looks complete when its connection is shut down
+            raise _too_slow(address)
+        return _Response(bytes(body))
 
-    def _moved_to(self, location: str, visited: list[str]) -> str:
-        """Return the address that a redirect leads to.
+    def _redirect_target(self, location: str, visited: list[str]) -> str:
+        """Return the target of a redirect.
 
         Raises:
-            SourceRefusedError: it leads nowhere, in a circle, too far, or from https to http.
+            SourceRefusedError: the target is invalid, a loop, too many redirects away, or http after https.
         """
-        here = visited[-1]
+        current = visited[-1]
         try:
-            target = urlsplit(urljoin(here, location.strip()))
-            whole = target.scheme in _DEFAULT_PORTS and bool(target.hostname) and target.port != 0
+            target = urlsplit(urljoin(current, location.strip()))
+            is_valid = target.scheme in _DEFAULT_PORTS and bool(target.hostname) and target.port != 0
         except ValueError:
-            whole = False
-        if not whole:
-            raise SourceRefusedError(f"{_shown(here)}: redirects to what is no http or https address; {self._remedy}")
-        if target.scheme != "https" and here.startswith("https:"):
+            is_valid = False
+        if not is_valid:
             raise SourceRefusedError(
-                f"{_shown(here)}: redirects from https to http, where anybody between could answer; {self._remedy}"
+                f"{_public_url(current)}: redirects to an address that is not http or https; {self._remedy}"
+            )
+        if target.scheme != "https" and current.startswith("https:"):
+            raise SourceRefusedError(
+                f"{_public_url(current)}: redirects from https to http, which is not authenticated; {self._remedy}"
             )
         url = urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2], fragment=""))
         if url in visited:
-            circle = " → ".join(_shown(place) for place in [*visited[visited.index(url) :], url])
-            raise SourceRefusedError(f"{_shown(visited[0])}: redirects in a circle, {circle}; {self._remedy}")
+            loop = " → ".join(_public_url(step) for step in [*visited[visited.index(url) :], url])
+            raise SourceRefusedError(f"{_public_url(visited[0])}: redirects in a loop, {loop}; {self._remedy}")
         if len(visited) > self._limits.redirects:
             raise SourceRefusedError(
-                f"{_shown(visited[0])}: redirects more than {self._limits.redirects} times, at last to {_shown(url)}; "
-                f"{self._remedy}"
+                f"{_public_url(visited[0])}: redirects more than {self._limits.redirects} times, "
+                f"the last to {_public_url(url)}; {self._remedy}"
             )
         return url
 
-    def _raise_for(self, shown: str, status: int, retry_after: str | None) -> None:
-        if status in _BUSY or status >= 500:
-            wait = _seconds(retry_after)
-            why = "asks us to slow down" if status in _BUSY else "has a fault of its own"
+    def _raise_for(self, address: str, status: int, retry_after: str | None) -> None:
+        if status in _RATE_LIMITED or status >= 500:
+            wait = _parse_retry_after(retry_after)
+            reason = "limits the request rate" if status in _RATE_LIMITED else "has an internal error"
             if wait is not None and wait > self._limits.max_wait_s:
                 raise SourceUnavailableError(
-                    f"{shown}: HTTP {status}, the service {why} and to come back in {wait:.0f} s, longer than "
-                    f"BTC_HTTP_MAX_WAIT_S ({self._limits.max_wait_s:g} s); try later",
+                    f"{address}: HTTP {status}, the service {reason} and accepts a retry after {wait:.0f} s, "
+                    f"longer than BTC_HTTP_MAX_WAIT_S ({self._limits.max_wait_s:g} s); try later",
                     wait,
                 )
-            raise _RetryError(f"{shown}: HTTP {status}, the service {why}", wait)
+            raise _RetryError(f"{address}: HTTP {status}, the service {reason}", wait)
         if status == 451:
-            raise SourceRefusedError(f"{shown}: HTTP 451, the service does not serve this location; {self._remedy}")
-        raise SourceRefusedError(f"{shown}: HTTP {status}, the service refuses the request; {self._remedy}")
+            raise SourceRefusedError(f"{address}: HTTP 451, the service does not serve this location; {self._remedy}")
+        raise SourceRefusedError(f"{address}: HTTP {status}, the service refuses the request; {self._remedy}")
 
     def _not_found(self, path: str) -> SourceRefusedError:
-        return SourceRefusedError(f"{_shown(self._base + path)}: HTTP 404, there is no such thing; {self._remedy}")
+        return SourceRefusedError(f"{_public_url(self._base + path)}: HTTP 404, not found; {self._remedy}")
 
 
-class _Watch:
-    """Ends a request that is not done in time, wherever it hangs.
+class _Deadline:
+    """Stops a request that is not complete in time.
 
-    A peer that sends a byte now and then lets no read time out. A socket that is shut wakes whoever reads it.
+    A peer that sends single bytes never triggers a read timeout. Shutting down the socket ends a blocked read.
     """
 
     def __init__(self) -> None:
-        self.over = False
+        self.expired = False
         self._stream: Any = None
 
     @contextmanager
-    def until(self, end: float) -> Iterator[None]:
-        """Shut the connection when `end`, of the monotonic clock, comes before the block is left."""
-        self.over = False
-        timer = threading.Timer(max(0.0, end - time.monotonic()), self._shut)
+    def enforce(self, end: float) -> Iterator[None]:
+        """Shut down the connection if the block is still running at `end` (monotonic clock)."""
+        self.expired = False
+        timer = threading.Timer(max(0.0, end - time.monotonic()), self._shut_down)
         timer.daemon = True
         timer.start()
         try:
@@ -429,69 +436,71 @@ class _Watch:
             timer.cancel()
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Notice the connection that is being used; the one before it is no longer."""
+        """Record the active connection; httpcore calls this on every event."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._stream = info["return_value"]
-            if self.over:
-                self._shut()
+            if self.expired:
+                self._shut_down()
 
-    def _shut(self) -> None:
-        self.over = True
+    def _shut_down(self) -> None:
+        self.expired = True
         connection = self._stream.get_extra_info("socket") if self._stream is not None else None
         if connection is not None:
             with suppress(OSError):
-                # Of the plain socket: an SSL socket's own would take its state away under the thread that reads.
+                # The plain socket's method: that of an SSL socket would remove its state under the reading thread.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-_NEXT: dict[tuple[str, str, int], float] = {}
-"""When each host may be asked again, of the monotonic clock; of all transports of this process."""
-_NEXT_LOCK = threading.Lock()
+_NEXT_REQUEST_AT: dict[tuple[str, str, int], float] = {}
+"""Earliest time of the next request to each host (monotonic clock), for all transports of this process."""
+_NEXT_REQUEST_LOCK = threading.Lock()
 
 
-def _pace(url: str, requests_per_second: float) -> None:
-    """Wait until the host of an address may be asked again."""
+def _wait_for_rate_limit(url: str, requests_per_second: float) -> None:
+    """Wait until the rate limit allows the next request to the host of an address."""
     host = _origin(url)
-    with _NEXT_LOCK:
+    with _NEXT_REQUEST_LOCK:
         now = time.monotonic()
-        at = max(now, _NEXT.get(host, now))
-        _NEXT[host] = at + 1 / requests_per_second
+        at = max(now, _NEXT_REQUEST_AT.get(host, now))
+        _NEXT_REQUEST_AT[host] = at + 1 / requests_per_second
     if at > now:
         time.sleep(at - now)
 
 
-def _unpacked(shown: str, answer: httpx.Response) -> Iterator[bytes]:
-    """Read a body, unpacking it in small pieces: a bomb is noticed before it has gone off."""
-    packed_as = answer.headers.get("Content-Encoding", "").strip().lower()
-    if packed_as in ("", "identity"):
-        yield from answer.iter_raw()
+def _decompress(address: str, response: httpx.Response) -> Iterator[bytes]:
+    """Yield the decompressed body in small chunks, so that the size limit stops a decompression bomb early."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        yield from response.iter_raw()
         return
-    if packed_as not in ("gzip", "x-gzip"):
-        raise SourceMalformedError(f"{shown}: the answer is packed as {packed_as[:40]!r}; only gzip was asked for")
-    unpacker = zlib.decompressobj(wbits=_GZIP)
-    begun = False
-    for chunk in answer.iter_raw():
+    if encoding not in ("gzip", "x-gzip"):
+        raise SourceMalformedError(f"{address}: expected a gzip-encoded response, got encoding {encoding[:40]!r}")
+    decompressor = zlib.decompressobj(wbits=_GZIP)
+    has_started = False
+    for chunk in response.iter_raw():
         rest = chunk
         while rest:
-            if unpacker.eof:
+            if decompressor.eof:
                 if not rest.startswith(b"\x1f"):
-                    return  # padding behind the last member
-                unpacker = zlib.decompressobj(wbits=_GZIP)
-            begun = True
-            yield unpacker.decompress(rest, _PIECE)
-            rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
-    if begun and not unpacker.eof:
-        yield unpacker.flush()
-        if not unpacker.eof:
-            raise zlib.error("the packed body ends in the middle")
+                    return  # padding after the last member
+                decompressor = zlib.decompressobj(wbits=_GZIP)
+            has_started = True
+            yield decompressor.decompress(rest, _CHUNK_BYTES)
+            rest = decompressor.unused_data if decompressor.eof else decompressor.unconsumed_tail
+    if has_started and not decompressor.eof:
+        yield decompressor.flush()
+        if not decompressor.eof:
+            raise zlib.error("the compressed body is truncated")
 
 
-def _drips(shown: str) -> _RetryError:
-    return _RetryError(f"{shown}: the answer drips in, not done in time ({_DRIP} x BTC_HTTP_TIMEOUT_S at most)")
+def _too_slow(address: str) -> _RetryError:
+    return _RetryError(
+        f"{address}: the response is too slow, not complete within {_ATTEMPT_TIMEOUTS} x BTC_HTTP_TIMEOUT_S"
+    )
 
 
-def _shown(url: str) -> str:
-    """Return an address as a message may show it: without credentials, query and fragment."""
+def _public_url(url: str) -> str:
+    """Return an address without credentials, query and fragment, for messages."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -501,31 +510,31 @@ def _origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-def _take_location(answer: httpx.Response) -> None:
-    """Take a redirect's address out of httpx's sight, which fails on one it cannot read even if it follows none."""
-    location = answer.headers.pop("Location", "")
+def _move_location(response: httpx.Response) -> None:
+    """Move the Location header to the extensions: httpx fails on an invalid one even without following redirects."""
+    location = response.headers.pop("Location", "")
     if location:
-        answer.extensions[_LOCATION] = location
+        response.extensions[_LOCATION] = location
 
 
-def _log_no_query(record: logging.LogRecord) -> bool:
-    """Take the query out of the addresses that httpx logs."""
+def _remove_query(record: logging.LogRecord) -> bool:
+    """Remove the query from addresses that httpx logs."""
     import httpx
 
     if isinstance(record.args, tuple):
-        record.args = tuple(_shown(str(value)) if isinstance(value, httpx.URL) else value for value in record.args)
+        record.args = tuple(_public_url(str(value)) if isinstance(value, httpx.URL) else value for value in record.args)
     return True
 
 
-def _wait(error: Exception, end: float) -> bool | float:
-    """Say whether, and how long from now, another try is made; none begins after `end`, of the monotonic clock."""
+def _retry_delay(error: Exception, end: float) -> bool | float:
+    """Return whether to retry, or the seconds to wait first; no attempt starts after `end` (monotonic clock)."""
     if not isinstance(error, _RetryError) or time.monotonic() + (error.retry_after_s or 0.0) >= end:
         return False
     return True if error.retry_after_s is None else error.retry_after_s
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date; None where there is none to honour."""
+def _parse_retry_after(retry_after: str | None) -> float | None:
+    """Parse a Retry-After header, seconds or a date; return seconds, or None if it is missing or invalid."""
     if retry_after is None:
         return None
     try:
@@ -538,5 +547,5 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(0.0, wait) if wait < float("inf") else None
 
 
-def _no_constant(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")

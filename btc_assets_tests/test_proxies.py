@@ -1,4 +1,4 @@
-"""Proxies of the environment are used, bypassed, or named; a real local server is the proxy."""
+"""Proxies from the environment are used, bypassed or reported; a real local server is the proxy."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def proxy() -> Iterator[WebServer]:
         yield server
 
 
-def fetched(url: str = OUTSIDE) -> object:
+def fetch(url: str = OUTSIDE) -> object:
     return Transport(url, LIMITS).json("/x")
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize("spelling", ["{}", " {} ", "{}/", "bare"])
-def test_a_proxy_is_used_however_it_is_spelt(
+def test_every_spelling_of_a_proxy_is_used(
     variable: str, spelling: str, proxy: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare = proxy.url.removeprefix("http://")
     monkeypatch.setenv(variable, bare if spelling == "bare" else spelling.format(proxy.url))
-    assert fetched() == {"by": "proxy"}
+    assert fetch() == {"by": "proxy"}
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_a_proxy_is_used_however_it_is_spelt(
         ("http://venue.invalid", OUTSIDE),
     ],
 )
-def test_what_no_proxy_holds_is_reached_directly(
+def test_an_exempt_address_is_reached_directly(
     exempt: str, url: str, proxy: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", exempt)
     with pytest.raises(SourceUnavailableError) as error:
-        fetched(url)
+        fetch(url)
     assert "proxy" not in str(error.value)
     assert proxy.requests == []
 
@@ -75,12 +75,10 @@ def test_what_no_proxy_holds_is_reached_directly(
 @pytest.mark.parametrize(
     "exempt", ["fd00::/8", "othervenue.invalid", "venue.invalid:8080", "nue.invalid", "10.0.0.0/8", ","]
 )
-def test_what_no_proxy_does_not_hold_goes_through_it(
-    exempt: str, proxy: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_addresses_use_the_proxy(exempt: str, proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", exempt)
-    assert fetched() == {"by": "proxy"}
+    assert fetch() == {"by": "proxy"}
 
 
 @pytest.mark.parametrize(
@@ -88,39 +86,39 @@ def test_what_no_proxy_does_not_hold_goes_through_it(
     [
         (
             "socks5://quant:hunter2@127.0.0.1:1080",
-            r"names a SOCKS proxy \(socks5://\), which cannot be used here; set it to",
+            r"is a SOCKS proxy \(socks5://\), which is not supported; set it to",
         ),
-        ("socks://127.0.0.1:1080", r"names a SOCKS proxy \(socks://\)"),
-        ("SOCKS5H://127.0.0.1:1080/", r"names a SOCKS proxy"),
-        ("ftp://quant:hunter2@127.0.0.1:1", "is no address of a proxy; set it to an HTTP proxy such as"),
-        ("http://quant:hunter2@[::1", "is no address of a proxy"),
-        ("http://pro xy:1", "is no address of a proxy"),
-        ("http://proxy:99999", "is no address of a proxy"),
-        ("http://", "is no address of a proxy"),
+        ("socks://127.0.0.1:1080", r"is a SOCKS proxy \(socks://\)"),
+        ("SOCKS5H://127.0.0.1:1080/", r"is a SOCKS proxy"),
+        ("ftp://quant:hunter2@127.0.0.1:1", "is not a valid proxy address; set it to an HTTP proxy such as"),
+        ("http://quant:hunter2@[::1", "is not a valid proxy address"),
+        ("http://pro xy:1", "is not a valid proxy address"),
+        ("http://proxy:99999", "is not a valid proxy address"),
+        ("http://", "is not a valid proxy address"),
     ],
 )
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy"])
-def test_a_proxy_that_cannot_be_used_is_named_with_its_remedy(
+def test_an_unusable_proxy_is_reported_with_its_remedy(
     variable: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SourceRefusedError, match=f"{variable} {sentence}") as error:
-        fetched()
+        fetch()
     assert "hunter2" not in str(error.value)
-    feed = Feed(FeedEntry("desk", f"{OUTSIDE}/rss", "desk.example", timedelta(hours=1)), LIMITS, tmp_path / "http.db")
+    feed = Feed(FeedEntry("feed", f"{OUTSIDE}/rss", "feed.example", timedelta(hours=1)), LIMITS, tmp_path / "http.db")
     with pytest.raises(SourceRefusedError, match=variable):
         feed.fetch(NOW, NOW + timedelta(days=1), NOW)
 
 
-def test_an_unused_broken_proxy_stops_nothing(proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_invalid_proxy_is_ignored(proxy: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    assert fetched() == {"by": "proxy"}
+    assert fetch() == {"by": "proxy"}
     assert proxy_fault(OUTSIDE) == ""
-    assert proxy_fault("https://venue.invalid").startswith("ALL_PROXY names a SOCKS proxy")
+    assert proxy_fault("https://venue.invalid").startswith("ALL_PROXY is a SOCKS proxy")
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password(
+def test_an_unreachable_proxy_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://quant:hunter2@127.0.0.1:9")
@@ -128,11 +126,11 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(
         caplog.at_level(logging.DEBUG),
         pytest.raises(SourceUnavailableError, match="the proxy of HTTP_PROXY") as error,
     ):
-        fetched()
+        fetch()
     assert "hunter2" not in str(error.value) + caplog.text
 
 
-def test_a_feed_is_remembered_behind_a_proxy(proxy: WebServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_feed_is_cached_behind_a_proxy(proxy: WebServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     proxy.respond = lambda path, query: Answer(rss_feed().encode(), headers={"ETag": '"1"', "Content-Type": "text/xml"})
     api = Transport(OUTSIDE, Limits(**FAST), cache=tmp_path / "http.db")
@@ -140,7 +138,7 @@ def test_a_feed_is_remembered_behind_a_proxy(proxy: WebServer, monkeypatch: pyte
     assert len(proxy.requests) == 1
 
 
-def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_certificates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(SourceRefusedError, match="SSL_CERT_FILE"):
-        fetched("https://127.0.0.1:9")
+        fetch("https://127.0.0.1:9")

@@ -115,7 +115,7 @@ def test_a_delivery_error_names_an_unusable_proxy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ALL_PROXY", "socks5://quant:hunter2@127.0.0.1:9")
     for name in ("HTTP_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DeliveryError, match="ALL_PROXY names a SOCKS proxy") as error:
+    with pytest.raises(DeliveryError, match="ALL_PROXY is a SOCKS proxy") as error:
         channels.to_webhook(alert(), config(alert_webhook_url=SecretStr("http://hooks.invalid/x")))
     assert "hunter2" not in str(error.value)
 

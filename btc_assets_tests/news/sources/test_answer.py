@@ -124,7 +124,7 @@ def test_a_long_retry_after_is_an_error(service: Service, server: Exchange) -> N
 
 @every_service
 def test_a_lasting_failure_is_reported(service: Service, server: Exchange) -> None:
-    with pytest.raises(SourceUnavailableError, match=r"HTTP 503, .* given up after 3 tries"):
+    with pytest.raises(SourceUnavailableError, match=r"HTTP 503, .* gave up after 3 attempts"):
         fetch(service, server, *[Answer(status=503)] * 3)
 
 
