@@ -19,7 +19,8 @@ import numpy as np
 
 from btc_assets.features.catalog import FEATURES
 from btc_assets.features.engine import compute_features
-from btc_assets.laws.synthetic import random_walk
+from btc_assets.features.inputs import inputs_of
+from btc_assets.market.made_up import random_walk
 from btc_assets.market.tables import PRICES
 
 if TYPE_CHECKING:
@@ -81,14 +82,14 @@ def run() -> list[tuple[str, float, float]]:
     missing = set(theirs.columns) - {feature.name for feature in chosen}
     if missing:
         raise SystemExit(f"the catalogue no longer has {sorted(missing)}")
-    ours = compute_features(bars, features=chosen)
+    ours = compute_features(inputs_of(bars), features=chosen)
     for feature in chosen:
         mine, other = ours[feature.name].to_numpy()[2000:], theirs[feature.name].to_numpy()[2000:]
         gap = float(np.nanmax(np.abs(mine - other) / np.maximum(1.0, np.abs(other))))
         if not gap < TOLERANCE or np.isnan(mine).any() or np.isnan(other).any():
             raise SystemExit(f"{feature.name} differs by {gap}")
     turns = [
-        (_seconds(lambda: compute_features(bars, features=chosen)), _seconds(lambda: peer(frame)))
+        (_seconds(lambda: compute_features(inputs_of(bars), features=chosen)), _seconds(lambda: peer(frame)))
         for _ in range(REPEATS)
     ]
     return [

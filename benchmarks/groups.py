@@ -22,10 +22,10 @@ import numpy as np
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.features.catalog import FEATURE_SETS, TEXT_GROUPS, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURE_SETS, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
-from btc_assets.features.texts import Texts
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.folds import Rows, labelled_rows, make_folds
 from btc_assets.learning.group_study import BASE, BASE_RATE, Groups, Study, as_markdown, feature_groups, study_groups
@@ -35,7 +35,9 @@ from btc_assets.news.gather import CONTRACTS, FetchResult, KnownTexts, available
 from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.files import TextFiles
 from btc_assets.news.sources.protocol import Kind
+from btc_assets.news.streams import STREAMS
 from btc_assets.settings import Settings, settings
+from btc_assets.streams import Rows as StreamRows
 from btc_assets.vocabulary import HORIZONS
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -151,13 +153,15 @@ def score(config: Settings, archives: Archives, period: Period) -> Scored:
 
 def rows_of(archives: Archives, texts: Scored, period: Period, names: Sequence[str]) -> Rows:
     """Return the labelled hours of a period with the features named."""
-    known = Texts.of(
-        texts.articles.lazy(), texts.posts.lazy(), texts.scores.lazy(), *(archives.days[kind] for kind in _KINDS)
-    )
+    tables = {"article": texts.articles.lazy(), "post": texts.posts.lazy()}
+    known = {
+        stream: StreamRows(stream.rows(tables[kind], texts.scores.lazy()), frozenset(archives.days[kind]))
+        for kind, stream in zip(_KINDS, STREAMS, strict=True)
+    }
     start, end = midnight(period.first), midnight(period.cutoff)
     warm = start - timedelta(days=WARMUP_DAYS)
     bars = archives.bars.filter(pl.col("open_time").is_between(warm, end, closed="left"))
-    features = features_between(bars, start, end, known)
+    features = features_between(inputs_of(bars, known), start, end)
     labels = compute_labels(bars, start, end)
     return labelled_rows(features, labels, cutoff=period.cutoff, horizon=PRIMARY, window_days=period.days, names=names)
 
@@ -191,7 +195,7 @@ def section(config: Settings, archives: Archives, period: Period) -> str:
     rows = rows_of(archives, texts, period, names)
     groups = feature_groups(names)
     real = studied(rows, period, config.train_threads)
-    text_features = [name for group in TEXT_GROUPS for name in groups.get(group, ())]
+    text_features = [name for group in JOINED_GROUPS for name in groups.get(group, ())]
     placebo = studied(moved(rows, text_features), period, config.train_threads)
     seconds = time.perf_counter() - began
     inside = (pl.col("available_at") >= midnight(period.first)) & (pl.col("available_at") < midnight(period.cutoff))

@@ -32,6 +32,7 @@ from btc_assets.clock import HOUR, midnight
 from btc_assets.evaluation import metrics
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 from btc_assets.features.engine import compute_features
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
 from btc_assets.learning import missingness
 from btc_assets.learning.explain import explain
@@ -136,7 +137,7 @@ class History:
     @cached_property
     def features(self) -> pl.DataFrame:
         """HOURLY_FEATURES rows of the bars as they are."""
-        return compute_features(self.bars)
+        return compute_features(inputs_of(self.bars))
 
     @cached_property
     def labels(self) -> pl.DataFrame:
@@ -148,7 +149,7 @@ class History:
     def without(self, columns: Sequence[str], start: datetime) -> pl.DataFrame:
         """Return the features as they are where columns of the bars vanish from an hour on."""
         known = [pl.when(pl.col("open_time") < start).then(pl.col(column)).alias(column) for column in columns]
-        return compute_features(self.bars.with_columns(known))
+        return compute_features(inputs_of(self.bars.with_columns(known)))
 
     def rows(self, features: pl.DataFrame, cutoff: date, days: int, names: Sequence[str]) -> Rows:
         """Return the labelled rows of so many days before a cutoff."""

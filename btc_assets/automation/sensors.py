@@ -32,7 +32,6 @@ from btc_assets.digest import digest
 from btc_assets.features import checks as features_checks
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.features.texts import HOUR_OF_TEXT
 from btc_assets.forecasting import checks as forecasting_checks
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
@@ -43,6 +42,7 @@ from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
+from btc_assets.streams import IN_ITS_HOUR
 from btc_assets.vocabulary import CHAMPION
 
 BATCH = 2_000
@@ -284,7 +284,7 @@ def scores_by_hour(lake: Lake, days: Collection[date]) -> dict[str, str]:
     if not days:
         return {}
     rows = lake.scan_days(SENTIMENT_SCORES, sorted(days)).sort(SENTIMENT_SCORES.key).collect()
-    by_hour = rows.group_by(HOUR_OF_TEXT.alias("hour"), maintain_order=True)
+    by_hour = rows.group_by(IN_ITS_HOUR.alias("hour"), maintain_order=True)
     return {hour.isoformat(): digest(part)[:16] for (hour,), part in by_hour}
 
 

@@ -14,8 +14,8 @@ from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPO
 from btc_assets.clock import HOUR, midnight
 from btc_assets.columns import DAY_IT_IS_KNOWN
 from btc_assets.display import embedded, table_metadata
-from btc_assets.features.assets import stored_texts
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.inputs import TABLES, read_inputs
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake, stored
 from btc_assets.learning import folds, missingness, training
@@ -93,9 +93,6 @@ CAUSALITY_DAYS = 3
     **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(MODEL_VERDICT),
     ins={
-        "prices": dg.AssetIn(
-            key=["market", "prices"], partition_mapping=days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False)
-        ),
         "hourly_features": window_of("features/hourly_features"),
         "hourly_labels": window_of("features/hourly_labels"),
         "cv_folds": same_cutoff("learning/cv_folds"),
@@ -106,9 +103,13 @@ CAUSALITY_DAYS = 3
         ),
     },
     deps=[
+        *(
+            dg.AssetDep(table.asset_key, partition_mapping=days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False))
+            for table in TABLES
+        ),
         dg.AssetDep(
             ["learning", "training_profile"], partition_mapping=days_before(settings().window_days, and_today=False)
-        )
+        ),
     ],
     kinds={"mlflow"},
 )
@@ -116,7 +117,6 @@ def model_verdict(
     context: dg.AssetExecutionContext,
     registry: ModelRegistry,
     lake: dg.ResourceParam[Lake],
-    prices: pl.LazyFrame,
     hourly_features: pl.LazyFrame,
     hourly_labels: pl.LazyFrame,
     cv_folds: pl.LazyFrame,
@@ -173,14 +173,15 @@ def model_verdict(
             None if profile is None else missingness.Profile.of(profile, bundle.features),
         )
         changed = set(bundle.features) ^ set(rows.names)
-    texts = stored_texts(lake, cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1))
+    first, last = cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1)
+    inputs = read_inputs(lake, first, last)
     verdict = gate.judge(
         evidence,
         champion,
         parity_error=float(trained["parity_error"].to_numpy().max()),
         champion_parity_error=champion_parity,
         recipe_changes=changes,
-        causality_failures=feature_failures(prices.collect(), texts),
+        causality_failures=feature_failures(inputs),
         inputs_changed=sorted(changed),
         new_inputs_allowed=config.gate_new_inputs,
         margin_nats=config.gate_margin_nats,

@@ -1,6 +1,6 @@
 """Features and labels of each hour."""
 
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -9,11 +9,10 @@ import polars as pl
 from btc_assets.clock import midnight
 from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
+from btc_assets.features.inputs import TABLES, read_inputs
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.features.texts import Texts
-from btc_assets.lake import Reader, stored
-from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
+from btc_assets.lake import stored
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
@@ -47,53 +46,23 @@ def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
     return midnight(first), midnight(last + timedelta(days=1))
 
 
-def stored_texts(tables: Reader, first: date, last: date) -> Texts | None:
-    """Return the texts stored of a span of days, None where neither articles nor posts were gathered on any of them.
-
-    Args:
-        tables: where they are stored.
-        first: first day, UTC.
-        last: last day, UTC, included.
-    """
-    article_days, post_days = (tables.days(contract, first, last) for contract in (ARTICLES, POSTS))
-    if not article_days and not post_days:
-        return None
-    articles, posts, scores = (tables.scan(contract, first, last) for contract in (ARTICLES, POSTS, SENTIMENT_SCORES))
-    return Texts.stored(articles, posts, scores, article_days, post_days)
-
-
 @dg.asset(
     key=["features", "hourly_features"],
     **_COMMON,
     dagster_type=dagster_type(HOURLY_FEATURES),
-    ins={
-        "prices": _back("market/prices", WARMUP_DAYS),
-        "articles": _back("news/articles", WARMUP_DAYS),
-        "posts": _back("news/posts", WARMUP_DAYS),
-        "scores": _back("news/sentiment_scores", WARMUP_DAYS),
-    },
+    deps=[dg.AssetDep(table.asset_key, partition_mapping=days_before(WARMUP_DAYS, and_today=True)) for table in TABLES],
     kinds={"polars"},
 )
-def hourly_features(
-    context: dg.AssetExecutionContext,
-    tables: dg.ResourceParam[Tables],
-    prices: pl.LazyFrame,
-    articles: pl.LazyFrame,
-    posts: pl.LazyFrame,
-    scores: pl.LazyFrame,
-) -> dg.Output[pl.DataFrame]:
+def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables]) -> dg.Output[pl.DataFrame]:
     """Every declared feature of each closed hour, from bars up to and including that hour and texts available in it.
 
-    A row is available one hour after its open_time. Earlier bars and texts are read only to warm indicators up, so
-    one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
+    A row is available one hour after its open_time. Earlier rows of every stream are read only to warm indicators up,
+    so one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
     or posts were never gathered, everything made of them.
     """
     first, end = _span(context)
     reads = tables.of(context)
-    gathered = [reads.days(table) for table in (ARTICLES, POSTS)]
-    frame = features_between(
-        prices.sort("open_time").collect(), first, end, Texts.stored(articles, posts, scores, *gathered)
-    )
+    frame = features_between(read_inputs(reads), first, end)
     unknown = {
         feature.name: round(frame[feature.name].null_count() / max(frame.height, 1), 4)
         for feature in FEATURES

@@ -2,8 +2,8 @@
 
 An expression runs over bars in time order (columns of `market/prices`) and looks back only. Windows are
 counted in bars, as TA-Lib counts them; whatever claims a span in hours is null when the span holds a gap.
-The expressions of `TEXT_GROUPS` run over every hour of the clock instead (`texts.hourly_texts` columns), with or
-without a bar, so that their windows are counted in hours; they may name a feature of the bars.
+The expressions of a feature that reads other streams run over every hour instead, with or without a bar, so that
+their windows are counted in hours; they may name a column or a feature of the bars.
 A value that is not known is null: never NaN, never a zero that looks like data. The engine blanks the
 first `warmup_hours` of a history, so a value never depends on where the history happens to start.
 """
@@ -11,40 +11,17 @@ first `warmup_hours` of a history, so a value never depends on where the history
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import reduce
 
 import polars as pl
 import polars_talib as talib
 
-GROUPS = ("price", "flow", "regime", "time", "sentiment", "social")
-"""Groups of features, in the order the catalogue lists them."""
-TEXT_GROUPS = ("sentiment", "social")
-"""Groups made from articles and posts; null where nobody gathered them."""
+from btc_assets.features.inputs import STREAMS
+from btc_assets.streams import Feature
 
 GAP_SLACK_HOURS = 72
 """Added to every warm-up: windows are counted in bars, and the longest outage on record lasted 33 hours."""
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One declared feature.
-
-    Attributes:
-        name: column name.
-        group: one of `GROUPS`.
-        unit: of the value.
-        about: a sentence for a person.
-        warmup_hours: earlier bars, in hours, after which the value no longer depends on where they start.
-        expression: over bars in time order; in `TEXT_GROUPS` over every hour.
-    """
-
-    name: str
-    group: str
-    unit: str
-    about: str
-    warmup_hours: int
-    expression: pl.Expr
 
 
 _open_time, _open, _high, _low, _close, _volume = (
@@ -635,8 +612,20 @@ _SOCIAL = (
     ),
 )
 
-FEATURES: tuple[Feature, ...] = (*_PRICE, *_FLOW, *_REGIME, *_TIME, *_SENTIMENT, *_SOCIAL)
-"""Every feature, in the order of the columns of `features/hourly_features`."""
+FEATURES: tuple[Feature, ...] = (
+    *_PRICE,
+    *_FLOW,
+    *_REGIME,
+    *_TIME,
+    *(replace(feature, streams=("articles",)) for feature in _SENTIMENT),
+    *(replace(feature, streams=("posts",)) for feature in _SOCIAL),
+    *(feature for stream in STREAMS for feature in stream.features),
+)
+"""Every feature, in the order of the columns of `features/hourly_features`; those of streams that are on come last."""
+GROUPS = tuple(dict.fromkeys(feature.group for feature in FEATURES))
+"""Groups of features, in the order the catalogue lists them."""
+JOINED_GROUPS = tuple(dict.fromkeys(feature.group for feature in FEATURES if feature.streams))
+"""Groups made from other streams than the bars; null where nobody gathered those."""
 
 _STREAMLINED = (
     "sma_20",
@@ -682,4 +671,4 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
 """Named sets a model may be trained on."""
 
 WARMUP_DAYS = math.ceil((reduce(max, (feature.warmup_hours for feature in FEATURES)) + 2 * GAP_SLACK_HOURS) / 24)
-"""Days of bars and texts before a day that its features need."""
+"""Days of every stream before a day that its features need."""

@@ -4,15 +4,15 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.features.assets import hourly_features
-from btc_assets.features.catalog import FEATURES, TEXT_GROUPS, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURES, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
 from btc_assets.partitions import day_to_check, nothing_stored
 
 MOST_UNKNOWN = 0.25
 """Share of a day's values that may be unknown before a warning, those of `OPTIONAL_GROUPS` aside."""
-OPTIONAL_GROUPS = ("flow", *TEXT_GROUPS)
-"""Groups that may well be unknown: many venues publish no order flow, and nobody need gather texts."""
+OPTIONAL_GROUPS = ("flow", *JOINED_GROUPS)
+"""Groups that may well be unknown: many venues publish no order flow, and the other streams need not be gathered."""
 
 
 def unknown_shares(features: pl.DataFrame) -> dict[str, float]:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
 
 from btc_assets.clock import HOUR
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
-from btc_assets.features.texts import HOUR_OF_TEXT, Texts, every_hour, scored_texts
 from btc_assets.laws.laws import (
     Engine,
     Fit,
     LawResult,
     Matrix,
-    TextEngine,
     availability,
     cuts,
     fitted_state,
     future_poisoning,
+    hours_to_cut,
     labels_law,
     placebo,
     prefix_invariance,
     purge_law,
-    text_availability,
-    text_cuts,
-    text_poisoning,
-    text_warm_up,
     warm_up,
 )
-from btc_assets.laws.synthetic import random_texts, random_walk, stressed
+from btc_assets.market.made_up import random_walk, stressed
+from btc_assets.market.streams import CONTEXT
+from btc_assets.news.hourly import ARTICLE, HOUR_OF_TEXT, first_texts
+from btc_assets.news.streams import ARTICLE_STREAM
+from btc_assets.streams import Inputs, Rows, Stream, every_hour, latest
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,26 @@ class Caught:
 
 
 _SUBJECT_WINDOW = 20
-"""Days of bars a subject's day is given: the controls need fewer."""
+"""Days a subject's day is given: the controls need fewer."""
+_SUBJECT_DAYS = _SUBJECT_WINDOW + 4
+"""Newest days a subject that reads more than the clock is judged on."""
 
 
-def _of_engine(engine: Engine) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    return lambda bars: (
-        prefix_invariance(engine, bars),
-        future_poisoning(engine, bars),
-        availability(engine, bars),
-        warm_up(engine, bars, days=2, starts=2, window_days=_SUBJECT_WINDOW),
+def _judged(engine: Engine, inputs: Inputs, at: Sequence[datetime]) -> Sequence[LawResult]:
+    return (
+        prefix_invariance(engine, inputs, at),
+        future_poisoning(engine, inputs, at),
+        availability(engine, inputs, [cut + HOUR + step for cut in at for step in (timedelta(0), HOUR / 2)]),
+        warm_up(engine, inputs, days=2, starts=2, window_days=_SUBJECT_WINDOW),
     )
+
+
+def _of_clock(engine: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
+        inputs = inputs_of(bars)
+        return _judged(lambda some: engine(some.clock), inputs, cuts(inputs))
+
+    return laws
 
 
 def _of_value(value: pl.Expr, *, warmup_hours: int = 0) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
@@ -82,69 +92,85 @@ def _of_value(value: pl.Expr, *, warmup_hours: int = 0) -> Callable[[pl.DataFram
         warm = pl.col("open_time") >= pl.col("open_time").min() + pl.duration(hours=warmup_hours)
         return bars.select("open_time", _CLOSED.alias("available_at"), pl.when(warm).then(value).alias("value"))
 
-    return _of_engine(engine)
+    return _of_clock(engine)
 
 
-def _of_texts(engine: TextEngine) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+def _of_stream(
+    stream: Stream, values: Callable[[Rows, pl.Series], pl.DataFrame]
+) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Join one stream to the clock: `values` makes one row an hour of its rows."""
+
+    def engine(inputs: Inputs) -> pl.DataFrame:
+        closed = inputs.clock.select("open_time", _CLOSED.alias("available_at"))
+        hourly = values(inputs.rows[stream], every_hour(inputs.clock))
+        return closed.join(hourly, on="open_time", how="left", maintain_order="left")
+
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
-        newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_WINDOW + 4))
-        texts = random_texts(newest, seed=6)
-        where = sorted(set(text_cuts(newest, texts, random=0)) - set(cuts(newest, random=0)))  # those of texts alone
-        return (
-            text_availability(engine, newest, texts, [cut + HOUR for cut in where]),
-            text_poisoning(engine, newest, texts, where),
-            text_warm_up(engine, newest, texts, days=2, starts=2, window_days=_SUBJECT_WINDOW),
-        )
+        newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_DAYS))
+        inputs = inputs_of(newest, {stream: stream.made_up(every_hour(newest), 6)})
+        where = set(cuts(inputs, random=0)) - set(hours_to_cut(newest, random=0))  # those of the stream alone
+        return _judged(engine, inputs, sorted(where))
 
     return laws
 
 
 def _of_join(
-    *values: pl.Expr, seen: Callable[[Texts], Texts] = lambda texts: texts
+    *values: pl.Expr, seen: Callable[[pl.DataFrame], pl.DataFrame] = lambda texts: texts
 ) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """Join texts as the project does: `seen` changes them before, `values` are made of them after."""
-
-    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
-        assert texts is not None
-        hourly = seen(texts).hourly(every_hour(bars)).select("open_time", *(values or (_COUNT, _MEAN)))
-        return _beside(bars, hourly)
-
-    return _of_texts(engine)
-
-
-def _beside(bars: pl.DataFrame, hourly: pl.DataFrame) -> pl.DataFrame:
-    closed = bars.select("open_time", _CLOSED.alias("available_at"))
-    return closed.join(hourly, on="open_time", how="left", maintain_order="left")
+    """Join articles as the project does: `seen` changes them before, `values` are made of them after."""
+    return _of_stream(
+        ARTICLE_STREAM,
+        lambda rows, hours: ARTICLE_STREAM.join(replace(rows, frame=seen(rows.frame)), hours).select(
+            "open_time", *(values or (_COUNT, _MEAN))
+        ),
+    )
 
 
 def _of_articles(value: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     """Give each scored article a value, and each hour the mean of its own."""
 
-    def engine(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
-        assert texts is not None
-        scored = scored_texts(texts.articles, texts.posts.clear(), texts.scores)
-        stories = texts.articles.filter(pl.col("revision") == 0).select("story_id", item_id="article_id")
-        hour = HOUR_OF_TEXT.alias("open_time")
-        articles = scored.join(stories, on="item_id", how="left").with_columns(value.alias("value"))
-        return _beside(bars, articles.group_by(hour, maintain_order=True).agg(pl.col("value").mean()))
+    def values(rows: Rows, _hours: pl.Series) -> pl.DataFrame:
+        stories = rows.frame.filter(pl.col("revision") == 0).select("story_id", item_id="article_id")
+        articles = first_texts(ARTICLE, rows.frame).join(stories, on="item_id", how="left").with_columns(value=value)
+        return articles.group_by(HOUR_OF_TEXT.alias("open_time"), maintain_order=True).agg(pl.col("value").mean())
 
-    return _of_texts(engine)
+    return _of_stream(ARTICLE_STREAM, values)
 
 
-def _when_published(texts: Texts) -> Texts:
-    published = pl.coalesce("published_at", "available_at").alias("available_at")
-    return replace(texts, articles=texts.articles.with_columns(published), posts=texts.posts.with_columns(published))
+def _when_published(texts: pl.DataFrame) -> pl.DataFrame:
+    return texts.with_columns(pl.coalesce("published_at", "available_at").alias("available_at"))
 
 
-def _an_hour_early(texts: Texts) -> Texts:
-    earlier = pl.col("available_at").dt.offset_by("-1h")
-    return replace(texts, articles=texts.articles.with_columns(earlier), posts=texts.posts.with_columns(earlier))
+def _an_hour_early(texts: pl.DataFrame) -> pl.DataFrame:
+    return texts.with_columns(pl.col("available_at").dt.offset_by("-1h"))
 
 
-def _as_edited(texts: Texts) -> Texts:
+def _as_edited(texts: pl.DataFrame) -> pl.DataFrame:
     """Return each text as it reads after its last edit."""
-    latest = texts.articles.sort("revision").unique("article_id", keep="last", maintain_order=True)
-    return replace(texts, articles=latest.with_columns(pl.lit(0, pl.Int64).alias("revision")))
+    latest = texts.sort("revision").unique("article_id", keep="last", maintain_order=True)
+    return latest.with_columns(pl.lit(0, pl.Int64).alias("revision"))
+
+
+def _of_numbers(stream: Stream) -> tuple[Subject, ...]:
+    """Plant leaks in the join of a stream of numbers, and a control: the join as it is declared."""
+    early = stream.hour - stream.cadence
+    names = [name for name in stream.join(stream.made_up(_SOME_HOURS, 0), _SOME_HOURS).columns if name != "open_time"]
+
+    def join(hour: pl.Expr, *values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+        own = latest(hour, {name: name for name in stream.made_up(_SOME_HOURS, 0).frame.columns[1:]}, stream.lookback)
+        return _of_stream(stream, lambda rows, hours: own(rows, hours).select("open_time", *(values or (pl.all(),))))
+
+    def declared(*values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+        return _of_stream(stream, lambda rows, hours: stream.join(rows, hours).select("open_time", *values))
+
+    first = pl.col(names[0])
+    return (
+        Subject(f"{stream.name}: the next row", True, join(early, pl.exclude("open_time"))),
+        Subject(f"{stream.name}: a row an hour early", True, join(stream.hour - HOUR, pl.exclude("open_time"))),
+        Subject(f"{stream.name}: normalised over all", True, declared((first - first.mean()) / first.std())),
+        Subject(f"{stream.name}: unknown filled by the next", True, declared(first.backward_fill())),
+        Subject(f"{stream.name}: as declared", False, declared(*map(pl.col, names))),
+    )
 
 
 def _of_fit(fit: Fit) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
@@ -238,6 +264,10 @@ _MEAN = (pl.col("article_score_sum") / pl.col("article_scored")).fill_nan(None).
 _score = pl.col("score")
 _DAY = pl.col("open_time").dt.date()
 
+_SOME_HOURS = pl.datetime_range(
+    datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 6, tzinfo=UTC), "1h", eager=True, time_unit="us"
+)
+
 SUBJECTS = (
     Subject("shift(-1)", True, _of_value(_close.shift(-1) / _close)),
     Subject("label leak", True, _of_value((_close.shift(-24) / _close).log())),
@@ -246,9 +276,9 @@ SUBJECTS = (
     Subject("centred window", True, _of_value(_close.rolling_mean(5, center=True))),
     Subject("global z-score", True, _of_value((_close - _close.mean()) / _close.std())),
     Subject("rank over all", True, _of_value(_close.rank() / pl.len())),
-    Subject("forward as-of join", True, _of_engine(_forward_join)),
-    Subject("day not finished", True, _of_engine(_unfinished_day)),
-    Subject("available one hour early", True, _of_engine(_off_by_one)),
+    Subject("forward as-of join", True, _of_clock(_forward_join)),
+    Subject("day not finished", True, _of_clock(_unfinished_day)),
+    Subject("available one hour early", True, _of_clock(_off_by_one)),
     Subject("warm-up too short", True, _of_value(_close.ewm_mean(span=500, adjust=False), warmup_hours=24)),
     Subject("scaler fitted on all", True, _of_fit(_fit_until(None))),
     Subject("fit without purge", True, _of_fit(_fit_until(timedelta(0)))),
@@ -278,6 +308,7 @@ SUBJECTS = (
     Subject("texts of the hour", False, _of_join()),
     Subject("texts of a day's hours", False, _of_join(_COUNT.rolling_sum(24), _MEAN.shift(1).forward_fill(6))),
     Subject("score of its hour's articles", False, _of_articles(_score)),
+    *(subject for stream in CONTEXT for subject in _of_numbers(stream)),
 )
 """The planted bugs and the clean controls."""
 

@@ -21,6 +21,7 @@ from btc_assets.champion.history import holder
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import HOUR, midnight
 from btc_assets.features.engine import compute_features
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake, by_day
@@ -65,7 +66,7 @@ class Deployment:
 
     def fill(self) -> None:
         bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST)).filter(pl.col("open_time") <= NEWEST_HOUR)
-        for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(bars))):
+        for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(inputs_of(bars)))):
             for day, part in by_day(contract, frame, DAYS):
                 self.lake.write(contract, day, part)
         for day in DAYS:

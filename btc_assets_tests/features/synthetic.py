@@ -8,10 +8,12 @@ from datetime import date, datetime
 
 import polars as pl
 
-from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake, by_day
+from btc_assets.news.hourly import ARTICLE, POST, with_scores
+from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.schema import Contract
+from btc_assets.streams import Inputs, Rows, Stream, every_hour
 
 DIGEST = "0" * 64
 
@@ -49,6 +51,10 @@ def identity(kind: str, number: int) -> str:
     return f"{'a' if kind == 'article' else 'b'}{number:031x}"
 
 
+Texts = dict[Stream, Rows]
+"""Rows of articles and posts."""
+
+
 def texts_of(
     articles: Sequence[Said] = (),
     posts: Sequence[Said] = (),
@@ -56,14 +62,31 @@ def texts_of(
     post_days: Collection[date] | None = None,
 ) -> Texts:
     """Return texts written by hand; without days, those of the texts were gathered."""
-    article_rows, post_rows, scores = tables_of(articles, posts)
-    return Texts.of(
-        article_rows.lazy(),
-        post_rows.lazy(),
-        scores.lazy(),
-        {one.at.date() for one in articles} if article_days is None else article_days,
-        {one.at.date() for one in posts} if post_days is None else post_days,
-    )
+    article_rows, post_rows, scores = (table.lazy() for table in tables_of(articles, posts))
+    days = {one.at.date() for one in articles} if article_days is None else article_days
+    days_of_posts = {one.at.date() for one in posts} if post_days is None else post_days
+    return {
+        ARTICLE_STREAM: Rows(with_scores(ARTICLE)(article_rows, scores), frozenset(days)),
+        POST_STREAM: Rows(with_scores(POST)(post_rows, scores), frozenset(days_of_posts)),
+    }
+
+
+def random_texts(bars: pl.DataFrame, *, seed: int) -> Texts:
+    """Return made-up texts of the hours of some bars."""
+    hours = every_hour(bars)
+    return {stream: stream.made_up(hours, seed) for stream in (ARTICLE_STREAM, POST_STREAM)}
+
+
+def by_hour(texts: Texts, hours: pl.Series) -> pl.DataFrame:
+    """Return what the texts of each hour add up to."""
+    return Inputs(texts).joined(["articles", "posts"], hours)
+
+
+def filtered(texts: Texts, kept: pl.Expr, *, without: date | None = None) -> Texts:
+    """Return some of the texts; of the days gathered, all but one."""
+    return {
+        stream: Rows(rows.frame.filter(kept), (rows.days or frozenset()) - {without}) for stream, rows in texts.items()
+    }
 
 
 def tables_of(articles: Sequence[Said], posts: Sequence[Said]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -139,13 +162,31 @@ def filled_in(contract: Contract, frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(lacking).select(list(contract.columns)).cast(contract.columns).sort(contract.key)
 
 
+def scores_of(texts: Texts) -> pl.DataFrame:
+    """Return the SENTIMENT_SCORES rows of the texts that have a score, but for what is filled in."""
+    parts = []
+    for stream, kind in ((ARTICLE_STREAM, ARTICLE), (POST_STREAM, POST)):
+        frame = texts[stream].frame.filter(pl.col("revision") == 0).drop_nulls("score")
+        parts.append(
+            frame.select(
+                pl.lit(kind.name).alias("kind"),
+                pl.col(kind.item_id).alias("item_id"),
+                pl.lit("made up").alias("scorer"),
+                pl.lit(value=True).alias("is_primary"),
+                "score",
+                "available_at",
+            )
+        )
+    return pl.concat(parts)
+
+
 def store(lake: Lake, texts: Texts) -> None:
     """Write texts to a lake as the news domain would: a partition a day gathered, empty where nobody said anything."""
-    article_days, post_days = sorted(texts.article_days), sorted(texts.post_days)
+    article_days, post_days = (texts[stream].days or frozenset() for stream in (ARTICLE_STREAM, POST_STREAM))
     tables = (
-        (ARTICLES, texts.articles, article_days),
-        (POSTS, texts.posts, post_days),
-        (SENTIMENT_SCORES, texts.scores, sorted(texts.article_days | texts.post_days)),
+        (ARTICLES, texts[ARTICLE_STREAM].frame, sorted(article_days)),
+        (POSTS, texts[POST_STREAM].frame, sorted(post_days)),
+        (SENTIMENT_SCORES, scores_of(texts), sorted(article_days | post_days)),
     )
     for contract, frame, days in tables:
         rows = filled_in(contract, frame)

@@ -9,12 +9,12 @@ from btc_assets.features.catalog import (
     FEATURES,
     GAP_SLACK_HOURS,
     GROUPS,
-    TEXT_GROUPS,
+    JOINED_GROUPS,
     WARMUP_DAYS,
-    Feature,
 )
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.streams import Feature
 
 NAMES = [feature.name for feature in FEATURES]
 STREAMLINED = (
@@ -38,19 +38,19 @@ STREAMLINED = (
 
 def test_names_are_unique_and_bars_alone_give_76_of_the_100() -> None:
     assert len(set(NAMES)) == len(NAMES) == 100
-    assert sum(feature.group not in TEXT_GROUPS for feature in FEATURES) == 76
+    assert sum(feature.group not in JOINED_GROUPS for feature in FEATURES) == 76
 
 
 def test_features_of_texts_come_after_those_of_bars() -> None:
     groups = [feature.group for feature in FEATURES]
     assert groups == sorted(groups, key=GROUPS.index)
-    assert GROUPS[-2:] == TEXT_GROUPS
+    assert GROUPS[-2:] == JOINED_GROUPS
 
 
 def test_texts_need_no_more_days_than_bars_do() -> None:
     assert WARMUP_DAYS == 38
-    of_texts = max(feature.warmup_hours for feature in FEATURES if feature.group in TEXT_GROUPS)
-    assert of_texts <= max(feature.warmup_hours for feature in FEATURES if feature.group not in TEXT_GROUPS)
+    of_texts = max(feature.warmup_hours for feature in FEATURES if feature.group in JOINED_GROUPS)
+    assert of_texts <= max(feature.warmup_hours for feature in FEATURES if feature.group not in JOINED_GROUPS)
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
@@ -90,7 +90,7 @@ def test_sets_grow_from_streamlined_to_extended() -> None:
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_a_set_has_features_of_bars_articles_and_posts(name: str) -> None:
     groups = {feature.group for feature in FEATURES if feature.name in FEATURE_SETS[name]}
-    assert {"price", *TEXT_GROUPS} <= groups
+    assert {"price", *JOINED_GROUPS} <= groups
 
 
 def test_the_contract_holds_each_feature_with_its_unit() -> None:

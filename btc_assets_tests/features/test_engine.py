@@ -17,15 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import compute_features, features_between
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.laws.synthetic import stressed
+from btc_assets.market.made_up import stressed
 from btc_assets_tests.conftest import random_walk_bars
 
 Vector = npt.NDArray[np.float64]
 START = datetime(2018, 1, 1, tzinfo=UTC)
-BY_NAME = {feature.name: feature for feature in FEATURES if feature.group not in TEXT_GROUPS}
+BY_NAME = {feature.name: feature for feature in FEATURES if feature.group not in JOINED_GROUPS}
 HOURS = 50 * 24
 
 
@@ -79,7 +80,7 @@ TALIB = tuple(talib_oracle(random_walk_bars(300)))
 @pytest.mark.parametrize("kind", ["clean", "rough"])
 def test_an_indicator_equals_talib(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     bars = request.getfixturevalue(kind)
-    made = compute_features(bars, features=[BY_NAME[name]])[name]
+    made = compute_features(inputs_of(bars), features=[BY_NAME[name]])[name]
     known = made.is_not_null().to_numpy()
     assert known.sum() > 300
     np.testing.assert_allclose(made.to_numpy()[known], talib_oracle(bars)[name][known], rtol=1e-9, atol=1e-10)
@@ -239,7 +240,7 @@ def test_every_feature_has_an_oracle() -> None:
 def test_a_feature_equals_arithmetic_by_hand(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     """Newest rows, where the holes, the unknown flow and the empty hour lie; None must be null, and null None."""
     bars = request.getfixturevalue(kind)
-    made, hand = compute_features(bars, features=[BY_NAME[name]])[name], Hand(bars)
+    made, hand = compute_features(inputs_of(bars), features=[BY_NAME[name]])[name], Hand(bars)
     rows = range(bars.height - 90, bars.height, 7 if name == "volatility_regime" else 1)
     expected = [BY_HAND[name](hand, i) for i in rows]
     expected = [None if value is None or math.isnan(value) else value for value in expected]
@@ -257,7 +258,7 @@ def test_a_feature_equals_arithmetic_by_hand(name: str, kind: str, request: pyte
 
 def test_unknown_order_flow_is_null_and_never_a_zero() -> None:
     bars = random_walk_bars(HOURS, start=START, flow=False)
-    newest = compute_features(bars).tail(24)
+    newest = compute_features(inputs_of(bars)).tail(24)
     of_flow = [f.name for f in FEATURES if "taker" in f.name or "vwap" in f.name or "trade" in f.name]
     assert newest.select(of_flow).null_count().row(0) == (24,) * len(of_flow)
     assert newest["flow_hours_24h"].to_list() == [0.0] * 24
@@ -267,7 +268,7 @@ def test_unknown_order_flow_is_null_and_never_a_zero() -> None:
 def test_a_return_across_a_gap_is_null_and_the_next_inside_is_known() -> None:
     bars = random_walk_bars(300, start=START)
     gap = START + timedelta(hours=200)
-    made = compute_features(bars.filter(~pl.col("open_time").is_between(gap, gap + timedelta(hours=4))))
+    made = compute_features(inputs_of(bars.filter(~pl.col("open_time").is_between(gap, gap + timedelta(hours=4)))))
     after = made.filter(pl.col("open_time") >= gap).head(5)
     assert after["returns_1h"].is_null().to_list() == [True, False, False, False, False]
     assert after["returns_4h"].is_null().to_list() == [True, True, True, True, False]
@@ -288,7 +289,7 @@ def test_no_bars_give_a_nan_or_an_infinity(kind: str, clean: pl.DataFrame) -> No
         "huge": clean.with_columns(pl.col(name) * 1e12 for name in (*prices, "volume")),
         "tiny": clean.with_columns(pl.col(name) * 1e-9 for name in (*prices, "volume")),
     }[kind]  # fmt: skip
-    made = compute_features(bars)
+    made = compute_features(inputs_of(bars))
     assert made.height == bars.height
     assert HOURLY_FEATURES.faults(made) == []
     for name in BY_NAME:
@@ -297,7 +298,7 @@ def test_no_bars_give_a_nan_or_an_infinity(kind: str, clean: pl.DataFrame) -> No
 
 
 def test_a_feature_is_null_for_its_warm_up_and_known_after_it(clean: pl.DataFrame) -> None:
-    made = compute_features(clean)
+    made = compute_features(inputs_of(clean))
     for feature in BY_NAME.values():
         warm = feature.warmup_hours + GAP_SLACK_HOURS if feature.warmup_hours else 0
         assert made[feature.name].head(warm).null_count() == warm, feature.name
@@ -305,7 +306,7 @@ def test_a_feature_is_null_for_its_warm_up_and_known_after_it(clean: pl.DataFram
 
 
 def test_rows_are_available_one_hour_after_they_open(clean: pl.DataFrame) -> None:
-    made = compute_features(clean)
+    made = compute_features(inputs_of(clean))
     assert made["open_time"].equals(clean["open_time"])
     assert ((made["available_at"] - made["open_time"]) == timedelta(hours=1)).all()
 
@@ -316,8 +317,8 @@ def test_rows_are_available_one_hour_after_they_open(clean: pl.DataFrame) -> Non
 def test_a_span_is_the_same_rows_of_the_whole(clean: pl.DataFrame) -> None:
     first = START + timedelta(days=WARMUP_DAYS + 3)
     last = first + timedelta(days=2)
-    span = features_between(clean, first, last)
-    whole = compute_features(clean)
+    span = features_between(inputs_of(clean), first, last)
+    whole = compute_features(inputs_of(clean))
     assert span.equals(whole.filter((pl.col("open_time") >= first) & (pl.col("open_time") < last)))
     assert span.height == 48
 
@@ -341,8 +342,8 @@ def test_no_row_depends_on_a_later_bar(seed: int, gaps: set[int], unknown: set[i
         .filter(~row.is_in(sorted(gaps)))
     )
     until = pl.col("open_time") <= START + timedelta(hours=cut)
-    whole = compute_features(bars, features=_SHORT).filter(until)
-    prefix = compute_features(bars.filter(until), features=_SHORT)
+    whole = compute_features(inputs_of(bars), features=_SHORT).filter(until)
+    prefix = compute_features(inputs_of(bars.filter(until)), features=_SHORT)
     assert whole.select(pl.all().is_null()).equals(prefix.select(pl.all().is_null()))
     for feature in _SHORT:
         np.testing.assert_allclose(

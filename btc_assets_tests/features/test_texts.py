@@ -15,20 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, TEXT_GROUPS, WARMUP_DAYS
+from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import compute_features, features_between
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.features.texts import NEGATIVE_BELOW, Texts, days_gathered, every_hour, hourly_texts, scored_texts
-from btc_assets.laws.laws import text_availability, text_poisoning
-from btc_assets.laws.synthetic import random_texts, stressed
+from btc_assets.laws.laws import availability, future_poisoning
+from btc_assets.market.made_up import stressed
+from btc_assets.news.hourly import ARTICLE, NEGATIVE_BELOW, POST, days_gathered, with_scores
+from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
+from btc_assets.streams import Inputs, Rows, every_hour
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.features.synthetic import Said, tables_of, texts_of
+from btc_assets_tests.features.synthetic import Said, Texts, by_hour, filtered, random_texts, tables_of, texts_of
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 HOURS = 50 * 24
-TEXT_FEATURES = {feature.name: feature for feature in FEATURES if feature.group in TEXT_GROUPS}
+TEXT_FEATURES = {feature.name: feature for feature in FEATURES if feature.group in JOINED_GROUPS}
 
 
 def hours_from(start: datetime, count: int) -> pl.Series:
@@ -38,7 +41,7 @@ def hours_from(start: datetime, count: int) -> pl.Series:
 
 def at_hour(texts: Texts, hour: datetime = START) -> dict[str, object]:
     """Return what the texts of one hour add up to."""
-    return texts.hourly(hours_from(hour, 1)).row(0, named=True)
+    return by_hour(texts, hours_from(hour, 1)).row(0, named=True)
 
 
 # --- the hour of a text ------------------------------------------------------------------------
@@ -56,7 +59,7 @@ def at_hour(texts: Texts, hour: datetime = START) -> dict[str, object]:
     ],
 )
 def test_a_text_counts_for_the_hour_its_availability_lies_in(at: datetime, hour: datetime) -> None:
-    hourly = texts_of([Said(at)]).hourly(hours_from(START, 25)).filter(pl.col("article_count") > 0)
+    hourly = by_hour(texts_of([Said(at)]), hours_from(START, 25)).filter(pl.col("article_count") > 0)
     assert hourly["open_time"].to_list() == [hour]
     assert hour.date() == at.date()  # its partition is one the hour's day reads
 
@@ -64,7 +67,7 @@ def test_a_text_counts_for_the_hour_its_availability_lies_in(at: datetime, hour:
 def test_a_text_is_used_in_no_row_that_was_there_before_it() -> None:
     for minutes in (0, 30, 59, 60, 61, 120):
         at = START + timedelta(minutes=minutes)
-        made = compute_features(random_walk_bars(4, start=START), texts_of([Said(at)]))
+        made = compute_features(inputs_of(random_walk_bars(4, start=START), texts_of([Said(at)])))
         used = made.filter(pl.col("sentiment_count") > 0)
         assert used["available_at"].min() >= at  # type: ignore[operator]
 
@@ -73,22 +76,22 @@ def test_when_it_was_published_decides_nothing() -> None:
     at = START + 90 * timedelta(minutes=1)
     hours = hours_from(START - 5 * HOUR, 12)
     for published in (None, START - 3 * HOUR, START + 5 * HOUR):
-        hourly = texts_of([Said(at, published_at=published)]).hourly(hours)
-        assert hourly.equals(texts_of([Said(at)]).hourly(hours))
+        hourly = by_hour(texts_of([Said(at, published_at=published)]), hours)
+        assert hourly.equals(by_hour(texts_of([Said(at)]), hours))
 
 
 def test_only_the_first_text_counts_and_edits_change_nothing() -> None:
     first = Said(START, 0.4, "one.example", number=1)
     edit = replace(first, at=START + 2 * HOUR, revision=1, outlet="other.example", story=7)
     hours = hours_from(START, 5)
-    assert texts_of([first, edit], [first, edit]).hourly(hours).equals(texts_of([first], [first]).hourly(hours))
+    assert by_hour(texts_of([first, edit], [first, edit]), hours).equals(by_hour(texts_of([first], [first]), hours))
 
 
 def test_the_primary_score_is_the_one_read() -> None:
-    articles, posts, scores = tables_of([Said(START, 0.4)], [])
+    articles, _, scores = (table.lazy() for table in tables_of([Said(START, 0.4)], []))
     other = scores.with_columns(pl.lit("another").alias("scorer"), is_primary=False, score=pl.lit(-0.9))
     for both in (pl.concat([scores, other]), pl.concat([other, scores])):
-        assert scored_texts(articles, posts, both)["score"].to_list() == [0.4]
+        assert with_scores(ARTICLE)(articles, both)["score"].to_list() == [0.4]
 
 
 def test_a_score_belongs_to_its_kind() -> None:
@@ -96,7 +99,8 @@ def test_a_score_belongs_to_its_kind() -> None:
     articles, posts, scores = tables_of([Said(START, 0.4)], [Said(START, -0.8)])
     posts = posts.with_columns(post_id=pl.lit(articles["article_id"][0]))
     scores = scores.with_columns(item_id=pl.lit(articles["article_id"][0]))
-    assert scored_texts(articles, posts, scores)["score"].to_list() == [0.4, -0.8]
+    for kind, rows, score in ((ARTICLE, articles, 0.4), (POST, posts, -0.8)):
+        assert with_scores(kind)(rows.lazy(), scores.lazy())["score"].to_list() == [score]
 
 
 # --- what an hour adds up to -------------------------------------------------------------------
@@ -139,7 +143,7 @@ def test_a_gathered_hour_without_texts_counts_zero_and_says_nothing() -> None:
     hour = at_hour(texts_of(article_days=[START.date()]))
     assert hour["article_count"] == hour["article_scored"] == hour["article_outlets"] == 0.0
     assert [hour["article_high"], hour["article_low"], hour["article_last_at"]] == [None, None, None]
-    made = compute_features(random_walk_bars(2, start=START), texts_of(article_days=[START.date()]))
+    made = compute_features(inputs_of(random_walk_bars(2, start=START), texts_of(article_days=[START.date()])))
     assert made["sentiment_count"].to_list() == [0.0, 0.0]
     assert made.select("sentiment_mean", "sentiment_extreme", "sentiment_change_1h").null_count().row(0) == (2, 2, 2)
 
@@ -147,7 +151,7 @@ def test_a_gathered_hour_without_texts_counts_zero_and_says_nothing() -> None:
 def test_a_day_nobody_gathered_is_unknown_and_never_zero() -> None:
     """Articles were gathered on the second day alone, posts never."""
     said = [Said(START + 25 * HOUR)]
-    hourly = texts_of(said).hourly(hours_from(START, 72))
+    hourly = by_hour(texts_of(said), hours_from(START, 72))
     known = hourly.filter(pl.col("article_count").is_not_null())
     assert known["open_time"].dt.date().unique().to_list() == [date(2018, 1, 2)]
     assert known.height == 24
@@ -156,12 +160,14 @@ def test_a_day_nobody_gathered_is_unknown_and_never_zero() -> None:
 
 def test_texts_nobody_gathered_are_the_same_as_no_texts() -> None:
     bars = random_walk_bars(HOURS, start=START)
-    assert compute_features(bars, texts_of()).equals(compute_features(bars))
-    assert compute_features(bars).select(*TEXT_FEATURES).null_count().row(0) == (HOURS,) * len(TEXT_FEATURES)
+    assert compute_features(inputs_of(bars, texts_of())).equals(compute_features(inputs_of(bars)))
+    assert compute_features(inputs_of(bars)).select(*TEXT_FEATURES).null_count().row(0) == (HOURS,) * len(TEXT_FEATURES)
 
 
 def test_texts_that_were_not_scored_are_counted_and_say_nothing() -> None:
-    hour = compute_features(random_walk_bars(1, start=START), texts_of([Said(START, None)])).row(0, named=True)
+    hour = compute_features(inputs_of(random_walk_bars(1, start=START), texts_of([Said(START, None)]))).row(
+        0, named=True
+    )
     assert hour["sentiment_count"] == 1.0
     assert hour["sentiment_mean"] is hour["sentiment_extreme"] is None
 
@@ -211,7 +217,7 @@ def test_the_join_by_hand_for_any_texts(
     days = {(START + timedelta(days=n)).date() for n in gathered}
     hours = hours_from(START, 74)
     texts = texts_of([*said, *edits], article_days=days)
-    whole = texts.hourly(hours)
+    whole = by_hour(texts, hours)
 
     for hour, row in zip(hours, whole.iter_rows(named=True), strict=True):
         own = [one for one in said if hour <= one.at < hour + HOUR]
@@ -230,16 +236,16 @@ def test_the_join_by_hand_for_any_texts(
         assert row["article_low"] == min(scores, default=None)
         assert row["article_last_at"] == max((one.at for one in own), default=None)
 
-    mixed = texts_of([*edits, *said][::-1], article_days=days)
-    shuffled = replace(texts, scores=mixed.scores.sample(fraction=1, shuffle=True, seed=seed), articles=mixed.articles)
-    assert shuffled.hourly(hours).equals(whole)
-    known = texts.until(START + (cut + 1) * HOUR).hourly(hours)
+    mixed = texts_of([*edits, *said][::-1], article_days=days)[ARTICLE_STREAM]
+    mixed = replace(mixed, frame=mixed.frame.sample(fraction=1, shuffle=True, seed=seed))
+    assert by_hour({**texts, ARTICLE_STREAM: mixed}, hours).equals(whole)
+    known = by_hour(Inputs(texts).until(START + (cut + 1) * HOUR).rows, hours)
     assert known.head(cut + 1).equals(whole.head(cut + 1))
 
 
 def test_hours_nobody_asked_for_are_left_out() -> None:
     said = [Said(START + n * HOUR, number=n) for n in range(9)]
-    hourly = hourly_texts(scored_texts(*tables_of(said, [])), hours_from(START + 3 * HOUR, 2), [START.date()], [])
+    hourly = by_hour(texts_of(said), hours_from(START + 3 * HOUR, 2))
     assert hourly["article_count"].to_list() == [1.0, 1.0]
 
 
@@ -255,13 +261,12 @@ def test_every_hour_lies_between_the_first_bar_and_the_last_one_gaps_included() 
 def test_until_and_between_go_by_availability_and_take_the_days_along() -> None:
     said = [Said(START + n * 12 * HOUR, number=n, published_at=START) for n in range(6)]
     texts = texts_of(said, said)
-    until = texts.until(START + 24 * HOUR)
-    assert until.articles.height == until.posts.height == 3
-    assert until.scores.height == 6
-    assert until.article_days == {date(2018, 1, 1), date(2018, 1, 2)}
-    between = texts.between(START + 12 * HOUR, START + 24 * HOUR)
-    assert between.articles["available_at"].to_list() == [START + 12 * HOUR]
-    assert between.post_days == {date(2018, 1, 1)}
+    until = Inputs(texts).until(START + 24 * HOUR).rows
+    assert [until[stream].frame.height for stream in texts] == [3, 3]
+    assert until[ARTICLE_STREAM].days == {date(2018, 1, 1), date(2018, 1, 2)}
+    between = Inputs(texts).between(START + 12 * HOUR, START + 24 * HOUR).rows
+    assert between[ARTICLE_STREAM].frame["available_at"].to_list() == [START + 12 * HOUR]
+    assert between[POST_STREAM].days == {date(2018, 1, 1)}
 
 
 # --- every feature by hand ---------------------------------------------------------------------
@@ -273,16 +278,18 @@ class TextHand:
     def __init__(self, texts: Texts, bars: pl.DataFrame) -> None:
         """Sort texts into hours, one by one."""
         self.first = bars["open_time"][0]
-        scores = {row["item_id"]: row["score"] for row in texts.scores.iter_rows(named=True)}
         self.said: dict[str, dict[datetime, list[Said]]] = {"article": defaultdict(list), "post": defaultdict(list)}
-        for row in texts.articles.filter(pl.col("revision") == 0).iter_rows(named=True):
+        articles, posts = (texts[stream].frame.filter(revision=0) for stream in (ARTICLE_STREAM, POST_STREAM))
+        for row in articles.iter_rows(named=True):
             story = None if row["article_id"] == row["story_id"] else -1
-            self._file("article", row["available_at"], scores.get(row["article_id"]), row["outlet"], story)
-        for row in texts.posts.filter(pl.col("revision") == 0).iter_rows(named=True):
+            self._file("article", row["available_at"], row["score"], row["outlet"], story)
+        for row in posts.iter_rows(named=True):
             story = -1 if row["is_repost"] else None
-            self._file("post", row["available_at"], scores.get(row["post_id"]), row["platform"], story)
-        self.days = {"article": texts.article_days, "post": texts.post_days}
-        regime = compute_features(bars, features=[f for f in FEATURES if f.name == "volatility_regime"])
+            self._file("post", row["available_at"], row["score"], row["platform"], story)
+        self.days = {
+            kind: texts[stream].days or () for kind, stream in (("article", ARTICLE_STREAM), ("post", POST_STREAM))
+        }
+        regime = compute_features(inputs_of(bars), features=[f for f in FEATURES if f.name == "volatility_regime"])
         self.regime = dict(regime.select("open_time", "volatility_regime").iter_rows())
 
     def _file(self, kind: str, at: datetime, score: float | None, outlet: str, story: int | None) -> None:
@@ -417,13 +424,13 @@ def texts(rough: pl.DataFrame) -> Texts:
     """Return texts with a silence, days nobody gathered, and few texts in the end."""
     made = random_texts(rough, seed=4)
     rare = pl.col("available_at").dt.hour().is_in([3, 16]) | (pl.col("available_at") < START + timedelta(days=34))
-    return replace(made, articles=made.articles.filter(rare), posts=made.posts.filter(rare))
+    return filtered(made, rare)
 
 
 @pytest.fixture(scope="module")
 def made(rough: pl.DataFrame, texts: Texts) -> pl.DataFrame:
     """Return all features of the two."""
-    return compute_features(rough, texts)
+    return compute_features(inputs_of(rough, texts))
 
 
 def test_every_text_feature_has_an_oracle() -> None:
@@ -465,21 +472,23 @@ def test_a_gap_of_the_bars_does_not_shift_the_windows_of_texts(texts: Texts) -> 
     whole = random_walk_bars(HOURS, start=START)
     holed = whole.filter(~pl.int_range(pl.len()).is_between(HOURS - 300, HOURS - 260))
     of_texts = [f for f in TEXT_FEATURES.values() if f.name != "sentiment_volatility_regime"]
-    made = compute_features(holed, texts, of_texts)
-    expected = compute_features(whole, texts, of_texts).join(made, on="open_time", how="semi", maintain_order="left")
+    made = compute_features(inputs_of(holed, texts), of_texts)
+    expected = compute_features(inputs_of(whole, texts), of_texts).join(
+        made, on="open_time", how="semi", maintain_order="left"
+    )
     assert made.equals(expected)
 
 
 def test_a_subset_of_features_is_the_same_columns(rough: pl.DataFrame, texts: Texts, made: pl.DataFrame) -> None:
     for names in (["sentiment_volatility_regime"], ["social_volume", "rsi", "sentiment_decay_6h"], ["rsi"]):
-        some = compute_features(rough, texts, [f for name in names for f in FEATURES if f.name == name])
+        some = compute_features(inputs_of(rough, texts), [f for name in names for f in FEATURES if f.name == name])
         assert some.equals(made.select("open_time", "available_at", *names))
 
 
 def test_texts_change_no_feature_of_the_bars(rough: pl.DataFrame, made: pl.DataFrame) -> None:
-    of_bars = [feature.name for feature in FEATURES if feature.group not in TEXT_GROUPS]
+    of_bars = [feature.name for feature in FEATURES if feature.group not in JOINED_GROUPS]
     assert made.select("open_time", "available_at", *of_bars).equals(
-        compute_features(rough).select("open_time", "available_at", *of_bars)
+        compute_features(inputs_of(rough)).select("open_time", "available_at", *of_bars)
     )
 
 
@@ -491,7 +500,7 @@ def test_a_span_with_texts_is_the_same_rows_of_the_whole_from_its_own_window(
     for days in (1, 3):
         last = first + timedelta(days=days)
         bars = rough.filter(pl.col("open_time").is_between(window, last, closed="left"))
-        span = features_between(bars, first, last, texts.between(window, last))
+        span = features_between(inputs_of(bars, texts).between(window, last), first, last)
         expected = made.filter(pl.col("open_time").is_between(first, last, closed="left"))
         assert span.select("open_time", *TEXT_FEATURES).equals(expected.select("open_time", *TEXT_FEATURES))
 
@@ -507,7 +516,7 @@ def test_no_texts_give_a_nan_or_an_infinity(kind: str) -> None:
     if kind == "burst":
         said += [Said(START + (HOURS - 9) * HOUR, math.sin(n), number=HOURS + n) for n in range(500)]
     days = {(START + n * HOUR).date() for n in range(HOURS)}
-    made = compute_features(bars.head(0) if kind == "no bar" else bars, texts_of(said, said, days, days))
+    made = compute_features(inputs_of(bars.head(0) if kind == "no bar" else bars, texts_of(said, said, days, days)))
     assert HOURLY_FEATURES.faults(made) == []
     for name in TEXT_FEATURES:
         assert made[name].is_nan().sum() == made[name].is_infinite().sum() == 0, name
@@ -516,7 +525,7 @@ def test_no_texts_give_a_nan_or_an_infinity(kind: str) -> None:
 def test_scores_that_are_all_alike_have_no_dispersion() -> None:
     days = {(START + n * HOUR).date() for n in range(240)}
     said = [Said(START + n * HOUR, 0.1, number=n) for n in range(240)]
-    made = compute_features(random_walk_bars(240, start=START), texts_of(said, article_days=days))
+    made = compute_features(inputs_of(random_walk_bars(240, start=START), texts_of(said, article_days=days)))
     assert made["sentiment_dispersion_24h"].drop_nulls().unique().to_list() == [0.0]
 
 
@@ -525,7 +534,7 @@ def test_silence_is_no_opinion() -> None:
     hours = 24 * 23
     days = {(START + n * HOUR).date() for n in range(hours)}
     said = [Said(START + n * HOUR, 0.6, number=n) for n in range(24 * 9)]
-    newest = compute_features(random_walk_bars(hours, start=START), texts_of(said, article_days=days)).row(
+    newest = compute_features(inputs_of(random_walk_bars(hours, start=START), texts_of(said, article_days=days))).row(
         -1, named=True
     )
     assert newest["sentiment_count"] == newest["news_count_24h"] == 0.0
@@ -557,25 +566,20 @@ def test_real_news_give_every_feature_of_articles(shared_data: object) -> None:
         .collect()
     )
     days = news["available_at"].dt.date().unique().to_list()
-    scores = news.select(
-        "score", "available_at", kind=pl.lit("article"), item_id="article_id", scorer=pl.lit("length"),
-        is_primary=pl.lit(value=True),
-    )  # fmt: skip
-    texts = Texts.of(news.lazy(), texts_of().posts.lazy(), scores.lazy(), days, [])
-    bars = random_walk_bars(80 * 24, start=first)
-    made = compute_features(bars, texts).tail(30 * 24)
+    inputs = inputs_of(random_walk_bars(80 * 24, start=first), {ARTICLE_STREAM: Rows(news, frozenset(days))})
+    made = compute_features(inputs).tail(30 * 24)
     for name, feature in TEXT_FEATURES.items():
         if feature.group == "sentiment":
             assert made[name].null_count() < 0.2 * made.height, name
     assert made["sentiment_count"].sum() > 3_000
-    for law in (text_availability, text_poisoning):
-        assert law(compute_features, bars, texts, [bars["open_time"][-50]]).passed
+    for law in (availability, future_poisoning):
+        assert law(compute_features, inputs, [inputs.clock["open_time"][-50]]).passed
 
 
 def test_a_stored_day_counts_as_gathered_once_the_week_before_it_said_something() -> None:
     first = date(2018, 5, 1)
     stored = [first + timedelta(days=n) for n in range(20)]
-    spoken = pl.Series([datetime(2018, 5, 5, 12, tzinfo=UTC)], dtype=pl.Datetime("us", "UTC"))
+    spoken = pl.DataFrame({"available_at": [datetime(2018, 5, 5, 12, tzinfo=UTC)]})
     assert days_gathered(stored, spoken) == {date(2018, 5, day) for day in range(6, 13)}
     assert days_gathered(stored, spoken.clear()) == frozenset()
     assert days_gathered([], spoken) == frozenset()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,19 +14,19 @@ from btc_assets.features.assets import ASSETS, hourly_features
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
 from btc_assets.features.checks import unknown_shares
 from btc_assets.features.engine import compute_features
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.features.texts import Texts
 from btc_assets.lake import Lake, by_day
 from btc_assets.laws import checks
-from btc_assets.laws.checks import features_that_move, with_made_up_future
-from btc_assets.laws.laws import POISONING, PREFIX, TEXT_AVAILABILITY, feature_failures, moved
-from btc_assets.laws.synthetic import random_texts
+from btc_assets.laws.checks import features_that_move
+from btc_assets.laws.laws import AVAILABILITY, POISONING, PREFIX, feature_failures, moved
 from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.reads import lake_resources
+from btc_assets.streams import Inputs
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.features.synthetic import store
+from btc_assets_tests.features.synthetic import Texts, filtered, random_texts, store
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 DAYS = [START.date() + timedelta(days=n) for n in range(WARMUP_DAYS + 4)]
@@ -125,10 +124,10 @@ def test_a_law_the_engine_breaks_is_named_though_the_stored_rows_are_right(
     """An engine that reads the next bar, put before the laws in place of the project's own."""
     assert evaluations["causality"].passed
 
-    def early(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
-        return compute_features(bars, texts).with_columns(pl.col("returns_1h").shift(-1))
+    def early(inputs: Inputs) -> pl.DataFrame:
+        return compute_features(inputs).with_columns(pl.col("returns_1h").shift(-1))
 
-    monkeypatch.setattr(checks, "feature_failures", lambda bars, texts: feature_failures(bars, texts, early))
+    monkeypatch.setattr(checks, "feature_failures", lambda inputs: feature_failures(inputs, early))
     broken = check_alone(lake, "causality")
     assert not broken.passed
     assert broken.severity is dg.AssetCheckSeverity.ERROR
@@ -141,7 +140,7 @@ def test_a_history_too_short_for_the_laws_is_said_and_is_no_fault(tmp_path: Path
     bars = random_walk_bars(48, start=START)
     for day, part in by_day(PRICES, bars, DAYS[:2]):
         other.write(PRICES, day, part)
-    other.write(HOURLY_FEATURES, DAYS[1], compute_features(bars).tail(24))
+    other.write(HOURLY_FEATURES, DAYS[1], compute_features(inputs_of(bars)).tail(24))
     evaluation = check_alone(other, "causality")
     assert evaluation.passed
     assert "too few bars" in str(evaluation.description)
@@ -149,14 +148,14 @@ def test_a_history_too_short_for_the_laws_is_said_and_is_no_fault(tmp_path: Path
 
 def test_bars_that_came_in_after_the_features_are_no_fault() -> None:
     bars = random_walk_bars(24 * len(DAYS), start=START)
-    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
-    assert features_that_move(bars, stored.head(9), LAST) == []
+    stored = compute_features(inputs_of(bars)).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(inputs_of(bars), stored.head(9), LAST) == []
 
 
 def test_a_row_whose_bar_is_gone_is_found() -> None:
     bars = random_walk_bars(24 * len(DAYS), start=START)
-    stored = compute_features(bars).filter(pl.col("open_time").dt.date() == LAST)
-    assert features_that_move(bars.filter(pl.col("open_time") != stored["open_time"][4]), stored, LAST) != []
+    stored = compute_features(inputs_of(bars)).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(inputs_of(bars.filter(pl.col("open_time") != stored["open_time"][4])), stored, LAST) != []
 
 
 def test_a_label_that_differs_from_its_bars_is_found(lake: Lake, evaluations: Evaluations, tmp_path: Path) -> None:
@@ -174,7 +173,7 @@ def test_a_label_that_differs_from_its_bars_is_found(lake: Lake, evaluations: Ev
 
 def test_a_day_mostly_unknown_is_a_warning_that_names_the_worst(tmp_path: Path) -> None:
     other = Lake(root=str(tmp_path))
-    first = compute_features(random_walk_bars(24, start=START))
+    first = compute_features(inputs_of(random_walk_bars(24, start=START)))
     other.write(HOURLY_FEATURES, DAYS[0], first)
     evaluation = check_alone(other, "values_known")
     assert not evaluation.passed
@@ -183,7 +182,7 @@ def test_a_day_mostly_unknown_is_a_warning_that_names_the_worst(tmp_path: Path) 
 
 def test_unknown_order_flow_and_texts_alone_are_not_counted() -> None:
     bars = random_walk_bars(24 * len(DAYS), start=START, flow=False)
-    newest = compute_features(bars).tail(24)
+    newest = compute_features(inputs_of(bars)).tail(24)
     assert unknown_shares(newest) == {}
     for group in ("flow", "sentiment", "social"):
         assert any(newest[feature.name].null_count() for feature in FEATURES if feature.group == group)
@@ -220,7 +219,7 @@ def told_evaluations(told: Lake) -> Evaluations:
 def test_every_check_passes_on_a_run_with_texts(told_evaluations: Evaluations) -> None:
     assert [name for name, one in told_evaluations.items() if not one.passed] == []
     assert told_evaluations["causality"].metadata["texts_judged"].value is True
-    assert "bars and texts" in str(told_evaluations["causality"].description)
+    assert "bars and articles and posts" in str(told_evaluations["causality"].description)
 
 
 def test_the_asset_stores_what_the_engine_makes_of_the_lake(
@@ -228,7 +227,7 @@ def test_the_asset_stores_what_the_engine_makes_of_the_lake(
 ) -> None:
     """Partitions of articles, posts or scores that were never materialised are no fault."""
     assert told_evaluations["causality"].passed
-    made = compute_features(random_walk_bars(24 * len(DAYS), start=START, flow=False), texts)
+    made = compute_features(inputs_of(random_walk_bars(24 * len(DAYS), start=START, flow=False), texts))
     for day in DAYS[-3:]:
         stored = told.read(HOURLY_FEATURES, day)
         assert stored is not None
@@ -257,18 +256,7 @@ def test_a_day_nobody_gathered_is_null_and_a_day_of_silence_is_zero(
         bars = told.read(PRICES, day)
         assert bars is not None
         other.write(PRICES, day, bars)
-    before = pl.col("available_at").dt.date() < DAYS[-2]
-    store(
-        other,
-        replace(
-            texts,
-            articles=texts.articles.filter(before),
-            posts=texts.posts.filter(before),
-            scores=texts.scores.filter(before),
-            article_days=texts.article_days - {LAST},
-            post_days=texts.post_days - {LAST},
-        ),
-    )
+    store(other, filtered(texts, pl.col("available_at").dt.date() < DAYS[-2], without=LAST))
     features_alone(other, DAYS[-2], LAST)
     silent, unknown = other.read(HOURLY_FEATURES, DAYS[-2]), other.read(HOURLY_FEATURES, LAST)
     assert silent is not None
@@ -303,18 +291,18 @@ def test_a_join_that_looks_ahead_is_named(
 ) -> None:
     assert told_evaluations["causality"].passed
     monkeypatch.setattr(
-        "btc_assets.features.texts.HOUR_OF_TEXT", pl.col("available_at").dt.offset_by("-1h").dt.truncate("1h")
+        "btc_assets.news.hourly.HOUR_OF_TEXT", pl.col("available_at").dt.offset_by("-1h").dt.truncate("1h")
     )
     broken = check_alone(told, "causality")
     assert not broken.passed
-    assert TEXT_AVAILABILITY in str(broken.description)
+    assert AVAILABILITY in str(broken.description)
 
 
 def test_texts_that_came_in_after_the_features_are_no_fault(texts: Texts) -> None:
     bars = random_walk_bars(24 * len(DAYS), start=START)
-    stored = compute_features(bars, texts).filter(pl.col("open_time").dt.date() == LAST)
-    assert features_that_move(bars, stored.head(9), LAST, texts) == []
-    assert features_that_move(bars, stored, LAST, None) != []
+    stored = compute_features(inputs_of(bars, texts)).filter(pl.col("open_time").dt.date() == LAST)
+    assert features_that_move(inputs_of(bars, texts), stored.head(9), LAST) == []
+    assert features_that_move(inputs_of(bars), stored, LAST) != []
 
 
 @pytest.mark.parametrize("name", [check.check_key.name for check in CHECKS])
@@ -325,10 +313,10 @@ def test_an_empty_lake_is_said_and_is_no_error(name: str, tmp_path: Path) -> Non
     assert "stored yet" in str(evaluation.description)
 
 
-def test_the_made_up_future_leaves_the_past_alone_and_is_absurd() -> None:
-    bars = random_walk_bars(24 * 5, start=START)
+def test_a_future_is_made_up_where_none_is_there() -> None:
+    bars = random_walk_bars(24 * 5, start=START).head(96)
     end = START + timedelta(days=4)
-    made = with_made_up_future(bars, end)
-    assert made.filter(pl.col("open_time") < end).equals(bars.head(96))
-    assert made.filter(pl.col("open_time") >= end)["close"].min() > 1e8  # type: ignore[operator]
-    assert made["open_time"].is_sorted()
+    made = inputs_of(bars).poisoned(end)["x1e6"].clock
+    assert made.head(96).equals(bars)
+    assert made.tail(48)["close"].min() > 1e8  # type: ignore[operator]
+    assert made["open_time"].to_list() == [START + n * timedelta(hours=1) for n in range(96 + 48)]

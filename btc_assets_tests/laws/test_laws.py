@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.features.catalog import FEATURES, TEXT_GROUPS, WARMUP_DAYS, Feature
+from btc_assets.features.catalog import FEATURES, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import compute_features
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
-from btc_assets.features.texts import ARTICLE_COLUMNS, POST_COLUMNS, SCORE_COLUMNS, Texts, scored_texts
 from btc_assets.lake import Lake, by_day
 from btc_assets.laws import laws, report
 from btc_assets.laws.laws import (
@@ -24,37 +24,31 @@ from btc_assets.laws.laws import (
     POISONING,
     PREFIX,
     PURGE,
-    TEXT_AVAILABILITY,
-    TEXT_POISONING,
-    TEXT_WARM_UP,
     TOO_FEW_BARS,
     WARM_UP,
     Engine,
     LawResult,
-    TextEngine,
     availability,
     cuts,
     feature_failures,
     fitted_state,
     future_poisoning,
+    hours_to_cut,
     labels_law,
     placebo,
     poisons,
     prefix_invariance,
     purge_law,
-    text_availability,
-    text_cuts,
-    text_poisoning,
-    text_poisons,
-    text_warm_up,
     warm_up,
-    with_texts,
 )
 from btc_assets.laws.mutants import SUBJECTS, Caught, mutation_score
-from btc_assets.laws.synthetic import random_texts, random_walk, stressed
+from btc_assets.market.made_up import random_walk, stressed
 from btc_assets.market.tables import PRICES
+from btc_assets.news.hourly import ARTICLE, POST, Kind, first_texts
+from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
-from btc_assets_tests.features.synthetic import Said, filled_in, store, texts_of
+from btc_assets.streams import Feature, Inputs
+from btc_assets_tests.features.synthetic import Said, Texts, filled_in, random_texts, scores_of, store, texts_of
 
 HOUR = timedelta(hours=1)
 CAUGHT_BY = {
@@ -77,25 +71,25 @@ CAUGHT_BY = {
     "label one bar too long": LABELS,
     "fold without purge": PURGE,
     "answer among the inputs": PLACEBO,
-    "published_at for available_at": TEXT_AVAILABILITY,
-    "text of the next hour": TEXT_POISONING,
-    "edited text": TEXT_AVAILABILITY,
-    "text of the whole day": TEXT_AVAILABILITY,
-    "count of texts to come": TEXT_AVAILABILITY,
-    "scores normalised over all": TEXT_POISONING,
-    "silence filled by the next text": TEXT_POISONING,
-    "outlet mean over all time": TEXT_AVAILABILITY,
-    "repeats of a story to come": TEXT_POISONING,
-    "sentiment never forgotten": TEXT_WARM_UP,
+    "published_at for available_at": AVAILABILITY,
+    "text of the next hour": POISONING,
+    "edited text": AVAILABILITY,
+    "text of the whole day": AVAILABILITY,
+    "count of texts to come": AVAILABILITY,
+    "scores normalised over all": POISONING,
+    "silence filled by the next text": POISONING,
+    "outlet mean over all time": AVAILABILITY,
+    "repeats of a story to come": POISONING,
+    "sentiment never forgotten": WARM_UP,
 }
 
 
-_OF_TEXTS = [feature for feature in FEATURES if feature.group in TEXT_GROUPS]
+_OF_TEXTS = [feature for feature in FEATURES if feature.group in JOINED_GROUPS]
 
 
-def _text_features(bars: pl.DataFrame, texts: Texts | None) -> pl.DataFrame:
+def _text_features(inputs: Inputs) -> pl.DataFrame:
     """Return the features of texts alone; those of bars do not depend on them, see `test_texts.py`."""
-    return compute_features(bars, texts, _OF_TEXTS)
+    return compute_features(inputs, _OF_TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -126,38 +120,33 @@ def score() -> dict[str, Caught]:
 
 
 @pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
-def test_features_of_roughened_bars_obey(law: Callable[[Engine, pl.DataFrame], LawResult], rough: pl.DataFrame) -> None:
-    result = law(compute_features, rough)
+def test_features_of_roughened_bars_obey(law: Callable[[Engine, Inputs], LawResult], rough: pl.DataFrame) -> None:
+    result = law(compute_features, inputs_of(rough))
     assert result.passed, result.detail
 
 
 def test_a_day_from_its_own_window_equals_the_day_from_all_bars(walk: pl.DataFrame, rough: pl.DataFrame) -> None:
     for bars in (walk, rough):
-        result = warm_up(compute_features, bars, days=3, starts=3)
+        result = warm_up(compute_features, inputs_of(bars), days=3, starts=3)
         assert result.passed, result.detail
         assert result.worst is not None
         assert result.worst <= 1e-9
 
 
-@pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
-def test_features_obey_with_texts_ahead_of_the_bars(
-    law: Callable[[Engine, pl.DataFrame, list[datetime]], LawResult], rough: pl.DataFrame, texts: Texts
-) -> None:
+def test_features_obey_with_texts_ahead_of_the_bars(rough: pl.DataFrame, texts: Texts) -> None:
     """The bars end at the cut, the texts do not."""
-    result = law(with_texts(compute_features, texts), rough, cuts(rough, random=1)[-3:])
+    result = prefix_invariance(compute_features, inputs_of(rough, texts), hours_to_cut(rough, random=1)[-3:])
     assert result.passed, result.detail
 
 
-@pytest.mark.parametrize("law", [text_availability, text_poisoning, text_warm_up])
-def test_features_of_texts_obey(
-    law: Callable[[TextEngine, pl.DataFrame, Texts], LawResult], rough: pl.DataFrame, texts: Texts
-) -> None:
-    result = law(_text_features, rough, texts)
+@pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability, warm_up])
+def test_features_of_texts_obey(law: Callable[[Engine, Inputs], LawResult], rough: pl.DataFrame, texts: Texts) -> None:
+    result = law(_text_features, inputs_of(rough, texts))
     assert result.passed, result.detail
 
 
 def test_a_week_of_days_with_texts_from_their_own_windows_equals_the_whole(walk: pl.DataFrame, texts: Texts) -> None:
-    result = text_warm_up(_text_features, walk, texts, days=7, starts=3)
+    result = warm_up(_text_features, inputs_of(walk, texts), days=7, starts=3)
     assert result.passed, result.detail
     assert result.worst is not None
     assert result.worst <= 1e-9
@@ -171,9 +160,9 @@ def test_labels_obey(walk: pl.DataFrame, rough: pl.DataFrame) -> None:
 def test_rows_and_fits_of_a_cutoff_end_before_it(walk: pl.DataFrame) -> None:
     names = ("returns_1h", "rsi", "realised_volatility_24h")
     cutoff = walk["open_time"][-1].replace(hour=0)
-    rows = report._trial_rows(walk, names)
+    rows = report._trial_rows(inputs_of(walk), names)
     for result in (
-        fitted_state(report._rows_of_a_cutoff(names), walk, cutoff, HOUR),
+        fitted_state(report._rows_of_a_cutoff(inputs_of(walk), names), walk, cutoff, HOUR),
         fitted_state(report._trial_fit(names), rows, cutoff, 25 * HOUR),
     ):
         assert result.passed, result.detail
@@ -181,14 +170,14 @@ def test_rows_and_fits_of_a_cutoff_end_before_it(walk: pl.DataFrame) -> None:
 
 def test_forecasts_do_not_move_when_the_future_does(walk: pl.DataFrame) -> None:
     names = ("returns_1h", "rsi", "realised_volatility_24h")
-    engine = with_texts(report._trial_forecasts(walk, names), None)
-    result = future_poisoning(engine, walk, cuts(walk, random=1)[-2:])
+    inputs = inputs_of(walk)
+    result = future_poisoning(report._trial_forecasts(inputs, names), inputs, cuts(inputs, random=1)[-2:])
     assert result.passed, result.detail
 
 
 def test_the_learner_knows_nothing_of_a_random_walk() -> None:
     made = random_walk(4_000, seed=6)
-    inputs = compute_features(made).drop("open_time", "available_at").fill_null(float("nan")).to_numpy()
+    inputs = compute_features(inputs_of(made)).drop("open_time", "available_at").fill_null(float("nan")).to_numpy()
     up = (np.diff(made["close"].to_numpy()) > 0) * 1.0
     result = placebo(report._boosting, inputs[:-1], up)
     assert result.passed, result.detail
@@ -233,24 +222,24 @@ def test_one_bad_declaration_among_the_real_ones_is_named(
     expression: pl.Expr, warmup_hours: int, law: str, walk: pl.DataFrame
 ) -> None:
     declared = (*FEATURES[:3], _feature(expression, warmup_hours))
-    assert law in feature_failures(walk, None, lambda bars, _: compute_features(bars, features=declared))
+    assert law in feature_failures(inputs_of(walk), lambda inputs: compute_features(inputs, declared))
 
 
 @pytest.mark.parametrize(
     ("expression", "warmup_hours", "law"),
     [
-        (pl.col("article_count").shift(-1), 0, TEXT_AVAILABILITY),
-        (pl.col("article_score_sum") - pl.col("article_score_sum").mean(), 0, TEXT_POISONING),
-        (pl.col("article_high").rolling_max(3, center=True), 0, TEXT_POISONING),
-        (pl.col("post_count").fill_null(0).ewm_mean(half_life=500), 24, TEXT_WARM_UP),
+        (pl.col("article_count").shift(-1), 0, AVAILABILITY),
+        (pl.col("article_score_sum") - pl.col("article_score_sum").mean(), 0, POISONING),
+        (pl.col("article_high").rolling_max(3, center=True), 0, POISONING),
+        (pl.col("post_count").fill_null(0).ewm_mean(half_life=500), 24, WARM_UP),
     ],
 )
 def test_one_bad_declaration_over_texts_among_the_real_ones_is_named(
     expression: pl.Expr, warmup_hours: int, law: str, walk: pl.DataFrame, texts: Texts
 ) -> None:
-    planted = Feature("planted", "sentiment", "articles", "a planted bug", warmup_hours, expression)
+    planted = Feature("planted", "sentiment", "texts", "a planted bug", warmup_hours, expression, ("articles", "posts"))
     declared = (*FEATURES[:3], *FEATURES[-3:], planted)
-    assert law in feature_failures(walk, texts, lambda bars, said: compute_features(bars, said, declared))
+    assert law in feature_failures(inputs_of(walk, texts), lambda inputs: compute_features(inputs, declared))
 
 
 @pytest.mark.parametrize(
@@ -265,19 +254,19 @@ def test_one_bad_declaration_over_texts_among_the_real_ones_is_named(
 def test_a_bug_in_the_projects_own_join_is_caught(
     hour: pl.Expr, walk: pl.DataFrame, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("btc_assets.features.texts.HOUR_OF_TEXT", hour)
-    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts, _text_features))
+    monkeypatch.setattr("btc_assets.news.hourly.HOUR_OF_TEXT", hour)
+    assert {AVAILABILITY, POISONING} <= set(feature_failures(inputs_of(walk, texts), _text_features))
 
 
 def test_the_stroke_of_an_hour_belongs_to_the_hour_that_begins(
     walk: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were it the end of the hour before, a text of midnight would be in a partition its day does not read."""
-    told = texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))])
-    assert text_warm_up(_text_features, walk, told, days=2).passed
+    told = inputs_of(walk, texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))]))
+    assert warm_up(_text_features, told, days=2).passed
     closed = pl.col("available_at").dt.offset_by("-1us").dt.truncate("1h")
-    monkeypatch.setattr("btc_assets.features.texts.HOUR_OF_TEXT", closed)
-    assert not text_warm_up(_text_features, walk, told, days=2).passed
+    monkeypatch.setattr("btc_assets.news.hourly.HOUR_OF_TEXT", closed)
+    assert not warm_up(_text_features, told, days=2).passed
 
 
 def test_edits_let_into_the_projects_own_join_are_caught(
@@ -285,30 +274,30 @@ def test_edits_let_into_the_projects_own_join_are_caught(
 ) -> None:
     """Scored as if the newest text of an article had been its first."""
 
-    def edited(articles: pl.DataFrame, posts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-        latest = articles.sort("revision").unique("article_id", keep="last").with_columns(pl.lit(0).alias("revision"))
-        return scored_texts(latest, posts, scores)
+    def edited(kind: Kind, frame: pl.DataFrame) -> pl.DataFrame:
+        latest = frame.sort("revision").unique(kind.item_id, keep="last").with_columns(revision=pl.lit(0))
+        return first_texts(kind, latest)
 
-    monkeypatch.setattr("btc_assets.features.texts.scored_texts", edited)
-    assert {TEXT_AVAILABILITY, TEXT_POISONING} <= set(feature_failures(walk, texts, _text_features))
+    monkeypatch.setattr("btc_assets.news.hourly.first_texts", edited)
+    assert {AVAILABILITY, POISONING} <= set(feature_failures(inputs_of(walk, texts), _text_features))
 
 
 def test_the_gates_run_is_green_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
     newest = walk.tail((WARMUP_DAYS + 3) * 24)
-    assert feature_failures(newest) == []
-    assert feature_failures(newest.sample(fraction=1.0, shuffle=True, seed=1)) == []
-    assert feature_failures(newest, texts) == []
+    assert feature_failures(inputs_of(newest)) == []
+    assert feature_failures(inputs_of(newest.sample(fraction=1.0, shuffle=True, seed=1))) == []
+    assert feature_failures(inputs_of(newest, texts)) == []
 
 
 @pytest.mark.parametrize("hours", [0, 1, 500, WARMUP_DAYS * 24])
 def test_too_few_bars_is_a_failure_with_a_name(hours: int, walk: pl.DataFrame) -> None:
-    assert feature_failures(walk.head(hours)) == [TOO_FEW_BARS]
+    assert feature_failures(inputs_of(walk.head(hours))) == [TOO_FEW_BARS]
 
 
 def test_a_result_names_the_column_and_the_hour(walk: pl.DataFrame) -> None:
     cut = walk["open_time"][700]
     declared = [_feature(pl.col("close").shift(-1))]
-    result = prefix_invariance(lambda bars: compute_features(bars, features=declared), walk, [cut])
+    result = prefix_invariance(lambda inputs: compute_features(inputs, declared), inputs_of(walk), [cut])
     assert not result.passed
     assert "planted" in result.detail
     assert f"{cut:%Y-%m-%d %H:%M}" in result.detail
@@ -318,7 +307,7 @@ def test_a_result_names_the_column_and_the_hour(walk: pl.DataFrame) -> None:
 
 
 def test_cuts_lie_at_a_midnight_a_gap_an_unknown_value_and_the_last_bar(rough: pl.DataFrame) -> None:
-    where = cuts(rough)
+    where = hours_to_cut(rough)
     times = rough["open_time"]
     after = rough.with_columns(
         gap=pl.col("open_time").diff().shift(-1) > pl.duration(hours=1),
@@ -340,56 +329,58 @@ def test_poison_leaves_the_past_and_the_hours_as_they_are(walk: pl.DataFrame) ->
         assert not poisoned.tail(-901).equals(walk.tail(-901)), name
 
 
-def test_text_cuts_lie_before_the_texts_that_tempt(walk: pl.DataFrame, texts: Texts) -> None:
-    where = text_cuts(walk, texts)
-    assert set(cuts(walk, random=2)) <= set(where) <= set(walk["open_time"][:-1])
-    newer = texts.articles.filter(pl.col("available_at") > walk["open_time"][walk.height // 2])
+def test_cuts_lie_before_the_texts_that_tempt(walk: pl.DataFrame, texts: Texts) -> None:
+    where = cuts(inputs_of(walk, texts), random=2)
+    assert set(hours_to_cut(walk, random=2)) <= set(where) <= set(walk["open_time"][:-1])
+    articles = texts[ARTICLE_STREAM]
+    newer = articles.frame.filter(pl.col("available_at") > walk["open_time"][walk.height // 2])
     late = newer.filter((pl.col("available_at") - pl.col("published_at")) > timedelta(days=2))
     assert any(row["published_at"] <= cut < row["available_at"] for cut in where for row in late.to_dicts())
     edit = newer.filter(pl.col("revision") > 0)["available_at"].max()
     assert isinstance(edit, datetime)
     assert any(HOUR <= edit - cut < 2 * HOUR for cut in where)
-    assert any(cut.hour == 23 and cut.date() not in texts.article_days for cut in where)
+    assert any(cut.hour == 23 and cut.date() not in (articles.days or ()) for cut in where)
 
 
-def test_text_poison_leaves_what_was_known_as_it_is(walk: pl.DataFrame, texts: Texts) -> None:
+def test_poison_of_texts_leaves_what_was_known_as_it_is(walk: pl.DataFrame, texts: Texts) -> None:
     moment = walk["open_time"][900]
-    known, poisoned = texts.until(moment), text_poisons(texts, moment)
+    inputs = Inputs(texts)
+    known, poisoned = inputs.until(moment), inputs.poisoned(moment)
     for name, other in poisoned.items():
         until = other.until(moment)
-        for frame in ("articles", "posts", "scores"):
-            assert getattr(until, frame).equals(getattr(known, frame)), name
-        assert (until.article_days, until.post_days) == (known.article_days, known.post_days), name
-    assert poisoned["unseen"].articles.height < texts.articles.height < poisoned["absurd"].articles.height
-    assert poisoned["edited"].articles.filter(pl.col("revision") > 1).height > 50
-    made = poisoned["absurd"].scores.filter(pl.col("available_at") > moment)
-    assert made["score"].unique().to_list() == [1.0]
-    tempting = poisoned["absurd"].articles.filter(pl.col("available_at") > moment)
+        for stream in texts:
+            assert until.rows[stream].frame.equals(known.rows[stream].frame), name
+            assert until.rows[stream].days == known.rows[stream].days, name
+    heights = [poisoned[name].rows[ARTICLE_STREAM].frame.height for name in ("unseen", "absurd")]
+    assert heights[0] < texts[ARTICLE_STREAM].frame.height < heights[1]
+    assert poisoned["edited"].rows[ARTICLE_STREAM].frame.filter(pl.col("revision") > 1).height > 50
+    tempting = poisoned["absurd"].rows[ARTICLE_STREAM].frame.filter(pl.col("available_at") > moment)
+    assert tempting["score"].unique().to_list() == [1.0]
     assert tempting.filter(pl.col("published_at") < moment).height > 50
 
 
 def test_a_future_is_made_up_though_none_is_there(walk: pl.DataFrame, texts: Texts) -> None:
     moment = walk["open_time"][24 * 40]
-    absurd = text_poisons(texts.until(moment), moment)["absurd"]
-    assert absurd.article_days - texts.until(moment).article_days
-    assert absurd.posts.filter(pl.col("available_at") > moment).height > 20
-    assert absurd.scores.filter(pl.col("available_at") > moment).height > 50
+    known = Inputs(texts).until(moment)
+    absurd = known.poisoned(moment)["absurd"]
+    for stream in texts:
+        assert (absurd.rows[stream].days or frozenset()) - (known.rows[stream].days or frozenset())
+        assert absurd.rows[stream].frame.filter(pl.col("available_at") > moment).height > 20
 
 
 def test_random_texts_are_rows_of_the_news_tables_and_tempting(walk: pl.DataFrame, texts: Texts) -> None:
-    assert list(texts.articles.columns) == list(ARTICLE_COLUMNS)
-    assert list(texts.posts.columns) == list(POST_COLUMNS)
-    assert list(texts.scores.columns) == list(SCORE_COLUMNS)
-    for contract, frame in ((ARTICLES, texts.articles), (POSTS, texts.posts), (SENTIMENT_SCORES, texts.scores)):
+    articles = texts[ARTICLE_STREAM]
+    assert articles.frame.columns == [*ARTICLE.columns, "score"]
+    assert texts[POST_STREAM].frame.columns == [*POST.columns, "score"]
+    tables = ((ARTICLES, articles.frame), (POSTS, texts[POST_STREAM].frame), (SENTIMENT_SCORES, scores_of(texts)))
+    for contract, frame in tables:
         assert contract.faults(filled_in(contract, frame)) == []
-    assert set(texts.articles["available_at"].dt.date()) <= texts.article_days
-    assert texts.articles["available_at"].is_between(walk["open_time"][0], walk["open_time"][-1] + HOUR).mean() > 0.99  # type: ignore[operator]
-    on_the_stroke = texts.articles["available_at"] == texts.articles["available_at"].dt.truncate("1h")
-    assert on_the_stroke.any()
-    assert (texts.articles["available_at"] - texts.articles["published_at"]).max() > 24 * HOUR  # type: ignore[operator]
-    assert (
-        texts.articles.filter(pl.col("revision") == 0).height > texts.scores.filter(pl.col("kind") == "article").height
-    )
+    assert set(articles.frame["available_at"].dt.date()) <= (articles.days or frozenset())
+    at = articles.frame["available_at"]
+    assert at.is_between(walk["open_time"][0], walk["open_time"][-1] + HOUR).mean() > 0.99  # type: ignore[operator]
+    assert (at == at.dt.truncate("1h")).any()
+    assert (at - articles.frame["published_at"]).max() > 24 * HOUR  # type: ignore[operator]
+    assert articles.frame.filter(pl.col("revision") == 0)["score"].null_count() > 0
 
 
 def test_a_random_walk_is_a_frame_of_prices() -> None:
@@ -441,11 +432,12 @@ def gappy(shared_data: Path) -> pl.DataFrame:
 
 def test_the_laws_hold_across_a_real_outage(gappy: pl.DataFrame) -> None:
     assert gappy["open_time"].diff().max() > 24 * HOUR  # type: ignore[operator]
-    at = cuts(gappy, random=1)
+    inputs = inputs_of(gappy)
+    at = cuts(inputs, random=1)
     for result in (
-        prefix_invariance(compute_features, gappy, at),
-        future_poisoning(compute_features, gappy, at[:2]),
-        warm_up(compute_features, gappy, days=12, starts=1),
+        prefix_invariance(compute_features, inputs, at),
+        future_poisoning(compute_features, inputs, at[:2]),
+        warm_up(compute_features, inputs, days=12, starts=1),
         labels_law(compute_labels, gappy),
     ):
         assert result.passed, result.detail
@@ -472,7 +464,7 @@ def test_the_command_reports_and_ends_well_on_honest_bars(
     assert report.main() == 0
     said = capsys.readouterr().out
     assert "BROKEN" not in said
-    assert "no articles or posts" in said
+    assert "1,440 rows of bars\n" in said
     assert f"mutation score {len(CAUGHT_BY)} of {len(CAUGHT_BY)}" in said
     assert "Every law holds" in said
 
@@ -487,18 +479,11 @@ def test_the_command_judges_texts_where_the_lake_has_them(
 ) -> None:
     _lake_of(walk, tmp_path, monkeypatch)
     store(Lake(root=str(tmp_path)), texts)
-    names = ("returns_1h", "realised_volatility_24h", "sentiment_decay_6h", "social_volume", "hours_since_news")
-    monkeypatch.setattr(
-        report, "_trials", lambda bars, said: report._trials_of_texts(bars, stressed(bars), said, names)
-    )
-    for module in (laws, report):
-        monkeypatch.setattr(module, "text_cuts", lambda bars, _, **__: cuts(bars, random=0)[-2:])
+    monkeypatch.setattr(report, "_trials", lambda inputs: report._trials_of_features(inputs, inputs.roughened()))
+    monkeypatch.setattr(laws, "cuts", lambda inputs, **_: hours_to_cut(inputs.clock, random=0)[-2:])
     monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
     assert report.main() == 0
-    said = capsys.readouterr().out
-    assert f"{texts.posts.height:,} posts" in said
-    for law in (TEXT_AVAILABILITY, TEXT_POISONING, TEXT_WARM_UP):
-        assert f"{law:<18} features" in said
+    assert f"{texts[POST_STREAM].frame.height:,} rows of posts" in capsys.readouterr().out
 
 
 def test_the_command_ends_with_1_when_a_law_is_broken(

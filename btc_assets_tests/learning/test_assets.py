@@ -19,6 +19,7 @@ from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.features import assets as features
 from btc_assets.features.engine import compute_features
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
@@ -72,7 +73,11 @@ def lake(place: Path) -> Lake:
     lake = Lake(root=settings().lake_root)
     bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST))
     labels = compute_labels(bars, midnight(FIRST), midnight(NEXT))
-    for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(bars)), (HOURLY_LABELS, labels)):
+    for contract, frame in (
+        (PRICES, bars),
+        (HOURLY_FEATURES, compute_features(inputs_of(bars))),
+        (HOURLY_LABELS, labels),
+    ):
         for day, part in by_day(contract, frame.filter(contract.day.is_in(DAYS)), DAYS):
             lake.write(contract, day, part)
     return lake
@@ -137,7 +142,7 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 @pytest.mark.usefixtures("place")
 def test_an_input_that_is_gone_at_the_cutoff_is_not_learnt_from_and_the_scale_always_is() -> None:
-    whole = compute_features(random_walk_bars(24 * len(DAYS), start=midnight(FIRST)))
+    whole = compute_features(inputs_of(random_walk_bars(24 * len(DAYS), start=midnight(FIRST))))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
     gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", SCALE_FEATURE)]
     known = cutoff.learnt_inputs(whole, CUTOFF)

@@ -1,0 +1,64 @@
+"""Made-up bars: a random walk, and bars with holes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+_START = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def stressed(bars: pl.DataFrame, *, seed: int = 5) -> pl.DataFrame:
+    """Return the bars with holes, one at the end of a day, an hour without trades and stretches of unknown order flow.
+
+    All lie in the newer half, most in the newest three days.
+
+    Args:
+        bars: PRICES rows in time order.
+        seed: of what is dropped.
+    """
+    n = bars.height
+    rng = np.random.default_rng(seed)
+    row = pl.int_range(pl.len())
+    dropped = rng.choice(np.arange(n // 2, n - 1), size=max(1, n // 200), replace=False).tolist()
+    dropped += (bars["open_time"].dt.hour() == 23).arg_true().to_list()[-2:-1]
+    unknown = row.is_between(n - 60, n - 50) | (row == n - 30)
+    flow = pl.col("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
+    return (
+        bars.with_columns(pl.when(~unknown).then(flow))
+        .with_columns(pl.when(row != n - 20).then(pl.col("volume")).otherwise(0.0))
+        .filter(~row.is_in(dropped) & ~row.is_between(n - 44, n - 40))
+    )
+
+
+def random_walk(hours: int, *, seed: int, start: datetime = _START) -> pl.DataFrame:
+    """Return made-up bars of a driftless random walk, as a PRICES frame: nothing in them tells the next hour.
+
+    Args:
+        hours: how many.
+        seed: of the walk.
+        start: open_time of the first, UTC.
+    """
+    rng = np.random.default_rng(seed)
+    close = 10_000 * np.exp(np.cumsum(rng.normal(0, 0.006, hours)))
+    opened = np.concatenate([[10_000.0], close[:-1]])
+    wick = 1 + np.abs(rng.normal(0, 0.002, (2, hours)))
+    volume = rng.lognormal(6, 0.6, hours)
+    bought = volume * rng.beta(20, 20, hours)
+    return pl.DataFrame(
+        {
+            "open_time": pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
+            "open": opened,
+            "high": np.maximum(opened, close) * wick[0],
+            "low": np.minimum(opened, close) / wick[1],
+            "close": close,
+            "volume": volume,
+            "quote_volume": volume * (opened + close) / 2,
+            "trades": rng.poisson(20_000, hours),
+            "taker_buy_volume": bought,
+            "taker_buy_quote_volume": bought * (opened + close) / 2,
+            "venue": ["random walk"] * hours,
+        }
+    )
