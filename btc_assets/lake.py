@@ -134,15 +134,12 @@ class Lake(dg.ConfigurableIOManager):
         replaced between two of them would be read half old, half new.
         """
         parts = [content for day in days if (content := self._content(contract, day)) is not None]
-        if not parts:
-            return contract.empty().lazy()
-        # A column that came with a later version of the project is unknown in the partitions stored before it.
-        return pl.scan_parquet(parts, schema=contract.columns, missing_columns="insert", hive_partitioning=False)
+        return _scan(contract, parts) if parts else contract.empty().lazy()
 
     def read(self, contract: Contract, day: date) -> pl.DataFrame | None:
         """Return one stored partition, or None."""
         content = self._content(contract, day)
-        return None if content is None else pl.read_parquet(content, hive_partitioning=False)
+        return None if content is None else _scan(contract, [content]).collect()
 
     def columns(self, contract: Contract, day: date) -> list[str]:
         """Return the columns one partition was stored with, which an older version may have had fewer of."""
@@ -227,6 +224,17 @@ class Lake(dg.ConfigurableIOManager):
         contract = contract_of(context.asset_key)
         days = [day_of(key) for key in context.asset_partition_keys] if context.has_asset_partitions else []
         return self.scan_days(contract, days)
+
+
+def _scan(contract: Contract, parts: list[bytes]) -> pl.LazyFrame:
+    """Scan Parquet files as a contract's columns.
+
+    A column that came later, with a version or a stream, is unknown in what was stored before; one of a stream that is
+    off is left out.
+    """
+    return pl.scan_parquet(
+        parts, schema=contract.columns, missing_columns="insert", extra_columns="ignore", hive_partitioning=False
+    )
 
 
 def _is_local(path: UPath) -> bool:

@@ -16,13 +16,13 @@ from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import Original, parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from btc_assets.paths import rooted, sqlite_url
 
@@ -126,6 +126,24 @@ class Settings(BaseSettings):
         default=60.0, ge=0, le=900, description="Longest wait between two tries, Retry-After included, in seconds."
     )
     http_requests_per_second: float = Field(default=5.0, gt=0, le=100, description="Client-side rate limit per venue.")
+
+    # --- beside the bars -----------------------------------------------------------------------
+    context: str = Field(
+        default="",
+        pattern=r"^[a-z_]*(,[a-z_]+)*$",
+        description="Further streams that are gathered and made into features, separated by commas: funding, basis, "
+        "dvol, fear_greed. Empty: none, and nothing is asked for.",
+    )
+    context_files: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="Streams of `BTC_CONTEXT` that are read from files: name=path pairs separated by commas, each a "
+        "path or glob of Parquet, CSV or zip files. The others are asked of their services.",
+    )
+    context_urls: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="Base URLs of the services of streams, where they are not their own: name=URL pairs separated by "
+        "commas.",
+    )
 
     # --- the news ----------------------------------------------------------------------------
     news_sources: str | None = Field(
@@ -328,6 +346,26 @@ class Settings(BaseSettings):
             raise ValueError("not the address of a web service, such as https://api.example.com")
         return url
 
+    @field_validator("context_files", "context_urls", mode="before")
+    @classmethod
+    def _are_pairs(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        parts = re.split(r"(?:^|,)([a-z_]+)=", text)
+        if parts[0] or not all(parts[2::2]):
+            raise ValueError("expected name=value pairs separated by commas, such as funding=data/funding.parquet")
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+    @field_validator("context_files")
+    @classmethod
+    def _are_rooted(cls, files: dict[str, str]) -> dict[str, str]:
+        return {name: rooted(path, PROJECT_ROOT) for name, path in files.items()}
+
+    @field_validator("context_urls")
+    @classmethod
+    def _are_web_addresses(cls, urls: dict[str, str]) -> dict[str, str]:
+        return {name: cls._is_a_web_address(url) for name, url in urls.items()}
+
     @field_validator("data_dir", "news_feeds", "alert_rules")
     @classmethod
     def _is_a_rooted_path(cls, path: Path) -> Path:
@@ -393,6 +431,9 @@ class Settings(BaseSettings):
             if name in self.news and not secret.get_secret_value():
                 variable = "BTC_CRYPTOPANIC_TOKEN" if name == "cryptopanic" else "BTC_CRYPTOCOMPARE_KEY"
                 raise ValueError(f"BTC_NEWS_SOURCES holds {name!r}, which needs a key in {variable}")
+        for setting, names in (("CONTEXT_FILES", self.context_files), ("CONTEXT_URLS", self.context_urls)):
+            if strangers := [name for name in names if name not in self.context_names]:
+                raise ValueError(f"{ENV_PREFIX}{setting} names {strangers[0]!r}, which BTC_CONTEXT does not turn on")
         if self.history_end is not None and self.history_end <= self.first_day:
             raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:
@@ -421,6 +462,11 @@ class Settings(BaseSettings):
     def source_grows(self) -> bool:
         """Whether bars come from a market that keeps growing; files end."""
         return self.market_source not in ("files", "sample")
+
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """Names of the streams beside bars and texts that are on."""
+        return tuple(name for name in self.context.split(",") if name)
 
     @property
     def news(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def settings_page() -> str:
 def _shown(default: typing.Any) -> str:
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
-    if default is None or default == "":
+    if default in (None, "", {}):
         return ""
     if isinstance(default, Path):
         return f"`{default.relative_to(PROJECT_ROOT)}`"

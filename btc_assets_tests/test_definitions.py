@@ -1,5 +1,6 @@
 """The graph as a whole: what every asset must have, and that no lineage reaches into the future."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dagster._core.workspace.autodiscovery import loadable_targets_from_loaded_m
 from btc_assets import definitions
 from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.definitions import defs
+from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.market.streams import CONTEXT
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.schema import CONTRACTS
 from btc_assets.settings import PROJECT_ROOT
@@ -84,8 +87,27 @@ def test_every_asset_is_bounded_in_time_and_has_a_contract(key: dg.AssetKey) -> 
     assert int(GRAPH.get(key).assets_def.op.tags["dagster/max_runtime"]) > 0
 
 
-def test_every_contract_has_its_asset() -> None:
-    assert set(CONTRACTS) == set(NAMES)
+def test_every_contract_has_its_asset_but_those_of_streams_that_are_off() -> None:
+    assert set(CONTRACTS) - {stream.contract.table for stream in CONTEXT} == set(NAMES)
+
+
+@pytest.mark.slow
+def test_streams_that_are_turned_on_join_the_graph_and_the_features() -> None:
+    """In a process of their own: what is on is decided when the project is loaded."""
+    code = (
+        "import dagster as dg; from btc_assets.definitions import defs; dg.Definitions.validate_loadable(defs); "
+        "from btc_assets.features.tables import HOURLY_FEATURES; graph = defs.resolve_asset_graph(); "
+        "on = [key for key in graph.get_all_asset_keys() if key.path[0] == 'market']; "
+        "features = graph.get(HOURLY_FEATURES.asset_key); "
+        "print(len(on), len(set(on) & features.parent_keys), len(HOURLY_FEATURES.columns))"
+    )
+    names = ",".join(stream.name for stream in CONTEXT)
+    environment = {**os.environ, "BTC_CONTEXT": names}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=environment
+    )
+    columns = len(HOURLY_FEATURES.columns) + sum(len(stream.features) for stream in CONTEXT)
+    assert found.stdout.split() == ["5", "5", str(columns)]
 
 
 CHECKED = {

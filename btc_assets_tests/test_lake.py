@@ -244,6 +244,14 @@ def test_times_come_back_in_utc(lake: Lake) -> None:
     assert lake.scan(PRICES).select(pl.col("open_time").min()).collect().item() == datetime(2018, 1, 1, tzinfo=UTC)
 
 
+def test_a_column_of_a_stream_that_is_off_is_left_out(tmp_path: Path) -> None:
+    lake, frame = Lake(root=str(tmp_path)), one_day()
+    day = frame["open_time"][0].date()
+    lake.write(PRICES, day, frame.with_columns(funding_rate=pl.lit(0.1)))
+    assert lake.scan(PRICES).collect().equals(frame)
+    assert lake.read(PRICES, day).equals(frame)  # type: ignore[union-attr]
+
+
 def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     bars = random_walk_bars(48, start=datetime(2018, 1, 1, tzinfo=UTC))

@@ -162,7 +162,9 @@ def cuts(inputs: Inputs, *, random: int = 4) -> list[datetime]:
     times = inputs.clock["open_time"]
     since = times[inputs.clock.height // 2]
     tempting = [at for stream, rows in inputs.rows.items() for at in stream.tempting(rows, since)]
-    before = {at.replace(minute=0, second=0, microsecond=0) - HOUR for at in tempting}
+    # The last hour that closed before the moment: one that closes at it may know.
+    ends = [at - timedelta(microseconds=1) for at in tempting]
+    before = {end.replace(minute=0, second=0, microsecond=0) - HOUR for end in ends}
     return sorted({*hours_to_cut(inputs.clock, random=random), *(before & set(times[:-1]))})
 
 

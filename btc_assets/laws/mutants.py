@@ -153,22 +153,22 @@ def _as_edited(texts: pl.DataFrame) -> pl.DataFrame:
 
 def _of_numbers(stream: Stream) -> tuple[Subject, ...]:
     """Plant leaks in the join of a stream of numbers, and a control: the join as it is declared."""
-    early = stream.hour - stream.cadence
     names = [name for name in stream.join(stream.made_up(_SOME_HOURS, 0), _SOME_HOURS).columns if name != "open_time"]
-
-    def join(hour: pl.Expr, *values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-        own = latest(hour, {name: name for name in stream.made_up(_SOME_HOURS, 0).frame.columns[1:]}, stream.lookback)
-        return _of_stream(stream, lambda rows, hours: own(rows, hours).select("open_time", *(values or (pl.all(),))))
+    first = pl.col(names[0])
+    # A row that counts for the hour that closes as it becomes available is no leak yet; one hour earlier it is.
+    own = {name: name for name in stream.made_up(_SOME_HOURS, 0).frame.columns[1:]}
+    early = latest(stream.hour - stream.cadence - HOUR, own, stream.lookback)
 
     def declared(*values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
         return _of_stream(stream, lambda rows, hours: stream.join(rows, hours).select("open_time", *values))
 
-    first = pl.col(names[0])
     return (
-        Subject(f"{stream.name}: the next row", True, join(early, pl.exclude("open_time"))),
-        Subject(f"{stream.name}: a row an hour early", True, join(stream.hour - HOUR, pl.exclude("open_time"))),
+        Subject(f"{stream.name}: the next row", True, _of_stream(stream, early)),
         Subject(f"{stream.name}: normalised over all", True, declared((first - first.mean()) / first.std())),
         Subject(f"{stream.name}: unknown filled by the next", True, declared(first.backward_fill())),
+        Subject(
+            f"{stream.name}: mean with hours to come", True, declared(first.fill_null(0).rolling_mean(5, center=True))
+        ),
         Subject(f"{stream.name}: as declared", False, declared(*map(pl.col, names))),
     )
 

@@ -4,7 +4,19 @@ import dagster as dg
 
 from btc_assets.market.assets import ASSETS
 from btc_assets.market.checks import CHECKS
+from btc_assets.market.gathering import Sources, asset_of, check_of
 from btc_assets.market.resources import Market
+from btc_assets.market.streams import CONTEXT_ON
 from btc_assets.settings import settings
 
-DEFINITIONS = dg.Definitions(assets=ASSETS, asset_checks=CHECKS, resources={"market": Market.from_settings(settings())})
+GATHERED = {stream: asset_of(stream) for stream in CONTEXT_ON}
+"""The assets of the streams that `BTC_CONTEXT` turns on."""
+
+DEFINITIONS = dg.Definitions(
+    assets=[*ASSETS, *GATHERED.values()],
+    asset_checks=[*CHECKS, *(check_of(stream, asset) for stream, asset in GATHERED.items())],
+    resources={
+        "market": Market.from_settings(settings()),
+        **({"sources": Sources(settings())} if GATHERED else {}),
+    },
+)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import polars as pl
 
 from btc_assets.clock import HOUR
+from btc_assets.market.fear_greed import FEAR_GREED
+from btc_assets.market.funding_rates import FUNDING
+from btc_assets.market.implied_volatility import DVOL
 from btc_assets.market.made_up import random_walk, stressed
+from btc_assets.market.perpetual import BASIS
 from btc_assets.market.tables import PRICES
+from btc_assets.settings import ENV_PREFIX, SettingsError, settings
 from btc_assets.streams import Rows, Stream, number_futures, same_columns
 
 BARS = Stream(
@@ -28,8 +34,28 @@ BARS = Stream(
     is_clock=True,
 )
 
-CONTEXT: tuple[Stream, ...] = ()
+CONTEXT = (
+    FUNDING,
+    BASIS,
+    DVOL,
+    FEAR_GREED,
+)
 """The streams that `BTC_CONTEXT` may turn on, one a line."""
 
-STREAMS = (BARS,)
+
+def chosen(names: Sequence[str]) -> tuple[Stream, ...]:
+    """Return the streams that `BTC_CONTEXT` names, in the order of `CONTEXT`.
+
+    Raises:
+        SettingsError: a name is no stream.
+    """
+    known = {stream.name: stream for stream in CONTEXT}
+    if strangers := [name for name in names if name not in known]:
+        raise SettingsError(f"{ENV_PREFIX}CONTEXT: {strangers[0]!r} is no stream; choose from {', '.join(known)}")
+    return tuple(stream for name, stream in known.items() if name in names)
+
+
+CONTEXT_ON = chosen(settings().context_names)
+"""Those that are on in this deployment."""
+STREAMS = (BARS, *CONTEXT_ON)
 """The streams of the market that are on, the clock first."""

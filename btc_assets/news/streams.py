@@ -64,7 +64,7 @@ def _tempting(rows: Rows, since: datetime) -> list[datetime]:
         *late["available_at"].tail(1),
         *edits["available_at"].tail(1),
         *after_silence["available_at"].tail(1),
-        *(midnight(day) for day in after_a_hole[-1:]),
+        *(midnight(day) + timedelta(microseconds=1) for day in after_a_hole[-1:]),
     ]
 
 

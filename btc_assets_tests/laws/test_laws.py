@@ -43,6 +43,7 @@ from btc_assets.laws.laws import (
 )
 from btc_assets.laws.mutants import SUBJECTS, Caught, mutation_score
 from btc_assets.market.made_up import random_walk, stressed
+from btc_assets.market.streams import CONTEXT
 from btc_assets.market.tables import PRICES
 from btc_assets.news.hourly import ARTICLE, POST, Kind, first_texts
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
@@ -81,6 +82,16 @@ CAUGHT_BY = {
     "outlet mean over all time": AVAILABILITY,
     "repeats of a story to come": POISONING,
     "sentiment never forgotten": WARM_UP,
+    **{
+        f"{stream.name}: {leak}": law
+        for stream in CONTEXT
+        for leak, law in (
+            ("the next row", AVAILABILITY),
+            ("normalised over all", POISONING),
+            ("unknown filled by the next", AVAILABILITY),
+            ("mean with hours to come", POISONING),
+        )
+    },
 }
 
 

@@ -39,7 +39,7 @@ def number(venue: str, name: str, value: Any) -> float:
         if math.isfinite(read):
             return read
     raise SourceMalformedError(
-        f"{venue} answered with a bar whose {name} is {value!r}; expected a finite number. Nothing was stored. {REMEDY}"
+        f"{venue} answered with a row whose {name} is {value!r}; expected a finite number. Nothing was stored. {REMEDY}"
     )
 
 
@@ -52,7 +52,7 @@ def whole(venue: str, name: str, value: Any) -> int:
     read = number(venue, name, value)
     if read != int(read):
         raise SourceMalformedError(
-            f"{venue} answered with a bar whose {name} is {value!r}; expected a whole number. {REMEDY}"
+            f"{venue} answered with a row whose {name} is {value!r}; expected a whole number. {REMEDY}"
         )
     return int(value) if isinstance(value, (int, str)) and str(value).lstrip("-").isdigit() else int(read)
 

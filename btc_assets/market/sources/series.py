@@ -1,0 +1,174 @@
+"""Series of numbers beside the bars: answers of services and files, read strictly into a table's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from btc_assets.archives import UnreadableError, damaged, text_of, unpack
+from btc_assets.market.sources.answer import number, whole
+from btc_assets.market.sources.text_table import LINE, text_table
+from btc_assets.paths import matching
+from btc_assets.schema import UTC_TIME, Contract
+from btc_assets.timestamps import epoch_time, iso_time
+from btc_assets.transport import SourceMalformedError, SourceRefusedError
+
+_ENDINGS = (".parquet", ".csv", ".csv.gz", ".zip")
+_SHOWN = 80
+_MILLISECONDS = 1_000
+"""Microseconds in one."""
+
+
+def milliseconds(at: datetime) -> int:
+    """Return an epoch in ms."""
+    return int(at.timestamp() * 1000)
+
+
+def rows_of(service: str, answer: Any, fields: Mapping[str, int | str], *, micros: int = _MILLISECONDS) -> pl.DataFrame:
+    """Read a list of rows, each a list or an object.
+
+    Args:
+        service: whose answer it is, for messages.
+        answer: parsed JSON.
+        fields: place or name of each column in a row; the first is the time.
+        micros: microseconds in one unit of the time.
+
+    Returns:
+        One row each, the time in UTC and Float64 columns, in the order of the answer.
+
+    Raises:
+        SourceMalformedError: it is no list of such rows, or a value is no finite number.
+    """
+    if not isinstance(answer, list):
+        raise SourceMalformedError(f"{service}: expected a list of rows, got {str(answer)[:_SHOWN]!r}")
+    time, *_ = fields
+    read: dict[str, list[Any]] = {name: [] for name in fields}
+    for row in answer:
+        for name, key in fields.items():
+            try:
+                value = row[key]
+            except (KeyError, IndexError, TypeError):
+                raise SourceMalformedError(
+                    f"{service}: expected a row with {name} at {key!r}, got {str(row)[:_SHOWN]!r}"
+                ) from None
+            read[name].append(whole(service, name, value) * micros if name == time else number(service, name, value))
+    frame = pl.DataFrame(read, schema={name: pl.Int64 if name == time else pl.Float64 for name in fields})
+    return frame.with_columns(pl.from_epoch(time, time_unit="us").dt.replace_time_zone("UTC"))
+
+
+def pages(
+    service: str, ask: Callable[[datetime], pl.DataFrame], first: datetime, last: datetime, *, full: int
+) -> pl.DataFrame:
+    """Ask page after page, oldest first, until one is not full or reaches the end.
+
+    Args:
+        service: whose pages they are, for messages.
+        ask: returns the page that begins at a moment; its first column is the time.
+        first: first time wanted, UTC.
+        last: end, not included, UTC.
+        full: rows of a full page.
+
+    Raises:
+        SourceMalformedError: a page holds only rows before the moment it was to begin at.
+    """
+    parts = [page := ask(first)]
+    time = page.columns[0]
+    while page.height >= full and (newest := page[time].max()) is not None and newest < last:  # type: ignore[operator]
+        if newest < first:  # type: ignore[operator]
+            raise SourceMalformedError(
+                f"{service} was asked for rows from {first:%Y-%m-%d %H:%M} UTC on and answered only older ones"
+            )
+        first = newest + timedelta(milliseconds=1)  # type: ignore[operator, assignment]
+        parts.append(page := ask(first))
+    return pl.concat(parts)
+
+
+def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Read a series from files.
+
+    Args:
+        setting: the variable that names them, for messages.
+        pattern: path or glob of Parquet, CSV or zip files.
+        contract: whose columns are read.
+        aliases: further names of each column, lower case; the first one present is taken.
+
+    Returns:
+        The contract's columns, in the order of the files; a row that two files hold comes twice.
+
+    Raises:
+        SourceRefusedError: there is no file, or one may not be read.
+        SourceMalformedError: a file cannot be understood; the sentence names it, and the line.
+    """
+    paths = matching(pattern, _ENDINGS)
+    if not paths:
+        raise SourceRefusedError(f"{setting} names no {', '.join(_ENDINGS)} file at {pattern!r}; give a path or glob")
+    frames = []
+    for path in paths:
+        try:
+            parts = unpack(path.name, path.read_bytes(), (".csv", ".parquet"))
+            frames += [_series(name, content, contract, aliases) for name, content in parts]
+        except UnreadableError as error:
+            raise SourceMalformedError(f"{error}. Correct the file or point {setting} at another.") from error
+        except OSError as error:
+            raise SourceRefusedError(f"{path} cannot be read: {error.strerror}; make it readable") from error
+    return pl.concat(frames)
+
+
+def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    known = {column: (column, *aliases.get(column, ())) for column in contract.columns}
+    if content.startswith(b"PAR1"):
+        try:
+            table = pl.read_parquet(content, hive_partitioning=False).with_row_index(LINE, offset=1)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise damaged(name, "Parquet") from error
+    else:
+
+        def header(cells: Sequence[str]) -> Sequence[str] | None:
+            lower = {cell.lower() for cell in cells}
+            return cells if all(lower & set(names) for names in known.values()) else None
+
+        table = text_table(name, text_of(name, content)[0], header)
+    called = {column.lower(): column for column in table.columns}
+    chosen = {
+        column: next((called[alias] for alias in names if alias in called), "") for column, names in known.items()
+    }
+    if lacking := [column for column, found in chosen.items() if not found]:
+        shown = ", ".join(column for column in table.columns if column != LINE)
+        raise UnreadableError(f"{name}: found no column for {', '.join(lacking)}; got {shown}")
+    read = table.select(
+        LINE,
+        *(
+            _read(table.schema[found], found, contract.columns[column]).alias(column)
+            for column, found in chosen.items()
+        ),
+    )
+    for column, found in chosen.items():
+        unread = read[column].is_null() & ~table[found].is_null()
+        if unread.any() or (column in contract.key and read[column].has_nulls()):
+            row = (unread | read[column].is_null()).arg_max() or 0
+            raise UnreadableError(
+                f"{name}, row {table[LINE][row]}: expected {contract.columns[column]} in column {found!r}, got "
+                f"{table[found][row]!r}"
+            )
+    return read.drop(LINE)
+
+
+def _read(stored: pl.DataType, name: str, wanted: pl.DataType) -> pl.Expr:
+    """Return a column as the type wanted, null where it cannot be read; a time without a zone is UTC."""
+    column = pl.col(name)
+    if not wanted.is_temporal():
+        return column.cast(wanted, strict=False)
+    if isinstance(stored, pl.Datetime):
+        time = column.dt.convert_time_zone("UTC") if stored.time_zone else column.dt.replace_time_zone("UTC")
+    elif stored == pl.Date:
+        time = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    elif stored.is_numeric():
+        time = epoch_time(column)
+    else:
+        text = column.str.strip_chars()
+        numeric = text.str.contains(r"^\d+(\.\d*)?$")
+        time = pl.when(numeric).then(epoch_time(text)).otherwise(iso_time(text))
+    return time.cast(UTC_TIME).cast(wanted)
