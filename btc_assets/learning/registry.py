@@ -7,7 +7,6 @@ back is verified against its digest before anyone forecasts with it.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -73,6 +72,9 @@ class ModelRegistry(dg.ConfigurableResource):
             context: of the asset; gives the run its name and its Dagster tags.
             tags: further tags, for example the data versions trained on.
         """
+        import mlflow
+        from dagster_mlflow import mlflow_tracking
+
         name, partitions = context.asset_key.to_user_string(), context.partition_keys
         partition = partitions[0] if len(partitions) == 1 else f"{partitions[0]}..{partitions[-1]}"
         opened = self.client.create_run(
@@ -90,8 +92,28 @@ class ModelRegistry(dg.ConfigurableResource):
         run_id = opened.info.run_id
         status = "FAILED"
         try:
-            yield MlflowRun(run_id, self.client)
-            status = "FINISHED"
+            with dg.build_resources(
+                {"mlflow": mlflow_tracking},
+                instance=context.instance,
+                dagster_run=context.run,
+                log_manager=context.log,
+                resource_config={
+                    "mlflow": {
+                        "config": {
+                            "experiment_name": EXPERIMENT,
+                            "mlflow_tracking_uri": self.tracking_uri,
+                            "mlflow_run_id": run_id,
+                            "env": {},
+                            "extra_tags": {},
+                        }
+                    }
+                },
+            ) as resources:
+                try:
+                    yield MlflowRun(run_id, resources.mlflow, self)
+                    status = "FINISHED"
+                finally:
+                    mlflow.end_run(status)
         finally:
             self.client.set_terminated(run_id, status)
 
@@ -232,37 +254,32 @@ class ModelRegistry(dg.ConfigurableResource):
 class MlflowRun:
     """An open MLflow run."""
 
-    def __init__(self, run_id: str, client: MlflowClient) -> None:
+    def __init__(self, run_id: str, mlflow: Any, registry: ModelRegistry) -> None:
+        """Wrap the run dagster-mlflow opened."""
         self.run_id = run_id
-        self._client = client
+        self.mlflow = mlflow
+        self._registry = registry
 
     def parameters(self, values: Mapping[str, object]) -> None:
         """Log parameters."""
-        from mlflow.entities import Param
+        self.mlflow.log_params(dict(values))
 
-        self._client.log_batch(self.run_id, params=[Param(name, str(value)) for name, value in values.items()])
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, those that are numbers."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1e3)
-        known = [Metric(name, float(value), now, step) for name, value in values.items() if value == value]
-        self._client.log_batch(self.run_id, metrics=known)
+        self.mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v}, step=step)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        for name, value in values.items():
-            self._client.set_tag(self.run_id, name, value)
+        self.mlflow.set_tags(dict(values))
 
     def files(self, folder: Path, into: str) -> None:
         """Log every file of a folder."""
-        self._client.log_artifacts(self.run_id, str(folder), into)
+        self._registry.client.log_artifacts(self.run_id, str(folder), into)
 
     def table(self, name: str, content: str) -> None:
         """Log a text file."""
-        self._client.log_text(self.run_id, content, name)
+        self._registry.client.log_text(self.run_id, content, name)
 
     def link(self) -> str:
         """Return where a person finds this run in the MLflow UI, from its root."""
-        return f"/#/experiments/{self._client.get_run(self.run_id).info.experiment_id}/runs/{self.run_id}"
+        return f"/#/experiments/{self._registry.client.get_run(self.run_id).info.experiment_id}/runs/{self.run_id}"

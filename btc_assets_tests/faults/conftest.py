@@ -24,6 +24,7 @@ PRELOADED = [
     "btc_assets.learning.tuning",
     "btc_assets.learning.explain",
     "btc_assets.monitoring.plots",
+    "dagster_mlflow",
     "duckdb",
     "hypothesis.strategies",
     "mlflow.store.tracking.sqlalchemy_store",
