@@ -35,6 +35,10 @@ DAILY = daily_grid(settings())
 """The grid of this deployment. A closed history ends with the cutoff day that follows its last data day."""
 
 
+_ALL_DAYS = 20 * 366
+"""Days that stand for all days before a partition."""
+
+
 def days_before(days: int, *, and_today: bool) -> dg.TimeWindowPartitionMapping:
     """Map a partition to the `days` partitions before it, with or without its own day.
 
@@ -48,8 +52,13 @@ def days_before(days: int, *, and_today: bool) -> dg.TimeWindowPartitionMapping:
 
 
 def everything_until(*, and_today: bool) -> dg.TimeWindowPartitionMapping:
-    """Map a partition to all partitions before it, with or without its own day; twenty years stand for all."""
-    return days_before(20 * 366, and_today=and_today)
+    """Map a partition to all partitions before it, with or without its own day."""
+    return days_before(_ALL_DAYS, and_today=and_today)
+
+
+def is_everything(mapping: dg.PartitionMapping) -> bool:
+    """Say whether a mapping is one of `everything_until`."""
+    return isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset == -_ALL_DAYS
 
 
 def day_of(key: str) -> date:

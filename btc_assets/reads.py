@@ -17,7 +17,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.lake import Lake, LakeError
-from btc_assets.partitions import DAILY
+from btc_assets.partitions import DAILY, is_everything
 from btc_assets.schema import Contract
 
 _DAY = timedelta(days=1)
@@ -56,7 +56,10 @@ class Tables:
 
 @dataclass(frozen=True)
 class DeclaredReads:
-    """The reads of one step. Days before the history of the deployment are absent; they are never read.
+    """The reads of one step.
+
+    Days before the history of the deployment are absent, and only an edge to everything before reads them: a history
+    that starts later than it did keeps its champion and the texts it has seen.
 
     Attributes:
         asset: the assets of the step, for messages.
@@ -95,9 +98,7 @@ class DeclaredReads:
         Raises:
             UndeclaredReadError: the table or one of the days is not declared.
         """
-        for day in days:
-            self._expect(contract, day, day)
-        return self._lake.scan_days(contract, days)
+        return self._lake.scan_days(contract, [day for day in days if self._is_declared(contract, day)])
 
     def read(self, contract: Contract, day: date) -> pl.DataFrame | None:
         """Return one stored partition, or None.
@@ -105,8 +106,7 @@ class DeclaredReads:
         Raises:
             UndeclaredReadError: the table or the day is not declared.
         """
-        self._expect(contract, day, day)
-        return self._lake.read(contract, day)
+        return self._lake.read(contract, day) if self._is_declared(contract, day) else None
 
     def filed_later(self, contract: Contract, names: Collection[str]) -> pl.LazyFrame:
         """Scan the rows of the step's own table that are filed under later days, with these values of its first key.
@@ -123,27 +123,39 @@ class DeclaredReads:
         later = self._lake.days(contract, spans[-1][1] + _DAY)
         return self._lake.scan_days(contract, later).filter(pl.col(contract.key[0]).is_in(list(names)))
 
-    def _spans(self, contract: Contract) -> Sequence[Days]:
+    def _spans(self, contract: Contract, first: date | None = None) -> Sequence[Days]:
         spans = self.declared.get(contract.table, ())
         if not spans:
-            raise UndeclaredReadError(self._refusal(contract, "any day"))
+            raise UndeclaredReadError(self._refusal(contract, str(first or "any day")))
         return spans
+
+    def _is_declared(self, contract: Contract, day: date) -> bool:
+        """Say whether a day may be read: refuse one of the history that is not declared, an earlier one is absent."""
+        self._expect(contract, day, day)
+        return any(opens <= day <= closes for opens, closes in self._spans(contract))
 
     def _expect(self, contract: Contract, first: date, last: date) -> None:
         """Refuse a span with a day of the history that is not declared."""
-        day = max(first, DAILY.start.date())
-        for opens, closes in self.declared.get(contract.table, ()):
+        spans = self._spans(contract, first)
+        day = max(first, min(DAILY.start.date(), spans[0][0]))
+        for opens, closes in spans:
             day = closes + _DAY if opens <= day <= closes else day
         if day <= last:
             raise UndeclaredReadError(self._refusal(contract, str(day)))
 
     def _refusal(self, contract: Contract, days: str) -> str:
         spans = self.declared.get(contract.table, ())
-        named = ", ".join(f"{first} to {last}" if first != last else str(first) for first, last in spans)
+        named = ", ".join(_span_name(first, last) for first, last in spans)
         return (
             f"{self.asset} reads {contract.table} of {days}, which it does not declare "
             f"(declared of this table: {named or 'nothing'}); add the dependency and its mapping to the asset"
         )
+
+
+def _span_name(first: date, last: date) -> str:
+    if first == date.min:
+        return f"everything to {last}"
+    return f"{first} to {last}" if first != last else str(first)
 
 
 def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]]:
@@ -152,6 +164,7 @@ def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]
     in_hand = DAILY.get_partition_subset_in_time_window(window)
     now = datetime.now(tz=UTC)
     subsets: dict[str, Any] = {}
+    from_the_beginning = set()
     for key in context.selected_asset_keys:
         table = key.to_user_string()
         subsets[table] = subsets[table] | in_hand if table in subsets else in_hand
@@ -162,13 +175,17 @@ def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]
             ).partitions_subset
             upstream = dep.asset_key.to_user_string()
             subsets[upstream] = subsets[upstream] | mapped if upstream in subsets else mapped
-    return {
-        table: [
-            (part.start.date(), part.end.date() - _DAY)
-            for part in sorted(subset.included_time_windows, key=lambda part: part.start)
-        ]
-        for table, subset in subsets.items()
-    }
+            if is_everything(mapping):
+                from_the_beginning.add(upstream)
+    return {table: _spans_of(subset, table in from_the_beginning) for table, subset in subsets.items()}
+
+
+def _spans_of(subset: Any, from_the_beginning: bool) -> list[Days]:
+    parts = sorted(subset.included_time_windows, key=lambda part: part.start)
+    spans = [(part.start.date(), part.end.date() - _DAY) for part in parts]
+    if from_the_beginning and spans:
+        spans[0] = (date.min, spans[0][1])
+    return spans
 
 
 def lake_resources(lake: Lake) -> dict[str, Any]:

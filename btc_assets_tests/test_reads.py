@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -20,6 +21,7 @@ from btc_assets_tests.conftest import random_walk_bars
 FIRST = date(2018, 1, 1)
 DAY = date(2018, 1, 10)
 LAST = date(2018, 1, 14)
+BEFORE = DAILY.start.date() - timedelta(days=1)
 DAYS = [FIRST + timedelta(days=n) for n in range((LAST - FIRST).days + 1)]
 
 
@@ -75,6 +77,10 @@ PLANTED: dict[str, tuple[Callable[[DeclaredReads], object], str]] = {
         lambda reads: reads.read(MODEL_HISTORY, DAY),
         "champion/model_history of 2018-01-10",
     ),
+    "such a partition of before the history": (
+        lambda reads: reads.read(MODEL_HISTORY, BEFORE),
+        f"champion/model_history of {BEFORE}",
+    ),
     "a later day": (lambda reads: reads.read(PRICES, DAY + timedelta(days=1)), "market/prices of 2018-01-11"),
     "a span that ends later": (
         lambda reads: reads.scan(PRICES, DAY, DAY + timedelta(days=1)),
@@ -124,9 +130,20 @@ def test_a_run_over_several_days_reads_what_each_of_them_declares(lake: Lake) ->
     assert found == [DAYS[5:]]
 
 
-def test_days_before_the_history_are_absent_and_not_refused(lake: Lake) -> None:
-    before = DAILY.start.date() - timedelta(days=1)
-    assert run(lake, lambda reads: reads.days(HOURLY_LABELS, before, DAY)).success
+def test_days_before_the_history_are_absent_and_not_refused(tmp_path: Path) -> None:
+    lake = Lake(root=str(tmp_path))
+    lake.write(PRICES, BEFORE, PRICES.empty())
+    reads = DeclaredReads("planted", frozenset(), {PRICES.table: [(DAILY.start.date(), DAY)]}, lake)
+    assert reads.days(PRICES, BEFORE, DAY) == []
+    assert reads.read(PRICES, BEFORE) is None
+
+
+def test_an_edge_to_everything_reads_what_an_earlier_start_of_the_history_stored(tmp_path: Path) -> None:
+    lake, found = Lake(root=str(tmp_path)), list[list[date]]()
+    lake.write(HOURLY_LABELS, BEFORE, HOURLY_LABELS.empty())
+    assert run(lake, lambda reads: found.append(reads.days(HOURLY_LABELS))).success
+    assert run(lake, lambda reads: found.append(reads.days(HOURLY_LABELS, BEFORE, BEFORE))).success
+    assert found == [[BEFORE], [BEFORE]]
 
 
 def test_its_own_partition_in_hand_may_be_read(lake: Lake) -> None:
