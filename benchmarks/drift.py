@@ -266,11 +266,9 @@ def _report(history: History, day: date) -> Report | None:
     watch = history.watch(day)
     if watch is None or watch.reference.is_empty() or watch.current.is_empty():
         return None
-    compared = [
-        history.reference(watch, name).compared(drift.values_of(watch.current, name)) for name in watch.features
-    ]
+    compared = [history.reference(watch, name).compare(drift.values_of(watch.current, name)) for name in watch.features]
     # As `Watch.inputs` has it, without working out a champion's window anew each day.
-    inputs = [*drift.judged(compared), *drift.input_drift(watch.p_up_before, watch.p_up_now, ["p_up"])]
+    inputs = [*drift.flag_drifted(compared), *drift.input_drift(watch.p_up_before, watch.p_up_now, ["p_up"])]
     return Report(watch.features, inputs, frozenset(one.name for one in watch.promises if one.alarm))
 
 
@@ -312,7 +310,7 @@ def plant_in_inputs(history: History, quiet: Reports, plan: Plan) -> dict[str, F
 def visible(reference: drift.Reference, days: int) -> bool:
     """Return whether so many days can show any move of a feature: one beyond all it ever was is significant."""
     beyond = np.full(24 * days, reference.known[-1] + 1)
-    p_value = reference.compared(beyond).p_value
+    p_value = reference.compare(beyond).p_value
     return p_value is not None and p_value <= drift.FALSE_DISCOVERIES
 
 
@@ -346,8 +344,8 @@ def _input_delay(
             continue
         index = report.names.index(name)
         features = report.inputs[: len(report.names)]
-        features[index] = own.reference(watch, name).compared(drift.values_of(watch.current, name))
-        if drift.judged(features)[index].drifted and not report.inputs[index].drifted:
+        features[index] = own.reference(watch, name).compare(drift.values_of(watch.current, name))
+        if drift.flag_drifted(features)[index].drifted and not report.inputs[index].drifted:
             return delay
     return math.inf
 
@@ -419,7 +417,7 @@ def share_with_interval(happened: Sequence[bool], *, most_independent: float = m
     from statsmodels.stats.proportion import proportion_confint
 
     series = np.asarray(happened, dtype=np.float64)
-    independent = min(drift.effective_size(len(series), drift.memory(series)), most_independent)
+    independent = min(drift.effective_size(len(series), drift.rank_autocorrelation(series)), most_independent)
     low, high = proportion_confint(series.mean() * independent, independent, 1 - _CERTAINTY, method="wilson")
     return f"{series.mean():.1%} ({max(low, 0):.1%} to {min(high, 1):.1%})"
 

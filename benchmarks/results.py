@@ -30,7 +30,7 @@ from btc_assets.monitoring.performance import (
     FEES_BPS,
     LAGS,
     LAST_90_DAYS,
-    cell,
+    format_estimate,
     markdown,
     performance_report,
 )
@@ -176,7 +176,7 @@ def _beside_the_reference(outcomes: pl.DataFrame, config: Settings, last: date) 
     found = [_rows(report, role, 1, ALL) for role in REPORTED_ROLES]
     lines = [("n", REFERENCE[1]["n"], *map(_count, found))]
     for name, metric, form in REFERENCE_METRICS:
-        lines.append((name, REFERENCE[1][metric], *(cell(rows.get(metric), form) for rows in found)))
+        lines.append((name, REFERENCE[1][metric], *(format_estimate(rows.get(metric), form) for rows in found)))
     table = markdown_rows(("metric", "reference", *REPORTED_ROLES), lines)
     return f"{title}1 h horizon, hours of {from_hour:%Y-%m-%d} to {to_hour:%Y-%m-%d}.\n\n{table}"
 
@@ -186,7 +186,7 @@ def _by_move(report: pl.DataFrame) -> str:
     lines = []
     for role, horizon, rows in _groups(report):
         cells = [_with_n(rows.get(f"accuracy_move_{move}"), "{:.1%}") for move in moves]
-        lines.append((role, f"{horizon} h", *cells, cell(rows.get("return_weighted_accuracy"), "{:.1%}")))
+        lines.append((role, f"{horizon} h", *cells, format_estimate(rows.get("return_weighted_accuracy"), "{:.1%}")))
     headings = ("role", "horizon", *(move.replace("_", " ", 1) for move in moves), "return-weighted")
     return f"## Accuracy by size of move\n\n{markdown_rows(headings, lines)}"
 
@@ -203,7 +203,7 @@ def _calibration(report: pl.DataFrame) -> str:
         ("causal skill", "log_loss_skill_causal", "{:.2%}"),
     )
     lines = (
-        (role, f"{horizon} h", *(cell(rows.get(metric), form) for _, metric, form in columns))
+        (role, f"{horizon} h", *(format_estimate(rows.get(metric), form) for _, metric, form in columns))
         for role, horizon, rows in _groups(report)
     )
     headings = ("role", "horizon", *(title for title, _, _ in columns))
@@ -220,10 +220,10 @@ def _costs(report: pl.DataFrame, fee_bps: float) -> str:
                 for lag in lags:
                     tail = f"{fee:g}bps_lag{lag}"
                     cells = [
-                        cell(rows.get(f"{rule}_annual_return_{tail}"), "{:+.0%}"),
-                        cell(rows.get(f"{rule}_sharpe_{tail}"), "{:.2f}"),
-                        cell(rows.get(f"{rule}_max_drawdown_{tail}"), "{:.0%}"),
-                        cell(rows.get(f"{rule}_win_rate_{tail}"), "{:.1%}"),
+                        format_estimate(rows.get(f"{rule}_annual_return_{tail}"), "{:+.0%}"),
+                        format_estimate(rows.get(f"{rule}_sharpe_{tail}"), "{:.2f}"),
+                        format_estimate(rows.get(f"{rule}_max_drawdown_{tail}"), "{:.0%}"),
+                        format_estimate(rows.get(f"{rule}_win_rate_{tail}"), "{:.1%}"),
                         _plain(rows.get(f"{rule}_turnover_lag{lag}"), "{:.2f}"),
                     ]
                     lines.append((f"{horizon} h", rule, f"{fee:g} bp", lag, *cells))

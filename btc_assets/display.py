@@ -1,4 +1,4 @@
-"""How frames and pictures are shown in Dagster's metadata: records and small PNGs."""
+"""Convert frames and plots to Dagster metadata: records and small PNGs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SIZE_INCHES, _DPI, _COLOURS = (7.0, 3.2), 80, 48
 
 
 def table_metadata(frame: pl.DataFrame) -> dg.TableMetadataValue:
-    """Return a frame as a table in the Dagster UI."""
+    """Return a frame as a table for the Dagster UI."""
     records: list[Any] = [dg.TableRecord(row) for row in frame.iter_rows(named=True)]
     return dg.TableMetadataValue(
         records=records, schema=dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
     )
 
 
-def embedded(png: bytes, title: str) -> str:
-    """Return a PNG as a Markdown image that carries its own bytes."""
+def markdown_image(png: bytes, title: str) -> str:
+    """Return a PNG as a Markdown image with embedded data."""
     return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def empty_figure(title: str, unit: str) -> tuple[Figure, Axes]:
-    """Return an empty picture that belongs to no window and no global state."""
+    """Return an empty figure without pyplot's global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
@@ -43,14 +43,14 @@ def empty_figure(title: str, unit: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def png_of(figure: Figure) -> bytes:
-    """Render with few colours: metadata is kept for every materialisation, so a picture must stay small."""
+def render_png(figure: Figure) -> bytes:
+    """Render a figure with few colours: metadata is stored for every materialisation, so plots must be small."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
-    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

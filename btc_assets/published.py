@@ -1,7 +1,7 @@
-"""What the project has published for the forecast server, and how to read it.
+"""The layout of published bundles, and functions that read the live manifest.
 
 <serving_dir>/current                      id of the live bundle
-<serving_dir>/bundles/<id>/manifest.json   what is in it
+<serving_dir>/bundles/<id>/manifest.json   facts about its contents
 /model/          the model, see `btc_assets.learning.forecast_model`
 /serving.duckdb  forecasts, outcomes, reports, alerts and prices, read-only
 """
@@ -25,7 +25,7 @@ BUNDLE_ID = re.compile(r"^[0-9a-f]{16}$")
 
 
 def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
-    """Return the manifest of the live bundle, or None when nothing readable is live."""
+    """Return the manifest of the live bundle, or None without a readable live bundle."""
     try:
         bundle_id = (serving_dir / POINTER).read_text().strip()
         if not BUNDLE_ID.match(bundle_id):
@@ -38,7 +38,7 @@ def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
 
 
 def newest_served_hour(serving_dir: Path) -> datetime | None:
-    """Return the open_time (UTC) of the newest forecast that is live, or None when nothing is."""
+    """Return the open_time (UTC) of the newest live forecast, or None without a live bundle."""
     manifest = live_manifest(serving_dir)
     try:
         return None if manifest is None else datetime.fromisoformat(manifest["open_time"])
@@ -50,12 +50,12 @@ def made_at_of(manifest: Mapping[str, Any]) -> datetime:
     """Return when the newest forecast of a bundle was made.
 
     Raises:
-        ValueError: the manifest does not give it as an ISO time with its UTC offset.
+        ValueError: `made_at` is missing or is not an ISO time with a UTC offset.
     """
     try:
         made_at = datetime.fromisoformat(manifest["made_at"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the manifest must give made_at as an ISO time: {error!r}") from error
+        raise ValueError(f"made_at of the manifest must be an ISO time: {error!r}") from error
     if made_at.tzinfo is None:
-        raise ValueError(f"made_at must carry its UTC offset, got {manifest['made_at']}")
+        raise ValueError(f"made_at must have a UTC offset, got {manifest['made_at']}")
     return made_at

@@ -1,8 +1,7 @@
-"""The machinery of table contracts: a schema that pandera checks, the rule that gives a row its day, a Dagster type.
+"""Table contracts: a schema checked by pandera, the partition day of each row, and a Dagster type.
 
-A frame that breaks its contract is never stored: Dagster checks the type before the IO manager writes.
-Times are UTC with microseconds; prices are USD (or the venue's dollar coin), volumes are BTC,
-returns are natural-log fractions.
+A frame that violates its contract is never stored: Dagster checks the type before the IO manager writes. Times are UTC
+with microseconds; prices are USD (or the venue's dollar coin), volumes are BTC, returns are natural-log fractions.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Column:
 
     Attributes:
         dtype: polars type.
-        checks: how to make the pandera checks of its values.
-        nullable: whether a value may be unknown.
-        description: what it holds, with its unit.
+        checks: functions that create the pandera checks of its values.
+        nullable: whether values may be null.
+        description: meaning of the column, with its unit.
     """
 
     def __init__(
@@ -43,18 +42,18 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """Columns in order and the laws between them; a frame with other columns breaks it.
+    """Columns in order and checks between columns; a frame with other columns is invalid.
 
-    The pandera schema is made when a frame is first held against it: pandera brings pandas, half a second that
-    loading the graph can do without.
+    The pandera schema is created at the first validation: pandera imports pandas, which takes half a second that
+    loading the definitions does not need.
     """
 
     columns: dict[str, Column]
-    laws: tuple[Callable[[], pa.Check], ...] = ()
+    row_checks: tuple[Callable[[], pa.Check], ...] = ()
 
     @cached_property
     def pandera(self) -> pa.DataFrameSchema:
-        """The schema as pandera validates it."""
+        """The pandera schema."""
         import pandera.polars as pa
 
         return pa.DataFrameSchema(
@@ -67,7 +66,7 @@ class Schema:
                 )
                 for name, column in self.columns.items()
             },
-            checks=[make() for make in self.laws],
+            checks=[make() for make in self.row_checks],
             strict=True,
             ordered=True,
         )
@@ -75,14 +74,14 @@ class Schema:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one table promises.
+    """The contract of a table.
 
     Attributes:
         table: asset key as a path, for example `market/prices`; also the folder in the lake.
-        schema: its columns and laws; strict, so an unknown column is a fault.
-        day: expression that gives each row the UTC day (pl.Date) of the partition it belongs to.
-        key: columns that name a row; sorted by and unique on.
-        append_only: whether a row, once stored, stays as it is; storing a partition again only adds rows to it.
+        schema: columns and row checks; strict, so an unknown column is a fault.
+        day: expression for the UTC day (pl.Date) of each row's partition.
+        key: columns by which rows are sorted and unique.
+        append_only: whether stored rows never change; storing a partition again only adds rows.
     """
 
     table: str
@@ -93,7 +92,7 @@ class Contract:
 
     @cached_property
     def asset_key(self) -> dg.AssetKey:
-        """Key of the asset that makes the table."""
+        """Key of the asset that produces the table."""
         return dg.AssetKey(self.table.split("/"))
 
     @cached_property
@@ -102,37 +101,37 @@ class Contract:
         return pl.Schema({name: column.dtype for name, column in self.schema.columns.items()})
 
     def empty(self) -> pl.DataFrame:
-        """Return a frame with no rows and the contract's columns."""
+        """Return a frame with the contract's columns and no rows."""
         return pl.DataFrame(schema=self.columns)
 
     def faults(self, frame: pl.DataFrame) -> list[tuple[str, str]]:
-        """Return every broken promise as (column, sentence); an empty list is a pass."""
+        """Return every violation as (column, sentence); empty for a valid frame."""
         from pandera.errors import SchemaErrors
 
-        found: list[tuple[str, str]] = []
+        faults: list[tuple[str, str]] = []
         try:
             self.schema.pandera.validate(frame, lazy=True)
         except SchemaErrors as errors:
             cases = errors.failure_cases.to_dicts()
-            found.extend((str(case["column"]), f"{case['check']}: {case['failure_case']}") for case in cases)
-        if found:
-            return found
+            faults.extend((str(case["column"]), f"{case['check']}: {case['failure_case']}") for case in cases)
+        if faults:
+            return faults
         if frame.select(pl.struct(self.key).is_duplicated().any()).item():
-            found.append((", ".join(self.key), "two rows have the same key"))
+            faults.append((", ".join(self.key), "two rows have the same key"))
         if not frame.equals(frame.sort(self.key)):
-            found.append((", ".join(self.key), "rows are not in key order"))
-        return found
+            faults.append((", ".join(self.key), "rows are not in key order"))
+        return faults
 
 
 CONTRACTS: dict[str, Contract] = {}
-"""Every declared table by its name."""
+"""Every declared contract by table name."""
 
 
 def declare(*, table: str, schema: Schema, day: pl.Expr, key: tuple[str, ...], append_only: bool = False) -> Contract:
-    """Declare a table of the project: its contract is made and the lake knows it.
+    """Create the contract of a table and register it for the lake.
 
     Raises:
-        ValueError: a table of this name is already declared.
+        ValueError: a table of this name is declared already.
     """
     if table in CONTRACTS:
         raise ValueError(f"the table {table} is declared twice")
@@ -141,7 +140,7 @@ def declare(*, table: str, schema: Schema, day: pl.Expr, key: tuple[str, ...], a
 
 
 def check(name: str, *arguments: object, **options: object) -> Callable[[], pa.Check]:
-    """Return how to make one of pandera's own checks."""
+    """Return a function that creates one of pandera's built-in checks."""
 
     def make() -> pa.Check:
         import pandera.polars as pa
@@ -151,25 +150,25 @@ def check(name: str, *arguments: object, **options: object) -> Callable[[], pa.C
     return make
 
 
-def column_check(name: str, holds: Callable[[str], pl.Expr]) -> Callable[[], pa.Check]:
-    """Return how to make a check of a column by an expression; it is given the column's name."""
+def column_check(name: str, expression_of: Callable[[str], pl.Expr]) -> Callable[[], pa.Check]:
+    """Return a function that creates a check from an expression of the column's name."""
 
     def make() -> pa.Check:
         import pandera.polars as pa
 
-        return pa.Check(lambda data: data.lazyframe.select(holds(data.key)), name=name)
+        return pa.Check(lambda data: data.lazyframe.select(expression_of(data.key)), name=name)
 
     return make
 
 
-def law(name: str, expression: pl.Expr) -> Callable[[], pa.Check]:
-    """Return how to make a law between columns: an expression that holds for every row."""
+def row_check(name: str, expression: pl.Expr) -> Callable[[], pa.Check]:
+    """Return a function that creates a check between columns: an expression that is true for every row."""
     return column_check(name, lambda _: expression)
 
 
-def schema(columns: dict[str, Column], *laws: Callable[[], pa.Check]) -> Schema:
-    """Return a schema of these columns and laws."""
-    return Schema(columns, laws)
+def schema(columns: dict[str, Column], *row_checks: Callable[[], pa.Check]) -> Schema:
+    """Return a schema of columns and row checks."""
+    return Schema(columns, row_checks)
 
 
 FINITE = column_check("finite", lambda column: pl.col(column).is_finite() | pl.col(column).is_null())
@@ -178,7 +177,7 @@ PROBABILITY = (check("ge", 0), check("le", 1))
 
 
 def dagster_type(contract: Contract) -> dg.DagsterType:
-    """Turn a contract into a Dagster type: a frame that breaks it fails the step before it is stored."""
+    """Create the Dagster type of a contract: an invalid frame fails the step before it is stored."""
 
     def check(_context: dg.TypeCheckContext, frame: object) -> dg.TypeCheck:
         if not isinstance(frame, pl.DataFrame):
@@ -195,7 +194,7 @@ def dagster_type(contract: Contract) -> dg.DagsterType:
         )
         return dg.TypeCheck(
             success=False,
-            description=f"{contract.table} breaks its contract in {len(faults)} places: {first}",
+            description=f"{contract.table} violates its contract in {len(faults)} places: {first}",
             metadata={"faults": table},
         )
 
@@ -209,7 +208,7 @@ def dagster_type(contract: Contract) -> dg.DagsterType:
 
 
 def column_schema(contract: Contract) -> dg.TableSchema:
-    """Return the contract's columns as the Dagster UI shows them."""
+    """Return the contract's columns for the Dagster UI."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(

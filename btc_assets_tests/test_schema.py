@@ -12,22 +12,22 @@ def check(contract: Contract, frame: object) -> dg.TypeCheck:
     return dg.check_dagster_type(dagster_type(contract), frame)
 
 
-def test_good_bars_pass(bars: pl.DataFrame) -> None:
+def test_valid_bars_pass(bars: pl.DataFrame) -> None:
     assert PRICES.faults(bars) == []
     assert check(PRICES, bars).success
 
 
 @pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
-def test_an_empty_partition_keeps_every_contract(contract: Contract) -> None:
+def test_an_empty_partition_satisfies_every_contract(contract: Contract) -> None:
     assert contract.faults(contract.empty()) == []
 
 
 @pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
-def test_every_column_says_what_it_holds(contract: Contract) -> None:
+def test_every_column_has_a_description(contract: Contract) -> None:
     assert all(column.description for column in contract.schema.columns.values())
 
 
-BREAKS = {
+VIOLATIONS = {
     "a negative price": (pl.col("low") * -1).alias("low"),
     "a price that is not a number": pl.lit(float("nan")).alias("close"),
     "an infinite volume": pl.lit(float("inf")).alias("volume"),
@@ -40,8 +40,8 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("broken", BREAKS.values(), ids=BREAKS)
-def test_broken_bars_are_named(bars: pl.DataFrame, broken: pl.Expr) -> None:
+@pytest.mark.parametrize("broken", VIOLATIONS.values(), ids=VIOLATIONS)
+def test_invalid_bars_have_faults(bars: pl.DataFrame, broken: pl.Expr) -> None:
     frame = bars.with_columns(broken)
     assert PRICES.faults(frame)
     assert not check(PRICES, frame).success
@@ -59,11 +59,11 @@ def test_a_missing_column_is_a_fault(bars: pl.DataFrame) -> None:
     assert PRICES.faults(bars.drop("trades"))
 
 
-def test_the_type_says_what_is_wrong_in_a_sentence_and_a_table(bars: pl.DataFrame) -> None:
-    result = check(PRICES, bars.with_columns(BREAKS["a negative price"]))
-    assert "market/prices breaks its contract" in (result.description or "")
+def test_a_type_failure_has_a_description_and_a_table(bars: pl.DataFrame) -> None:
+    result = check(PRICES, bars.with_columns(VIOLATIONS["a negative price"]))
+    assert "market/prices violates its contract" in (result.description or "")
     assert "faults" in result.metadata
 
 
-def test_something_that_is_no_frame_is_refused() -> None:
+def test_a_value_that_is_not_a_frame_is_refused() -> None:
     assert not check(PRICES, {"close": 1}).success

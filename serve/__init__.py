@@ -1,1 +1,1 @@
-"""The forecast server: answers over HTTP from the published bundle, and knows nothing else of the graph."""
+"""The forecast server: serves the published bundle over HTTP and does not depend on Dagster."""

@@ -28,7 +28,7 @@ def main() -> None:
         port=config.serve_port,
         loop="uvloop",
         http=OneWriteProtocol,
-        proxy_headers=False,  # nothing here depends on who asks
+        proxy_headers=False,  # no response depends on the client's address
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=5,

@@ -1,6 +1,6 @@
-"""Every answer of the server, as structs: what the OpenAPI schema states and what goes over the wire.
+"""The response bodies of the server as structs, which also define the OpenAPI schema.
 
-Returns are natural-log fractions, prices USD, times UTC. JSON has no NaN; what is not known is null.
+Returns are natural-log fractions, prices are in USD, times in UTC. Unknown values are null, as JSON has no NaN.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Fault(Struct, frozen=True):
-    """Why a request was not answered: a sentence, and the field to change."""
+    """An error: one sentence, and the name of the invalid field if there is one."""
 
     error: str
     field: str | None = None
 
 
 class Health(Struct, frozen=True):
-    """The process is alive."""
+    """The process is running."""
 
     status: Literal["ok"]
 
 
 class Ready(Struct, frozen=True):
-    """A bundle is loaded; `note` says when a newer one could not be."""
+    """A bundle is loaded; `note` explains why a newer one could not be loaded."""
 
     status: Literal["ready"]
     bundle_id: str
@@ -35,14 +35,14 @@ class Ready(Struct, frozen=True):
 
 
 class Interval(Struct, frozen=True):
-    """Lower and upper end, the lower never above the upper."""
+    """Lower and upper bound, with lower <= upper."""
 
     lower: float
     upper: float
 
 
 class ModelName(Struct, frozen=True):
-    """Which model made a forecast: registry version, cutoff day, digest."""
+    """The model of a forecast: registry version, cutoff day and digest."""
 
     version: int
     cutoff: date
@@ -60,20 +60,20 @@ class HorizonPrediction(Struct, frozen=True):
 
 
 class RowPrediction(Struct, frozen=True):
-    """The forecast of one row, all horizons."""
+    """The forecasts of one row for every horizon."""
 
     horizons: list[HorizonPrediction]
 
 
 class Prediction(Struct, frozen=True):
-    """The forecasts of the rows sent, in their order: the model's own, whatever is null in them."""
+    """The model's forecasts of the submitted rows, in their order; null values are passed to the model unchanged."""
 
     model: ModelName
     rows: list[RowPrediction]
 
 
 class PriceBand(Struct, frozen=True):
-    """The forecast as prices, USD."""
+    """The forecast as prices in USD."""
 
     median: float
     interval_50: Interval
@@ -81,10 +81,10 @@ class PriceBand(Struct, frozen=True):
 
 
 class HorizonForecastAnswer(Struct, frozen=True):
-    """The published forecast of one horizon: log returns, and the same as prices.
+    """The published forecast of one horizon as log returns and as prices.
 
-    `fallback` says that too many inputs are missing for the model: the share of rises in its training window and
-    intervals of the hour's own volatility answer in its place.
+    `fallback` is true if too many inputs are missing to use the model. The forecast is then the share of rises in the
+    training window, with intervals scaled by the volatility of the hour.
     """
 
     horizon_hours: int
@@ -100,10 +100,10 @@ class HorizonForecastAnswer(Struct, frozen=True):
 class Forecast(Struct, frozen=True):
     """The newest published forecast.
 
-    `made_at` is when its last bar closed, `published_at` when it was published (null where an older version of the
-    project did that), `valid_until` when the next forecast is due; `age_seconds` is how old its newest data are, and
-    `note` says in words that a forecast is stale or degraded. It is `degraded` where inputs are missing beyond what the
-    model saw in training; `missing_inputs` names them.
+    `made_at` is when its last bar closed, `published_at` when it was published (null if an older version of the project
+    published it), `valid_until` when the next forecast is due, and `age_seconds` the age of its newest data. `note`
+    explains that a forecast is stale or degraded. A forecast is `degraded` if more inputs are missing than the model
+    saw in training; `missing_inputs` names them.
     """
 
     made_at: datetime
@@ -130,7 +130,7 @@ class FeatureAnswer(Struct, frozen=True):
 
 
 class ModelAnswer(Struct, frozen=True):
-    """The model served: metrics are out of sample, by horizon; `newest_features` is a valid predict row."""
+    """The served model: out-of-sample metrics by horizon; `newest_features` is a valid row for `/v1/predict`."""
 
     version: int
     cutoff: date
@@ -144,7 +144,7 @@ class ModelAnswer(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What happened after a forecast."""
+    """The realised outcome of a forecast."""
 
     known_at: datetime
     log_return: float
@@ -153,7 +153,7 @@ class Outcome(Struct, frozen=True):
 
 
 class PastForecast(Struct, frozen=True):
-    """One forecast of one horizon, with its outcome once known; `degraded` and the like as in the newest forecast."""
+    """One forecast of one horizon and its outcome once known; other fields are those of the newest forecast."""
 
     made_at: datetime
     target_time: datetime

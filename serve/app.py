@@ -1,4 +1,4 @@
-"""The Litestar app: routes, the watcher's life, and errors as sentences."""
+"""The Litestar app: routes, the lifespan of the watcher, and error responses."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from serve.answers import Fault
 from serve.head import with_head
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES
-from serve.routes import ROUTES, Refusal, predicting
+from serve.routes import ROUTES, RequestError, with_fast_predict
 from serve.schema import LoadedModelSchema
 from serve.state import Watcher
 
 logger = logging.getLogger("serve")
 
-_SENTENCES = {
-    404: "There is nothing at {path}; /schema lists what there is.",
-    405: "{path} does not answer {method}; /schema says what it answers.",
-    413: f"The body is larger than {MAX_BODY_BYTES // 2**20} MiB, more than 1,000 rows need.",
+_ERRORS = {
+    404: "{path} does not exist; /schema lists the endpoints.",
+    405: "{path} does not support {method}; /schema lists the methods.",
+    413: f"The body is larger than the limit of {MAX_BODY_BYTES // 2**20} MiB.",
 }
 
 
 def wall_clock() -> datetime:
-    """Return now, UTC."""
+    """Return the current time, UTC."""
     return datetime.now(tz=UTC)
 
 
 def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock) -> Litestar:
-    """Build the server on a published folder, which may still be empty.
+    """Build the server for a serving folder, which may still be empty.
 
     Args:
-        serving_dir: the folder bundles are published to; it is watched, never written.
-        clock: what the age of a forecast is measured by.
+        serving_dir: folder to which bundles are published; the server watches it and never writes to it.
+        clock: current time, UTC; determines the age of a forecast.
     """
     watcher = Watcher(serving_dir)
     metrics = Metrics(watcher, clock)
 
     @contextlib.asynccontextmanager
-    async def watching(_app: Litestar) -> AsyncIterator[None]:
-        watcher.look()
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        watcher.check()
         task = asyncio.create_task(watcher.watch())
         try:
             yield
@@ -62,9 +62,9 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
 
     app = Litestar(
         route_handlers=ROUTES,
-        lifespan=[watching],
+        lifespan=[lifespan],
         state=AppState({"watcher": watcher, "clock": clock, "metrics": metrics}),
-        exception_handlers={HTTPException: refuse, Exception: fail},
+        exception_handlers={HTTPException: client_error, Exception: server_error},
         openapi_config=OpenAPIConfig(
             title="btc_assets forecasts",
             version="1",
@@ -75,25 +75,25 @@ def create_app(serving_dir: Path, *, clock: Callable[[], datetime] = wall_clock)
         ),
         logging_config=None,
     )
-    # Outside the router: a middleware of Litestar's would not see what the router refuses.
-    app.asgi_handler = metrics.measured(predicting(with_head(app.asgi_handler), app.state))
+    # Outside the router: a Litestar middleware does not see requests that the router rejects.
+    app.asgi_handler = metrics.wrap(with_fast_predict(with_head(app.asgi_handler), app.state))
     return app
 
 
-def refuse(request: Request[Any, Any, Any], error: HTTPException) -> Response[Fault]:
-    """Answer a refused request with a sentence and the field to change."""
+def client_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Fault]:
+    """Return the error response of an invalid request: one sentence and the invalid field."""
     sentence, field = error.detail, getattr(error, "field", None)
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
         first: Any = error.extra[0]
         field = str(first.get("key", "")) or None
-        sentence = f"{field!r} cannot be used: {first.get('message', error.detail)}."
-    elif not isinstance(error, Refusal) and error.status_code in _SENTENCES:
-        sentence = _SENTENCES[error.status_code].format(path=request.url.path, method=request.method)
+        sentence = f"{field!r} is invalid: {first.get('message', error.detail)}."
+    elif not isinstance(error, RequestError) and error.status_code in _ERRORS:
+        sentence = _ERRORS[error.status_code].format(path=request.url.path, method=request.method)
         field = "body" if error.status_code == 413 else None
     return Response(Fault(sentence, field), status_code=error.status_code, headers=error.headers)
 
 
-def fail(request: Request[Any, Any, Any], error: Exception) -> Response[Fault]:
-    """Answer a failure of our own, and log it."""
+def server_error(request: Request[Any, Any, Any], error: Exception) -> Response[Fault]:
+    """Log an internal error and return its response."""
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return Response(Fault("The server failed to answer; its log says why."), status_code=500)
+    return Response(Fault("Internal server error; the server's log has the details."), status_code=500)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with an answer in one write as soon as it is whole: one system call, one packet."""
+"""Uvicorn's HTTP/1.1 protocol, changed to send a complete response in one write: one system call, one packet."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which writes the head of an answer and then its body, over a transport that joins the two."""
+    """Uvicorn's protocol writes the head and the body of a response separately; the transport joins them."""
 
-    transport: JoinedWrites  # type: ignore[assignment]
+    transport: JoiningTransport  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start on a connection."""
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        """Wrap the transport of a new connection."""
+        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
-        """Send an answer that is whole."""
+        """Send a complete response."""
         self.transport.flush()
         super().on_response_complete()
 
 
-class JoinedWrites:
-    """A transport that hands on what is written until `flush`, or in one turn of the loop, as one piece."""
+class JoiningTransport:
+    """A transport that joins all writes until `flush` or the end of the event loop's iteration."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        """Join the writes to `transport`, which `loop` runs."""
+        """Wrap a transport that runs on `loop`."""
         self._transport, self._loop = transport, loop
-        self._pieces: list[bytes] = []
+        self._buffer: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Write with what else is written before the next `flush`."""
-        if not self._pieces:
+        """Buffer data until the next `flush`."""
+        if not self._buffer:
             self._loop.call_soon(self.flush)
-        self._pieces.append(data)
+        self._buffer.append(data)
 
     def close(self) -> None:
-        """Close once all is written."""
+        """Flush and close."""
         self.flush()
         self._transport.close()
 
     def flush(self) -> None:
-        """Write now what is kept."""
-        pieces, self._pieces = self._pieces, []
-        if pieces and not self._transport.is_closing():
-            self._transport.write(b"".join(pieces))
+        """Write the buffered data."""
+        chunks, self._buffer = self._buffer, []
+        if chunks and not self._transport.is_closing():
+            self._transport.write(b"".join(chunks))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -1,4 +1,4 @@
-"""What a bundle says in figures: Prometheus families, made once when the bundle is loaded and never per scrape."""
+"""Prometheus metrics of a bundle, computed once when the bundle is loaded and not per scrape."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from serve.store import Store, StoreError
 logger = logging.getLogger("serve")
 
 WINDOWS = {"7d": timedelta(days=7), "90d": timedelta(days=90)}
-"""Windows of realised figures by their label; the longest is as far back as outcomes are published."""
+"""Windows of the realised metrics by label; the longest covers all published outcomes."""
 SEVERITIES = ("info", "medium", "high")
-"""Severities of alerts, told even where there are none of them; so are the states of their deliveries."""
+"""Severities of alerts; each has a series even without alerts, and so has each state of a delivery."""
 STATES = ("pending", "delivered", "undeliverable")
 
 
 def figures(store: Store, newest: Sequence[Mapping[str, Any]]) -> tuple[Metric, ...]:
-    """Return the families of a bundle; a table it lacks or that cannot be read costs its families, nothing else.
+    """Return the metric families of a bundle; a missing or unreadable table omits only its own families.
 
     Args:
-        store: its database.
-        newest: its newest forecast, one row a horizon.
+        store: database of the bundle.
+        newest: newest forecast of the bundle, one row per horizon.
 
     Raises:
-        StoreError: the database cannot say which tables it holds.
+        StoreError: the tables of the database cannot be listed.
     """
-    found = [*_forecast(newest)]
+    families = [*_forecast(newest)]
     made_at, tables = newest[0]["made_at"], store.tables()
-    parts: dict[str, Callable[[], Iterator[Metric]]] = {
+    readers: dict[str, Callable[[], Iterator[Metric]]] = {
         "forecast_outcomes": lambda: _realised(store, made_at),
         "drift_report": lambda: _drift(store),
         "alerts": lambda: _alerts(store),
     }
-    for table, part in parts.items():
+    for table, read in readers.items():
         if table not in tables:  # published by an older version of the project
             continue
         try:
-            found += part()
+            families += read()
         except StoreError as error:
             logger.warning("There are no metrics of %s: %s.", table, error)
-    return tuple(found)
+    return tuple(families)
 
 
 def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -60,17 +60,17 @@ def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     missing = [name for name in newest[0]["missing_inputs"].split(",") if name]
     yield GaugeMetricFamily(
         "btc_forecast_missing_inputs",
-        "Inputs that the newest published forecast lacks beyond what its model saw in training; 0 is a whole forecast.",
+        "Inputs missing in the newest published forecast beyond what its model saw in training; 0 if not degraded.",
         len(missing),
     )
     weight = GaugeMetricFamily(
         "btc_forecast_missing_weight_ratio",
-        "Share of the model that these inputs carry, as mean |SHAP value|, by horizon in hours.",
+        "Weight of these inputs in the model, as share of the mean |SHAP value|, by horizon in hours.",
         labels=["horizon_hours"],
     )
     fallback = GaugeMetricFamily(
         "btc_forecast_fallback",
-        "1 where base rate and volatility of the training window answer in place of the model, by horizon in hours.",
+        "1 if base rate and volatility of the training window replace the model, else 0, by horizon in hours.",
         labels=["horizon_hours"],
     )
     for row in newest:
@@ -80,19 +80,17 @@ def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
 
 
 def _realised(store: Store, made_at: datetime) -> Iterator[Metric]:
-    """Realised quality, by the definitions of the performance report."""
+    """Yield the realised metrics by the definitions of the performance report."""
     over = (
-        "of the forecasts of a role for a horizon in hours, over the outcomes known in the 7 or 90 days before the "
-        "newest published forecast (90: as far back as outcomes are published)."
+        "by role and horizon in hours, over the outcomes known in the 7 or 90 days before the newest published "
+        "forecast (all published outcomes for 90)."
     )
     labels = ["role", "horizon_hours", "window"]
-    accuracy = GaugeMetricFamily(
-        "btc_realised_accuracy_ratio", f"Share of directions called right, {over}", None, labels
-    )
+    accuracy = GaugeMetricFamily("btc_realised_accuracy_ratio", f"Share of correct directions, {over}", None, labels)
     log_loss = GaugeMetricFamily(
         "btc_realised_log_loss_nats", f"Mean log-loss, nats; a coin has 0.6931, {over}", None, labels
     )
-    n = GaugeMetricFamily("btc_realised_outcomes", f"Outcomes the realised figures rest on, {over}", None, labels)
+    n = GaugeMetricFamily("btc_realised_outcomes", f"Number of outcomes of the realised metrics, {over}", None, labels)
     for window, span in WINDOWS.items():
         for row in store.realised(made_at - span):
             values = [row["role"], str(row["horizon_hours"]), window]
@@ -115,13 +113,13 @@ def _drift(store: Store) -> Iterator[Metric]:
     if inputs:
         drifted = GaugeMetricFamily(
             "btc_drift_inputs_ratio",
-            "Share of the champion's inputs, its P(up) included, that moved away from its training window.",
+            "Share of the champion's inputs, including P(up), that drifted from its training window.",
         )
         drifted.add_metric([], sum(inputs) / len(inputs))
         yield drifted
     broken = GaugeMetricFamily(
         "btc_drift_promise_broken",
-        "1 where a promise of the champion's 1 h forecasts counts as broken on the day of the report, else 0.",
+        "1 if a promise of the champion's 1 h forecasts is broken on the day of the report, else 0.",
         labels=["promise"],
     )
     for row in rows:
@@ -138,7 +136,7 @@ def _alerts(store: Store) -> Iterator[Metric]:
         raised.add_metric([severity], by_severity[severity])
     deliveries = GaugeMetricFamily(
         "btc_alert_deliveries",
-        f"Deliveries of the alerts raised {as_of} One alert has a delivery for each of its channels.",
+        f"Deliveries of the alerts raised {as_of} An alert has one delivery per channel.",
         labels=["severity", "state"],
     )
     by_state = Counter((row["severity"], row["state"]) for row in rows)

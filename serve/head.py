@@ -1,4 +1,4 @@
-"""HEAD: the answer to a GET without its body, of every route and of every error."""
+"""HEAD requests: the response of GET without its body, for every route and every error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 
 def with_head(app: ASGIApp) -> ASGIApp:
-    """Wrap an ASGI app so that HEAD has the status and the headers that GET would have, and no body."""
+    """Wrap an ASGI app: HEAD returns the status and headers of GET without the body."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope["method"] != "HEAD":
             await app(scope, receive, send)
             return
-        # The server knows from its own scope that no body follows, whatever Content-Length is.
+        # Uvicorn knows from its own scope that no body follows, so Content-Length may be non-zero.
         as_get = cast("HTTPScope", {**scope, "method": "GET"})
 
         async def send_head(message: Message) -> None:
@@ -29,4 +29,4 @@ def with_head(app: ASGIApp) -> ASGIApp:
             if "path_template" in as_get:  # set by the router for the metrics
                 scope["path_template"] = as_get["path_template"]
 
-    return answer
+    return handle

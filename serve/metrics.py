@@ -1,7 +1,7 @@
-"""`/metrics` for Prometheus: requests as they are answered, and what the loaded bundle says.
+"""`/metrics` for Prometheus: HTTP requests and the metrics of the loaded bundle.
 
-Each app has a registry of its own. Every label is bounded: a route is the template of a route there is, never a path
-somebody asked for.
+Each app has its own registry. Every label is bounded: the route label is the template of an existing route, never a
+requested path.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
     from serve.state import State, Watcher
 
 UNMATCHED = "unmatched"
-"""Route of a request that no route answers: 404 and 405."""
+"""Route label of requests without a matching route: 404 and 405."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Upper edges of the latencies; one row is predicted in half a millisecond, a thousand in tens of them."""
+"""Bucket edges of request durations, seconds; one row takes about 0.5 ms and a thousand rows tens of ms."""
 
 
 class Metrics:
-    """Everything one app tells Prometheus."""
+    """The Prometheus metrics of one app."""
 
     def __init__(self, watcher: Watcher, clock: Callable[[], datetime]) -> None:
-        """Measure an app that answers from what `watcher` holds; `clock` is what ages are measured by."""
-        disable_created_metrics()  # a second series for each of ours, which nobody asks for
+        """Create the metrics of an app that serves the state of `watcher`; `clock` determines ages."""
+        disable_created_metrics()  # avoid an extra series per counter
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "btc_http_requests_total",
-            "Requests answered, by method, route template and status; status 'none': the client left before an answer.",
+            "Requests by method, route template and status; status 'none': the client disconnected first.",
             ["method", "route", "status"],
             registry=self._registry,
         )
         self._durations = Histogram(
             "btc_http_request_duration_seconds",
-            "Time from a request's arrival to the last byte of its answer, by route template.",
+            "Time from the arrival of a request to the last byte of its response, by route template.",
             ["route"],
             buckets=BUCKETS_S,
             registry=self._registry,
@@ -59,34 +59,36 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def page(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics as they are now and their content type, in the format that `accept` asks for."""
+        """Return the current metrics in the format of the `accept` header, and their content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def measured(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an ASGI app so that each request is counted and timed."""
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Wrap an ASGI app to count and time each request."""
 
         async def measure(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            status, began = "none", time.perf_counter()
+            status, start = "none", time.perf_counter()
 
-            async def noting(message: Message) -> None:
+            async def send_and_record(message: Message) -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = str(message["status"])
                 await send(message)
 
             try:
-                await app(scope, receive, noting)
+                await app(scope, receive, send_and_record)
             finally:
-                # The router leaves its template in the scope, and nothing where no route answers.
-                self._note(scope["method"], scope.get("path_template", UNMATCHED), status, time.perf_counter() - began)
+                # The router sets the template in the scope of a matching route only.
+                self._record(
+                    scope["method"], scope.get("path_template", UNMATCHED), status, time.perf_counter() - start
+                )
 
         return measure
 
-    def _note(self, method: str, route: str, status: str, seconds: float) -> None:
+    def _record(self, method: str, route: str, status: str, seconds: float) -> None:
         key = (method if method in METHODS else "other", route, status)
         series = self._series.get(key)
         if series is None:
@@ -96,18 +98,18 @@ class Metrics:
 
 
 class _BundleCollector(Collector):
-    """What is loaded, and how old it is at the time of the scrape."""
+    """Collects the metrics of the loaded bundle, with ages at the time of the scrape."""
 
     def __init__(self, watcher: Watcher, clock: Callable[[], datetime]) -> None:
         self._watcher, self._clock = watcher, clock
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families of the bundle loaded now."""
+        """Yield the metric families of the loaded bundle."""
         state = self._watcher.state
         yield GaugeMetricFamily("btc_bundle_loaded", "1 once a published bundle is served, else 0.", state is not None)
         yield GaugeMetricFamily(
             "btc_bundle_fault",
-            "1 while the bundle published last cannot be served or there is none, else 0; GET /ready says why.",
+            "1 while there is no bundle or the newest cannot be served, else 0; GET /ready has the reason.",
             self._watcher.fault is not None,
         )
         if state is not None:
@@ -116,10 +118,10 @@ class _BundleCollector(Collector):
     def _of(self, state: State) -> Iterator[Metric]:
         now = self._clock()
         trained = datetime.combine(state.model.cutoff, datetime.min.time(), UTC)
-        yield GaugeMetricFamily("btc_model_version", "Registry version of the model served.", state.model_version)
+        yield GaugeMetricFamily("btc_model_version", "Registry version of the served model.", state.model_version)
         yield GaugeMetricFamily(
             "btc_model_age_seconds",
-            "Time since the cutoff of the model served; nothing after its cutoff was known to it.",
+            "Time since the cutoff of the served model; its training data ends at the cutoff.",
             (now - trained).total_seconds(),
         )
         yield GaugeMetricFamily(

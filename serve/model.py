@@ -1,7 +1,7 @@
-"""Feature rows in, forecasts out: decoding with errors that name the field, and inference.
+"""Decode feature rows, with errors that name the invalid field, and run the model on them.
 
-Rows decode straight into a struct made for the model's features, so a good request costs one pass in C.
-Only a bad one is read a second time, slowly, to say which field of which row is wrong and why.
+Rows decode into a struct generated for the model's features, so a valid request needs one pass in C. An invalid request
+is decoded a second time in Python to name the row, the field and the reason.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from btc_assets.learning.forecast_model import ForecastModel
 from serve.answers import Fault, HorizonPrediction, Interval, RowPrediction
 
 MAX_ROWS = 1_000
-"""Rows of one request."""
+"""Maximum number of rows of a request."""
 MAX_BODY_BYTES = 4 * 2**20
-"""Bytes of one request: 1,000 rows of the widest feature set are about 2.5 MB."""
-LARGEST = float(np.finfo(np.float32).max)
-"""Largest magnitude a model can read; its graphs work in float32."""
-_Value = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+"""Maximum size of a request in bytes; 1,000 rows of the widest feature set have about 2.5 MB."""
+MAX_MAGNITUDE = float(np.finfo(np.float32).max)
+"""Largest magnitude of a feature; the model's graphs use float32."""
+_Value = Annotated[float, msgspec.Meta(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
 _SHAPE = "The body must be one JSON object of named features, or a list of 1 to 1,000 such objects"
 
 
-class BadRows(ValueError):  # noqa: N818 - what it carries is the answer, not an error of ours
-    """A request's rows cannot be used; `fault` is the answer."""
+class InvalidRowsError(ValueError):
+    """The rows of a request are invalid; `fault` is the response."""
 
     def __init__(self, fault: Fault) -> None:
-        """Carry the answer."""
+        """Wrap the response."""
         super().__init__(fault.error)
         self.fault = fault
 
 
 class RowReader:
-    """Decodes request bodies into rows for one model's features."""
+    """Decodes request bodies into rows of one model's features."""
 
     def __init__(self, features: tuple[str, ...]) -> None:
-        """Build the decoder; `features` are the model's, in its order."""
+        """Build the decoder for the model's features, in the model's order."""
         self._features = features
         row = msgspec.defstruct(
             "Row",
@@ -50,22 +50,22 @@ class RowReader:
         self._decoder = msgspec.json.Decoder(row | list[row])  # type: ignore[valid-type]
 
     def read(self, body: bytes) -> np.ndarray:
-        """Return the rows of a body, shape (n, features), NaN where the body says null.
+        """Return the rows of a body, shape (n, features), with NaN for null.
 
         Raises:
-            BadRows: the body holds anything else than 1 to 1,000 rows of exactly the model's features.
+            InvalidRowsError: the body is not a list of 1 to 1,000 rows with exactly the model's features.
         """
         try:
             decoded = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRows(self._explain(body, str(error))) from error
+            raise InvalidRowsError(self._explain(body, str(error))) from error
         rows = decoded if isinstance(decoded, list) else [decoded]
         if not 1 <= len(rows) <= MAX_ROWS:
-            raise BadRows(Fault(f"{_SHAPE}; it holds {len(rows):,} rows.", "body"))
+            raise InvalidRowsError(Fault(f"{_SHAPE}; it has {len(rows):,} rows.", "body"))
         return np.array([msgspec.structs.astuple(row) for row in rows], dtype=np.float64)
 
-    def _explain(self, body: bytes, otherwise: str) -> Fault:
-        """Return the first fault of a body, in the words of the person who sent it."""
+    def _explain(self, body: bytes, decode_error: str) -> Fault:
+        """Return the first fault of a body."""
         try:
             decoded = json.loads(body)
         except RecursionError:
@@ -73,37 +73,47 @@ class RowReader:
         except ValueError as error:
             return Fault(f"The body is not JSON: {error}.", "body")
         if not isinstance(decoded, dict | list):
-            return Fault(f"{_SHAPE}, not {_kind(decoded)}.", "body")
+            return Fault(f"{_SHAPE}, not {_json_type(decoded)}.", "body")
         rows = decoded if isinstance(decoded, list) else [decoded]
         if not 1 <= len(rows) <= MAX_ROWS:
-            return Fault(f"{_SHAPE}; it holds {len(rows):,} rows.", "body")
+            return Fault(f"{_SHAPE}; it has {len(rows):,} rows.", "body")
         for index, row in enumerate(rows):
             fault = self._fault_of(row, f"[{index}]" if isinstance(decoded, list) else "")
             if fault is not None:
                 return fault
-        return Fault(f"The body cannot be read: {otherwise}.", "body")
+        return Fault(f"The body cannot be read: {decode_error}.", "body")
 
-    def _fault_of(self, row: object, where: str) -> Fault | None:
-        place = f" in row {where}" if where else ""
+    def _fault_of(self, row: object, row_path: str) -> Fault | None:
+        in_row = f" in row {row_path}" if row_path else ""
         if not isinstance(row, dict):
-            return Fault(f"Row {where} must be an object of named features, not {_kind(row)}.", where)
+            return Fault(f"Row {row_path} must be an object of named features, not {_json_type(row)}.", row_path)
         for name in row:
             if name not in self._features:
                 return Fault(
-                    f"{name!r}{place} is not a feature of this model; GET /v1/model lists them.", _at(where, name)
+                    f"{name!r}{in_row} is not a feature of this model; GET /v1/model lists them.",
+                    _field_path(row_path, name),
                 )
         for name, value in row.items():
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
-                return Fault(f"{name!r}{place} must be a number or null, not {_kind(value)}.", _at(where, name))
+                return Fault(
+                    f"{name!r}{in_row} must be a number or null, not {_json_type(value)}.", _field_path(row_path, name)
+                )
             if isinstance(value, float) and not math.isfinite(value):
-                return Fault(f"{name!r}{place} must be a finite number, or null when not known.", _at(where, name))
-            if abs(value) > LARGEST:
-                return Fault(f"{name!r}{place} is beyond {LARGEST:.2g}, more than a model can read.", _at(where, name))
+                return Fault(
+                    f"{name!r}{in_row} must be a finite number, or null if unknown.", _field_path(row_path, name)
+                )
+            if abs(value) > MAX_MAGNITUDE:
+                return Fault(
+                    f"{name!r}{in_row} exceeds the largest magnitude of a feature, {MAX_MAGNITUDE:.2g}.",
+                    _field_path(row_path, name),
+                )
         for name in self._features:
             if name not in row:
-                return Fault(f"{name!r}{place} is missing; send null for a value that is not known.", _at(where, name))
+                return Fault(
+                    f"{name!r}{in_row} is missing; send null for an unknown value.", _field_path(row_path, name)
+                )
         return None
 
 
@@ -120,12 +130,12 @@ def _horizon(horizon: int, p_up: float, q: list[float]) -> HorizonPrediction:
     return HorizonPrediction(horizon, p_up, q[2], Interval(q[1], q[3]), Interval(q[0], q[4]))
 
 
-def _at(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+def _field_path(row_path: str, name: str) -> str:
+    return f"{row_path}.{name}" if row_path else name
 
 
-def _kind(value: Any) -> str:
-    """Name a JSON value's kind as its sender would."""
+def _json_type(value: Any) -> str:
+    """Return the JSON type of a value for an error message."""
     if value is None:
         return "null"
     if isinstance(value, bool):

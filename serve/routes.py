@@ -1,4 +1,4 @@
-"""The routes: each reads one state, so an answer never mixes two bundles."""
+"""The routes. Each reads the state once, so a response never mixes two bundles."""
 
 from __future__ import annotations
 
@@ -38,64 +38,64 @@ from serve.answers import (
     Ready,
 )
 from serve.metrics import Metrics
-from serve.model import MAX_BODY_BYTES, BadRows
+from serve.model import MAX_BODY_BYTES, InvalidRowsError
 from serve.model import predict as predict_rows
 from serve.state import State, Watcher, missing_inputs
 
-FORECAST_EVERY = timedelta(hours=1)
-"""A forecast is valid until the next one is due."""
+FORECAST_INTERVAL = timedelta(hours=1)
+"""Time between forecasts; a forecast is valid until the next one is due."""
 GRACE = timedelta(minutes=15)
-"""Time the next forecast may take to be made and published before the old one is called stale."""
-PAGE = 1_000
-"""Most forecasts of one answer."""
+"""Time after the due time of the next forecast until the current one is stale."""
+MAX_PAGE_SIZE = 1_000
+"""Maximum number of forecasts in a response."""
 DEFAULT_SPAN = timedelta(days=7)
 PREDICT = "/v1/predict"
 INLINE_ROWS = 16
-"""Rows predicted on the event loop itself; more go to a thread, so that they hold nobody up."""
+"""Maximum number of rows predicted on the event loop; more rows run in a thread to not block other requests."""
 
-_DAWN = datetime(1, 1, 3, tzinfo=UTC)  # the first time that every UTC offset can write
-_HOST = (string.ascii_letters + string.digits + ".-:[]").encode()
+_EARLIEST = datetime(1, 1, 3, tzinfo=UTC)  # the earliest time that is valid in every UTC offset
+_HOST_CHARACTERS = (string.ascii_letters + string.digits + ".-:[]").encode()
 _UNESCAPED_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
 PREDICTED = ResponseSpec(
-    Prediction, description="The forecasts of the rows sent, in their order.", generate_examples=False
+    Prediction, description="The forecasts of the submitted rows, in their order.", generate_examples=False
 )
-BAD_REQUEST = ResponseSpec(Fault, description="The request cannot be answered; the field to change is named.")
+BAD_REQUEST = ResponseSpec(Fault, description="The request is invalid; `field` names the invalid field.")
 NOT_YET = ResponseSpec(Fault, description="No forecast has been published yet.")
-REVERSED = ResponseSpec(Fault, description="Both times are well formed, but `from` is after `to`.")
+REVERSED = ResponseSpec(Fault, description="Both times are valid, but `from` is after `to`.")
 TOO_LARGE = ResponseSpec(Fault, description="The body is too large.")
-NOT_JSON = ResponseSpec(Fault, description="The body must be sent as application/json.")
+NOT_JSON = ResponseSpec(Fault, description="The content type is not application/json.")
 
 
-class Refusal(HTTPException):
-    """A request that cannot be answered: status, sentence, field."""
+class RequestError(HTTPException):
+    """An invalid request: status code, message and invalid field."""
 
     def __init__(self, status_code: int, sentence: str, field: str | None = None) -> None:
-        """Carry the answer."""
+        """Store the response."""
         super().__init__(status_code=status_code, detail=sentence)
         self.field = field
 
 
-@get("/health", sync_to_thread=False, summary="Is the process alive?")
+@get("/health", sync_to_thread=False, summary="Liveness")
 def health() -> Health:
-    """Answer as long as the process lives, whatever is published."""
+    """Return 200 while the process runs, independent of the published bundle."""
     return Health("ok")
 
 
-@get("/ready", sync_to_thread=False, summary="Is a forecast loaded?", responses={503: NOT_YET})
+@get("/ready", sync_to_thread=False, summary="Readiness", responses={503: NOT_YET})
 def ready(state: AppState) -> Ready:
-    """Answer 200 once a bundle is loaded; `note` tells when a newer one could not be."""
+    """Return 200 once a bundle is loaded; `note` explains why a newer one could not be loaded."""
     loaded = _loaded(state)
     return Ready("ready", loaded.bundle_id, _watcher(state).fault)
 
 
 @get("/v1/forecast", sync_to_thread=False, summary="The newest forecast", responses={503: NOT_YET})
 def forecast(state: AppState) -> Forecast:
-    """Return the newest published forecast for every horizon, as log returns and as prices in USD."""
+    """Return the newest published forecast of every horizon, as log returns and as prices in USD."""
     loaded = _loaded(state)
     now = _clock(state)()
     age = max(now - loaded.made_at, timedelta())
-    valid_until = loaded.made_at + FORECAST_EVERY
+    valid_until = loaded.made_at + FORECAST_INTERVAL
     stale = now > valid_until + GRACE
     sentences = [_stale_sentence(loaded.made_at, age)] if stale else []
     if loaded.missing_inputs:
@@ -116,29 +116,29 @@ def forecast(state: AppState) -> Forecast:
     )
 
 
-def predicting(app: ASGIApp, state: AppState) -> ASGIApp:
-    """Answer POST /v1/predict ahead of a Litestar app, which answers the rest and words every refusal.
+def with_fast_predict(app: ASGIApp, state: AppState) -> ASGIApp:
+    """Wrap a Litestar app to handle POST /v1/predict outside its router; the app handles other requests and all errors.
 
-    Litestar's router, hooks and error handling would take a tenth of the time of one row.
+    Litestar's router, hooks and error handling take a tenth of the time of a one-row prediction.
     """
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         headers = _first(scope["headers"])
-        odd_host = headers.get(b"host", b"").translate(None, _HOST)  # the router decides whether it is valid
-        if scope["path"] != PREDICT or scope.get("method") != "POST" or odd_host:
+        unusual_characters = headers.get(b"host", b"").translate(None, _HOST_CHARACTERS)  # the router validates it
+        if scope["path"] != PREDICT or scope.get("method") != "POST" or unusual_characters:
             await app(scope, receive, send)
             return
         try:
             body = await _predicted(state, headers, receive)
-        except Exception as error:  # noqa: BLE001 - raised again in the route, whose handlers answer it
+        except Exception as error:  # noqa: BLE001 - raised again inside the route for its exception handlers
             await app(scope, _raising(error), send)
             return
-        scope["path_template"] = PREDICT  # for the metrics, as the router does
+        scope["path_template"] = PREDICT  # for the metrics, as set by the router
         head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    return answer
+    return handle
 
 
 def _raising(error: Exception) -> Receive:
@@ -158,8 +158,8 @@ def _raising(error: Exception) -> Receive:
 async def predict(request: Request[Any, Any, Any]) -> bytes:
     """Forecast every horizon for one object of named features, or a list of up to 1,000; null is a missing value.
 
-    The model answers as it is. A single row does not show for how long a value has been missing, so nothing is marked
-    as degraded, no null is replaced, and no base rate answers; GET /v1/forecast does all of that.
+    The response is the unmodified output of the model. A single row does not show for how long a value has been
+    missing, so no forecast is marked degraded, no null is replaced and no fallback is used, unlike GET /v1/forecast.
     """
     return await _predicted(request.app.state, _first(request.scope["headers"]), request.receive)
 
@@ -167,17 +167,17 @@ async def predict(request: Request[Any, Any, Any]) -> bytes:
 async def _predicted(state: AppState, headers: dict[bytes, bytes], receive: Receive) -> bytes:
     loaded = _loaded(state)
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        raise Refusal(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
+        raise RequestError(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
     try:
         rows = loaded.reader.read(await _body(headers, receive))
-    except BadRows as error:
-        raise Refusal(400, error.fault.error, error.fault.field) from error
+    except InvalidRowsError as error:
+        raise RequestError(400, error.fault.error, error.fault.field) from error
     if len(rows) <= INLINE_ROWS:
         return _prediction(loaded, rows)
     return await asyncio.to_thread(_prediction, loaded, rows)
 
 
-@get("/v1/model", sync_to_thread=False, summary="The model served", responses={503: NOT_YET})
+@get("/v1/model", sync_to_thread=False, summary="The served model", responses={503: NOT_YET})
 def model(state: AppState) -> ModelAnswer:
     """Return the model's version, cutoff, digest, out-of-sample metrics and inputs with their units."""
     loaded = _loaded(state)
@@ -205,41 +205,43 @@ async def forecasts(
     state: AppState,
     first: Annotated[str | None, Parameter(query="from", description="Made at or after, ISO 8601 with offset.")] = None,
     last: Annotated[str | None, Parameter(query="to", description="Made before, ISO 8601 with offset.")] = None,
-    limit: Annotated[int, Parameter(ge=1, le=PAGE, description="Most forecasts to return.")] = PAGE,
-    offset: Annotated[int, Parameter(ge=0, le=10**9, description="Forecasts to skip.")] = 0,
+    limit: Annotated[
+        int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Maximum number of forecasts to return.")
+    ] = MAX_PAGE_SIZE,
+    offset: Annotated[int, Parameter(ge=0, le=10**9, description="Number of forecasts to skip.")] = 0,
 ) -> PastForecasts:
     """Return the champion's forecasts made in [from, to), by default the last seven days, oldest first."""
     loaded = _loaded(state)
     for name in request.query_params:
         if name not in ("from", "to", "limit", "offset"):
-            raise Refusal(400, f"{name!r} is not a parameter; there are from, to, limit and offset.", name)
-    due = loaded.made_at + FORECAST_EVERY
+            raise RequestError(400, f"{name!r} is not a parameter; expected from, to, limit or offset.", name)
+    next_due = loaded.made_at + FORECAST_INTERVAL
     start = None if first is None else _instant(first, "from")
-    end = (max(due, start) if start else due) if last is None else _instant(last, "to")
+    end = (max(next_due, start) if start else next_due) if last is None else _instant(last, "to")
     if start is None:
-        start = max(end, _DAWN + DEFAULT_SPAN) - DEFAULT_SPAN
+        start = max(end, _EARLIEST + DEFAULT_SPAN) - DEFAULT_SPAN
     elif start > end:
-        raise Refusal(409, f"'from' ({start.isoformat()}) must not be after 'to' ({end.isoformat()}).", "from")
+        raise RequestError(409, f"'from' ({start.isoformat()}) must not be after 'to' ({end.isoformat()}).", "from")
 
     def read() -> tuple[int, list[dict[str, Any]]]:
         return loaded.store.count(start, end), loaded.store.forecasts(start, end, limit=limit, offset=offset)
 
     total, rows = await asyncio.to_thread(read)
-    seen = offset + len(rows)
+    next_offset = offset + len(rows)
     return PastForecasts(
         first=start,
         last=end,
         total=total,
-        next_offset=seen if rows and seen < total else None,
+        next_offset=next_offset if rows and next_offset < total else None,
         forecasts=[_past(row) for row in rows],
     )
 
 
 @get("/metrics", sync_to_thread=True, include_in_schema=False)
 def metrics(request: Request[Any, Any, Any], state: AppState) -> Response[bytes]:
-    """Return the metrics in a format that Prometheus reads; from a thread, so that a scrape holds nobody up."""
-    told: Metrics = state["metrics"]
-    page, content_type = told.page(request.headers.get("accept", ""))
+    """Return the metrics in a Prometheus format; runs in a thread to not block other requests."""
+    app_metrics: Metrics = state["metrics"]
+    page, content_type = app_metrics.page(request.headers.get("accept", ""))
     return Response(page, headers={"content-type": content_type})
 
 
@@ -259,7 +261,7 @@ def _clock(state: AppState) -> Callable[[], datetime]:
 def _loaded(state: AppState) -> State:
     watcher = _watcher(state)
     if watcher.state is None:
-        raise Refusal(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
+        raise RequestError(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
     return watcher.state
 
 
@@ -269,13 +271,13 @@ def _first(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """Return a request's body; `Request.body` does it too, at ten times the cost, which a prediction would notice."""
+    """Return the body of a request; Litestar's `Request.body` takes ten times as long."""
     body, more = b"", True
-    size = int(headers.get(b"content-length") or 0)  # as announced, if it is
+    size = int(headers.get(b"content-length") or 0)  # the declared size, if any
     while more and size <= MAX_BODY_BYTES:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
-            raise Refusal(400, "The connection was closed before the whole body had come.", "body")
+            raise RequestError(400, "The connection was closed before the complete body arrived.", "body")
         body, more = body + message.get("body", b""), message.get("more_body", False)
         size = max(size, len(body))
     if size > MAX_BODY_BYTES:
@@ -326,35 +328,35 @@ def _past(row: dict[str, Any]) -> PastForecast:
 
 
 def _instant(text: str, name: str) -> datetime:
-    """Parse an ISO time that carries its offset."""
-    # An unescaped + arrives as a space; nobody means anything else by it.
-    written = _UNESCAPED_PLUS.sub(r"+\1", text).upper()
+    """Parse an ISO 8601 time with a UTC offset."""
+    # An unescaped + arrives as a space, which has no other meaning here.
+    normalised = _UNESCAPED_PLUS.sub(r"+\1", text).upper()
     try:
-        instant = datetime.fromisoformat(written)
+        instant = datetime.fromisoformat(normalised)
     except ValueError:
-        raise Refusal(
+        raise RequestError(
             400, f"{name!r} must be an ISO 8601 time like 2025-07-01T00:00:00Z, not {text!r}.", name
         ) from None
     if instant.tzinfo is None:
-        raise Refusal(400, f"{name!r} must say its UTC offset, like {instant.isoformat()}Z.", name)
+        raise RequestError(400, f"{name!r} must have a UTC offset, like {instant.isoformat()}Z.", name)
     return instant
 
 
 def _degraded_sentence(loaded: State) -> str:
     names = loaded.missing_inputs
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "")
-    behind = [f"{row['horizon_hours']} h" for row in loaded.newest if row["fallback"]]
-    instead = f" The base rate of its training window answers for {', '.join(behind)}." if behind else ""
+    horizons = [f"{row['horizon_hours']} h" for row in loaded.newest if row["fallback"]]
+    fallback = f" The forecast for {', '.join(horizons)} is the base rate of the training window." if horizons else ""
     return (
-        "This forecast is degraded: inputs are missing beyond what the model saw in training, and are replaced by "
-        f"their usual value: {listed}.{instead}"
+        "This forecast is degraded: more inputs are missing than the model saw in training, and are replaced by their "
+        f"training median: {listed}.{fallback}"
     )
 
 
 def _stale_sentence(made_at: datetime, age: timedelta) -> str:
     hours = int(age.total_seconds() // 3600)
-    old = f"{hours // 24} days" if hours >= 48 else f"{hours} h {int(age.total_seconds() % 3600 // 60)} min"
+    age_text = f"{hours // 24} days" if hours >= 48 else f"{hours} h {int(age.total_seconds() % 3600 // 60)} min"
     return (
-        f"This forecast is stale: it was made at {made_at:%Y-%m-%d %H:%M} UTC, {old} ago, and the next one was due "
-        "an hour later. Its prices start from that hour, not from now."
+        f"This forecast is stale: it was made at {made_at:%Y-%m-%d %H:%M} UTC, {age_text} ago, and the next one was "
+        "due an hour later. Its prices refer to that hour, not to now."
     )

@@ -1,7 +1,7 @@
-"""What the server answers from: one published bundle, loaded whole, and the watcher that replaces it.
+"""The state of the server: one published bundle in memory, and the watcher that replaces it.
 
-A state never changes. The watcher sees the pointer move, builds the next state aside in a thread and
-swaps one reference, so a request sees the old bundle or the new one from its first byte to its last.
+A state is immutable. When the pointer changes, the watcher loads the next state in a thread and swaps one reference, so
+each request is served from exactly one bundle.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from serve.store import Store, StoreError
 logger = logging.getLogger("serve")
 
 POLL_S = 0.25
-"""Seconds between two looks at the pointer."""
+"""Seconds between two checks of the pointer."""
 RETRY_S = 2.0
-"""Seconds before a bundle that could not be loaded is tried again."""
+"""Seconds until loading a refused bundle is retried."""
 
 
 class StateError(RuntimeError):
@@ -42,14 +42,14 @@ class State:
     """One published bundle in memory.
 
     Attributes:
-        bundle_id: its name.
-        manifest: its `manifest.json`.
-        model: its verified model.
-        store: its database.
-        newest: the newest forecast, one row a horizon.
-        published_at: when it was published, UTC; None where an older version of the project published it.
+        bundle_id: id of the bundle.
+        manifest: contents of `manifest.json`.
+        model: the verified model.
+        store: the database.
+        newest: the newest forecast, one row per horizon.
+        published_at: time of publication, UTC; None if an older version of the project published it.
         reader: decodes feature rows for this model.
-        figures: what it tells Prometheus, besides its age.
+        figures: Prometheus metrics of the bundle, except its age.
     """
 
     bundle_id: str
@@ -68,7 +68,7 @@ class State:
 
     @property
     def missing_inputs(self) -> list[str]:
-        """Inputs that the newest forecast lacks beyond what its model saw in training."""
+        """Inputs missing in the newest forecast beyond what its model saw in training."""
         return missing_inputs(self.newest[0])
 
     @property
@@ -79,15 +79,15 @@ class State:
 
 
 def missing_inputs(row: dict[str, Any]) -> list[str]:
-    """Return the names of the inputs that a forecast lacks."""
+    """Return the names of the missing inputs of a degraded forecast."""
     return row["missing_inputs"].split(",") if row["degraded"] else []
 
 
 def live_id(serving_dir: Path) -> str | None:
-    """Return the id the pointer names, or None when nothing is published.
+    """Return the bundle id in the pointer, or None if nothing is published.
 
     Raises:
-        StateError: the pointer holds something that is not an id.
+        StateError: the pointer cannot be read or does not hold a bundle id.
     """
     try:
         text = (serving_dir / POINTER).read_text().strip()
@@ -96,15 +96,15 @@ def live_id(serving_dir: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"{serving_dir / 'current'} cannot be read: {error}") from error
     if not BUNDLE_ID.match(text):
-        raise StateError(f"{serving_dir / 'current'} must hold a bundle id of 16 hex digits, it holds {text[:40]!r}")
+        raise StateError(f"{serving_dir / 'current'} is {text[:40]!r}; expected a bundle id of 16 hex digits")
     return text
 
 
 def load_state(serving_dir: Path, bundle_id: str) -> State:
-    """Load a bundle and verify that every answer can be given from it.
+    """Load a bundle and verify that every endpoint can serve it.
 
     Raises:
-        StateError: a part is missing, altered, or does not fit the others.
+        StateError: a part is missing, changed or inconsistent with the others.
     """
     folder = serving_dir / BUNDLES / bundle_id
     try:
@@ -115,13 +115,13 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         now = newest[0]["made_at"] if newest else None
         if now is not None:
             store.forecasts(now, now, limit=1, offset=0)
-        facts = figures(store, newest) if newest else ()
-        noted = manifest.get("published_at") if isinstance(manifest, dict) else None
-        published_at = None if noted is None else datetime.fromisoformat(str(noted)).astimezone(UTC)
+        metrics = figures(store, newest) if newest else ()
+        published = manifest.get("published_at") if isinstance(manifest, dict) else None
+        published_at = None if published is None else datetime.fromisoformat(str(published)).astimezone(UTC)
     except (OSError, ValueError, ModelFileError, StoreError) as error:
         raise StateError(f"bundle {bundle_id} cannot be served: {error}") from error
     if not newest:
-        raise StateError(f"bundle {bundle_id} cannot be served: it holds no champion forecast")
+        raise StateError(f"bundle {bundle_id} cannot be served: it has no champion forecast")
     for row in newest:
         numbers = [row["p_up"], *(row["close"] * _exp(row[q]) for q in QUANTILE_NAMES)]
         if not all(math.isfinite(number) for number in numbers):
@@ -129,34 +129,36 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
                 f"bundle {bundle_id} cannot be served: its {row['horizon_hours']} h forecast is not finite"
             )
     if not isinstance(manifest, dict) or manifest.get("model_digest") != model.digest:
-        raise StateError(f"bundle {bundle_id} cannot be served: its manifest names another model than it holds")
+        raise StateError(
+            f"bundle {bundle_id} cannot be served: its manifest names a different model than the bundle contains"
+        )
     if newest[0]["model_digest"] != model.digest:
-        raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast was made by another model")
-    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), facts)
+        raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast is by a different model")
+    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), metrics)
 
 
 class Watcher:
     """Keeps `state` at the newest bundle that can be served.
 
     Attributes:
-        state: the state requests are answered from; None until a bundle could be loaded.
-        fault: why there is none, or why the newest published one is not it; None when all is well.
+        state: the served state; None until a bundle is loaded.
+        fault: why there is no state, or why the newest published bundle is not served; None without a fault.
     """
 
     def __init__(self, serving_dir: Path) -> None:
-        """Watch a serving folder; nothing is read before `look`."""
+        """Watch a serving folder; `check` reads it first."""
         self._serving_dir = serving_dir
         self._refused: tuple[str, float] | None = None
         self.state: State | None = None
         self.fault: str | None = None
 
-    def look(self) -> None:
-        """Load the bundle the pointer names, unless it is loaded already; on any fault keep the old one."""
+    def check(self) -> None:
+        """Load the bundle of the pointer unless it is loaded already; on any fault keep the current one."""
         try:
             bundle_id = live_id(self._serving_dir)
             if bundle_id is None:
                 if self.state is None:
-                    self._say("No forecast has been published yet; materialise serving/bundle.")
+                    self._report("No forecast has been published yet; materialise serving/bundle.")
                 return
             if self.state is not None and self.state.bundle_id == bundle_id:
                 self.fault = None
@@ -169,22 +171,22 @@ class Watcher:
                 self._refused = (bundle_id, time.monotonic() + RETRY_S)
                 raise
         except StateError as error:
-            kept = "" if self.state is None else f" Serving {self.state.bundle_id} on."
-            self._say(f"{str(error)[0].upper()}{str(error)[1:]}.{kept}")
+            kept = "" if self.state is None else f" Still serving {self.state.bundle_id}."
+            self._report(f"{str(error)[0].upper()}{str(error)[1:]}.{kept}")
             return
         self.fault = self._refused = None
         logger.info("Serving bundle %s: model %s.", self.state.bundle_id, self.state.model_version)
 
     async def watch(self) -> None:
-        """Look again and again, off the event loop, until cancelled."""
+        """Check the pointer periodically in a thread until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                await asyncio.to_thread(self.look)
-            except Exception as error:  # noqa: BLE001 - the watcher must outlive whatever a bundle holds
-                self._say(f"The published bundle could not be looked at ({error!r}); serving what is loaded.")
+                await asyncio.to_thread(self.check)
+            except Exception as error:  # noqa: BLE001 - the watcher must survive any bundle
+                self._report(f"Checking the published bundle failed ({error!r}); still serving the loaded bundle.")
 
-    def _say(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         if sentence != self.fault:
             logger.warning(sentence)
         self.fault = sentence

@@ -1,4 +1,4 @@
-"""Read the published `serving.duckdb`: read-only, parameters bound, times as UTC."""
+"""Read the published `serving.duckdb` read-only, with bound parameters and times in UTC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import duckdb
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-# Times travel as integers: DuckDB would otherwise render TIMESTAMPTZ in the machine's own zone.
+# Times are read as integers: DuckDB would convert TIMESTAMPTZ to the local time zone.
 _NEWEST = """
     SELECT epoch_us(open_time) AS open_time, horizon_hours, epoch_us(made_at) AS made_at,
            epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
@@ -35,7 +35,7 @@ _COUNT = """
     SELECT count(*) FROM forecasts
     WHERE role = 'champion' AND made_at >= make_timestamptz($first) AND made_at < make_timestamptz($last)
 """
-# As the performance report has it: a P(up) of one half calls "not up", and no forecast is surer than 1e-15.
+# As in the performance report: a P(up) of 0.5 forecasts "not up", and P(up) is clipped to [1e-15, 1 - 1e-15].
 _REALISED = """
     SELECT role, horizon_hours, count(*) AS outcomes,
            avg(CAST((p_up > 0.5) = (log_return > 0) AS INTEGER)) AS accuracy,
@@ -53,29 +53,29 @@ _DRIFT = """
     ORDER BY kind, subject
 """
 _ALERTS = "SELECT alert_id, severity, state FROM alerts"
-# A forecast of an older version has no record of its inputs and counts as whole.
+# A forecast of an older version has no record of missing inputs and counts as complete.
 _DEGRADED = """
            coalesce(f.degraded, false) AS degraded, coalesce(f.missing_inputs, '') AS missing_inputs,
            coalesce(f.missing_weight, 0.0) AS missing_weight, coalesce(f.fallback, false) AS fallback
 """
-_WHOLE = "false AS degraded, '' AS missing_inputs, 0.0::DOUBLE AS missing_weight, false AS fallback"
+_COMPLETE = "false AS degraded, '' AS missing_inputs, 0.0::DOUBLE AS missing_weight, false AS fallback"
 _COLUMNS = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'forecasts'"
 _TABLES = "SELECT table_name FROM duckdb_tables()"
 _TIMES = frozenset({"open_time", "made_at", "target_time", "known_at"})
 
 
 class StoreError(RuntimeError):
-    """The published database cannot be read or lacks what the server needs."""
+    """The published database cannot be read or lacks required tables or columns."""
 
 
 class Store:
-    """One published database. Safe to use from many threads: each query has its own cursor."""
+    """A published database. Thread-safe: each query uses its own cursor."""
 
     def __init__(self, path: Path) -> None:
         """Open the database for reading.
 
         Raises:
-            StoreError: it is missing or damaged.
+            StoreError: the database is missing or damaged.
         """
         self._path = path
         try:
@@ -85,10 +85,10 @@ class Store:
         except duckdb.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from error
         has_degraded = "degraded" in {row["column_name"] for row in self._rows(_COLUMNS, {})}
-        self._degraded = _DEGRADED if has_degraded else _WHOLE
+        self._degraded = _DEGRADED if has_degraded else _COMPLETE
 
     def newest(self) -> list[dict[str, Any]]:
-        """Return the champion's newest forecast, one row a horizon; empty when there is none."""
+        """Return the champion's newest forecast, one row per horizon; empty without a forecast."""
         return self._rows(_NEWEST.format(degraded=self._degraded), {})
 
     def count(self, first: datetime, last: datetime) -> int:
@@ -104,18 +104,18 @@ class Store:
         return self._rows(_RANGE.format(degraded=self._degraded), bounds)
 
     def tables(self) -> frozenset[str]:
-        """Return the names of the tables it holds; those published by older versions have fewer."""
+        """Return the table names; databases published by older versions have fewer tables."""
         return frozenset(row["table_name"] for row in self._rows(_TABLES, {}))
 
     def realised(self, since: datetime) -> list[dict[str, Any]]:
-        """Return what the outcomes known after `since` say of each role and horizon.
+        """Return the realised metrics of each role and horizon over the outcomes known after `since`.
 
-        Columns: `role`, `horizon_hours`, `outcomes` (their number), `accuracy` (fraction), `log_loss` (nats).
+        Columns: `role`, `horizon_hours`, `outcomes` (count), `accuracy` (fraction), `log_loss` (nats).
         """
         return self._rows(_REALISED, {"since": micros(since)})
 
     def drift(self) -> list[dict[str, Any]]:
-        """Return whether each input moved and each promise broke (`day`, `kind`, `subject`, `alarm`), newest report."""
+        """Return the alarm of each input and promise in the newest report: `day`, `kind`, `subject`, `alarm`."""
         return self._rows(_DRIFT, {})
 
     def alerts(self) -> list[dict[str, Any]]:
@@ -136,11 +136,11 @@ class Store:
                 names = [column[0] for column in cursor.description or ()]
                 return names, cursor.fetchall()
         except duckdb.Error as error:
-            raise StoreError(f"{self._path} cannot answer: {error}") from error
+            raise StoreError(f"query on {self._path} failed: {error}") from error
 
 
 def micros(instant: datetime) -> int:
-    """Return microseconds since 1970 UTC of an aware time."""
+    """Convert an aware time to microseconds since 1970 UTC."""
     return (instant - EPOCH) // _MICROSECOND
 
 

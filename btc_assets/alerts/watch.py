@@ -12,7 +12,7 @@ from btc_assets.alerts.outbox import Finding
 from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.clock import HOUR
 from btc_assets.features.catalog import FEATURES
-from btc_assets.monitoring.degradation import broken_promises, degraded
+from btc_assets.monitoring.degradation import broken_promises, significant_degradation
 from btc_assets.vocabulary import ROLES
 
 PRICE_DAYS = 31
@@ -136,8 +136,8 @@ def on_report(book: Rulebook, report: pl.DataFrame) -> list[Finding]:
         report: PERFORMANCE_REPORT rows of one day.
     """
     return [
-        Finding(rule, sentence.split(" is ")[0].split(" holds ")[0], sentence)
-        for sentence in degraded(report)
+        Finding(rule, sentence.split(" is ")[0].split(" covers ")[0], sentence)
+        for sentence in significant_degradation(report)
         for rule in book.of("degradation")
     ]
 

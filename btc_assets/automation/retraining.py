@@ -24,7 +24,7 @@ from btc_assets.automation.spans import DAY
 from btc_assets.champion.tables import MODEL_VERDICT
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
-from btc_assets.monitoring.degradation import broken_promises, degraded
+from btc_assets.monitoring.degradation import broken_promises, significant_degradation
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import day_of, key_of
 from btc_assets.schema import Contract
@@ -142,7 +142,7 @@ def retrain_on_degradation(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
     """Read every performance report since the last tick; only an interval wholly on the wrong side counts."""
-    return _retrain(context, lake, PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, degraded)
+    return _retrain(context, lake, PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, significant_degradation)
 
 
 SENSORS = [retrain_on_drift, retrain_on_degradation]

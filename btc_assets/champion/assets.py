@@ -12,8 +12,8 @@ from btc_assets.champion import gate, history, plots, shadow
 from btc_assets.champion.recipe import recipe_changes
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
-from btc_assets.columns import DAY_IT_IS_KNOWN
-from btc_assets.display import embedded, table_metadata
+from btc_assets.columns import KNOWN_DAY
+from btc_assets.display import markdown_image, table_metadata
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import TABLES, read_inputs
 from btc_assets.features.tables import HOURLY_FEATURES
@@ -404,7 +404,7 @@ def shadow_report(
     config = settings()
     outcomes, made = forecast_outcomes.collect(), forecasts.collect()
     days = sorted(map(day_of, context.partition_keys))
-    known, at = DAY_IT_IS_KNOWN, pl.col("open_time").dt.date()
+    known, at = KNOWN_DAY, pl.col("open_time").dt.date()
     reports = [
         shadow.shadow_rows(
             outcomes.filter(known <= day),
@@ -427,7 +427,7 @@ def shadow_report(
             "challenger": first["challenger_version"],
             "champion": first["champion_version"],
             "criteria": table_metadata(newest.select("criterion", "value", "bound", "passed", "reason")),
-            **({"picture": dg.MetadataValue.md(embedded(drawn, "shadow"))} if drawn else {}),
+            **({"picture": dg.MetadataValue.md(markdown_image(drawn, "shadow"))} if drawn else {}),
         }
     return stored(context, SHADOW_REPORT, pl.concat(reports), metadata)
 

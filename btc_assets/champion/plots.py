@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from btc_assets.display import empty_figure, png_of
+from btc_assets.display import empty_figure, render_png
 from btc_assets.evaluation.metrics import log_losses
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
 
@@ -29,7 +29,7 @@ def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
     figure, axes = empty_figure(f"Version {version} in shadow: summed gain in log-loss, n = {both.height:,}", "nats")
     axes.plot(both["open_time"].to_list(), np.cumsum(gains), linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.8)
-    return png_of(figure)
+    return render_png(figure)
 
 
 def _primary(outcomes: pl.DataFrame, role: str) -> pl.DataFrame:

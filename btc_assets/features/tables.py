@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from btc_assets.columns import DAY_IT_IS_KNOWN, HORIZON, OPEN_TIME
+from btc_assets.columns import HORIZON, KNOWN_DAY, OPEN_TIME
 from btc_assets.features.catalog import FEATURES
-from btc_assets.schema import FINITE, ON_THE_HOUR, UTC_TIME, Column, declare, law, schema
+from btc_assets.schema import FINITE, ON_THE_HOUR, UTC_TIME, Column, declare, row_check, schema
 
 HOURLY_FEATURES = declare(
     table="features/hourly_features",
@@ -17,7 +17,9 @@ HOURLY_FEATURES = declare(
                 for feature in FEATURES
             },
         },
-        law("available one hour after open_time", pl.col("available_at") == pl.col("open_time").dt.offset_by("1h")),
+        row_check(
+            "available one hour after open_time", pl.col("available_at") == pl.col("open_time").dt.offset_by("1h")
+        ),
     ),
     day=pl.col("open_time").dt.date(),
     key=("open_time",),
@@ -36,11 +38,11 @@ HOURLY_LABELS = declare(
                 pl.Float64, FINITE, nullable=True, about="ln(close[t+h] / close[t]), fraction; null across gaps"
             ),
         },
-        law(
+        row_check(
             "known when its window closes",
             pl.col("known_at") == pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1),
         ),
     ),
-    day=DAY_IT_IS_KNOWN,
+    day=KNOWN_DAY,
     key=("open_time", "horizon_hours"),
 )

@@ -4,15 +4,15 @@ import polars as pl
 
 from btc_assets.columns import (
     CUTOFF,
-    DAY_IT_IS_KNOWN,
     HORIZON,
+    KNOWN_DAY,
     MODEL_DIGEST,
     OPEN_TIME,
-    QUANTILE_LAW,
+    ORDERED_QUANTILES,
     RETURN_QUANTILES,
     price,
 )
-from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, law, schema
+from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, row_check, schema
 from btc_assets.vocabulary import ROLES
 
 FORECASTS = declare(
@@ -39,11 +39,11 @@ FORECASTS = declare(
                 pl.Boolean, about="whether base rate and volatility of the training window answer in place of the model"
             ),
         },
-        QUANTILE_LAW,
-        law("made one hour after open_time", pl.col("made_at") == pl.col("open_time").dt.offset_by("1h")),
-        law("degraded where inputs are named", pl.col("degraded") == (pl.col("missing_inputs") != "")),
-        law("only a degraded forecast falls back", pl.col("degraded") | ~pl.col("fallback")),
-        law("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
+        ORDERED_QUANTILES,
+        row_check("made one hour after open_time", pl.col("made_at") == pl.col("open_time").dt.offset_by("1h")),
+        row_check("degraded where inputs are named", pl.col("degraded") == (pl.col("missing_inputs") != "")),
+        row_check("only a degraded forecast falls back", pl.col("degraded") | ~pl.col("fallback")),
+        row_check("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
     ),
     day=pl.col("open_time").dt.date(),
     key=("open_time", "horizon_hours", "role"),
@@ -68,8 +68,8 @@ FORECAST_OUTCOMES = declare(
             "signed_return_bps": Column(pl.Float64, FINITE, about="return in the direction forecast, basis points"),
             "net_return_bps": Column(pl.Float64, FINITE, about="the same after one round trip of costs, basis points"),
         },
-        QUANTILE_LAW,
+        ORDERED_QUANTILES,
     ),
-    day=DAY_IT_IS_KNOWN,
+    day=KNOWN_DAY,
     key=("open_time", "horizon_hours", "role"),
 )

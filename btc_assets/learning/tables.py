@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from btc_assets.columns import CUTOFF, HORIZON, MODEL_DIGEST, OPEN_TIME, QUANTILE_LAW, RETURN_QUANTILES
-from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, law, schema
+from btc_assets.columns import CUTOFF, HORIZON, MODEL_DIGEST, OPEN_TIME, ORDERED_QUANTILES, RETURN_QUANTILES
+from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, row_check, schema
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 CV_FOLDS = declare(
@@ -21,8 +21,8 @@ CV_FOLDS = declare(
             "n_train": Column(pl.Int64, check("ge", 1), about="labelled rows trained on"),
             "n_test": Column(pl.Int64, check("ge", 1), about="labelled rows tested on"),
         },
-        law("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
-        law("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
+        row_check("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
+        row_check("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
     ),
     day=pl.col("cutoff"),
     key=("cutoff", "horizon_hours", "fold"),
@@ -63,7 +63,7 @@ FOLD_FORECASTS = declare(
             "p_up": Column(pl.Float64, *PROBABILITY, about="probability of a rise, before calibration"),
             **RETURN_QUANTILES,
         },
-        QUANTILE_LAW,
+        ORDERED_QUANTILES,
     ),
     day=pl.col("cutoff"),
     key=("cutoff", "horizon_hours", "open_time"),
@@ -131,7 +131,7 @@ TRAINING_PROFILE = declare(
             },
             "rows": Column(pl.Int64, check("ge", 1), about="labelled hours the base rate and the quantiles rest on"),
         },
-        QUANTILE_LAW,
+        ORDERED_QUANTILES,
     ),
     day=pl.col("cutoff"),
     key=("cutoff", "horizon_hours", "feature"),

@@ -3,7 +3,7 @@
 import polars as pl
 
 from btc_assets.columns import OPEN_TIME, price
-from btc_assets.schema import FINITE, Column, check, declare, law, schema
+from btc_assets.schema import FINITE, Column, check, declare, row_check, schema
 
 PRICES = declare(
     table="market/prices",
@@ -25,7 +25,7 @@ PRICES = declare(
             ),
             "venue": Column(pl.String, check("str_length", min_value=1), about="where the bar was traded"),
         },
-        law(
+        row_check(
             "low <= open, close <= high",
             (pl.col("low") <= pl.min_horizontal("open", "close"))
             & (pl.col("high") >= pl.max_horizontal("open", "close")),

@@ -1,4 +1,4 @@
-"""Forecasts, what became of them, and how good they were."""
+"""Assets that report the performance of forecasts and the drift away from the champion's training window."""
 
 import tempfile
 from datetime import timedelta
@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from btc_assets.display import embedded
+from btc_assets.display import markdown_image
 from btc_assets.lake import stored
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring import degradation, drift, performance, plots
@@ -21,11 +21,11 @@ from btc_assets.vocabulary import CHAMPION, HORIZONS
 
 GROUP = "monitoring"
 CODE_VERSION = "1"
-MOST_DAYS_OF_A_CHAMPION = 182
-"""Days a champion may have stood for its whole training window to be compared with; an older one's is cut short."""
+MAX_CHAMPION_AGE_DAYS = 182
+"""Age in days up to which a champion's whole training window is the reference; for an older one it is truncated."""
 _BACKFILL = dg.BackfillPolicy.single_run()
 _DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
-_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
+_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # runs before the non-blocking checks
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,
@@ -33,7 +33,7 @@ _COMMON: dict[str, Any] = {
     "code_version": CODE_VERSION,
     "op_tags": _LIMITS,
 }
-"""What every asset of this domain has in common."""
+"""Options shared by every asset of this domain."""
 
 
 @dg.asset(
@@ -50,17 +50,17 @@ _COMMON: dict[str, Any] = {
     freshness_policy=_DAILY,
 )
 def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """How good the forecasts of the last `BTC_REPORT_DAYS` days were, by role, horizon and period.
+    """Performance of the forecasts of the last `BTC_REPORT_DAYS` days, by role, horizon and period.
 
-    Every metric with n and a 95 % interval: direction, probabilities, intervals, strategies after costs with
-    and without a bar of delay, and tests of significance. The table and the plots below show the main ones.
+    Every metric has n and a 95 % interval: direction, probabilities, intervals, strategies after costs with and without
+    a delay of one bar, and significance tests. The table and the plots below show the main metrics.
     """
     config = settings()
     outcomes = forecast_outcomes.collect()
     days = sorted(day_of(key) for key in context.partition_keys)
     reports = []
     for day in days:
-        # A run over several days scans them all at once; each report looks back on its own window only.
+        # A run over several days loads them all at once; each report uses only its own window.
         window = outcomes.filter(performance.within(day, config.report_days))
         reports.append(performance.performance_report(window, day=day, fee_bps=config.fee_bps, seed=config.seed))
     newest = outcomes.filter(performance.within(days[-1], config.report_days))
@@ -79,7 +79,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
     ins={
         "hourly_features": dg.AssetIn(
             key=["features", "hourly_features"],
-            partition_mapping=days_before(settings().window_days + MOST_DAYS_OF_A_CHAMPION, and_today=True),
+            partition_mapping=days_before(settings().window_days + MAX_CHAMPION_AGE_DAYS, and_today=True),
         ),
         "forecasts": dg.AssetIn(
             key=["forecasting", "forecasts"], partition_mapping=days_before(settings().watch_days, and_today=True)
@@ -99,15 +99,16 @@ def drift_report(
     forecasts: pl.LazyFrame,
     forecast_outcomes: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Whether the world has moved away from the day's champion: its inputs, and what its forecasts are worth.
+    """Drift of the inputs of the day's champion, and sequential tests of the promises of its forecasts.
 
-    Inputs: every feature of the champion over the last `BTC_DRIFT_DAYS` days against its training window, and its P(up)
-    against the days before; a move must be significant at 5 % false discoveries and large. Moved inputs only warn.
-    Promises: calibration, coverage of the 90 % interval and log-loss against a coin, of the 1 h forecasts of the last
-    `BTC_WATCH_DAYS` days, by sequential tests, each with a mean time to a false alarm of no less than
-    `BTC_MEAN_DAYS_TO_FALSE_ALARM`; and that inputs are known, broken where one was missing beyond what the champion
-    saw in training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise requests a training.
-    Evidently's page of the same comparison, for the newest day of a run, is kept with the MLflow run.
+    Inputs: each feature over the last `BTC_DRIFT_DAYS` days is compared with the champion's training window, and P(up)
+    with the days before. A feature has drifted if the change is significant at a false discovery rate of 5 % and large.
+    Drifted inputs only warn.
+    Promises: calibration, coverage of the 90 % interval and log-loss against a coin, for the 1 h forecasts of the last
+    `BTC_WATCH_DAYS` days. Each sequential test has a mean time to a false alarm of at least
+    `BTC_MEAN_DAYS_TO_FALSE_ALARM`. The promise of known inputs is broken if an input was missing more than in the
+    champion's training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise requests a training.
+    The MLflow run holds the Evidently report of the newest day of a run.
     """
     primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
     made, outcomes = forecasts.filter(primary).collect(), forecast_outcomes.filter(primary).collect()
@@ -138,20 +139,22 @@ def drift_report(
             drift.write_evidently(newest.reference, newest.current, newest.features, Path(scratch) / "evidently.html")
             run.files(Path(scratch), "drift")
         link = run.link()
-    found, watched = newest.inputs, newest.promises
-    drifted = [one.name for one in found if one.drifted]
+    inputs, promises = newest.inputs, newest.promises
+    drifted = [column.name for column in inputs if column.drifted]
     return stored(
         context,
         DRIFT_REPORT,
         frame,
         {
             "drifted": drifted,
-            "share_drifted": len(drifted) / len(found),
-            "broken_promises": [one.promise for one in degradation.broken_promises(newest.rows)],
+            "share_drifted": len(drifted) / len(inputs),
+            "broken_promises": [broken.promise for broken in degradation.broken_promises(newest.rows)],
             "lost_hours": newest.lost,
-            "inputs": dg.MetadataValue.md(drift.markdown(found)),
-            "promises": dg.MetadataValue.md("\n".join(f"- **{one.name}**: {one.sentence}" for one in watched)),
-            "picture": dg.MetadataValue.md(embedded(plots.drift(found), "drift")),
+            "inputs": dg.MetadataValue.md(drift.markdown(inputs)),
+            "promises": dg.MetadataValue.md(
+                "\n".join(f"- **{promise.name}**: {promise.sentence}" for promise in promises)
+            ),
+            "picture": dg.MetadataValue.md(markdown_image(plots.drift(inputs), "drift")),
             "evidently": f"{link}/artifacts/drift/evidently.html",
             "mlflow_run": link,
             "reference_hours": newest.reference.height,
@@ -161,14 +164,14 @@ def drift_report(
 
 
 def _pictures(outcomes: pl.DataFrame, fee_bps: float) -> dict[str, dg.MarkdownMetadataValue]:
-    """Draw the primary horizon's champion."""
+    """Return the plots of the champion's forecasts of the primary horizon."""
     role, horizon = CHAMPION, HORIZONS[0]
-    drawn = {
+    pictures = {
         "equity": plots.equity(outcomes, role=role, horizon=horizon, fee_bps=fee_bps),
         "reliability": plots.reliability(outcomes, role=role, horizon=horizon),
         "rolling_accuracy": plots.rolling_accuracy(outcomes, role=role, horizon=horizon),
     }
-    return {name: dg.MetadataValue.md(embedded(png, name)) for name, png in drawn.items() if png}
+    return {name: dg.MetadataValue.md(markdown_image(png, name)) for name, png in pictures.items() if png}
 
 
 ASSETS = [

@@ -1,4 +1,4 @@
-"""Checks on the monitoring tables, of the newest day a run made or else the newest stored."""
+"""Checks on the monitoring tables, for the newest day of the run or else the newest stored day."""
 
 from datetime import date
 
@@ -25,7 +25,7 @@ def _newest_drift(context: dg.AssetCheckExecutionContext, lake: Lake) -> tuple[d
 
 @dg.asset_check(asset=drift_report, name="few_inputs_moved")
 def few_inputs_moved(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """Fewer than `BTC_DRIFT_SHARE` of the champion's inputs have moved away from its training window."""
+    """The share of the champion's inputs that drifted from its training window is below `BTC_DRIFT_SHARE` (warning)."""
     day, report = _newest_drift(context, lake)
     if day is None:
         return nothing_stored(DRIFT_REPORT.table)
@@ -35,14 +35,14 @@ def few_inputs_moved(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePa
     return dg.AssetCheckResult(
         passed=share < settings().drift_share,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(moved)} of {inputs.height} inputs moved by {day}: {named}.",
+        description=f"{len(moved)} of {inputs.height} inputs drifted by {day}: {named}.",
         metadata={"day": str(day), "share": share},
     )
 
 
 @dg.asset_check(asset=drift_report, name="promises_hold")
 def promises_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """Calibration, coverage and log-loss of the champion's 1 h forecasts are as promised."""
+    """Calibration, coverage and log-loss of the champion's 1 h forecasts hold, and its inputs are known (warning)."""
     day, report = _newest_drift(context, lake)
     if day is None:
         return nothing_stored(DRIFT_REPORT.table)

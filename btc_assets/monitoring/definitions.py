@@ -1,4 +1,4 @@
-"""What monitoring brings to the graph."""
+"""The Dagster definitions of monitoring."""
 
 import dagster as dg
 

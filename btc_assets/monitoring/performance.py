@@ -1,25 +1,24 @@
 """The performance report: every metric of every role, horizon and period, with n and 95 % intervals.
 
-Periods are 'all' that the report looks back on, each calendar year (UTC, by open_time) and 'last_90_days'
-(by the time the outcome was known). Names of metrics say what is measured:
+Periods are 'all' days of the report's window, each calendar year (UTC, by open_time) and 'last_90_days' (by the time
+the outcome was known). Metrics are named as follows:
 
     accuracy, auc, log_loss, ...                        of the forecasts
     <rule>_<measure>_<fee>bps_lag<bars>                 of trading a rule at a one-way cost
     <rule>_turnover_lag<bars>                           of its trades
-    <test>_p_<against what>                             p-values
+    <test>_p_<benchmark>                                p-values
 
-Rules are `model`, `persistence` (the last move goes on) and `buy_and_hold`. Strategies run on the hourly
-grid of 1 h outcomes, from the period's first forecast to the end of its last window.
+Rules are `model`, `persistence` (the last move continues) and `buy_and_hold`. Strategies run on the hourly grid of 1 h
+outcomes, from the period's first forecast to the end of its last window.
 
-SPA and the model confidence set compare losses averaged over UTC days, on blocks of five days on average;
-there are thousands of hours and most of their dependence is within the day. Each period is judged by itself:
-its causal base rate and persistence are learnt from its own first hour.
+SPA and the model confidence set compare losses averaged over UTC days, in blocks of five days on average; most of the
+dependence between hours is within a day. Each period is evaluated separately: its causal base rate and persistence are
+estimated from its own first hour on.
 
-`deflated_sharpe_<fee>bps` is of the model's strategy at lag 0. Its trials are the strategies looked at in the same
-period at that same cost: trading the sign of the forecasts of every role, at every horizon and lag, those that are
-the same hour by hour counted once and those that never trade left out (`strategies_tried_<fee>bps`). A longer horizon
-trades less and so pays less; before costs nothing but the strategies differs, and after costs the benchmark is the
-higher for it. Trials resemble each other, which makes the count, and the benchmark, if anything too high.
+`deflated_sharpe_<fee>bps` is the deflated Sharpe ratio of the model's strategy at lag 0. Its trials are the sign
+strategies of the same period and cost for every role, horizon and lag. Identical strategies count once, and strategies
+that never trade do not count (`strategies_tried_<fee>bps`). A longer horizon trades less and pays less, so costs raise
+the spread of the trials and the benchmark. Trials are correlated, so the count and the benchmark are rather too high.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ LAGS = (0, 1)
 BLOCK_DAYS = 5
 BOOTSTRAP_DRAWS = 500
 
-Found = tuple[str, Estimate]
+Metric = tuple[str, Estimate]
 
 
 @dataclass(frozen=True)
 class Hours:
-    """Log returns on a whole hourly grid, NaN where a bar is missing.
+    """Log returns on a complete hourly grid, NaN where a bar is missing.
 
     Attributes:
-        start: open_time of the first forecast hour on the grid, UTC; entry i is the return over the hour
-            that follows `start + i` hours' close.
-        returns: fraction, (n,).
+        start: open_time of the first forecast hour, UTC; entry i is the return over the hour after the close of the
+            bar that opens at `start + i` hours.
+        returns: log returns as fractions, (n,).
     """
 
     start: datetime
@@ -68,7 +67,7 @@ class Hours:
 
     @classmethod
     def of(cls, outcomes: pl.DataFrame) -> Hours:
-        """Gather the 1 h returns of any role; no hours where there are none."""
+        """Build the grid from the 1 h outcomes of all roles; empty without outcomes."""
         hourly = (
             outcomes.filter(pl.col("horizon_hours") == 1)
             .select("open_time", "log_return")
@@ -77,7 +76,7 @@ class Hours:
         )
         if hourly.is_empty():
             return cls(datetime.min.replace(tzinfo=UTC), np.empty(0))
-        # The grid spans every horizon: where a 1 h return is not known, a longer one may be.
+        # The grid spans every horizon: a longer return may be known where the 1 h return is not.
         start, end = outcomes["open_time"].min(), outcomes["open_time"].max()
         assert isinstance(start, datetime)
         assert isinstance(end, datetime)
@@ -91,11 +90,11 @@ class Trading:
     """The three rules over the same hours, before costs.
 
     Attributes:
-        times: open_time of the first hour.
-        model: strategy by lag.
-        persistence: strategy by lag.
-        buy_and_hold: long all the time.
-        last_move: the persistence signal at each forecast row, (n,).
+        start: open_time of the first hour.
+        model: strategy that trades the forecasts, by lag.
+        persistence: strategy that trades the last move, by lag.
+        buy_and_hold: strategy that is always long.
+        last_move: persistence signal at each forecast row, (n,).
     """
 
     start: datetime
@@ -106,74 +105,76 @@ class Trading:
 
 
 def trade(rows: pl.DataFrame, hours: Hours, *, horizon: int) -> Trading | None:
-    """Trade one role's forecasts of one horizon, or None when the hours are not known.
+    """Trade one role's forecasts of one horizon; return None without forecasts or hourly returns.
 
     Args:
         rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
-        hours: the hourly returns around them.
-        horizon: hours each forecast is held.
+        hours: hourly returns that cover the forecasts.
+        horizon: hours for which a position is held.
     """
     if rows.is_empty() or not len(hours.returns):
         return None
     at = _hours_since(rows["open_time"], hours.start)
     first, last = int(at[0]), int(at[-1]) + horizon - 1
     returns = np.full(last - first + 1, np.nan)
-    known = hours.returns[first : last + 1]
-    returns[: len(known)] = known
+    available = hours.returns[first : last + 1]
+    returns[: len(available)] = available
     signal = np.zeros(len(returns))
     signal[at - first] = sign_signal(rows["p_up"].to_numpy())
     last_move = persistence_signal(hours.returns, horizon=horizon)[at]
-    follow = np.zeros(len(returns))
-    follow[at - first] = last_move
+    persistence = np.zeros(len(returns))
+    persistence[at - first] = last_move
     return Trading(
         start=rows["open_time"][0],
         model={lag: strategy(signal, returns, horizon=horizon, lag=lag) for lag in LAGS},
-        persistence={lag: strategy(follow, returns, horizon=horizon, lag=lag) for lag in LAGS},
+        persistence={lag: strategy(persistence, returns, horizon=horizon, lag=lag) for lag in LAGS},
         buy_and_hold=strategy(np.ones(len(returns)), returns),
         last_move=last_move,
     )
 
 
 def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, seed: int) -> pl.DataFrame:
-    """Judge all outcomes known by the end of a day.
+    """Report on all outcomes known by the end of a day.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows.
-        day: last day reported on.
-        fee_bps: one-way cost of the deployment, basis points; reported beside `FEES_BPS`.
+        day: last day of the report.
+        fee_bps: one-way cost of the deployment, basis points; reported in addition to `FEES_BPS`.
         seed: of the bootstraps.
 
     Returns:
         PERFORMANCE_REPORT rows.
     """
     end = midnight(day + timedelta(days=1))
-    known = outcomes.filter(pl.col("known_at") <= end).sort("open_time")
-    hours = Hours.of(known)
+    available = outcomes.filter(pl.col("known_at") <= end).sort("open_time")
+    hours = Hours.of(available)
     parts = {
         (role, horizon, period): part
         for role in REPORTED_ROLES
         for horizon in HORIZONS
-        for period, part in periods(known.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)), end)
+        for period, part in periods(
+            available.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)), end
+        )
     }
     traded = {key: trade(part, hours, horizon=key[1]) for key, part in parts.items()}
     rows = []
     for (role, horizon, period), part in parts.items():
-        looked_at = [one for (_, _, when), one in traded.items() if when == period and one is not None]
+        tradings = [trading for (*_, other), trading in traded.items() if other == period and trading is not None]
         own = traded[role, horizon, period]
-        for metric, found in judge(part, own, looked_at, horizon=horizon, fee_bps=fee_bps, seed=seed):
+        for metric, found in judge(part, own, tradings, horizon=horizon, fee_bps=fee_bps, seed=seed):
             rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
     frame = pl.DataFrame(rows, schema=dict(PERFORMANCE_REPORT.columns), orient="row")
     return frame.sort(PERFORMANCE_REPORT.key)
 
 
 def within(day: date, days: int) -> pl.Expr:
-    """Return the filter of outcomes known in the `days` days that end with `day`."""
+    """Return a filter for outcomes known in the `days` days that end with `day`."""
     end = midnight(day + timedelta(days=1))
     return (pl.col("known_at") > end - timedelta(days=days)) & (pl.col("known_at") <= end)
 
 
 def periods(rows: pl.DataFrame, end: datetime) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Yield the name and the rows of each period that has any, `end` being the end of the last day."""
+    """Yield the name and rows of each period that has rows; `end` is the end of the last day."""
     if rows.is_empty():
         return
     yield ALL, rows
@@ -187,18 +188,18 @@ def periods(rows: pl.DataFrame, end: datetime) -> Iterator[tuple[str, pl.DataFra
 def judge(
     rows: pl.DataFrame,
     trading: Trading | None,
-    looked_at: Sequence[Trading],
+    tradings: Sequence[Trading],
     *,
     horizon: int,
     fee_bps: float,
     seed: int,
-) -> list[Found]:
+) -> list[Metric]:
     """Return every metric of one role's outcomes of one horizon, by name.
 
     Args:
         rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
-        trading: what trading them gave, see `trade`; None leaves out what rests on it.
-        looked_at: the same of every role and horizon in the same period, this one included.
+        trading: result of trading the forecasts, see `trade`; None omits the metrics that need it.
+        tradings: results of trading every role and horizon in the same period, including `trading`.
         horizon: hours ahead.
         fee_bps: one-way cost of the deployment, basis points.
         seed: of the bootstraps.
@@ -207,11 +208,11 @@ def judge(
         *_forecast_metrics(rows, horizon, seed),
         *(_strategy_metrics(trading, fee_bps) if trading else ()),
         *(_significance(rows, trading, horizon, fee_bps, seed) if trading else ()),
-        *(_deflated(trading, looked_at, fee_bps) if trading else ()),
+        *(_deflated(trading, tradings, fee_bps) if trading else ()),
     ]
 
 
-def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[Found]:
+def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[Metric]:
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
     yield "accuracy", metrics.accuracy(p, r, horizon=horizon)
     yield "auc", metrics.auc(p, r, horizon=horizon)
@@ -250,7 +251,7 @@ _MEASURES: dict[str, Callable[[Strategy], Estimate]] = {
 }
 
 
-def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Found]:
+def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Metric]:
     rules = {"model": trading.model, "persistence": trading.persistence, "buy_and_hold": {0: trading.buy_and_hold}}
     for rule, by_lag in rules.items():
         for lag, traded in by_lag.items():
@@ -260,20 +261,20 @@ def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Found]:
                     yield f"{rule}_{measure}_{fee:g}bps_lag{lag}", of(traded.at(fee))
 
 
-def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: float, seed: int) -> Iterator[Found]:
+def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: float, seed: int) -> Iterator[Metric]:
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
-    apart = slice(None, None, horizon)  # windows of every h-th row do not overlap
-    yield "pesaran_timmermann_p", _p(significance.pesaran_timmermann(p[apart], r[apart]))
+    every_hth = slice(None, None, horizon)  # target windows of every h-th row do not overlap
+    yield "pesaran_timmermann_p", _p_estimate(significance.pesaran_timmermann(p[every_hth], r[every_hth]))
     up = r > 0
     losses = {
         "model": metrics.log_losses(p, up),
         "base_rate": metrics.log_losses(metrics.causal_base_rate(r, horizon=horizon), up),
         "persistence": metrics.log_losses(metrics.causal_persistence(trading.last_move, r, horizon=horizon), up),
     }
-    for rival in ("base_rate", "persistence"):
-        found = significance.diebold_mariano(losses["model"], losses[rival], horizon=horizon)
-        yield f"diebold_mariano_{rival}", Estimate(found.statistic(), None, None, found.n)
-        yield f"diebold_mariano_p_{rival}", Estimate(found.p_value(), None, None, found.n)
+    for benchmark in ("base_rate", "persistence"):
+        found = significance.diebold_mariano(losses["model"], losses[benchmark], horizon=horizon)
+        yield f"diebold_mariano_{benchmark}", Estimate(found.statistic(), None, None, found.n)
+        yield f"diebold_mariano_p_{benchmark}", Estimate(found.p_value(), None, None, found.n)
     daily = _means_by(losses, rows["open_time"].dt.date())
     yield from _contest("log_loss", daily, benchmark="base_rate", seed=seed)
     fee = trading.model[0].at(fee_bps)
@@ -287,36 +288,40 @@ def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: f
     yield from _contest(f"return_{fee_bps:g}bps", _means_by(earned, grid_days), benchmark="buy_and_hold", seed=seed)
     monthly = _means_by(losses, rows["open_time"].dt.truncate("1mo"))
     folds = significance.paired_folds(monthly["model"], monthly["base_rate"])
-    yield "monthly_log_loss_p_base_rate", _p(folds)
+    yield "monthly_log_loss_p_base_rate", _p_estimate(folds)
     yield "monthly_log_loss_cohens_d", Estimate(folds.effect, None, None, folds.n)
 
 
-def trial_sharpes(looked_at: Sequence[Trading], fee_bps: float) -> list[float]:
-    """Return the Sharpe ratio an hour, not annualised, of each distinct strategy of the model at one cost.
+def trial_sharpes(tradings: Sequence[Trading], fee_bps: float) -> list[float]:
+    """Return the hourly Sharpe ratio, not annualised, of each distinct strategy of the model at one cost.
 
     Args:
-        looked_at: what was traded, a role and horizon each; every lag is a strategy.
+        tradings: results of trading, one per role and horizon; every lag is a strategy.
         fee_bps: one-way cost, basis points.
     """
-    distinct = {one.at(fee_bps).net.tobytes(): one.at(fee_bps).net for made in looked_at for one in made.model.values()}
+    distinct = {
+        strategy.at(fee_bps).net.tobytes(): strategy.at(fee_bps).net
+        for trading in tradings
+        for strategy in trading.model.values()
+    }
     return [float(net.mean() / net.std(ddof=1)) for net in distinct.values() if len(net) > 1 and net.std() > 1e-15]
 
 
-def _deflated(trading: Trading, looked_at: Sequence[Trading], fee_bps: float) -> Iterator[Found]:
+def _deflated(trading: Trading, tradings: Sequence[Trading], fee_bps: float) -> Iterator[Metric]:
     for fee in sorted({0.0, fee_bps}):
         net = trading.model[0].at(fee).net
-        trials = trial_sharpes(looked_at, fee)
+        trials = trial_sharpes(tradings, fee)
         yield f"strategies_tried_{fee:g}bps", Estimate(float(len(trials)), None, None, len(net))
         yield f"deflated_sharpe_{fee:g}bps", Estimate(deflated_sharpe(net, trials), None, None, len(net))
 
 
-def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: int) -> Iterator[Found]:
-    """SPA against the benchmark, and each contestant's p-value of belonging to the best."""
+def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: int) -> Iterator[Metric]:
+    """Yield the SPA p-value against the benchmark and each contestant's p-value in the model confidence set."""
     n = len(losses[benchmark])
-    rivals = np.column_stack([values for rival, values in losses.items() if rival != benchmark])
+    alternatives = np.column_stack([values for rival, values in losses.items() if rival != benchmark])
     settings = {"block": BLOCK_DAYS, "reps": BOOTSTRAP_DRAWS, "seed": seed}
     enough = n >= 4 * BLOCK_DAYS
-    spa = significance.superior_ability(losses[benchmark], rivals, **settings) if enough else None
+    spa = significance.superior_ability(losses[benchmark], alternatives, **settings) if enough else None
     yield f"spa_p_{name}_{benchmark}", Estimate(spa, None, None, n)
     best = significance.model_confidence_set(losses, **settings) if enough else {}
     for contestant in losses:
@@ -324,49 +329,49 @@ def _contest(name: str, losses: Mapping[str, Floats], *, benchmark: str, seed: i
 
 
 def _means_by(columns: Mapping[str, npt.ArrayLike], group: pl.Series) -> dict[str, Floats]:
-    """Return each column's mean by group, groups in order of appearance."""
+    """Return the mean of each column per group, with groups in order of appearance."""
     frame = pl.DataFrame({name: np.asarray(values) for name, values in columns.items()})
     means = frame.with_columns(group.alias("_group")).group_by("_group", maintain_order=True).mean()
     return {name: means[name].to_numpy() for name in columns}
 
 
-def _p(found: Significance) -> Estimate:
-    return Estimate(found.p_value, None, None, found.n)
+def _p_estimate(test: Significance) -> Estimate:
+    return Estimate(test.p_value, None, None, test.n)
 
 
 def _hours_since(times: pl.Series, start: datetime) -> npt.NDArray[np.int64]:
     return (times - start).dt.total_hours().to_numpy()
 
 
-# --- for a person ----------------------------------------------------------------------------------
+# --- Markdown ----------------------------------------------------------------------------------------
 _COLUMNS: Sequence[tuple[str, str, str]] = (
     ("accuracy", "accuracy", "{:.1%}"),
     ("AUC", "auc", "{:.3f}"),
     ("log-loss skill", "log_loss_skill", "{:.2%}"),
     ("top 10 %", "accuracy_top_10", "{:.1%}"),
     ("calibration error", "calibration_error", "{:.1%}"),
-    ("90 % interval holds", "coverage_90", "{:.1%}"),
-    ("50 % interval holds", "coverage_50", "{:.1%}"),
+    ("coverage of the 90 % interval", "coverage_90", "{:.1%}"),
+    ("coverage of the 50 % interval", "coverage_50", "{:.1%}"),
     ("rank IC", "rank_ic", "{:.3f}"),
 )
 
 
 def markdown(report: pl.DataFrame) -> str:
-    """Return the report's main metrics as a Markdown table, intervals in brackets."""
+    """Return the report's main metrics as a Markdown table with 95 % intervals in parentheses."""
     if report.is_empty():
         return "No forecast has a known outcome yet."
     rows = []
     for (role, horizon, period), part in report.group_by("role", "horizon_hours", "period", maintain_order=True):
         found = {row["metric"]: row for row in part.iter_rows(named=True)}
-        cells = [cell(found.get(metric), form) for _, metric, form in _COLUMNS]
+        cells = [format_estimate(found.get(metric), template) for _, metric, template in _COLUMNS]
         rows.append((role, f"{horizon} h", period, f"{found['accuracy']['n']:,}", *cells))
     return markdown_rows(("role", "horizon", "period", "n", *(title for title, _, _ in _COLUMNS)), rows)
 
 
-def cell(row: Mapping[str, float | None] | None, form: str) -> str:
-    """Return one value with its interval as text; a dash where there is none."""
+def format_estimate(row: Mapping[str, float | None] | None, template: str) -> str:
+    """Format a value with its interval; a dash without a value."""
     if row is None or row["value"] is None:
         return "-"
     if row["lower"] is None or row["upper"] is None:
-        return form.format(row["value"])
-    return f"{form.format(row['value'])} ({form.format(row['lower'])} to {form.format(row['upper'])})"
+        return template.format(row["value"])
+    return f"{template.format(row['value'])} ({template.format(row['lower'])} to {template.format(row['upper'])})"

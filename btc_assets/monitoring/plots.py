@@ -1,4 +1,4 @@
-"""Pictures of the performance report, as small PNGs that Dagster's Markdown metadata can hold."""
+"""Plots of the monitoring reports as PNGs small enough for Dagster's Markdown metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 
-from btc_assets.display import empty_figure, png_of
+from btc_assets.display import empty_figure, render_png
 from btc_assets.evaluation.metrics import CALIBRATION_BINS
 from btc_assets.monitoring.drift import PSI_BOUND, FeatureDrift
 from btc_assets.monitoring.performance import LAGS, Hours, trade
@@ -18,16 +18,16 @@ _POINTS = 1500
 
 
 def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -> bytes | None:
-    """Draw the summed return of trading a role's forecasts, after costs, beside buy-and-hold.
+    """Plot the cumulative return of trading a role's forecasts after costs, and of buy-and-hold.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows of all horizons.
-        role: whose forecasts.
+        role: role of the forecasts.
         horizon: hours ahead.
         fee_bps: one-way cost, basis points.
 
     Returns:
-        A PNG, or None when there is nothing to draw.
+        A PNG, or None without known hours.
     """
     trading = trade(_of(outcomes, role, horizon), Hours.of(outcomes), horizon=horizon)
     if trading is None:
@@ -40,17 +40,17 @@ def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -
     n = len(trading.buy_and_hold.net)
     shown = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).astype(int))
     times = np.datetime64(trading.start.replace(tzinfo=None), "us") + (shown + 2) * np.timedelta64(1, "h")
-    figure, axes = empty_figure(f"Summed return of the sign strategy, {role}, {horizon} h", "of the notional")
+    figure, axes = empty_figure(f"Cumulative return of the sign strategy, {role}, {horizon} h", "share of the notional")
     for label, strategy in lines.items():
         axes.plot(times, np.cumsum(strategy.net)[shown], label=label, linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.legend(fontsize=7, frameon=False)
-    return png_of(figure)
+    return render_png(figure)
 
 
 def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
-    """Draw the share of rises against p_up in equal-count bins, with 95 % error bars; the diagonal is perfect."""
+    """Plot the share of rises against p_up in equal-count bins with 95 % error bars and the diagonal."""
     rows = _of(outcomes, role, horizon)
     if rows.height < CALIBRATION_BINS:
         return None
@@ -65,11 +65,11 @@ def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | N
     axes.plot(ends, ends, color="grey", linewidth=0.8)
     axes.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2)
     axes.set_xlabel("p_up", fontsize=8)
-    return png_of(figure)
+    return render_png(figure)
 
 
 def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | None:
-    """Draw accuracy over the last `ROLLING_DAYS` days, day by day."""
+    """Plot the daily rolling accuracy over `ROLLING_DAYS` days."""
     daily = (
         _of(outcomes, role, horizon)
         .group_by(pl.col("open_time").dt.date().alias("day"), maintain_order=True)
@@ -84,18 +84,18 @@ def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> byte
     axes.plot(daily["day"].to_list(), (daily["right"] / daily["n"]).to_numpy(), linewidth=1.2)
     axes.axhline(0.5, color="grey", linewidth=0.8)
     axes.yaxis.set_major_formatter("{x:.0%}")
-    return png_of(figure)
+    return render_png(figure)
 
 
-def drift(found: Sequence[FeatureDrift], most: int = 20) -> bytes:
-    """Draw the population stability index of the columns that moved most, those that count as drifted in red."""
-    ranked = sorted(found, key=lambda one: one.psi)[-most:]
+def drift(columns: Sequence[FeatureDrift], limit: int = 20) -> bytes:
+    """Plot the population stability index of the columns with the largest drift; drifted columns are red."""
+    ranked = sorted(columns, key=lambda column: column.psi)[-limit:]
     figure, axes = empty_figure("Population stability index, last days against the champion's window", "")
-    colours = ["tab:red" if one.drifted else "tab:grey" for one in ranked]
-    axes.barh([one.name for one in ranked], [one.psi for one in ranked], color=colours, height=0.7)
+    colours = ["tab:red" if column.drifted else "tab:grey" for column in ranked]
+    axes.barh([column.name for column in ranked], [column.psi for column in ranked], color=colours, height=0.7)
     axes.axvline(PSI_BOUND, color="black", linewidth=0.8)
     axes.tick_params(axis="y", labelsize=5)
-    return png_of(figure)
+    return render_png(figure)
 
 
 def _of(outcomes: pl.DataFrame, role: str, horizon: int) -> pl.DataFrame:

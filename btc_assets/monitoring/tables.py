@@ -1,4 +1,4 @@
-"""The contracts of the reports."""
+"""Contracts of the monitoring tables."""
 
 import polars as pl
 
@@ -10,8 +10,8 @@ PERFORMANCE_REPORT = declare(
     table="monitoring/performance_report",
     schema=schema(
         {
-            "day": Column(pl.Date, about="last day reported on"),
-            "role": Column(pl.String, check("isin", ROLES), about="whose forecasts"),
+            "day": Column(pl.Date, about="last day of the report"),
+            "role": Column(pl.String, check("isin", ROLES), about="role of the forecasts"),
             "horizon_hours": HORIZON,
             "period": Column(pl.String, about="'all', a calendar year, or 'last_90_days'"),
             "metric": Column(pl.String, about="name of the metric"),
@@ -29,16 +29,18 @@ DRIFT_REPORT = declare(
     table="monitoring/drift_report",
     schema=schema(
         {
-            "day": Column(pl.Date, about="last day of the stretch judged"),
+            "day": Column(pl.Date, about="last day of the report"),
             "kind": Column(
                 pl.String,
                 check("isin", ["input", "concept"]),
-                about="moved inputs, or forecasts that break their word",
+                about="drift of an input, or of the promises of the forecasts",
             ),
-            "subject": Column(pl.String, about="a feature, p_up, or the promise of the forecasts that is watched"),
-            "measure": Column(pl.String, about="what was measured"),
+            "subject": Column(pl.String, about="a feature, p_up, or a promise of the forecasts"),
+            "measure": Column(pl.String, about="name of the measured quantity"),
             "value": Column(pl.Float64, FINITE, nullable=True, about="its value; null when it cannot be computed"),
-            "bound": Column(pl.Float64, nullable=True, about="where it counts; null where it only informs"),
+            "bound": Column(
+                pl.Float64, nullable=True, about="bound of an alarm; null where the value is informative only"
+            ),
             "alarm": Column(pl.Boolean, about="whether the subject counts as drifted, or the promise as broken"),
             "n": Column(pl.Int64, check("ge", 0), about="hours it rests on"),
             "model_version": Column(pl.Int64, about="champion whose training window is the reference"),

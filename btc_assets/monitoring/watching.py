@@ -1,4 +1,4 @@
-"""One day's champion, watched: what it was trained on, what it sees now, and what became of its forecasts."""
+"""Collect the data of a day's drift report: the champion's training window, current inputs and outcomes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from btc_assets.monitoring import degradation, drift
 from btc_assets.monitoring.tables import DRIFT_REPORT
 
 ALARM_HOURS = 24
-"""Newest hours within which a broken promise is an alarm of the day."""
+"""Newest hours in which a broken promise is an alarm of the day."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Everything a drift report of one day looks at.
+    """The data of one day's drift report.
 
     Attributes:
-        day: the day reported on; nothing after it is seen.
+        day: day of the report; no later data is used.
         version: registry version of the champion of its newest hour.
         cutoff: of that champion.
         features: of that champion.
-        reference: its training window, a column a feature, in time order.
-        current: the last days up to the day, likewise.
-        p_up_before: its P(up) of 1 h before those days, one column.
-        p_up_now: its P(up) of 1 h in those days.
+        reference: HOURLY_FEATURES rows of its training window, in time order.
+        current: HOURLY_FEATURES rows of the last `drift_days` days, in time order.
+        p_up_before: P(up) of the 1 h forecasts before those days, one column.
+        p_up_now: P(up) of the 1 h forecasts in those days, one column.
         made: FORECASTS rows of its own 1 h forecasts in those days.
-        recent: HOURLY_FEATURES rows of those days and of `missingness.LOOK_BACK_DAYS` before them.
+        recent: HOURLY_FEATURES rows of those days and of the `missingness.LOOK_BACK_DAYS` days before them.
         outcomes: FORECAST_OUTCOMES rows of the champions' 1 h forecasts, known by the end of the day.
         mean_days: least mean time to a false alarm of a sequential test, days.
     """
@@ -52,7 +52,7 @@ class Watch:
 
     @cached_property
     def inputs(self) -> list[drift.FeatureDrift]:
-        """How each feature, and P(up), moved."""
+        """The drift of each feature and of P(up)."""
         return [
             *drift.input_drift(self.reference, self.current, self.features),
             *drift.input_drift(self.p_up_before, self.p_up_now, ["p_up"]),
@@ -60,12 +60,12 @@ class Watch:
 
     @cached_property
     def promises(self) -> list[degradation.Evidence]:
-        """Whether calibration, coverage and log-loss still hold."""
+        """The test results of calibration, coverage and log-loss."""
         return degradation.watch(self.outcomes, alarm_hours=ALARM_HOURS, mean_hours=24.0 * self.mean_days)
 
     @cached_property
     def lost(self) -> dict[str, int]:
-        """In how many of the last hours each input was missing beyond what the champion saw in training."""
+        """The number of recent hours in which each input was missing more than in the champion's training."""
         return hours_lost(self.made, self.recent)
 
     @property
@@ -89,26 +89,26 @@ def watch_day(
     watch_days: int,
     mean_days: int,
 ) -> Watch | None:
-    """Gather what the drift report of a day looks at; None where no champion forecast the day.
+    """Collect the data of a day's drift report; None if no champion forecast that day.
 
     Args:
         day: the day.
-        features: HOURLY_FEATURES rows, reaching back to the champion's training window.
+        features: HOURLY_FEATURES rows from the start of the champion's training window on.
         forecasts: FORECASTS rows of the champions for 1 h.
         outcomes: FORECAST_OUTCOMES rows of the champions for 1 h.
-        models: where the champion's feature names come from.
+        models: loads the champion for its feature names.
         window_days: length of a training window, days.
-        drift_days: trailing days that are compared with it.
-        watch_days: trailing days of outcomes that are watched.
+        drift_days: trailing days that are compared with the training window.
+        watch_days: trailing days of outcomes that are tested.
         mean_days: least mean time to a false alarm of a sequential test, days.
     """
     start, end = midnight(day - timedelta(days=drift_days - 1)), midnight(day + timedelta(days=1))
-    at = pl.col("open_time")
-    made = forecasts.filter(at.is_between(end - timedelta(days=watch_days), end, "left")).sort("open_time")
-    own = made.filter(at >= midnight(day))
-    if own.is_empty():
+    open_time = pl.col("open_time")
+    made = forecasts.filter(open_time.is_between(end - timedelta(days=watch_days), end, "left")).sort("open_time")
+    champion_rows = made.filter(open_time >= midnight(day))
+    if champion_rows.is_empty():
         return None
-    version, cutoff = own["model_version"][-1], own["model_cutoff"][-1]
+    version, cutoff = champion_rows["model_version"][-1], champion_rows["model_cutoff"][-1]
     trained = midnight(cutoff)
     known = outcomes.filter((pl.col("known_at") <= end) & (pl.col("known_at") > end - timedelta(days=watch_days)))
     return Watch(
@@ -116,12 +116,12 @@ def watch_day(
         version=version,
         cutoff=cutoff,
         features=models.load(version).features,
-        reference=features.filter(at.is_between(trained - timedelta(days=window_days), trained, "left")),
-        current=features.filter(at.is_between(start, end, "left")),
-        p_up_before=made.filter(at < start).select("p_up"),
-        p_up_now=made.filter(at >= start).select("p_up"),
-        made=made.filter((at >= start) & (pl.col("model_version") == version)),
-        recent=features.filter(at.is_between(start - timedelta(days=LOOK_BACK_DAYS), end, "left")),
+        reference=features.filter(open_time.is_between(trained - timedelta(days=window_days), trained, "left")),
+        current=features.filter(open_time.is_between(start, end, "left")),
+        p_up_before=made.filter(open_time < start).select("p_up"),
+        p_up_now=made.filter(open_time >= start).select("p_up"),
+        made=made.filter((open_time >= start) & (pl.col("model_version") == version)),
+        recent=features.filter(open_time.is_between(start - timedelta(days=LOOK_BACK_DAYS), end, "left")),
         outcomes=known,
         mean_days=mean_days,
     )

@@ -3,7 +3,7 @@
 import polars as pl
 
 from btc_assets.columns import ITEM_ID
-from btc_assets.schema import PROBABILITY, UTC_TIME, Column, check, declare, law, schema
+from btc_assets.schema import PROBABILITY, UTC_TIME, Column, check, declare, row_check, schema
 
 _PRECISION = Column(
     pl.String,
@@ -84,11 +84,11 @@ SENTIMENT_SCORES = declare(
             "truncated": Column(pl.Boolean, about="whether the scorer read only the beginning of the text"),
             "available_at": Column(UTC_TIME, about="when the text became available, UTC"),
         },
-        law(
+        row_check(
             "probabilities add up to one",
             (pl.col("p_negative") + pl.col("p_neutral") + pl.col("p_positive") - 1).abs() < 1e-6,
         ),
-        law(
+        row_check(
             "score is p_positive - p_negative",
             (pl.col("score") - pl.col("p_positive") + pl.col("p_negative")).abs() < 1e-9,
         ),

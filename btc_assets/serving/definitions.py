@@ -1,4 +1,4 @@
-"""What serving brings to the graph."""
+"""The Dagster definitions of serving."""
 
 import dagster as dg
 

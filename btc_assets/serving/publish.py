@@ -1,9 +1,9 @@
-"""Publish a forecast: a folder built aside, and a pointer moved onto it in one step.
+"""Publish a bundle atomically: write it to a temporary folder, rename it, then replace the pointer.
 
-A reader follows the pointer and finds a whole bundle, the old one or the new one, whenever it looks
-and wherever a publisher is killed: the folder gets its name only when every byte of it is on disk,
-and the pointer moves only after that. The id is a hash of the contents, so publishing the same again
-changes nothing. No process ever opens a published DuckDB file for writing. `btc_assets.published` gives the layout.
+A reader that follows the pointer always finds a complete bundle, even if a publisher is killed: the folder is renamed
+only after all of its files are on disk, and the pointer is replaced after that. The bundle id is a hash of the
+contents, so publishing is idempotent. No process opens a published DuckDB file for writing. `btc_assets.published`
+documents the layout.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from btc_assets.published import (
     made_at_of,
 )
 
-KEPT = 3
-"""Bundles kept for a quick way back, the live one included."""
+KEPT_BUNDLES = 3
+"""Number of bundles kept for rollbacks, including the live one."""
 
 _TABLE = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
 class PublishError(RuntimeError):
-    """A bundle cannot be published as asked; the live one is untouched."""
+    """A bundle cannot be published; the live bundle is unchanged."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What a call to `publish` did.
+    """The result of `publish`.
 
     Attributes:
-        bundle_id: name of the bundle, 16 hex digits of the hash of its contents.
-        live: whether the pointer names it now.
-        published_at: when it was first published, UTC; None where it was not.
-        sentence: what happened, for a person.
+        bundle_id: id of the bundle, 16 hex digits of the hash of its contents.
+        live: whether the pointer names the bundle.
+        published_at: when the bundle was first published, UTC; None if it was not published.
+        sentence: a description of the result.
     """
 
     bundle_id: str
@@ -72,33 +72,33 @@ def publish(
     model_folder: Path,
     tables: Mapping[str, pl.DataFrame],
     allow_older: bool = False,
-    kept: int = KEPT,
+    kept: int = KEPT_BUNDLES,
 ) -> Publication:
-    """Build a bundle, move the pointer onto it and prune old bundles.
+    """Build a bundle, point to it and prune old bundles.
 
     Args:
-        serving_dir: folder the forecast server watches; made when absent.
-        manifest: JSON facts about the bundle; `made_at` (ISO, with offset) and `model_digest` are
-            required, `format`, `bundle_id`, `tables` (rows by table) and `published_at` are filled in. When a bundle
-            was published is no part of its contents: the same contents again keep their id and their time.
-        model_folder: the model, verified before and after it is copied.
+        serving_dir: folder that the forecast server watches; created if missing.
+        manifest: JSON facts about the bundle; `made_at` (ISO, with offset) and `model_digest` are required, `format`,
+            `bundle_id`, `tables` (rows by table) and `published_at` are added. The time of publication is not part of
+            the contents: publishing the same contents again keeps their id and their time.
+        model_folder: folder of the model, verified before and after it is copied.
         tables: frames by table name.
-        allow_older: move the pointer even if the live forecast was made later; for going back to old data.
-        kept: bundles to keep, the live one included.
+        allow_older: point to the bundle even if the live forecast was made later, for example to return to old data.
+        kept: number of bundles to keep, including the live one.
 
     Raises:
         PublishError: the manifest, the model or a table cannot be published.
     """
     try:
-        made_at_of(manifest)  # checked before anything is touched
+        made_at_of(manifest)  # validate before any change
     except ValueError as error:
         raise PublishError(str(error)) from error
     _verify_model(model_folder, manifest)
     bundle_id = contents_id(manifest, tables)
     bundles = serving_dir / BUNDLES
     bundles.mkdir(parents=True, exist_ok=True)
-    with _only_publisher(serving_dir):
-        _sweep(serving_dir)
+    with _locked(serving_dir):
+        _delete_leftovers(serving_dir)
         live = live_manifest(serving_dir)
         if live is not None and is_older(manifest, live) and not allow_older:
             return Publication(
@@ -106,15 +106,15 @@ def publish(
                 live=False,
                 published_at=None,
                 sentence=f"Not published: the live forecast was made at {live['made_at']}, after this one "
-                f"({manifest['made_at']}). Set allow_older to publish it all the same.",
+                f"({manifest['made_at']}). Set allow_older to publish it anyway.",
             )
         target = bundles / bundle_id
-        if not _is_whole(target, manifest):
+        if not _is_valid(target, manifest):
             _build(target, bundle_id=bundle_id, manifest=manifest, model_folder=model_folder, tables=tables)
-        os.utime(target)  # prune keeps the bundles published last
-        _point(serving_dir, bundle_id)
+        os.utime(target)  # prune keeps the most recently published bundles
+        _set_pointer(serving_dir, bundle_id)
         prune(serving_dir, kept=kept)
-        _sweep(serving_dir)
+        _delete_leftovers(serving_dir)
         published_at = _published_at(target)
     same = live is not None and live.get("bundle_id") == bundle_id
     return Publication(
@@ -123,10 +123,10 @@ def publish(
 
 
 def is_older(manifest: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
-    """Say whether the live forecast was made after that of a manifest.
+    """Return whether the live forecast was made after that of a manifest.
 
     Raises:
-        ValueError: a manifest does not give `made_at` as an ISO time with its UTC offset.
+        ValueError: a manifest has no `made_at`, or it is not an ISO time with a UTC offset.
     """
     return live is not None and made_at_of(live) > made_at_of(manifest)
 
@@ -135,11 +135,11 @@ def contents_id(manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame])
     """Return the id of a bundle: 16 hex digits of the SHA-256 of its manifest, model digest and tables.
 
     Raises:
-        PublishError: the manifest cannot be written as JSON, or a table's name is not one.
+        PublishError: the manifest cannot be written as JSON, or a table name is invalid.
     """
-    odd = [name for name in tables if not _TABLE.match(name)]
-    if odd:
-        raise PublishError(f"{odd[0]!r} cannot be the name of a table")
+    invalid = [name for name in tables if not _TABLE.match(name)]
+    if invalid:
+        raise PublishError(f"{invalid[0]!r} is not a valid table name")
     try:
         facts = json.dumps(
             {"manifest": manifest, "tables": {name: digest(frame) for name, frame in tables.items()}, "format": FORMAT},
@@ -151,21 +151,23 @@ def contents_id(manifest: Mapping[str, Any], tables: Mapping[str, pl.DataFrame])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def prune(serving_dir: Path, *, kept: int = KEPT) -> list[str]:
-    """Delete all but the `kept` bundles published last, never the live one; return the ids deleted."""
+def prune(serving_dir: Path, *, kept: int = KEPT_BUNDLES) -> list[str]:
+    """Delete all but the `kept` most recently published bundles, never the live one; return the deleted ids."""
     try:
         live = (serving_dir / POINTER).read_text().strip()
     except OSError:
         return []
-    found = [entry for entry in (serving_dir / BUNDLES).iterdir() if BUNDLE_ID.match(entry.name) and entry.name != live]
-    found.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
-    doomed = found[max(kept - 1, 0) :]
-    for entry in doomed:
-        # Renamed first: a half-deleted folder must not keep a bundle's name.
-        grave = entry.with_name(f".pruned-{entry.name}")
-        os.rename(entry, grave)
-        shutil.rmtree(grave, ignore_errors=True)
-    return [entry.name for entry in doomed]
+    candidates = [
+        entry for entry in (serving_dir / BUNDLES).iterdir() if BUNDLE_ID.match(entry.name) and entry.name != live
+    ]
+    candidates.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
+    expired = candidates[max(kept - 1, 0) :]
+    for entry in expired:
+        # Rename first: a partly deleted folder must not have a bundle id as its name.
+        hidden = entry.with_name(f".pruned-{entry.name}")
+        os.rename(entry, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    return [entry.name for entry in expired]
 
 
 def _build(
@@ -176,7 +178,7 @@ def _build(
     model_folder: Path,
     tables: Mapping[str, pl.DataFrame],
 ) -> None:
-    """Build a bundle under a hidden name, force it to disk and give it its name."""
+    """Write a bundle to a temporary folder, flush it to disk and rename it."""
     temporary = target.parent / f".new-{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
@@ -195,7 +197,7 @@ def _build(
         for path in sorted(temporary.rglob("*")):
             _sync(path)
         _sync(temporary)
-        if target.exists():  # of the right name, but not whole: a damaged disk, or a person's hand
+        if target.exists():  # an existing bundle that is invalid, for example damaged on disk
             os.rename(target, target.with_name(f".pruned-{uuid.uuid4().hex}"))
         os.rename(temporary, target)
         _sync(target.parent)
@@ -214,7 +216,7 @@ def _write_database(path: Path, tables: Mapping[str, pl.DataFrame]) -> None:
         connection.execute("CHECKPOINT")
 
 
-def _point(serving_dir: Path, bundle_id: str) -> None:
+def _set_pointer(serving_dir: Path, bundle_id: str) -> None:
     temporary = serving_dir / f".{POINTER}-{uuid.uuid4().hex}"
     temporary.write_text(bundle_id + "\n")
     _sync(temporary)
@@ -222,8 +224,8 @@ def _point(serving_dir: Path, bundle_id: str) -> None:
     _sync(serving_dir)
 
 
-def _sweep(serving_dir: Path) -> None:
-    """Delete what killed publishers and replaced bundles left; only the holder of the lock may."""
+def _delete_leftovers(serving_dir: Path) -> None:
+    """Delete leftovers of killed publishers and replaced bundles; the caller must hold the lock."""
     for entry in (*serving_dir.glob(f".{POINTER}-*"), *(serving_dir / BUNDLES).glob(".new-*")):
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     for entry in (serving_dir / BUNDLES).glob(".pruned-*"):
@@ -231,14 +233,14 @@ def _sweep(serving_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_publisher(serving_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; the kernel lets go of it when the process dies."""
+def _locked(serving_dir: Path) -> Iterator[None]:
+    """Hold the lock of the serving folder; the kernel releases it when the process ends."""
     with (serving_dir / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+def _is_valid(folder: Path, manifest: Mapping[str, Any]) -> bool:
     import duckdb
 
     try:
@@ -263,9 +265,9 @@ def _verify_model(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _published_at(folder: Path) -> datetime | None:
-    """Return when a bundle was published; None for one of before that was noted."""
-    noted = json.loads((folder / MANIFEST).read_bytes()).get("published_at")
-    return None if noted is None else datetime.fromisoformat(str(noted))
+    """Return when a bundle was published; None for a bundle of an older version without that record."""
+    published_at = json.loads((folder / MANIFEST).read_bytes()).get("published_at")
+    return None if published_at is None else datetime.fromisoformat(str(published_at))
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The contract of the published bundles."""
+"""Contract of the published bundles."""
 
 import polars as pl
 
@@ -9,16 +9,16 @@ SERVING_BUNDLE = declare(
     table="serving/bundle",
     schema=schema(
         {
-            "day": Column(pl.Date, about="day whose newest forecast was published"),
+            "day": Column(pl.Date, about="day of the published forecast"),
             "bundle_id": Column(
-                pl.String, check("str_matches", r"^[0-9a-f]{16}$"), about="name of the published folder"
+                pl.String, check("str_matches", r"^[0-9a-f]{16}$"), about="id and folder name of the bundle"
             ),
-            "model_version": Column(pl.Int64, about="registry version served"),
+            "model_version": Column(pl.Int64, about="registry version of the model"),
             "model_cutoff": CUTOFF,
             "model_digest": MODEL_DIGEST,
             "made_at": Column(UTC_TIME, about="when the newest forecast was made"),
             "published_at": Column(
-                UTC_TIME, nullable=True, about="when the bundle was published; null where an older one never was"
+                UTC_TIME, nullable=True, about="when the bundle was published; null if it was not published"
             ),
             "forecasts": Column(pl.Int64, check("ge", 1), about="forecast rows in serving.duckdb"),
             "outcomes": Column(pl.Int64, check("ge", 0), about="outcome rows in serving.duckdb"),

@@ -246,7 +246,7 @@ ROLLBACK_STEPS = {
     "before the history": (Lake, "append", MODEL_HISTORY.table),
     "before the forecasts": (Lake, "write", FORECASTS.table),
     "before the aliases": (ModelRegistry, "set_aliases", ""),
-    "before the pointer": (publish, "_point", ""),
+    "before the pointer": (publish, "_set_pointer", ""),
 }
 """Where a rollback may die, in the order it comes there: a function, and the table it must be called for."""
 

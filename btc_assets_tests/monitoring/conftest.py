@@ -1,4 +1,4 @@
-"""A small history: bars, features, labels, and two models that stand one after the other."""
+"""A small history: bars, features, labels, and two models of different cutoffs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from btc_assets_tests.conftest import random_walk_bars
 FIRST = date(2018, 1, 1)
 DAYS = [FIRST + timedelta(days=i) for i in range(12)]
 FEATURE = next(name for name in HOURLY_FEATURES.columns if name not in ("open_time", "available_at"))
-"""The one feature the models here use: any of the catalogue, filled with the last return."""
+"""The only feature of the test models: any feature of the catalogue, filled with the last return."""
 
 
 NO_PROFILES = TRAINING_PROFILE.empty()
@@ -33,7 +33,7 @@ def digest_of(version: int) -> str:
 
 @dataclass
 class LinearModel:
-    """A model whose forecast is plain to compute: P(up) leans against the last return."""
+    """A model whose P(up) is a logistic function of the negated last return."""
 
     version: int
     cutoff: date
@@ -44,7 +44,7 @@ class LinearModel:
         self.digest = self.digest or digest_of(self.version)
 
     def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
-        """Forecast from the first feature, 0 where it is missing."""
+        """Forecast from the first feature, with 0 for a missing value."""
         x = np.nan_to_num(rows[:, 0])
         p_up = 1 / (1 + np.exp((10 + self.version) * x))
         half = np.array([-1.6, -0.7, 0.0, 0.7, 1.6]) * 0.006
@@ -53,7 +53,7 @@ class LinearModel:
 
 @dataclass
 class Shelf:
-    """Holds models by version and remembers what was asked for."""
+    """Holds models by version and records the loaded versions."""
 
     models: dict[int, LinearModel]
     loaded: list[int] = field(default_factory=list)
@@ -75,7 +75,7 @@ def bars_of_the_history() -> pl.DataFrame:
 
 
 def features_of(bars: pl.DataFrame) -> pl.DataFrame:
-    """Return HOURLY_FEATURES rows of which only the last return is known."""
+    """Return HOURLY_FEATURES rows in which only the last return is known."""
     known = bars.select(
         "open_time",
         (pl.col("open_time") + timedelta(hours=1)).alias("available_at"),
@@ -101,19 +101,19 @@ def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def profile_rows(cutoff: date, *, weight: float = 0.2, longest: int = 0, median: float = 0.0) -> pl.DataFrame:
-    """Return TRAINING_PROFILE rows of a model with `FEATURE`; the scale, unknown in this history, counts as silent."""
+    """Return TRAINING_PROFILE rows of a model with `FEATURE`; the missing scale feature counts as seen in training."""
     shared = {"cutoff": cutoff, "missing_share": 0.0, "gone": False, "base_rate": 0.6, "rows": 1000}
     shared |= {name: 0.5 * (i - 2) for i, name in enumerate(QUANTILE_NAMES)}
     inputs = [
         {"feature": FEATURE, "weight": weight, "longest_missing_hours": longest, "median": median},
         {"feature": SCALE_FEATURE, "weight": 1 - weight, "longest_missing_hours": 10**6, "median": 0.01},
     ]
-    rows = [shared | one | {"horizon_hours": horizon} for horizon in HORIZONS for one in inputs]
+    rows = [shared | profile | {"horizon_hours": horizon} for horizon in HORIZONS for profile in inputs]
     return pl.DataFrame(rows, schema=TRAINING_PROFILE.columns).sort(TRAINING_PROFILE.key)
 
 
 def history_rows(day: date, version: int | None, role: str = "champion", *, hour: int = 0) -> pl.DataFrame:
-    """Return the MODEL_HISTORY row that gives a role to the model of that version, or to nobody."""
+    """Return the MODEL_HISTORY row that gives a role to a version, or that ends the role for None."""
     cutoff = {1: DAYS[3], 2: DAYS[7]}.get(version or 0)
     at = midnight(day) + timedelta(hours=hour)
     row = {
@@ -132,7 +132,7 @@ def history_rows(day: date, version: int | None, role: str = "champion", *, hour
 
 
 def champion_from(day: date, hours: pl.Series, *, version: int, cutoff: date) -> pl.DataFrame:
-    """Return the choice of one model as champion of every hour from a day on."""
+    """Return rows that make one model champion of every hour from a day on."""
     return pl.DataFrame({"open_time": hours.filter(hours >= midnight(day))}).with_columns(
         pl.lit("champion").alias("role"),
         pl.lit(version, pl.Int64).alias("model_version"),
@@ -142,7 +142,7 @@ def champion_from(day: date, hours: pl.Series, *, version: int, cutoff: date) ->
 
 
 def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
-    """Return TRAINED_MODEL rows of every graph."""
+    """Return the TRAINED_MODEL rows of every graph of a model."""
     return pl.DataFrame(
         [
             {

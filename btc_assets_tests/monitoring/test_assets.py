@@ -1,4 +1,4 @@
-"""The monitoring assets and checks, materialised on a lake of their own."""
+"""The monitoring assets and checks, materialised on a temporary lake."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def materialise(root: Path, first: date, last: date, names: tuple[str, ...]) -> 
 
 
 def store(root: Path, contract: Contract, frame: pl.DataFrame) -> None:
-    """Put a table into the lake, every day of the history."""
+    """Write every day of a table to the lake."""
     lake = Lake(root=str(root))
     for day, part in by_day(contract, frame, DAYS):
         lake.write(contract, day, part)
 
 
-def stored(root: Path, contract: Contract) -> pl.DataFrame:
-    """Return a whole table of the lake."""
+def read(root: Path, contract: Contract) -> pl.DataFrame:
+    """Read a complete table of the lake."""
     return Lake(root=str(root)).scan(contract).collect().sort(contract.key)
 
 
@@ -114,19 +114,21 @@ def run(root: Path) -> dg.ExecuteInProcessResult:
     return materialise(root, FIRST, LAST, ("forecasting/forecasts", "forecasting/forecast_outcomes"))
 
 
-def test_a_run_over_many_days_stores_what_the_contracts_promise(root: Path, run: dg.ExecuteInProcessResult) -> None:
+def test_a_run_over_many_days_stores_tables_that_satisfy_their_contracts(
+    root: Path, run: dg.ExecuteInProcessResult
+) -> None:
     assert run.success
-    assert FORECASTS.faults(stored(root, FORECASTS)) == []
-    assert FORECAST_OUTCOMES.faults(stored(root, FORECAST_OUTCOMES)) == []
-    assert stored(root, FORECASTS)["open_time"].dt.date().n_unique() == 9
+    assert FORECASTS.faults(read(root, FORECASTS)) == []
+    assert FORECAST_OUTCOMES.faults(read(root, FORECAST_OUTCOMES)) == []
+    assert read(root, FORECASTS)["open_time"].dt.date().n_unique() == 9
     end = LAST + timedelta(days=1)
-    known = stored(root, FORECASTS).filter(pl.col("target_time") <= pl.lit(end).cast(pl.Datetime("us", "UTC")))
-    assert stored(root, FORECAST_OUTCOMES).height == known.height
+    known = read(root, FORECASTS).filter(pl.col("target_time") <= pl.lit(end).cast(pl.Datetime("us", "UTC")))
+    assert read(root, FORECAST_OUTCOMES).height == known.height
 
 
 def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
-    found = {one.check_name: one for one in run.get_asset_check_evaluations()}
-    assert set(found) == {
+    checks = {check.check_name: check for check in run.get_asset_check_evaluations()}
+    assert set(checks) == {
         "every_hour_is_forecast",
         "replay_gives_the_same",
         "every_model_has_a_profile",
@@ -134,33 +136,33 @@ def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
         "every_known_label_is_judged",
         "intervals_hold",
     }
-    assert all(one.passed for one in found.values()), {name: one.description for name, one in found.items()}
+    assert all(check.passed for check in checks.values()), {name: check.description for name, check in checks.items()}
 
 
-def test_one_day_alone_gives_the_bytes_of_the_long_run(root: Path, run: dg.ExecuteInProcessResult) -> None:
-    before = [stored(root, contract) for contract in (FORECASTS, FORECAST_OUTCOMES)]
+def test_a_run_of_one_day_stores_the_same_rows_as_a_run_of_many(root: Path, run: dg.ExecuteInProcessResult) -> None:
+    before = [read(root, contract) for contract in (FORECASTS, FORECAST_OUTCOMES)]
     assert materialise(root, DAYS[8], DAYS[8], ("forecasting/forecasts", "forecasting/forecast_outcomes")).success
     assert all(
-        stored(root, contract).equals(frame)
+        read(root, contract).equals(frame)
         for contract, frame in zip((FORECASTS, FORECAST_OUTCOMES), before, strict=True)
     )
 
 
-def test_a_day_before_the_first_model_is_stored_empty_and_said_so(root: Path) -> None:
+def test_a_day_before_the_first_model_is_stored_empty_with_a_warning(root: Path) -> None:
     result = materialise(root, DAYS[2], DAYS[2], ("forecasting/forecasts",))
     metadata = result.asset_materializations_for_node("forecasting__forecasts")[-1].metadata
     assert metadata["days_without_a_champion"].value == 1
     assert "No model stands" in metadata["newest"].value
-    assert stored(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
-    found = {one.check_name: one for one in result.get_asset_check_evaluations()}
-    assert not found["every_hour_is_forecast"].passed
-    assert found["every_hour_is_forecast"].severity == dg.AssetCheckSeverity.WARN
-    assert "No champion stands" in found["every_hour_is_forecast"].description
+    assert read(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not checks["every_hour_is_forecast"].passed
+    assert checks["every_hour_is_forecast"].severity == dg.AssetCheckSeverity.WARN
+    assert "No champion stands" in checks["every_hour_is_forecast"].description
 
 
-def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProcessResult) -> None:
+def test_the_report_has_a_table_and_plots(root: Path, run: dg.ExecuteInProcessResult) -> None:
     result = materialise(root, LAST, LAST, ("monitoring/performance_report",))
-    assert PERFORMANCE_REPORT.faults(stored(root, PERFORMANCE_REPORT)) == []
+    assert PERFORMANCE_REPORT.faults(read(root, PERFORMANCE_REPORT)) == []
     metadata = result.asset_materializations_for_node("monitoring__performance_report")[-1].metadata
     assert "| champion | 1 h | all |" in metadata["summary"].value
     for picture in ("equity", "reliability"):
@@ -169,22 +171,22 @@ def test_the_report_shows_a_table_and_pictures(root: Path, run: dg.ExecuteInProc
         assert len(metadata[picture].value) < 60_000
 
 
-def test_a_report_of_a_range_has_one_for_each_day(root: Path, run: dg.ExecuteInProcessResult) -> None:
+def test_a_range_of_days_has_one_report_per_day(root: Path, run: dg.ExecuteInProcessResult) -> None:
     materialise(root, DAYS[9], LAST, ("monitoring/performance_report",))
-    together = stored(root, PERFORMANCE_REPORT)
+    together = read(root, PERFORMANCE_REPORT)
     assert set(together["day"]) == set(DAYS[9:])
     materialise(root, DAYS[9], DAYS[9], ("monitoring/performance_report",))
-    assert stored(root, PERFORMANCE_REPORT).equals(together)
+    assert read(root, PERFORMANCE_REPORT).equals(together)
 
 
-def test_the_shadow_is_judged_once_enough_hours_are_realised(
+def test_a_challenger_is_decided_once_enough_hours_are_realised(
     root: Path, run: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = materialise(root, DAYS[6], LAST, ("champion/shadow_report",))
-    report = stored(root, SHADOW_REPORT)
+    report = read(root, SHADOW_REPORT)
     assert SHADOW_REPORT.faults(report) == []
-    assert set(report["day"]) == set(DAYS[7:]), "nobody is in shadow before"
-    assert set(report["decision"]) == {"wait"}, "312 hours are asked for"
+    assert set(report["day"]) == set(DAYS[7:]), "no challenger is in shadow before"
+    assert set(report["decision"]) == {"wait"}, "312 hours are required"
     metadata = result.asset_materializations_for_node("champion__shadow_report")[-1].metadata
     assert metadata["challenger"].value == 2
     assert "data:image/png;base64," in metadata["picture"].value
@@ -195,20 +197,20 @@ def test_the_shadow_is_judged_once_enough_hours_are_realised(
     finally:
         monkeypatch.undo()
         settings.cache_clear()
-    decided = stored(root, SHADOW_REPORT).unique("day").sort("day")
-    hours = stored(root, SHADOW_REPORT).filter(pl.col("criterion") == "common_hours").sort("day")["value"]
+    decided = read(root, SHADOW_REPORT).unique("day").sort("day")
+    hours = read(root, SHADOW_REPORT).filter(pl.col("criterion") == "common_hours").sort("day")["value"]
     assert decided["decision"].to_list() == ["wait" if n < 60 else "dismiss" for n in hours]
     assert hours[0] < 60 <= hours[-1]
 
 
-def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProcessResult) -> None:
+def test_checks_find_missing_and_changed_rows(root: Path, run: dg.ExecuteInProcessResult) -> None:
     lake = Lake(root=str(root))
     whole = lake.read(FORECASTS, LAST)
-    judged = lake.read(FORECAST_OUTCOMES, LAST)
+    outcomes = lake.read(FORECAST_OUTCOMES, LAST)
     selection = dg.AssetSelection.checks(*forecasting_checks.CHECKS, *monitoring_checks.CHECKS)
     try:
         lake.write(FORECASTS, LAST, whole[1:].with_columns(pl.col("p_up") * 0.999999))
-        lake.write(FORECAST_OUTCOMES, LAST, judged[5:])
+        lake.write(FORECAST_OUTCOMES, LAST, outcomes[5:])
         definitions = dg.Definitions(
             assets=[*UPSTREAM, *forecasting.ASSETS, shadow_report, *monitoring.ASSETS],
             asset_checks=[*forecasting_checks.CHECKS, *monitoring_checks.CHECKS],
@@ -221,48 +223,48 @@ def test_checks_find_what_is_missing_or_moved(root: Path, run: dg.ExecuteInProce
             executor=dg.in_process_executor,
         )
         result = definitions.resolve_job_def("look").execute_in_process(raise_on_error=False)
-        found = {one.check_name: one for one in result.get_asset_check_evaluations()}
-        assert not found["every_hour_is_forecast"].passed
-        assert "1 forecasts" in found["every_hour_is_forecast"].description
-        assert not found["replay_gives_the_same"].passed
-        assert not found["every_known_label_is_judged"].passed
-        assert found["every_known_label_is_judged"].metadata["missing"].value == 5
+        checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+        assert not checks["every_hour_is_forecast"].passed
+        assert "1 forecasts" in checks["every_hour_is_forecast"].description
+        assert not checks["replay_gives_the_same"].passed
+        assert not checks["every_known_label_is_judged"].passed
+        assert checks["every_known_label_is_judged"].metadata["missing"].value == 5
     finally:
         lake.write(FORECASTS, LAST, whole)
-        lake.write(FORECAST_OUTCOMES, LAST, judged)
+        lake.write(FORECAST_OUTCOMES, LAST, outcomes)
 
 
-def test_an_outage_is_marked_named_and_replayed_whatever_days_a_run_has(root: Path, tmp_path: Path) -> None:
+def test_an_outage_is_marked_and_replayed_for_any_range_of_days(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "lake")
     outage = midnight(DAYS[9]) + timedelta(hours=5)
     features = features_of(bars_of_the_history())
     gone = pl.when(pl.col("open_time") < outage).then(pl.col(FEATURE)).alias(FEATURE)
     store(tmp_path / "lake", HOURLY_FEATURES, features.with_columns(gone))
     result = materialise(tmp_path / "lake", DAYS[9], LAST, ("forecasting/forecasts",))
-    made = stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9]))
+    made = read(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9]))
     assert made["degraded"].to_list() == (made["open_time"] >= outage).to_list()
     assert set(made.filter("degraded")["missing_inputs"]) == {FEATURE}
     metadata = result.asset_materializations_for_node("forecasting__forecasts")[-1].metadata
     assert metadata["degraded_hours"].value == 24 * 3 - 5
     assert metadata["missing_inputs"].value == [FEATURE]
-    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert checks["replay_gives_the_same"].passed
     assert not checks["no_input_is_missing"].passed
     assert FEATURE in checks["no_input_is_missing"].description
     materialise(tmp_path / "lake", LAST, LAST, ("forecasting/forecasts",))
-    assert stored(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9])).equals(made)
+    assert read(tmp_path / "lake", FORECASTS).filter(pl.col("open_time") >= midnight(DAYS[9])).equals(made)
 
 
-def test_a_model_without_a_profile_is_named(root: Path, tmp_path: Path) -> None:
+def test_a_check_names_a_model_without_a_profile(root: Path, tmp_path: Path) -> None:
     shutil.copytree(root, tmp_path / "lake")
     shutil.rmtree(tmp_path / "lake" / TRAINING_PROFILE.table / f"day={DAYS[7]}")
     result = materialise(tmp_path / "lake", LAST, LAST, ("forecasting/forecasts",))
-    checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["every_model_has_a_profile"].passed
     assert f"materialise learning/training_profile of {DAYS[7]}." in checks["every_model_has_a_profile"].description
 
 
-def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteInProcessResult) -> None:
+def test_a_change_of_one_bit_is_a_moved_forecast(root: Path, run: dg.ExecuteInProcessResult) -> None:
     day = Lake(root=str(root)).read(FORECASTS, LAST)
     nudged = day.with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(pl.col("q50") + 1e-16).otherwise("q50").alias("q50")
@@ -271,7 +273,7 @@ def test_one_bit_of_difference_is_a_moved_forecast(root: Path, run: dg.ExecuteIn
     assert moved_forecasts(day, nudged).rows() == [day.row(3)[:3]]
 
 
-def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
+def test_forecasts_do_not_depend_on_models_of_later_days() -> None:
     forecasts = forecasting.forecasts
     for table in (TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY):
         mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
@@ -279,7 +281,7 @@ def test_no_forecast_can_see_a_model_of_a_later_day() -> None:
         assert mapping.start_offset < 0
 
 
-def test_every_asset_says_what_it_is() -> None:
+def test_every_asset_has_description_group_kinds_freshness_and_version() -> None:
     for asset in (*forecasting.ASSETS, *monitoring.ASSETS):
         spec = asset.get_asset_spec()
         assert len(spec.description or "") > 80

@@ -1,4 +1,4 @@
-"""Broken promises: found soon, and seldom cried where there are none."""
+"""Sequential tests detect broken promises and keep the stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ HOURS = 24 * 90
 
 
 def honest_outcomes(seed: int, hours: int = HOURS, edge: float = 0.06) -> pl.DataFrame:
-    """Return outcomes (synthetic) of forecasts that keep every promise."""
+    """Return synthetic outcomes of forecasts that keep every promise."""
     rng = np.random.default_rng(seed)
     p_up = np.clip(0.5 + rng.normal(0, edge, hours), 0.05, 0.95)
     size = np.abs(rng.normal(0, 0.006, hours))
-    happened = np.where(rng.random(hours) < p_up, size, -size)
-    reach = 0.006 * np.array([-1.6449, -0.6745, 0.0, 0.6745, 1.6449])
-    assert len(reach) == len(QUANTILES)
+    log_return = np.where(rng.random(hours) < p_up, size, -size)
+    bounds = 0.006 * np.array([-1.6449, -0.6745, 0.0, 0.6745, 1.6449])
+    assert len(bounds) == len(QUANTILES)
     return pl.DataFrame(
         {
             "open_time": pl.datetime_range(START, START + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
             "p_up": p_up,
-            "log_return": happened,
-            **{name: np.full(hours, reach[i]) for i, name in enumerate(QUANTILE_NAMES)},
+            "log_return": log_return,
+            **{name: np.full(hours, bounds[i]) for i, name in enumerate(QUANTILE_NAMES)},
         }
     )
 
 
 def alarms(outcomes: pl.DataFrame, mean_hours: float = MEAN_HOURS) -> set[str]:
-    watched = degradation.watch(outcomes, alarm_hours=outcomes.height, mean_hours=mean_hours)
-    return {one.name for one in watched if one.alarm}
+    results = degradation.watch(outcomes, alarm_hours=outcomes.height, mean_hours=mean_hours)
+    return {result.name for result in results if result.alarm}
 
 
-def test_a_detector_cries_wolf_no_oftener_than_it_says() -> None:
-    # Within n hours a detector with mean time m to a false alarm is allowed about n / m of them.
-    cried = sum(len(alarms(honest_outcomes(seed, hours=500), mean_hours=2_000)) for seed in range(60))
-    assert cried / (60 * 3) <= 500 / 2_000
+def test_a_detector_keeps_its_stated_false_alarm_rate() -> None:
+    # A detector with a mean time of m hours to a false alarm may raise about n / m of them in n hours.
+    false_alarms = sum(len(alarms(honest_outcomes(seed, hours=500), mean_hours=2_000)) for seed in range(60))
+    assert false_alarms / (60 * 3) <= 500 / 2_000
 
 
-def test_a_bet_that_is_better_than_fair_breaks_the_stated_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfair_bet_exceeds_the_stated_false_alarm_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     fair = degradation.calibration_gains
     monkeypatch.setattr(degradation, "calibration_gains", lambda p, up: fair(p, up) * 1.02)
-    cried = sum("calibration" in alarms(honest_outcomes(seed, hours=500), mean_hours=2_000) for seed in range(20))
-    assert cried / 20 > 500 / 2_000
+    false_alarms = sum(
+        "calibration" in alarms(honest_outcomes(seed, hours=500), mean_hours=2_000) for seed in range(20)
+    )
+    assert false_alarms / 20 > 500 / 2_000
 
 
 def broken(outcomes: pl.DataFrame, how: str) -> pl.DataFrame:
@@ -77,22 +79,24 @@ def broken(outcomes: pl.DataFrame, how: str) -> pl.DataFrame:
         ("wilder", "coverage_90"),
     ],
 )
-def test_a_broken_promise_is_found_and_dated(how: str, promise: str) -> None:
+def test_a_broken_promise_is_detected_and_dated(how: str, promise: str) -> None:
     outcomes = broken(honest_outcomes(11), how)
-    watched = {one.name: one for one in degradation.watch(outcomes, alarm_hours=HOURS, mean_hours=MEAN_HOURS)}
-    assert watched[promise].alarm
-    assert abs(watched[promise].since - HOURS // 2) < 24 * 21
+    results = {result.name: result for result in degradation.watch(outcomes, alarm_hours=HOURS, mean_hours=MEAN_HOURS)}
+    assert results[promise].alarm
+    assert abs(results[promise].since - HOURS // 2) < 24 * 21
     assert promise not in alarms(outcomes.head(HOURS // 2))
 
 
-def test_an_old_alarm_is_told_once() -> None:
+def test_an_old_alarm_is_not_repeated() -> None:
     outcomes = pl.concat(
         [
             broken(honest_outcomes(11), "wilder"),
             honest_outcomes(12).with_columns(pl.col("open_time") + pl.duration(days=90)),
         ]
     )
-    newest = {one.name: one.alarm for one in degradation.watch(outcomes, alarm_hours=24, mean_hours=MEAN_HOURS)}
+    newest = {
+        result.name: result.alarm for result in degradation.watch(outcomes, alarm_hours=24, mean_hours=MEAN_HOURS)
+    }
     assert not newest["coverage_90"]
     assert "coverage_90" in alarms(outcomes)
 
@@ -100,11 +104,11 @@ def test_an_old_alarm_is_told_once() -> None:
 @given(
     gains=st.lists(st.lists(st.floats(0.5, 1.6), min_size=2, max_size=2), min_size=1, max_size=40),
 )
-def test_the_detector_equals_plain_arithmetic(gains: list[list[float]]) -> None:
+def test_the_detector_equals_a_sequential_loop(gains: list[list[float]]) -> None:
     path, since = degradation.e_detector(np.array(gains), bound=50.0)
     wealth = [1.0, 1.0]
     for hour, factors in enumerate(gains):
-        wealth = [max(one, 1.0) * factor for one, factor in zip(wealth, factors, strict=True)]
+        wealth = [max(result, 1.0) * factor for result, factor in zip(wealth, factors, strict=True)]
         assert path[hour] == pytest.approx(sum(wealth) / 2)
         assert 0 <= since[hour] <= hour
         if path[hour] >= 50:
@@ -124,9 +128,9 @@ def test_every_bet_is_fair_while_the_promise_holds(seed: int, p: float) -> None:
     assert (gains >= 0).all()
 
 
-def test_the_rows_keep_their_contract_and_no_outcomes_give_none() -> None:
+def test_the_rows_satisfy_their_contract_and_no_outcomes_give_no_results() -> None:
     outcomes = honest_outcomes(1, hours=200)
-    watched = degradation.watch(outcomes, alarm_hours=24, mean_hours=MEAN_HOURS)
-    rows = degradation.concept_rows(watched, day=date(2018, 1, 9), version=1, cutoff=date(2018, 1, 1))
+    results = degradation.watch(outcomes, alarm_hours=24, mean_hours=MEAN_HOURS)
+    rows = degradation.concept_rows(results, day=date(2018, 1, 9), version=1, cutoff=date(2018, 1, 1))
     assert DRIFT_REPORT.faults(rows) == []
     assert degradation.watch(outcomes.clear(), alarm_hours=24, mean_hours=MEAN_HOURS) == []

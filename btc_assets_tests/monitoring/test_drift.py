@@ -1,4 +1,4 @@
-"""Moved inputs: found where they moved, not where hours merely follow each other."""
+"""Drift is detected in columns that changed and not in autocorrelated columns that did not."""
 
 from __future__ import annotations
 
@@ -18,35 +18,38 @@ WEEK = 24 * 7
 COLUMNS = [f"x{i}" for i in range(12)]
 
 
-def slow(hours: int, rng: np.random.Generator, memory: float) -> np.ndarray:
+def autoregressive(hours: int, rng: np.random.Generator, coefficient: float) -> np.ndarray:
     """Return a stationary AR(1) series with unit variance."""
     from scipy.signal import lfilter
 
-    noise = rng.normal(0, np.sqrt(1 - memory**2), hours)
+    noise = rng.normal(0, np.sqrt(1 - coefficient**2), hours)
     noise[0] = rng.normal()
-    return lfilter([1], [1, -memory], noise)
+    return lfilter([1], [1, -coefficient], noise)
 
 
-def history(seed: int, memory: float = 0.97) -> pl.DataFrame:
+def history(seed: int, coefficient: float = 0.97) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
-    return pl.DataFrame({name: slow(HOURS + WEEK, rng, memory) for name in COLUMNS})
+    return pl.DataFrame({name: autoregressive(HOURS + WEEK, rng, coefficient) for name in COLUMNS})
 
 
-def found(frame: pl.DataFrame) -> dict[str, drift.FeatureDrift]:
+def compared_columns(frame: pl.DataFrame) -> dict[str, drift.FeatureDrift]:
     compared = drift.input_drift(frame.head(HOURS), frame.tail(WEEK), COLUMNS)
-    return {one.name: one for one in compared}
+    return {column.name: column for column in compared}
 
 
 def false_alarms(repeats: int) -> float:
-    """Return the share of quiet weeks in which any column is called drifted."""
-    return sum(any(one.drifted for one in found(history(seed)).values()) for seed in range(repeats)) / repeats
+    """Return the share of weeks without a change in which any column counts as drifted."""
+    return (
+        sum(any(column.drifted for column in compared_columns(history(seed)).values()) for seed in range(repeats))
+        / repeats
+    )
 
 
-def test_quiet_weeks_of_slow_columns_seldom_alarm() -> None:
+def test_unchanged_autocorrelated_columns_rarely_alarm() -> None:
     assert false_alarms(30) <= 0.15
 
 
-def test_counting_every_hour_as_new_would_alarm_in_most_weeks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_effective_sample_sizes_most_weeks_would_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "effective_size", lambda hours, _: float(hours))
     assert false_alarms(10) >= 0.9
 
@@ -60,29 +63,29 @@ def test_counting_every_hour_as_new_would_alarm_in_most_weeks(monkeypatch: pytes
         ("stuck", pl.lit(5.0)),
     ],
 )
-def test_a_planted_move_is_found_and_named(planted: str, move: pl.Expr) -> None:
-    frame = history(3, memory=0.5).with_row_index("hour")
+def test_a_planted_change_is_detected_in_its_column_only(planted: str, move: pl.Expr) -> None:
+    frame = history(3, coefficient=0.5).with_row_index("hour")
     moved = frame.with_columns(pl.when(pl.col("hour") >= HOURS).then(move).otherwise("x0").alias("x0"))
-    compared = found(moved)
+    compared = compared_columns(moved)
     assert compared["x0"].drifted, planted
     assert not any(compared[name].drifted for name in COLUMNS[1:])
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.6, 0.9])
-def test_memory_is_that_of_a_first_order_series(memory: float) -> None:
-    values = slow(50_000, np.random.default_rng(5), memory)
-    assert drift.memory(values) == pytest.approx(memory, abs=0.03)
+@pytest.mark.parametrize("coefficient", [0.0, 0.6, 0.9])
+def test_rank_autocorrelation_estimates_the_coefficient_of_an_autoregressive_series(coefficient: float) -> None:
+    values = autoregressive(50_000, np.random.default_rng(5), coefficient)
+    assert drift.rank_autocorrelation(values) == pytest.approx(coefficient, abs=0.03)
 
 
-def test_the_mean_of_a_slow_series_scatters_as_that_of_so_many_independent_draws() -> None:
-    means = [slow(1_000, np.random.default_rng(seed), 0.8).mean() for seed in range(300)]
+def test_the_variance_of_the_mean_matches_the_effective_sample_size() -> None:
+    means = [autoregressive(1_000, np.random.default_rng(seed), 0.8).mean() for seed in range(300)]
     assert np.var(means) == pytest.approx(1 / drift.effective_size(1_000, 0.8), rel=0.25)
 
 
-def test_a_constant_column_has_moved_nowhere() -> None:
+def test_a_constant_column_has_not_drifted() -> None:
     frame = history(4).with_columns(pl.lit(1.0).alias("x0"))
-    one = found(frame)["x0"]
-    assert (one.psi, one.ks, one.drifted, one.wasserstein) == (0.0, 0.0, False, None)
+    column = compared_columns(frame)["x0"]
+    assert (column.psi, column.ks, column.drifted, column.wasserstein) == (0.0, 0.0, False, None)
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(30, 200), m=st.integers(30, 200))
@@ -90,9 +93,9 @@ def test_the_largest_gap_is_the_kolmogorov_smirnov_statistic(seed: int, n: int, 
     from scipy.stats import ks_2samp
 
     rng = np.random.default_rng(seed)
-    one, other = rng.integers(0, 20, n).astype(float), rng.integers(2, 25, m).astype(float)
-    compared = drift.input_drift(pl.DataFrame({"x": one}), pl.DataFrame({"x": other}), ["x"])[0]
-    assert compared.ks == pytest.approx(ks_2samp(one, other).statistic)
+    column, other = rng.integers(0, 20, n).astype(float), rng.integers(2, 25, m).astype(float)
+    compared = drift.input_drift(pl.DataFrame({"x": column}), pl.DataFrame({"x": other}), ["x"])[0]
+    assert compared.ks == pytest.approx(ks_2samp(column, other).statistic)
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-3, 3), missing=st.floats(0, 0.9))
@@ -115,7 +118,7 @@ def test_the_stability_index_equals_plain_arithmetic() -> None:
 
 
 def test_the_rows_keep_their_contract_and_the_picture_is_one() -> None:
-    compared = list(found(history(6)).values())
+    compared = list(compared_columns(history(6)).values())
     rows = drift.drift_rows(compared, day=date(2018, 5, 5), version=3, cutoff=date(2018, 5, 1))
     assert DRIFT_REPORT.faults(rows) == []
     assert rows["subject"].n_unique() == len(COLUMNS)

@@ -1,4 +1,4 @@
-"""The asset `monitoring/drift_report`, materialised on a lake and an MLflow store of its own."""
+"""The asset `monitoring/drift_report`, materialised on a temporary lake and MLflow store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CUTOFF, STUCK_FROM, LAST = HISTORY[20], HISTORY[-7], HISTORY[-1]
 QUIET = STUCK_FROM - timedelta(days=1)
 VERSION, STUCK_AT = 3, 0.03
 OTHER = list(HOURLY_FEATURES.columns)[10]
-"""A second feature, which goes on as ever."""
+"""A second feature, which does not change."""
 UPSTREAM = [
     dg.AssetSpec(contract.table.split("/"), partitions_def=DAILY)
     for contract in (HOURLY_FEATURES, FORECASTS, FORECAST_OUTCOMES)
@@ -52,16 +52,16 @@ UPSTREAM = [
 
 
 class CertainModel(LinearModel):
-    """Knows nothing, and is sure of it from the day on which its feature is stuck."""
+    """A model without skill that becomes overconfident when its feature is stuck."""
 
     def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
-        """Forecast a rise at even odds, or at 99 to one where the feature is stuck."""
+        """Forecast P(up) = 0.5, or 0.99 where the feature is stuck."""
         p_up = np.where(np.isclose(rows[:, 0], STUCK_AT), 0.99, 0.5)
-        return {h: HorizonForecast(p_up, one.quantiles) for h, one in super().predict(rows).items()}
+        return {h: HorizonForecast(p_up, forecast.quantiles) for h, forecast in super().predict(rows).items()}
 
 
 class OneModel(ModelRegistry):
-    """A real MLflow store; its one model is made on the spot."""
+    """A registry on an MLflow store that creates its only model on load."""
 
     def load(self, version: int) -> CertainModel:
         """Return the version."""
@@ -73,8 +73,8 @@ pytestmark = pytest.mark.slow  # Evidently alone takes five seconds to import
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A lake (synthetic) with forty days of a champion that loses its mind in the last week."""
-    chosen = Lake(root=str(tmp_path_factory.mktemp("lake")))
+    """Return a synthetic lake with forty days of a champion that is overconfident in the last week."""
+    lake = Lake(root=str(tmp_path_factory.mktemp("lake")))
     bars = random_walk_bars(len(HISTORY) * 24, start=midnight(HISTORY[0]))
     stuck = pl.when(pl.col("open_time") >= midnight(STUCK_FROM)).then(STUCK_AT).otherwise(pl.col(FEATURE))
     noise = pl.Series(OTHER, np.random.default_rng(2).normal(size=bars.height))
@@ -84,8 +84,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
     for contract, frame in ((HOURLY_FEATURES, features), (FORECASTS, made), (FORECAST_OUTCOMES, outcomes)):
         for day, part in by_day(contract, frame, HISTORY):
-            chosen.write(contract, day, part)
-    return chosen
+            lake.write(contract, day, part)
+    return lake
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> OneModel:
 
 
 def materialise(lake: Lake, registry: ModelRegistry, first: date, last: date) -> tuple[str, dict[str, Any]]:
-    """Materialise a day or a range of days in one run; return its id and the metadata of its newest day."""
+    """Materialise a day or a range of days in one run; return the run id and the metadata of the newest day."""
     job = dg.define_asset_job("report", selection=dg.AssetSelection.assets(drift_report))
     definitions = dg.Definitions(
         assets=[*UPSTREAM, drift_report],
@@ -110,15 +110,15 @@ def materialise(lake: Lake, registry: ModelRegistry, first: date, last: date) ->
     )
     assert result.success
     newest = result.asset_materializations_for_node("monitoring__drift_report")[-1]
-    checks = {one.check_name: one.passed for one in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     return result.run_id, {name: value.value for name, value in newest.metadata.items()} | {"checks": checks}
 
 
 def runs_of(registry: ModelRegistry, run_id: str) -> list[Any]:
     """Return the MLflow runs of a Dagster run."""
     experiment = registry.client.get_experiment_by_name(EXPERIMENT)
-    found = f"tags.dagster_run_id = '{run_id}'"
-    return registry.client.search_runs([experiment.experiment_id], found) if experiment else []
+    query = f"tags.dagster_run_id = '{run_id}'"
+    return registry.client.search_runs([experiment.experiment_id], query) if experiment else []
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +127,22 @@ def broken(lake: Lake, registry: OneModel) -> tuple[str, dict[str, Any]]:
     return materialise(lake, registry, LAST, LAST)
 
 
-def test_the_metadata_name_what_moved_and_what_no_longer_holds(broken: tuple[str, dict[str, Any]]) -> None:
-    _, told = broken
-    assert told["drifted"] == [FEATURE, "p_up"]
-    assert told["share_drifted"] == pytest.approx(2 / 3)
-    assert told["broken_promises"] == ["calibration"]
-    assert told["checks"] == {"few_inputs_moved": False, "promises_hold": False}
-    assert told["reference_hours"] == 20 * 24
-    assert told["current_hours"] == settings().drift_days * 24
-    assert f"| {FEATURE} | yes |" in told["inputs"]
-    assert f"| {OTHER} | no |" in told["inputs"]
-    assert "**calibration**: mean P(up) less the share of rises" in told["promises"]
-    assert told["picture"].startswith("![drift](data:image/png;base64,")
-    assert len(told["picture"]) < 60_000
+def test_the_metadata_name_drifted_inputs_and_broken_promises(broken: tuple[str, dict[str, Any]]) -> None:
+    _, metadata = broken
+    assert metadata["drifted"] == [FEATURE, "p_up"]
+    assert metadata["share_drifted"] == pytest.approx(2 / 3)
+    assert metadata["broken_promises"] == ["calibration"]
+    assert metadata["checks"] == {"few_inputs_moved": False, "promises_hold": False}
+    assert metadata["reference_hours"] == 20 * 24
+    assert metadata["current_hours"] == settings().drift_days * 24
+    assert f"| {FEATURE} | yes |" in metadata["inputs"]
+    assert f"| {OTHER} | no |" in metadata["inputs"]
+    assert "**calibration**: mean P(up) minus the share of rises" in metadata["promises"]
+    assert metadata["picture"].startswith("![drift](data:image/png;base64,")
+    assert len(metadata["picture"]) < 60_000
 
 
-def test_the_table_is_that_of_the_days_watch(
+def test_the_table_holds_the_rows_of_watch_day(
     lake: Lake, registry: OneModel, broken: tuple[str, dict[str, Any]]
 ) -> None:
     stored = lake.read(DRIFT_REPORT, LAST)
@@ -167,21 +167,21 @@ def test_the_table_is_that_of_the_days_watch(
     assert set(stored["model_cutoff"]) == {CUTOFF}
 
 
-def test_evidentlys_page_of_the_same_columns_is_kept_with_the_mlflow_run(
+def test_the_mlflow_run_holds_the_evidently_report_of_the_same_columns(
     registry: OneModel, broken: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    run_id, told = broken
+    run_id, metadata = broken
     (run,) = runs_of(registry, run_id)
     assert run.info.status == "FINISHED"
-    said = {name: run.data.tags[name] for name in ("asset", "partition", "model_version", "cutoff")}
-    assert said == {
+    tags = {name: run.data.tags[name] for name in ("asset", "partition", "model_version", "cutoff")}
+    assert tags == {
         "asset": "monitoring/drift_report",
         "partition": key_of(LAST),
         "model_version": str(VERSION),
         "cutoff": CUTOFF.isoformat(),
     }
-    assert told["mlflow_run"].endswith(f"/runs/{run.info.run_id}")
-    assert told["evidently"] == f"{told['mlflow_run']}/artifacts/drift/evidently.html"
+    assert metadata["mlflow_run"].endswith(f"/runs/{run.info.run_id}")
+    assert metadata["evidently"] == f"{metadata['mlflow_run']}/artifacts/drift/evidently.html"
     from mlflow.artifacts import download_artifacts
 
     page = download_artifacts(
@@ -196,7 +196,7 @@ def test_evidentlys_page_of_the_same_columns_is_kept_with_the_mlflow_run(
     assert OTHER in text
 
 
-def test_evidently_writes_a_page_though_a_column_is_never_known(tmp_path: Path) -> None:
+def test_evidently_writes_a_report_although_a_column_has_no_known_value(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     frame = pl.DataFrame({"x0": rng.normal(size=600), "x1": rng.normal(size=600)})
     frame, page = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("never")), tmp_path / "evidently.html"
@@ -206,27 +206,29 @@ def test_evidently_writes_a_page_though_a_column_is_never_known(tmp_path: Path) 
     assert "<html" in text.lower()
 
 
-def test_a_quiet_day_names_nothing(lake: Lake, registry: OneModel) -> None:
-    _, told = materialise(lake, registry, QUIET, QUIET)
-    assert (told["drifted"], told["broken_promises"], told["share_drifted"]) == ([], [], 0)
-    assert told["checks"] == {"few_inputs_moved": True, "promises_hold": True}
+def test_a_day_without_drift_names_no_input_and_no_promise(lake: Lake, registry: OneModel) -> None:
+    _, metadata = materialise(lake, registry, QUIET, QUIET)
+    assert (metadata["drifted"], metadata["broken_promises"], metadata["share_drifted"]) == ([], [], 0)
+    assert metadata["checks"] == {"few_inputs_moved": True, "promises_hold": True}
     stored = lake.read(DRIFT_REPORT, QUIET)
     assert stored is not None
     assert not stored["alarm"].any()
 
 
 def test_days_before_the_first_champion_are_stored_empty_without_an_mlflow_run(lake: Lake, registry: OneModel) -> None:
-    run_id, told = materialise(lake, registry, HISTORY[17], HISTORY[19])
-    assert told["summary"] == "No champion forecast these days."
+    run_id, metadata = materialise(lake, registry, HISTORY[17], HISTORY[19])
+    assert metadata["summary"] == "No champion forecast these days."
     assert lake.read(DRIFT_REPORT, HISTORY[19]).is_empty()
     assert runs_of(registry, run_id) == []
 
 
-def test_a_range_of_days_has_a_report_each_and_evidentlys_page_of_the_newest(lake: Lake, registry: OneModel) -> None:
-    _, alone = materialise(lake, registry, QUIET, QUIET)
+def test_a_range_of_days_has_a_report_per_day_and_one_evidently_report_of_the_newest(
+    lake: Lake, registry: OneModel
+) -> None:
+    _, single_day = materialise(lake, registry, QUIET, QUIET)
     before = lake.read(DRIFT_REPORT, QUIET)
-    run_id, told = materialise(lake, registry, QUIET - timedelta(days=2), QUIET)
+    run_id, metadata = materialise(lake, registry, QUIET - timedelta(days=2), QUIET)
     assert lake.read(DRIFT_REPORT, QUIET).equals(before)
     assert [lake.read(DRIFT_REPORT, QUIET - timedelta(days=n)).height > 0 for n in range(3)] == [True] * 3
-    assert told["share_drifted"] == alone["share_drifted"]
+    assert metadata["share_drifted"] == single_day["share_drifted"]
     assert len(runs_of(registry, run_id)) == 1

@@ -1,4 +1,4 @@
-"""The report: complete, reproducible, and equal to the metrics it names."""
+"""The performance report is complete, reproducible and equal to the metrics of `evaluation`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.display import embedded
+from btc_assets.display import markdown_image
 from btc_assets.evaluation import metrics, trading
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.monitoring import plots
@@ -35,7 +35,7 @@ END = START.date() + timedelta(days=DAYS - 1)
 
 
 def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.DataFrame:
-    """Return FORECAST_OUTCOMES of every role and horizon over 120 days, the known ones of a closed history."""
+    """Return the known FORECAST_OUTCOMES of every role and horizon over 120 days."""
     rng = np.random.default_rng(seed)
     hours = DAYS * 24
     times = pl.datetime_range(START, START + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
@@ -72,7 +72,7 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
 
 OUTCOMES = history()
 TEN_DAYS = OUTCOMES.filter(pl.col("open_time") < START + timedelta(days=10))
-"""Enough where no figure has to be significant."""
+"""Enough rows for tests that need no significance."""
 
 
 def report_of(outcomes: pl.DataFrame) -> pl.DataFrame:
@@ -113,7 +113,7 @@ def value(
     )
 
 
-def test_the_report_fulfils_its_contract_for_every_role_horizon_and_period() -> None:
+def test_the_report_satisfies_its_contract_for_every_role_horizon_and_period() -> None:
     assert FORECAST_OUTCOMES.faults(OUTCOMES) == []
     report = skilled()
     assert PERFORMANCE_REPORT.faults(report) == []
@@ -127,16 +127,16 @@ def test_the_same_outcomes_give_the_same_report() -> None:
     assert report_of(TEN_DAYS).equals(report_of(TEN_DAYS))
 
 
-def test_a_period_holds_its_own_hours() -> None:
+def test_a_period_contains_only_its_hours() -> None:
     years = [value("accuracy", period=period)["n"] for period in ("2018", "2019")]
     assert sum(years) == value("accuracy")["n"] == DAYS * 24 - 1
     assert value("accuracy", period="last_90_days")["n"] == 90 * 24
 
 
-def test_metrics_are_those_of_the_evaluation() -> None:
+def test_metrics_equal_those_of_the_evaluation_module() -> None:
     rows = OUTCOMES.filter((pl.col("role") == "newest") & (pl.col("horizon_hours") == 4))
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
-    for metric, wanted in {
+    for metric, expected in {
         "accuracy": metrics.accuracy(p, r).value,
         "auc": metrics.auc(p, r).value,
         "log_loss": metrics.log_loss(p, r).value,
@@ -144,7 +144,7 @@ def test_metrics_are_those_of_the_evaluation() -> None:
         "coverage_90": metrics.interval_coverage(r, rows["q05"].to_numpy(), rows["q95"].to_numpy()).value,
         "accuracy_top_10": metrics.accuracy_at_confidence(p, r, 0.1).value,
     }.items():
-        assert value(metric, role="newest", horizon=4)["value"] == wanted
+        assert value(metric, role="newest", horizon=4)["value"] == expected
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
@@ -160,7 +160,7 @@ def test_buy_and_hold_earns_the_move_of_the_price() -> None:
     assert value("buy_and_hold_total_return_0bps_lag0")["value"] == pytest.approx(hourly)
 
 
-def test_costs_and_delay_cost() -> None:
+def test_costs_and_delay_reduce_the_return() -> None:
     totals = [value(f"model_total_return_{fee}bps_lag0")["value"] for fee in (0, 2, 5, 10)]
     assert totals == sorted(totals, reverse=True)
     assert value("model_total_return_0bps_lag1")["value"] < totals[0]
@@ -181,18 +181,18 @@ def edges(*, good: int, strategies: int, seed: int) -> list[Trading]:
     """Return the tradings of noise signals over 5,000 hours, the first `good` of them with an edge."""
     rng = np.random.default_rng(seed)
     hourly = rng.normal(0, 0.005, 5_000)
-    made = []
+    tradings = []
     for i in range(strategies):
         p = rng.uniform(0, 1, len(hourly)) + (30 * hourly if i < good else 0)
         signal = trading.sign_signal(p)
         lags = {lag: trading.strategy(signal, hourly, lag=lag) for lag in LAGS}
-        made.append(Trading(START, lags, lags, lags[0], signal))
-    return made
+        tradings.append(Trading(START, lags, lags, lags[0], signal))
+    return tradings
 
 
-def deflated(chosen: Trading, looked_at: list[Trading], fee_bps: float = 0) -> float:
-    """Return the deflated Sharpe ratio of one of several."""
-    found = dict(_deflated(chosen, looked_at, fee_bps))[f"deflated_sharpe_{fee_bps:g}bps"].value
+def deflated(trading: Trading, tradings: list[Trading], fee_bps: float = 0) -> float:
+    """Return the deflated Sharpe ratio of one strategy among its trials."""
+    found = dict(_deflated(trading, tradings, fee_bps))[f"deflated_sharpe_{fee_bps:g}bps"].value
     assert found is not None
     return found
 
@@ -200,18 +200,18 @@ def deflated(chosen: Trading, looked_at: list[Trading], fee_bps: float = 0) -> f
 @pytest.mark.parametrize("fee_bps", [0, 5])
 def test_a_good_strategy_among_noise_has_a_high_deflated_sharpe(fee_bps: float) -> None:
     for seed in range(10):
-        looked_at = edges(good=1, strategies=6, seed=seed)
-        assert deflated(looked_at[0], looked_at, fee_bps) > 0.95
+        tradings = edges(good=1, strategies=6, seed=seed)
+        assert deflated(tradings[0], tradings, fee_bps) > 0.95
 
 
 def test_the_luckiest_of_many_noise_strategies_has_a_low_deflated_sharpe() -> None:
     undeflated, found = [], []
     for seed in range(20):
-        looked_at = edges(good=0, strategies=40, seed=seed)
-        best = max(looked_at, key=lambda one: one.model[0].net.mean() / one.model[0].net.std())
+        tradings = edges(good=0, strategies=40, seed=seed)
+        best = max(tradings, key=lambda one: one.model[0].net.mean() / one.model[0].net.std())
         undeflated.append(trading.deflated_sharpe(best.model[0].net, [0.0]))
-        found.append(deflated(best, looked_at))
-    assert np.median(undeflated) > 0.95  # alone, most would look skilled
+        found.append(deflated(best, tradings))
+    assert np.median(undeflated) > 0.95  # without deflation, most look skilled
     assert np.median(found) < 0.7
     assert sum(one > 0.95 for one in found) <= 2
 
@@ -223,19 +223,19 @@ def test_skill_survives_the_deflation_in_the_report_and_noise_does_not() -> None
 
 def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() -> None:
     hours = Hours.of(OUTCOMES)
-    looked_at = []
+    tradings = []
     for role in REPORTED_ROLES:
         for h in HORIZONS:
             rows = OUTCOMES.filter((pl.col("role") == role) & (pl.col("horizon_hours") == h)).sort("open_time")
-            looked_at.append(trade(rows, hours, horizon=h))
+            tradings.append(trade(rows, hours, horizon=h))
     assert value("strategies_tried_5bps")["value"] == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
-    trials = trial_sharpes(looked_at, 5)
+    trials = trial_sharpes(tradings, 5)
     assert len(set(trials)) == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
-    wanted = trading.deflated_sharpe(looked_at[0].model[0].at(5).net, trials)
-    assert value("deflated_sharpe_5bps")["value"] == wanted
+    expected = trading.deflated_sharpe(tradings[0].model[0].at(5).net, trials)
+    assert value("deflated_sharpe_5bps")["value"] == expected
 
 
-def test_the_same_strategy_under_two_roles_is_one_trial_and_an_idle_one_none() -> None:
+def test_identical_strategies_count_as_one_trial_and_idle_strategies_do_not_count() -> None:
     same = TEN_DAYS.filter(pl.col("role") == "champion")
     both = pl.concat([same.with_columns(pl.lit(role).alias("role")) for role in REPORTED_ROLES]).sort(
         FORECAST_OUTCOMES.key
@@ -257,7 +257,7 @@ def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
     assert value("pinball_loss", horizon=4)["value"] == pytest.approx(np.mean(one_by_one))
 
 
-def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
+def test_later_outcomes_do_not_change_an_earlier_report() -> None:
     day = START.date() + timedelta(days=6)
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
     early = TEN_DAYS.filter(pl.col("known_at") <= end)
@@ -267,7 +267,7 @@ def test_what_is_known_later_does_not_reach_an_earlier_report() -> None:
     )
 
 
-def test_a_missing_hour_neither_crashes_nor_shifts_the_hours_after_it() -> None:
+def test_a_missing_hour_does_not_shift_later_hours() -> None:
     holed = history(gap=1000)
     rows = holed.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1))
     trading = trade(rows, Hours.of(holed), horizon=1)
@@ -291,7 +291,7 @@ def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> No
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
+def test_a_report_of_few_rows_has_nulls_and_no_nan(n: int) -> None:
     few = OUTCOMES.sort("horizon_hours", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
     report = report_of(few)
     assert PERFORMANCE_REPORT.faults(report) == []
@@ -299,7 +299,7 @@ def test_a_report_of_next_to_nothing_has_nulls_and_no_nan(n: int) -> None:
     assert markdown(report)
 
 
-def test_a_constant_forecast_has_no_skill_and_does_not_crash() -> None:
+def test_a_constant_forecast_has_no_skill() -> None:
     report = report_of(TEN_DAYS.with_columns(pl.lit(0.5).alias("p_up")))
     assert value("rank_ic", report=lambda: report)["value"] is None
     assert value("auc", report=lambda: report)["value"] == 0.5
@@ -320,25 +320,25 @@ def test_the_summary_shows_each_group_with_n_and_interval() -> None:
     assert markdown(skilled().clear()) == "No forecast has a known outcome yet."
 
 
-# --- pictures ------------------------------------------------------------------------------------
-PICTURES = {
+# --- plots ---------------------------------------------------------------------------------------
+PLOTS = {
     "equity": lambda frame: plots.equity(frame, role="champion", horizon=1, fee_bps=5),
     "reliability": lambda frame: plots.reliability(frame, role="champion", horizon=1),
     "rolling_accuracy": lambda frame: plots.rolling_accuracy(frame, role="champion", horizon=1),
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_a_small_png_and_the_same_each_time(name: str) -> None:
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_is_a_small_deterministic_png(name: str) -> None:
     from matplotlib.image import imread
 
-    png = PICTURES[name](OUTCOMES)
+    png = PLOTS[name](OUTCOMES)
     assert png is not None
     assert imread(io.BytesIO(png)).shape[:2] == (256, 560)
-    assert len(embedded(png, name)) < 60_000
-    assert PICTURES[name](OUTCOMES) == png
+    assert len(markdown_image(png, name)) < 60_000
+    assert PLOTS[name](OUTCOMES) == png
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_without_outcomes_there_is_no_picture(name: str) -> None:
-    assert PICTURES[name](OUTCOMES.clear()) is None
+@pytest.mark.parametrize("name", PLOTS)
+def test_there_is_no_plot_without_outcomes(name: str) -> None:
+    assert PLOTS[name](OUTCOMES.clear()) is None

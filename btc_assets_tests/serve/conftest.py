@@ -1,4 +1,4 @@
-"""A real server on a real port, on a real published folder."""
+"""A server process on a loopback port that serves a published folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from btc_assets_tests.serving.builders import publish_small, write_model
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, what it watches, what it cost to be ready."""
+    """A running server: its address, data folder, models, process id and CPU seconds until it was ready."""
 
     url: str
     data_dir: Path
@@ -33,22 +33,22 @@ class Server:
 
     @property
     def serving_dir(self) -> Path:
-        """The folder it watches."""
+        """The serving folder that it watches."""
         return self.data_dir / "serving"
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """Its log file."""
         return self.data_dir / "server.log"
 
     def wait_for(self, bundle_id: str) -> None:
-        """Wait until it answers from a bundle."""
-        asked = f"{self.url}/ready"
-        wait_until(lambda: httpx.get(asked, timeout=WATCHDOG_S).json().get("bundle_id") == bundle_id, self.log)
+        """Wait until it serves a bundle."""
+        url = f"{self.url}/ready"
+        wait_until(lambda: httpx.get(url, timeout=WATCHDOG_S).json().get("bundle_id") == bundle_id, self.log)
 
 
 def this_hour() -> datetime:
-    """Return the hour that has just begun, UTC: when the newest forecast would have been made."""
+    """Return the start of the current hour, UTC: the time of the newest forecast."""
     return datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
 
 
@@ -64,13 +64,13 @@ def running_server(data_dir: Path, models: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
     started = time.monotonic()
     with (data_dir / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "serve"],
             cwd=PROJECT_ROOT,
-            env={**kept, "BTC_DATA_DIR": str(data_dir), "BTC_SERVE_PORT": str(port)},
+            env={**environment, "BTC_DATA_DIR": str(data_dir), "BTC_SERVE_PORT": str(port)},
             stdout=log,
             stderr=log,
         )
@@ -81,7 +81,7 @@ def running_server(data_dir: Path, models: Path) -> Iterator[Server]:
                 httpx.get(f"{url}/health")
                 break
             assert process.poll() is None, (data_dir / "server.log").read_text()
-            assert time.monotonic() < started + WATCHDOG_S, "the server does not answer"
+            assert time.monotonic() < started + WATCHDOG_S, "the server does not respond"
             time.sleep(0.01)
         yield Server(url, data_dir, models, process.pid, _cpu_s(process.pid))
     finally:
@@ -102,7 +102,7 @@ def models(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
-    """Return a server with a fresh forecast published; tests only read from it."""
+    """Run a server with a published forecast of this hour; tests must not change it."""
     data_dir = tmp_path_factory.mktemp("published")
     (data_dir / "serving").mkdir()
     publish_small(data_dir / "serving", models, made_at=this_hour())

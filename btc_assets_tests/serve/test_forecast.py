@@ -1,4 +1,4 @@
-"""The published forecast is answered whole, and says how old it is."""
+"""The published forecast is served completely, with its age and its degradation."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from serve.app import create_app
 
 @contextmanager
 def served_at(now: datetime, folder: Path) -> Iterator[TestClient[Litestar]]:
-    """Serve a folder with the clock standing at `now`."""
+    """Serve a folder with the clock fixed at `now`."""
     with TestClient(create_app(folder, clock=lambda: now)) as client:
         yield client
 
 
-def test_the_forecast_of_this_hour_is_answered_for_every_horizon(client: httpx.Client) -> None:
-    answer = client.get("/v1/forecast").json()
-    made_at = datetime.fromisoformat(answer["made_at"])
+def test_the_forecast_of_this_hour_is_served_for_every_horizon(client: httpx.Client) -> None:
+    response = client.get("/v1/forecast").json()
+    made_at = datetime.fromisoformat(response["made_at"])
     assert this_hour() - made_at <= timedelta(hours=1)
-    assert datetime.fromisoformat(answer["valid_until"]) == made_at + timedelta(hours=1)
-    assert answer["age_seconds"] >= 0
-    assert answer["model"].keys() == {"version", "cutoff", "digest"}
-    assert [horizon["horizon_hours"] for horizon in answer["horizons"]] == [1, 4, 24]
-    for horizon in answer["horizons"]:
+    assert datetime.fromisoformat(response["valid_until"]) == made_at + timedelta(hours=1)
+    assert response["age_seconds"] >= 0
+    assert response["model"].keys() == {"version", "cutoff", "digest"}
+    assert [horizon["horizon_hours"] for horizon in response["horizons"]] == [1, 4, 24]
+    for horizon in response["horizons"]:
         assert datetime.fromisoformat(horizon["target_time"]) == made_at + timedelta(hours=horizon["horizon_hours"])
         assert 0 <= horizon["p_up"] <= 1
         price = horizon["price"]
-        assert price["median"] == pytest.approx(answer["close"] * math.exp(horizon["median_return"]))
+        assert price["median"] == pytest.approx(response["close"] * math.exp(horizon["median_return"]))
         for name in ("interval_50", "interval_90"):
             for end in ("lower", "upper"):
-                assert price[name][end] == pytest.approx(answer["close"] * math.exp(horizon[name][end]))
+                assert price[name][end] == pytest.approx(response["close"] * math.exp(horizon[name][end]))
         ends = [horizon["interval_90"]["lower"], horizon["interval_50"]["lower"], horizon["median_return"]]
         ends += [horizon["interval_50"]["upper"], horizon["interval_90"]["upper"]]
         assert ends == sorted(ends)
 
 
 @pytest.mark.parametrize(
-    ("age", "stale", "says"),
+    ("age", "stale", "sentence"),
     [
         (timedelta(minutes=5), False, None),
         (timedelta(minutes=75), False, None),
@@ -58,20 +58,22 @@ def test_the_forecast_of_this_hour_is_answered_for_every_horizon(client: httpx.C
         (-timedelta(minutes=1), False, None),
     ],
 )
-def test_a_stale_forecast_says_so(tmp_path: Path, models: Path, age: timedelta, stale: bool, says: str | None) -> None:
+def test_a_stale_forecast_is_marked_with_its_age(
+    tmp_path: Path, models: Path, age: timedelta, stale: bool, sentence: str | None
+) -> None:
     publish_small(tmp_path, models)
     with served_at(MADE_AT + age, tmp_path) as client:
-        answer = client.get("/v1/forecast").json()
-    assert answer["stale"] is stale
-    assert answer["age_seconds"] == max(age.total_seconds(), 0)
-    assert (says in answer["note"]) if says else (answer["note"] is None)
+        response = client.get("/v1/forecast").json()
+    assert response["stale"] is stale
+    assert response["age_seconds"] == max(age.total_seconds(), 0)
+    assert (sentence in response["note"]) if sentence else (response["note"] is None)
 
 
 def degraded_forecasts(models: Path) -> pl.DataFrame:
-    """Return published forecasts of which the newest hour lacks two inputs, and its 24 h model too much of them."""
-    whole = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
+    """Return published forecasts whose newest hour has two missing inputs and a fallback for 24 h."""
+    complete = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
     newest = pl.col("made_at") == MADE_AT
-    return whole.with_columns(
+    return complete.with_columns(
         newest.alias("degraded"),
         pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("")).alias("missing_inputs"),
         pl.when(newest).then(pl.col("horizon_hours") / 40).otherwise(0.0).alias("missing_weight"),
@@ -79,52 +81,52 @@ def degraded_forecasts(models: Path) -> pl.DataFrame:
     )
 
 
-def answers_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the newest forecast that a folder serves, and the forecasts of its history."""
+def forecasts_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the newest forecast of a served folder and its past forecasts."""
     with served_at(MADE_AT, folder) as client:
         past = client.get("/v1/forecasts", params={"to": (MADE_AT + timedelta(hours=1)).isoformat()}).json()
         return client.get("/v1/forecast").json(), past["forecasts"]
 
 
-def test_a_degraded_forecast_says_so_and_names_its_missing_inputs(tmp_path: Path, models: Path) -> None:
+def test_a_degraded_forecast_is_marked_and_names_its_missing_inputs(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models, forecasts=degraded_forecasts(models))
-    answer, past = answers_of(tmp_path)
-    assert (answer["degraded"], answer["missing_inputs"]) == (True, ["rsi", "volume_ratio"])
-    assert [horizon["fallback"] for horizon in answer["horizons"]] == [False, False, True]
-    assert "missing beyond what the model saw in training" in answer["note"]
-    assert "rsi, volume_ratio" in answer["note"]
-    assert "base rate of its training window answers for 24 h" in answer["note"]
-    lacking = [row for row in past if row["degraded"]]
-    assert [row["horizon_hours"] for row in lacking] == [1, 4, 24]
-    assert all(row["missing_inputs"] == ["rsi", "volume_ratio"] for row in lacking)
-    assert [row["fallback"] for row in lacking] == [False, False, True]
+    response, past = forecasts_of(tmp_path)
+    assert (response["degraded"], response["missing_inputs"]) == (True, ["rsi", "volume_ratio"])
+    assert [horizon["fallback"] for horizon in response["horizons"]] == [False, False, True]
+    assert "more inputs are missing than the model saw in training" in response["note"]
+    assert "rsi, volume_ratio" in response["note"]
+    assert "forecast for 24 h is the base rate" in response["note"]
+    degraded_rows = [row for row in past if row["degraded"]]
+    assert [row["horizon_hours"] for row in degraded_rows] == [1, 4, 24]
+    assert all(row["missing_inputs"] == ["rsi", "volume_ratio"] for row in degraded_rows)
+    assert [row["fallback"] for row in degraded_rows] == [False, False, True]
     assert all(row["missing_inputs"] == [] for row in past if not row["degraded"])
 
 
-def test_a_whole_forecast_is_not_degraded(client: httpx.Client) -> None:
-    answer = client.get("/v1/forecast").json()
-    assert (answer["degraded"], answer["missing_inputs"]) == (False, [])
-    assert not any(horizon["fallback"] for horizon in answer["horizons"])
+def test_a_forecast_without_missing_inputs_is_not_degraded(client: httpx.Client) -> None:
+    response = client.get("/v1/forecast").json()
+    assert (response["degraded"], response["missing_inputs"]) == (False, [])
+    assert not any(horizon["fallback"] for horizon in response["horizons"])
 
 
-def test_a_bundle_that_says_nothing_of_its_inputs_is_served_as_whole(tmp_path: Path, models: Path) -> None:
-    of_inputs = ("degraded", "missing_inputs", "missing_weight", "fallback")
-    whole = degraded_forecasts(models)
-    for frame in (whole.drop(of_inputs), whole.with_columns(pl.lit(None).alias(name) for name in of_inputs)):
+def test_a_bundle_without_a_record_of_missing_inputs_is_not_degraded(tmp_path: Path, models: Path) -> None:
+    columns = ("degraded", "missing_inputs", "missing_weight", "fallback")
+    complete = degraded_forecasts(models)
+    for frame in (complete.drop(columns), complete.with_columns(pl.lit(None).alias(name) for name in columns)):
         publish_small(tmp_path, models, forecasts=frame)
-        answer, past = answers_of(tmp_path)
-        assert (answer["degraded"], answer["missing_inputs"], answer["note"]) == (False, [], None)
+        response, past = forecasts_of(tmp_path)
+        assert (response["degraded"], response["missing_inputs"], response["note"]) == (False, [], None)
         assert not any(row["degraded"] or row["fallback"] for row in past)
 
 
-def test_before_the_first_forecast_only_health_answers_and_then_all_do(tmp_path: Path, models: Path) -> None:
+def test_only_health_returns_200_before_the_first_forecast(tmp_path: Path, models: Path) -> None:
     (tmp_path / "serving").mkdir()
     with running_server(tmp_path, models) as server:
         assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
         for path in ("/ready", "/v1/forecast", "/v1/model", "/v1/forecasts"):
-            answer = httpx.get(server.url + path)
-            assert answer.status_code == 503
-            assert "No forecast has been published yet" in answer.json()["error"]
+            response = httpx.get(server.url + path)
+            assert response.status_code == 503
+            assert "No forecast has been published yet" in response.json()["error"]
         assert httpx.post(f"{server.url}/v1/predict", json={}).status_code == 503
         assert httpx.get(f"{server.url}/schema").status_code == 200
         server.wait_for(publish_small(server.serving_dir, models).bundle_id)
@@ -132,22 +134,22 @@ def test_before_the_first_forecast_only_health_answers_and_then_all_do(tmp_path:
             assert httpx.get(server.url + path).status_code == 200
 
 
-def test_the_model_is_described_and_its_newest_features_are_a_valid_row(client: httpx.Client) -> None:
-    answer = client.get("/v1/model").json()
-    assert [feature["name"] for feature in answer["features"]] == list(FEATURE_NAMES)
-    assert all(feature["unit"] for feature in answer["features"])
-    assert answer["metrics"]["1"]["log_loss"] == 0.69
-    assert client.post("/v1/predict", json=answer["newest_features"]).status_code == 200
+def test_the_model_endpoint_has_descriptions_and_a_valid_row(client: httpx.Client) -> None:
+    response = client.get("/v1/model").json()
+    assert [feature["name"] for feature in response["features"]] == list(FEATURE_NAMES)
+    assert all(feature["unit"] for feature in response["features"])
+    assert response["metrics"]["1"]["log_loss"] == 0.69
+    assert client.post("/v1/predict", json=response["newest_features"]).status_code == 200
 
 
-def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
+def test_unknown_paths_and_methods_have_json_errors(client: httpx.Client) -> None:
     missing = client.get("/v2/forecast")
-    assert (missing.status_code, "There is nothing at /v2/forecast" in missing.json()["error"]) == (404, True)
+    assert (missing.status_code, "/v2/forecast does not exist" in missing.json()["error"]) == (404, True)
     wrong = client.delete("/v1/forecast")
-    assert (wrong.status_code, "does not answer DELETE" in wrong.json()["error"]) == (405, True)
+    assert (wrong.status_code, "does not support DELETE" in wrong.json()["error"]) == (405, True)
     assert "GET" in wrong.headers["allow"]
 
 
-def test_the_server_is_ready_after_two_seconds_of_cpu(server: Server) -> None:
+def test_the_server_is_ready_within_four_seconds_of_cpu(server: Server) -> None:
     print(f"\nready after {server.cpu_s_to_ready:.2f} s of CPU")
-    assert server.cpu_s_to_ready < 4, "2 s is the promise; this bound allows for a slower or a loaded machine"
+    assert server.cpu_s_to_ready < 4, "2 s on an idle machine; the bound allows for a slow or busy one"

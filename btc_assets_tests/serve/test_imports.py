@@ -1,4 +1,4 @@
-"""The server starts light: it loads no library that trains, plots or orchestrates."""
+"""The server loads no library for training, plotting or orchestration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRAINING = {
 }
 
 
-def test_no_training_library_is_loaded_by_the_server_even_after_it_has_predicted(tmp_path: Path) -> None:
+def test_the_server_loads_no_training_library_even_after_a_prediction(tmp_path: Path) -> None:
     (tmp_path / "serving").mkdir()
     publish_small(tmp_path / "serving", tmp_path)
     code = f"""
@@ -47,7 +47,7 @@ with TestClient(create_app(Path({str(tmp_path / "serving")!r}))) as client:
     assert client.post("/v1/predict", json=dict.fromkeys({FEATURE_NAMES!r}, 0.1)).status_code == 200
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
-    answer = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-    loaded = set(json.loads(answer.stdout))
+    process = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(process.stdout))
     assert "onnxruntime" in loaded
     assert loaded.isdisjoint(TRAINING), sorted(loaded.intersection(TRAINING))

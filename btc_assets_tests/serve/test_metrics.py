@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests by bounded labels, and the figures of the bundle that is served."""
+"""Prometheus metrics: requests with bounded labels, and the metrics of the served bundle."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
 
 @contextmanager
 def served(folder: Path, *, now: datetime = MADE_AT) -> Iterator[TestClient[Litestar]]:
-    """Serve a folder with the clock standing at `now`."""
+    """Serve a folder with the clock fixed at `now`."""
     with TestClient(create_app(folder, clock=lambda: now), raise_server_exceptions=False) as client:
         yield client
 
 
 def scrape(client: TestClient[Litestar] | httpx.Client) -> Samples:
-    """Return every sample: its value by name and label values, these in the order of the label names."""
-    answer = client.get("/metrics")
-    assert answer.status_code == 200
+    """Return the value of every sample by name and label values, in the order of the label names."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
 
 
 def named(samples: Samples, name: str) -> dict[tuple[str, ...], float]:
-    """Return the samples of one name by their label values."""
-    return {labels: value for (found, labels), value in samples.items() if found == name}
+    """Return the samples of one metric by label values."""
+    return {labels: value for (sample, labels), value in samples.items() if sample == name}
 
 
-def test_requests_are_counted_by_the_routes_there_are(tmp_path: Path, models: Path) -> None:
+def test_requests_are_counted_by_existing_routes(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     with served(tmp_path) as client:
         for _ in range(3):
@@ -83,13 +83,13 @@ def test_requests_are_counted_by_the_routes_there_are(tmp_path: Path, models: Pa
         ("other", "unmatched", "405"): 40,
         ("DELETE", "unmatched", "405"): 1,
     }
-    answered = named(samples, "btc_http_request_duration_seconds_count")
-    assert answered == {("/v1/forecast",): 3, ("/v1/forecasts",): 2, ("/v1/predict",): 1, ("unmatched",): 81}
+    counts = named(samples, "btc_http_request_duration_seconds_count")
+    assert counts == {("/v1/forecast",): 3, ("/v1/forecasts",): 2, ("/v1/predict",): 1, ("unmatched",): 81}
     seconds = named(samples, "btc_http_request_duration_seconds_sum")
-    assert all(0 < seconds[route] / n < 1 for route, n in answered.items())
+    assert all(0 < seconds[route] / n < 1 for route, n in counts.items())
 
 
-def test_a_failure_of_our_own_is_counted_as_one(tmp_path: Path, models: Path) -> None:
+def test_an_internal_error_is_counted_with_status_500(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     with served(tmp_path) as client:
         client.app.state["watcher"].state.store._connection.close()
@@ -97,33 +97,33 @@ def test_a_failure_of_our_own_is_counted_as_one(tmp_path: Path, models: Path) ->
         assert named(scrape(client), "btc_http_requests_total") == {("GET", "/v1/forecasts", "500"): 1}
 
 
-def test_two_apps_do_not_share_what_they_count(tmp_path: Path) -> None:
-    with served(tmp_path) as one, served(tmp_path) as other:
-        one.get("/health")
-        assert named(scrape(one), "btc_http_requests_total") == {("GET", "/health", "200"): 1}
-        assert named(scrape(other), "btc_http_requests_total") == {}
+def test_two_apps_have_separate_counts(tmp_path: Path) -> None:
+    with served(tmp_path) as first, served(tmp_path) as second:
+        first.get("/health")
+        assert named(scrape(first), "btc_http_requests_total") == {("GET", "/health", "200"): 1}
+        assert named(scrape(second), "btc_http_requests_total") == {}
 
 
-def test_without_a_bundle_the_page_says_so_and_after_a_swap_tells_the_new_one(tmp_path: Path, models: Path) -> None:
+def test_the_page_shows_a_missing_bundle_a_swap_and_a_fault(tmp_path: Path, models: Path) -> None:
     with served(tmp_path) as client:
         samples = scrape(client)
         assert (samples["btc_bundle_loaded", ()], samples["btc_bundle_fault", ()]) == (0, 1)
         assert not named(samples, "btc_model_version")
         for seed in (7, 8):
             publish_small(tmp_path, models, seed=seed, made_at=MADE_AT + timedelta(hours=seed))
-            client.app.state["watcher"].look()
+            client.app.state["watcher"].check()
             samples = scrape(client)
             assert (samples["btc_bundle_loaded", ()], samples["btc_bundle_fault", ()]) == (1, 0)
             assert samples["btc_model_version", ()] == seed
         bundle_id = publish_small(tmp_path, models, made_at=MADE_AT + timedelta(hours=9)).bundle_id
         (tmp_path / "bundles" / bundle_id / "serving.duckdb").unlink()
-        client.app.state["watcher"].look()
+        client.app.state["watcher"].check()
         samples = scrape(client)
         assert (samples["btc_bundle_loaded", ()], samples["btc_bundle_fault", ()]) == (1, 1)
         assert samples["btc_model_version", ()] == 8
 
 
-def test_ages_are_those_at_the_time_of_the_scrape(tmp_path: Path, models: Path) -> None:
+def test_ages_are_computed_at_the_scrape(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     now = MADE_AT + timedelta(minutes=5)
     with TestClient(create_app(tmp_path, clock=lambda: now)) as client:
@@ -139,26 +139,26 @@ def test_the_publication_delay_of_a_forecast_is_a_metric(tmp_path: Path, models:
     publication = publish_small(tmp_path, models)
     assert publication.published_at is not None
     manifest = tmp_path / "bundles" / publication.bundle_id / "manifest.json"
-    facts = json.loads(manifest.read_text())
-    noted = (MADE_AT + timedelta(seconds=21.5)).isoformat()
-    for published_at, delay in ((noted, {(): 21.5}), (None, {})):  # None as an older version of the project left it
-        told = facts | {"published_at": published_at}
-        manifest.write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
+    document = json.loads(manifest.read_text())
+    published = (MADE_AT + timedelta(seconds=21.5)).isoformat()
+    for published_at, delay in ((published, {(): 21.5}), (None, {})):  # None as in a bundle of an older version
+        changed = document | {"published_at": published_at}
+        manifest.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
         with served(tmp_path) as client:
             assert named(scrape(client), "btc_publication_delay_seconds") == delay
-            answer = client.get("/v1/forecast").json()["published_at"]
-            assert (answer and datetime.fromisoformat(answer)) == (
+            response = client.get("/v1/forecast").json()["published_at"]
+            assert (response and datetime.fromisoformat(response)) == (
                 published_at and datetime.fromisoformat(published_at)
             )
 
 
 def outcomes_of_three_roles() -> pl.DataFrame:
-    """Return outcomes of 40 days whose quality differs by role, horizon and time, sure and wrong ones among them."""
+    """Return 40 days of outcomes of three roles, including certain forecasts that are wrong."""
     rng = np.random.default_rng(3)
     base = published_frames("0" * 64)["forecast_outcomes"].head(1)
     hours = 40 * 24
     parts = []
-    for role in ("champion", "newest", "one of later"):
+    for role in ("champion", "newest", "another role"):
         for horizon in (1, 4, 24):
             p_up = np.where(rng.random(hours) < 0.05, rng.integers(0, 2, hours), rng.uniform(0.3, 0.7, hours))
             p_up[:20] = 0.5
@@ -176,7 +176,7 @@ def outcomes_of_three_roles() -> pl.DataFrame:
     return pl.concat(parts).select(list(FORECAST_OUTCOMES.columns))
 
 
-def test_realised_figures_are_those_of_the_performance_report(tmp_path: Path, models: Path) -> None:
+def test_realised_metrics_equal_those_of_the_performance_report(tmp_path: Path, models: Path) -> None:
     outcomes = outcomes_of_three_roles()
     publish_small(tmp_path, models, forecast_outcomes=outcomes)
     with served(tmp_path) as client:
@@ -186,18 +186,18 @@ def test_realised_figures_are_those_of_the_performance_report(tmp_path: Path, mo
         assert recent.height == (7 if window == "7d" else 40) * 24 * 9
         for (role, horizon), rows in recent.group_by("role", "horizon_hours"):
             labels = (str(horizon), role, window)
-            made, happened = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
+            p_up, log_return = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
             assert samples["btc_realised_outcomes", labels] == rows.height
             assert samples["btc_realised_accuracy_ratio", labels] == pytest.approx(
-                metrics.accuracy(made, happened).value, rel=1e-12
+                metrics.accuracy(p_up, log_return).value, rel=1e-12
             )
             assert samples["btc_realised_log_loss_nats", labels] == pytest.approx(
-                metrics.log_loss(made, happened).value, rel=1e-12
+                metrics.log_loss(p_up, log_return).value, rel=1e-12
             )
     assert len(named(samples, "btc_realised_outcomes")) == 2 * 9
 
 
-def test_the_forecast_drift_and_alerts_are_told(tmp_path: Path, models: Path) -> None:
+def test_forecast_drift_and_alerts_have_metrics(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     with served(tmp_path) as client:
         samples = scrape(client)
@@ -218,16 +218,16 @@ def test_the_forecast_drift_and_alerts_are_told(tmp_path: Path, models: Path) ->
     }
 
 
-def test_the_missing_inputs_of_the_newest_forecast_are_a_metric(tmp_path: Path, models: Path) -> None:
+def test_the_missing_inputs_of_the_newest_forecast_have_metrics(tmp_path: Path, models: Path) -> None:
     frames = published_frames(write_model(models / "model-7"), version=7)["forecasts"]
     newest = pl.col("made_at") == MADE_AT
-    told = frames.with_columns(
+    degraded = frames.with_columns(
         pl.lit(value=True).alias("degraded"),
         pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("rsi")).alias("missing_inputs"),
         (pl.col("horizon_hours") / 40).alias("missing_weight"),
         (pl.col("horizon_hours") == 24).alias("fallback"),
     )
-    for forecasts, inputs, weights in ((told, 2, (0.025, 0.1, 0.6)), (frames, 0, (0, 0, 0))):
+    for forecasts, inputs, weights in ((degraded, 2, (0.025, 0.1, 0.6)), (frames, 0, (0, 0, 0))):
         publish_small(tmp_path, models, forecasts=forecasts)
         with served(tmp_path) as client:
             samples = scrape(client)
@@ -240,22 +240,22 @@ def test_the_missing_inputs_of_the_newest_forecast_are_a_metric(tmp_path: Path, 
         assert fallback == {("1",): 0, ("4",): 0, ("24",): float(inputs > 0)}
 
 
-def test_severities_and_states_are_those_of_the_alerts() -> None:
+def test_severities_and_states_equal_those_of_the_alerts() -> None:
     assert SEVERITIES == rules.SEVERITIES
     assert set(STATES) == {outbox.PENDING, outbox.DELIVERED, outbox.UNDELIVERABLE}
 
 
-def test_a_bundle_of_an_older_version_is_served_without_what_it_lacks(tmp_path: Path, models: Path) -> None:
+def test_a_bundle_without_newer_tables_is_served_without_their_metrics(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models, drift_report=None, alerts=None)
     with served(tmp_path) as client:
         assert client.get("/v1/forecast").status_code == 200
         samples = scrape(client)
-    told = {name for name, _ in samples}
-    assert {"btc_forecast_up_probability", "btc_realised_accuracy_ratio"} <= told
-    assert not {name for name in told if name.startswith(("btc_drift", "btc_alert"))}
+    names = {name for name, _ in samples}
+    assert {"btc_forecast_up_probability", "btc_realised_accuracy_ratio"} <= names
+    assert not {name for name in names if name.startswith(("btc_drift", "btc_alert"))}
 
 
-def test_a_table_that_cannot_be_read_costs_its_own_figures_only(
+def test_an_unreadable_table_omits_only_its_own_metrics(
     tmp_path: Path, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd = drift_frame(MADE_AT.date()).drop("alarm")
@@ -271,17 +271,17 @@ def test_a_table_that_cannot_be_read_costs_its_own_figures_only(
 def test_a_scrape_reads_no_database(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_small(tmp_path, models)
     with served(tmp_path) as client:
-        monkeypatch.setattr(Store, "_query", lambda *_: pytest.fail("a scrape asked the database"))
+        monkeypatch.setattr(Store, "_query", lambda *_: pytest.fail("a scrape queried the database"))
         assert named(scrape(client), "btc_realised_outcomes")
 
 
-def test_a_slow_scrape_holds_nobody_up(tmp_path: Path) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_slow_scrape_does_not_block_other_requests(tmp_path: Path) -> None:
+    started, release = threading.Event(), threading.Event()
 
     class Slow(Collector):
         def collect(self) -> Iterator[Metric]:
-            begun.set()
-            yield GaugeMetricFamily("slow", "Waits.", go_on.wait(20))
+            started.set()
+            yield GaugeMetricFamily("slow", "Waits.", release.wait(20))
 
     with served(tmp_path) as client:
         registry = client.app.state["metrics"]._registry
@@ -290,23 +290,23 @@ def test_a_slow_scrape_holds_nobody_up(tmp_path: Path) -> None:
         scraper = threading.Thread(target=lambda: pages.append(scrape(client)))
         scraper.start()
         try:
-            assert begun.wait(10)
+            assert started.wait(10)
             assert client.get("/health").status_code == 200
             assert pages == []
         finally:
-            go_on.set()
+            release.set()
             scraper.join()
     assert pages[0]["slow", ()] == 1
 
 
-def test_the_format_is_the_one_asked_for(client: httpx.Client) -> None:
+def test_the_accept_header_selects_the_format(client: httpx.Client) -> None:
     assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
-    answer = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
-    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert answer.text.endswith("# EOF\n")
+    response = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert response.text.endswith("# EOF\n")
 
 
-def test_no_series_is_told_twice_and_none_that_nobody_asked_for(client: httpx.Client) -> None:
+def test_no_series_is_duplicated_and_none_has_a_creation_time(client: httpx.Client) -> None:
     client.get("/health")
     lines = [line.split(" ")[0] for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
     assert len(lines) == len(set(lines))

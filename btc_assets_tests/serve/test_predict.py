@@ -1,4 +1,4 @@
-"""A good row is forecast as the model forecasts it; a bad one is answered with the field to change."""
+"""A valid row gets the model's forecast; an invalid row gets an error that names the field."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets_tests.serve.conftest import Server
 from btc_assets_tests.serving.builders import FEATURE_NAMES, publish_small
 from serve.app import create_app
-from serve.model import LARGEST, MAX_ROWS, BadRows, RowReader
+from serve.model import MAX_MAGNITUDE, MAX_ROWS, InvalidRowsError, RowReader
 
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
 JSON = {"Content-Type": "application/json"}
 
 
 def post(client: httpx.Client, body: object) -> httpx.Response:
-    """Post a body: bytes as they are, anything else as JSON."""
+    """Post a body: bytes unchanged, other values as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return client.post("/v1/predict", content=content, headers=JSON)
 
 
-def test_a_row_is_forecast_as_the_model_itself_forecasts_it(client: httpx.Client, server: Server) -> None:
+def test_a_forecast_equals_that_of_the_model(client: httpx.Client, server: Server) -> None:
     model = ForecastModel.load(server.models / "model-7")
     rows = np.random.default_rng(5).normal(size=(40, 4))
     rows[3, 1] = np.nan
@@ -37,37 +37,37 @@ def test_a_row_is_forecast_as_the_model_itself_forecasts_it(client: httpx.Client
         {name: None if math.isnan(v) else v for name, v in zip(FEATURE_NAMES, row, strict=True)}
         for row in rows.tolist()
     ]
-    answer = post(client, named).json()
-    assert answer["model"]["digest"] == model.digest
-    assert len(answer["rows"]) == 40
+    response = post(client, named).json()
+    assert response["model"]["digest"] == model.digest
+    assert len(response["rows"]) == 40
     for position, horizon in enumerate(model.horizons):
         expected = model.predict(rows)[horizon]
-        for i, row in enumerate(answer["rows"]):
-            got = row["horizons"][position]
-            assert got["horizon_hours"] == horizon
-            assert got["p_up"] == expected.p_up[i]
-            quantiles = [got["interval_90"]["lower"], got["interval_50"]["lower"], got["median_return"]]
-            quantiles += [got["interval_50"]["upper"], got["interval_90"]["upper"]]
+        for i, row in enumerate(response["rows"]):
+            forecast = row["horizons"][position]
+            assert forecast["horizon_hours"] == horizon
+            assert forecast["p_up"] == expected.p_up[i]
+            quantiles = [forecast["interval_90"]["lower"], forecast["interval_50"]["lower"], forecast["median_return"]]
+            quantiles += [forecast["interval_50"]["upper"], forecast["interval_90"]["upper"]]
             assert quantiles == expected.quantiles[i].tolist()
 
 
-def test_one_object_and_a_list_of_one_are_the_same(client: httpx.Client) -> None:
+def test_one_object_equals_a_list_of_one_object(client: httpx.Client) -> None:
     assert post(client, ROW).json() == post(client, [ROW]).json()
 
 
-def test_the_order_of_the_names_does_not_matter(client: httpx.Client) -> None:
+def test_the_order_of_features_does_not_matter(client: httpx.Client) -> None:
     row = {name: 0.1 * i for i, name in enumerate(FEATURE_NAMES)}
     assert post(client, row).json() == post(client, dict(reversed(row.items()))).json()
 
 
-def test_a_thousand_rows_are_answered(client: httpx.Client) -> None:
-    answer = post(client, [ROW] * MAX_ROWS)
-    assert answer.status_code == 200
-    assert len(answer.json()["rows"]) == MAX_ROWS
+def test_a_thousand_rows_are_accepted(client: httpx.Client) -> None:
+    response = post(client, [ROW] * MAX_ROWS)
+    assert response.status_code == 200
+    assert len(response.json()["rows"]) == MAX_ROWS
 
 
 def with_rsi(literal: str) -> bytes:
-    """Return a row whose rsi is written literally."""
+    """Return a row with a literal JSON text as value of rsi."""
     return json.dumps({**ROW, "rsi": "LITERAL"}).replace('"LITERAL"', literal).encode()
 
 
@@ -83,8 +83,8 @@ def with_rsi(literal: str) -> bytes:
         (with_rsi("-Infinity"), "rsi", "finite number"),
         (b"[" + with_rsi("NaN") + b"]", "[0].rsi", "finite number"),
         (with_rsi("1e400"), "rsi", "finite number"),
-        (with_rsi("1e39"), "rsi", "more than a model can read"),
-        (with_rsi("-1" + "0" * 400), "rsi", "more than a model can read"),
+        (with_rsi("1e39"), "rsi", "exceeds the largest magnitude"),
+        (with_rsi("-1" + "0" * 400), "rsi", "exceeds the largest magnitude"),
         ({**ROW, "rsi": "55"}, "rsi", "not text"),
         ({**ROW, "rsi": True}, "rsi", "not a boolean"),
         ({**ROW, "rsi": [55]}, "rsi", "not a list"),
@@ -92,8 +92,8 @@ def with_rsi(literal: str) -> bytes:
         ([ROW, 5], "[1]", "must be an object"),
         ([ROW, [ROW]], "[1]", "must be an object"),
         ([ROW, None], "[1]", "not null"),
-        ([], "body", "holds 0 rows"),
-        ([ROW] * (MAX_ROWS + 1), "body", "holds 1,001 rows"),
+        ([], "body", "has 0 rows"),
+        ([ROW] * (MAX_ROWS + 1), "body", "has 1,001 rows"),
         ("row", "body", "not text"),
         (None, "body", "not null"),
         (5, "body", "not a number"),
@@ -105,67 +105,67 @@ def with_rsi(literal: str) -> bytes:
         (with_rsi("1" * 5000), "body", "not JSON"),
     ],
 )
-def test_bad_rows_are_answered_with_the_field_to_change(
+def test_invalid_rows_have_an_error_that_names_the_field(
     client: httpx.Client, body: object, field: str, sentence: str
 ) -> None:
-    answer = post(client, body)
-    assert answer.status_code == 400
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json()["field"] == field
-    assert sentence in answer.json()["error"]
+    response = post(client, body)
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["field"] == field
+    assert sentence in response.json()["error"]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_ten_megabytes_are_refused_without_being_read(client: httpx.Client, chunked: bool) -> None:
+def test_ten_megabytes_are_refused_before_they_are_read(client: httpx.Client, chunked: bool) -> None:
     def pieces() -> object:
         for _ in range(160):
             yield b" " * 65_536
 
     content = pieces() if chunked else b" " * 10_485_760
     try:
-        answer = client.post("/v1/predict", content=content, headers=JSON)  # type: ignore[arg-type]
+        response = client.post("/v1/predict", content=content, headers=JSON)  # type: ignore[arg-type]
     except httpx.TransportError:
-        pytest.fail("the refusal did not reach the sender")
-    assert answer.status_code == 413
-    assert answer.json()["field"] == "body"
+        pytest.fail("the error response did not reach the client")
+    assert response.status_code == 413
+    assert response.json()["field"] == "body"
 
 
 @pytest.mark.parametrize("declared", ["application/json", "Application/JSON ; charset=utf-8"])
-def test_a_body_declared_json_is_answered_in_json(client: httpx.Client, declared: str) -> None:
-    answer = client.post("/v1/predict", content=json.dumps(ROW), headers={"Content-Type": declared})
-    assert answer.status_code == 200
-    assert set(answer.headers) == {"date", "server", "content-type", "content-length"}
-    assert answer.headers["content-type"] == "application/json"
+def test_a_json_content_type_is_accepted_in_any_spelling(client: httpx.Client, declared: str) -> None:
+    response = client.post("/v1/predict", content=json.dumps(ROW), headers={"Content-Type": declared})
+    assert response.status_code == 200
+    assert set(response.headers) == {"date", "server", "content-type", "content-length"}
+    assert response.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize(
     ("path", "host", "status"),
     [("/v1/predict/", "localhost", 200), ("/v1/predict", "local_host", 200), ("/v1/predict", "local host", 400)],
 )
-def test_a_request_that_only_the_router_understands_is_answered_like_any_other(
+def test_requests_passed_to_the_router_get_the_same_response(
     client: httpx.Client, path: str, host: str, status: int
 ) -> None:
     expected = post(client, ROW)
-    answer = client.post(path, json=ROW, headers={"Host": host})
-    assert answer.status_code == status
+    response = client.post(path, json=ROW, headers={"Host": host})
+    assert response.status_code == status
     if status == 200:
-        assert (answer.content, set(answer.headers)) == (expected.content, set(expected.headers))
+        assert (response.content, set(response.headers)) == (expected.content, set(expected.headers))
 
 
-def test_a_failure_of_our_own_is_a_sentence_without_its_cause(tmp_path: Path, models: Path) -> None:
+def test_an_internal_error_does_not_reveal_its_cause(tmp_path: Path, models: Path) -> None:
     publish_small(tmp_path, models)
     with TestClient(create_app(tmp_path), raise_server_exceptions=False) as client:
         client.app.state["watcher"].state.model._graphs = None
-        answer = client.post("/v1/predict", json=ROW)
-    assert answer.status_code == 500
-    assert answer.json() == {"error": "The server failed to answer; its log says why.", "field": None}
+        response = client.post("/v1/predict", json=ROW)
+    assert response.status_code == 500
+    assert response.json() == {"error": "Internal server error; the server's log has the details.", "field": None}
 
 
-def test_a_body_that_is_not_declared_json_is_refused(client: httpx.Client) -> None:
+def test_other_content_types_are_refused(client: httpx.Client) -> None:
     for headers in ({"Content-Type": "text/plain"}, {}):
-        answer = client.post("/v1/predict", content=json.dumps(ROW), headers=headers)
-        assert answer.status_code == 415
-        assert answer.json()["field"] == "Content-Type"
+        response = client.post("/v1/predict", content=json.dumps(ROW), headers=headers)
+        assert response.status_code == 415
+        assert response.json()["field"] == "Content-Type"
 
 
 VALUES = st.one_of(
@@ -174,16 +174,17 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=120, deadline=None)
-@given(row=st.dictionaries(st.sampled_from([*FEATURE_NAMES, "x"]), VALUES), many=st.booleans())
-def test_a_row_is_read_exactly_when_every_feature_is_a_finite_number_or_null(row: dict, many: bool) -> None:
-    good = set(row) == set(FEATURE_NAMES) and all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST)
+@given(row=st.dictionaries(st.sampled_from([*FEATURE_NAMES, "x"]), VALUES), as_list=st.booleans())
+def test_a_row_is_valid_if_and_only_if_every_feature_is_a_finite_number_or_null(row: dict, as_list: bool) -> None:
+    valid = set(row) == set(FEATURE_NAMES) and all(
+        value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_MAGNITUDE)
         for value in row.values()
     )
-    body = json.dumps([row] if many else row).encode()
+    body = json.dumps([row] if as_list else row).encode()
     reader = RowReader(FEATURE_NAMES)
-    if not good:
-        with pytest.raises(BadRows, match=r"\.$") as refused:
+    if not valid:
+        with pytest.raises(InvalidRowsError, match=r"\.$") as refused:
             reader.read(body)
         assert refused.value.fault.field != "body"
         return

@@ -1,4 +1,4 @@
-"""A new bundle replaces the old one under load without a failed request; a bad one replaces nothing."""
+"""A new bundle replaces the current one under load without a failed request; a damaged one does not."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ from serve.state import RETRY_S, Watcher
 
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
 SWAPS = 8
-ANSWERS = 12
-"""Answers waited for after each swap: every thread has seen the new bundle."""
+RESPONSES_PER_SWAP = 12
+"""Responses to wait for after each swap, so that every thread sees the new bundle."""
 SEEDS = (7, 8)
 
 
-def ask(server: Server, stop: threading.Event, answers: list[tuple[str, int, str, int]]) -> None:
-    """Ask for predictions, forecasts and history until told to stop, over one connection."""
+def send_requests(server: Server, stop: threading.Event, responses: list[tuple[str, int, str, int]]) -> None:
+    """Request predictions, forecasts and history over one connection until `stop` is set."""
     with httpx.Client(base_url=server.url, timeout=WATCHDOG_S) as client:
         while not stop.is_set():
             predicted = client.post("/v1/predict", json=ROW)
             body = predicted.json()
-            answers.append(("predict", predicted.status_code, body["model"]["digest"], body["model"]["version"]))
+            responses.append(("predict", predicted.status_code, body["model"]["digest"], body["model"]["version"]))
             forecast = client.get("/v1/forecast")
             body = forecast.json()
-            answers.append(("forecast", forecast.status_code, body["model"]["digest"], body["model"]["version"]))
+            responses.append(("forecast", forecast.status_code, body["model"]["digest"], body["model"]["version"]))
             past = client.get("/v1/forecasts", params={"limit": 30})
-            answers.append(("forecasts", past.status_code, "", past.json()["forecasts"][0]["model_version"]))
+            responses.append(("forecasts", past.status_code, "", past.json()["forecasts"][0]["model_version"]))
 
 
 @pytest.mark.slow
-def test_swaps_under_load_fail_no_request_and_mix_no_bundles(tmp_path: Path, models: Path) -> None:
+def test_no_request_fails_or_mixes_bundles_during_swaps(tmp_path: Path, models: Path) -> None:
     digests = {write_model(models / f"model-{seed}", seed=seed): seed for seed in SEEDS}
     (tmp_path / "serving").mkdir()
     publish_small(tmp_path / "serving", models)
     with running_server(tmp_path, models) as server:
-        stop, answers = threading.Event(), []
-        threads = [threading.Thread(target=ask, args=(server, stop, answers)) for _ in range(3)]
+        stop, responses = threading.Event(), []
+        threads = [threading.Thread(target=send_requests, args=(server, stop, responses)) for _ in range(3)]
         for thread in threads:
             thread.start()
         try:
             for n in range(1, SWAPS + 1):
                 made_at = MADE_AT + timedelta(hours=n)
                 server.wait_for(publish_small(server.serving_dir, models, seed=SEEDS[n % 2], made_at=made_at).bundle_id)
-                enough = len(answers) + ANSWERS
-                wait_until(lambda enough=enough: len(answers) >= enough, server.log)
+                enough = len(responses) + RESPONSES_PER_SWAP
+                wait_until(lambda enough=enough: len(responses) >= enough, server.log)
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
-    assert {status for _, status, _, _ in answers} == {200}
-    assert {digests[digest] == version for what, _, digest, version in answers if what != "forecasts"} == {True}
-    changes = sum(a != b for a, b in itertools.pairwise(answers))
+    assert {status for _, status, _, _ in responses} == {200}
+    assert {digests[digest] == version for what, _, digest, version in responses if what != "forecasts"} == {True}
+    changes = sum(a != b for a, b in itertools.pairwise(responses))
     assert changes >= SWAPS
-    print(f"\n{len(answers)} requests over {SWAPS} swaps, none failed")
+    print(f"\n{len(responses)} requests over {SWAPS} swaps, none failed")
 
 
 def damage(serving_dir: Path, bundle_id: str, how: str) -> None:
-    """Damage a bundle that nobody has loaded yet."""
+    """Damage a bundle that is not loaded yet."""
     folder = serving_dir / "bundles" / bundle_id
     if how == "graph":
         graph = folder / "model" / "q05_24h.onnx"
@@ -88,34 +88,36 @@ def damage(serving_dir: Path, bundle_id: str, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["graph", "database", "no database", "manifest", "manifest of another model", "model.json", "everything"]
 )
-def test_a_damaged_bundle_keeps_the_old_one_serving_and_says_so(tmp_path: Path, models: Path, how: str) -> None:
+def test_the_current_bundle_is_still_served_after_a_damaged_one(tmp_path: Path, models: Path, how: str) -> None:
     old = publish_small(tmp_path, models).bundle_id
     watcher = Watcher(tmp_path)
-    watcher.look()
+    watcher.check()
     kept = watcher.state
     assert kept is not None
     new = publish_small(tmp_path, models, seed=8, made_at=MADE_AT + timedelta(hours=1)).bundle_id
     damage(tmp_path, new, how)
-    watcher.look()
+    watcher.check()
     assert watcher.state is kept
     assert watcher.fault is not None
     assert new in watcher.fault
-    assert f"Serving {old} on." in watcher.fault
+    assert f"Still serving {old}." in watcher.fault
 
 
 @pytest.mark.parametrize("content", [b"", b"../../../etc/passwd", b"0123", b"\xff\xfe", b"0123456789abcdef"])
-def test_a_pointer_to_nowhere_keeps_the_old_bundle(tmp_path: Path, models: Path, content: bytes) -> None:
+def test_the_current_bundle_is_still_served_after_an_invalid_pointer(
+    tmp_path: Path, models: Path, content: bytes
+) -> None:
     publish_small(tmp_path, models)
     watcher = Watcher(tmp_path)
-    watcher.look()
+    watcher.check()
     kept = watcher.state
     (tmp_path / "current").write_bytes(content)
-    watcher.look()
+    watcher.check()
     assert watcher.state is kept is not None
     assert watcher.fault is not None
 
 
-def test_a_bundle_mended_in_place_is_loaded_after_all(
+def test_a_repaired_bundle_is_loaded_after_the_retry_delay(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -123,12 +125,12 @@ def test_a_bundle_mended_in_place_is_loaded_after_all(
     bundle_id = publish_small(tmp_path, models).bundle_id
     damage(tmp_path, bundle_id, "graph")
     watcher = Watcher(tmp_path)
-    watcher.look()
+    watcher.check()
     assert watcher.state is None
     publish_small(tmp_path, models)
-    watcher.look()
-    assert watcher.state is None, "a refused bundle is not tried again at once"
+    watcher.check()
+    assert watcher.state is None, "a refused bundle is not retried immediately"
     now += RETRY_S
-    watcher.look()
+    watcher.check()
     assert watcher.state is not None
     assert watcher.fault is None

@@ -1,4 +1,4 @@
-"""Builders of small published bundles: real boosted trees as real ONNX graphs, and frames that fit them."""
+"""Builders of small published bundles: boosted trees as ONNX graphs, and matching frames."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def write_model(folder: Path, *, seed: int = 7) -> str:
-    """Write a small model to `folder`, unless it is there, and return its digest."""
+    """Write a small model to `folder` unless it exists; return its digest."""
     if folder.exists():
         return str(json.loads((folder / DOCUMENT).read_bytes())["digest"])
     return save_model(folder, document(), tiny_graphs(seed))
 
 
 def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48, version: int = 1) -> pl.DataFrame:
-    """Return `hours` hours of champion forecasts, the last made at `made_at`, as a FORECASTS frame."""
+    """Return a FORECASTS frame of `hours` hours of champion forecasts, the last made at `made_at`."""
     rows = [
         {
             "open_time": made_at - timedelta(hours=back + 1),
@@ -117,7 +117,7 @@ def outcome_frame(forecasts: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
 
 
 def drift_frame(day: date, *, version: int = 1) -> pl.DataFrame:
-    """Return a drift report in which one input of four moved and calibration is broken."""
+    """Return a drift report with one drifted input of four and broken calibration."""
     subjects = [("input", name, measure, name == "rsi") for name in FEATURE_NAMES for measure in ("ks", "psi")]
     subjects += [("concept", name, "wealth", name == "calibration") for name in ("calibration", "coverage_90")]
     rows = [
@@ -139,7 +139,7 @@ def drift_frame(day: date, *, version: int = 1) -> pl.DataFrame:
 
 
 def alert_frame(raised_at: datetime) -> pl.DataFrame:
-    """Return two alerts: a grave one delivered to the log and pending for mail, and a slight one."""
+    """Return two alerts: severity high, delivered to the log and pending for mail; and severity info."""
     deliveries = [
         ("a", "log", "high", "delivered"),
         ("a", "email", "high", "pending"),
@@ -186,7 +186,7 @@ def publish_small(
     allow_older: bool = False,
     **tables: pl.DataFrame | None,
 ) -> Publication:
-    """Write the model of `seed` and publish a forecast of it; `tables` take the place of those there, None of one."""
+    """Write the model of `seed` and publish a forecast of it; `tables` replace the default tables, None omits one."""
     digest = write_model(models / f"model-{seed}", seed=seed)
     frames = {**published_frames(digest, made_at=made_at, version=seed), **tables}
     return publish(

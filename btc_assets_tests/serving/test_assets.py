@@ -1,4 +1,4 @@
-"""The bundle asset publishes the champion's newest forecast as of its day, and nothing from after it."""
+"""The bundle asset publishes the champion's newest forecast as of its day and no later data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from btc_assets_tests.serving.builders import (
 
 DAY = date(2019, 6, 3)
 LAST = datetime(2019, 6, 4, tzinfo=UTC)
-"""When the last forecast of the day is made: the close of its last hour."""
+"""When the last forecast of the day is made: at the close of its last hour."""
 
 
 class Folders(dg.ConfigurableResource):
@@ -49,11 +49,11 @@ class Folders(dg.ConfigurableResource):
         return Path(self.root) / f"model-{version}"
 
     def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
-        """Write down who stands, and what was live at that moment."""
+        """Record the champion and the live bundle at this time."""
         live = Path(self.root).parent / "serving" / "current"
-        said = f"{wanted['champion']} {live.read_text().strip() if live.exists() else 'nothing'}\n"
-        with (Path(self.root) / "aliases").open("a") as sink:
-            sink.write(said)
+        line = f"{wanted['champion']} {live.read_text().strip() if live.exists() else 'nothing'}\n"
+        with (Path(self.root) / "aliases").open("a") as aliases:
+            aliases.write(line)
 
 
 @pytest.fixture
@@ -69,15 +69,15 @@ def digest(tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Publish into the test's own folder and return it."""
+def serving_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Publish to a temporary serving folder and return it."""
     config = Settings(data_dir=tmp_path, _env_file=None)
     monkeypatch.setattr(serving, "settings", lambda: config)
     return tmp_path / "serving"
 
 
 def store(lake: Lake, contract: Contract, frame: pl.DataFrame) -> None:
-    """Store a frame's rows under their days."""
+    """Write the rows of a frame to their partitions."""
     for key, part in frame.with_columns(contract.day.alias("_day")).partition_by("_day", as_dict=True).items():
         lake.write(contract, key[0], part.drop("_day"))
 
@@ -117,20 +117,22 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
-def test_the_newest_forecast_of_the_day_is_published(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+def test_the_newest_forecast_of_the_day_is_published(
+    lake: Lake, digest: str, serving_dir: Path, tmp_path: Path
+) -> None:
     fill(lake, digest)
     result = materialise(lake, tmp_path / "models", DAY)
     row = lake.read(SERVING_BUNDLE, DAY).to_dicts()[0]
-    live = live_manifest(here)
+    live = live_manifest(serving_dir)
     assert live is not None
-    assert row["bundle_id"] == live["bundle_id"] == (here / "current").read_text().strip()
+    assert row["bundle_id"] == live["bundle_id"] == (serving_dir / "current").read_text().strip()
     assert (row["made_at"], row["model_version"], row["model_digest"]) == (LAST, 1, digest)
     assert metadata(result)["live"] is True
     assert "| 24 h | 2019-06-05 00:00 |" in str(metadata(result)["forecast"])
 
 
-def test_a_run_over_several_days_publishes_the_newest_and_leaves_the_others(
-    lake: Lake, digest: str, here: Path, tmp_path: Path
+def test_a_run_over_several_days_publishes_the_newest_only(
+    lake: Lake, digest: str, serving_dir: Path, tmp_path: Path
 ) -> None:
     fill(lake, digest)
     before = DAY - timedelta(days=1)
@@ -139,39 +141,39 @@ def test_a_run_over_several_days_publishes_the_newest_and_leaves_the_others(
     assert materialise(lake, tmp_path / "models", DAY, first=DAY - timedelta(days=2)).success
     assert lake.read(SERVING_BUNDLE, before).equals(kept)
     row = lake.read(SERVING_BUNDLE, DAY).row(0, named=True)
-    live = live_manifest(here)
+    live = live_manifest(serving_dir)
     assert live is not None
     assert (row["bundle_id"], row["published_at"].isoformat()) == (live["bundle_id"], live["published_at"])
 
 
-def test_nothing_from_after_the_day_is_published(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+def test_no_data_after_the_day_is_published(lake: Lake, digest: str, serving_dir: Path, tmp_path: Path) -> None:
     fill(lake, digest, last=LAST + timedelta(days=1))
     materialise(lake, tmp_path / "models", DAY)
-    database = here / "bundles" / (here / "current").read_text().strip() / "serving.duckdb"
+    database = serving_dir / "bundles" / (serving_dir / "current").read_text().strip() / "serving.duckdb"
     with duckdb.connect(str(database), read_only=True) as connection:
         for table, column in (("forecasts", "open_time"), ("prices", "open_time"), ("forecast_outcomes", "known_at")):
             newest = connection.sql(f"SELECT epoch_us(max({column})) FROM {table}").fetchall()[0][0]
             assert newest <= LAST.timestamp() * 1e6
 
 
-def test_the_aliases_move_just_before_the_pointer(lake: Lake, digest: str, here: Path, tmp_path: Path) -> None:
+def test_the_aliases_are_set_before_the_pointer(lake: Lake, digest: str, serving_dir: Path, tmp_path: Path) -> None:
     fill(lake, digest)
-    crown(lake, 1)
+    make_champion(lake, 1)
     materialise(lake, tmp_path / "models", DAY)
     materialise(lake, tmp_path / "models", DAY)
-    live = (here / "current").read_text().strip()
+    live = (serving_dir / "current").read_text().strip()
     assert (tmp_path / "models" / "aliases").read_text().splitlines() == ["1 nothing", f"1 {live}"]
 
 
-def test_a_champion_that_has_not_forecast_yet_gets_no_alias(lake: Lake, digest: str, tmp_path: Path) -> None:
+def test_a_champion_without_a_forecast_gets_no_alias(lake: Lake, digest: str, tmp_path: Path) -> None:
     fill(lake, digest)
-    crown(lake, 2)
+    make_champion(lake, 2)
     assert materialise(lake, tmp_path / "models", DAY).success
     assert not (tmp_path / "models" / "aliases").exists()
 
 
-def crown(lake: Lake, version: int) -> None:
-    """Write into the history that a version is the champion."""
+def make_champion(lake: Lake, version: int) -> None:
+    """Record a version as champion in the history."""
     at = datetime(2019, 6, 1, tzinfo=UTC)
     row = dict.fromkeys(MODEL_HISTORY.columns) | {
         "effective_from": at,
@@ -185,7 +187,7 @@ def crown(lake: Lake, version: int) -> None:
     lake.write(MODEL_HISTORY, at.date(), pl.DataFrame([row], schema=MODEL_HISTORY.columns))
 
 
-def test_the_newest_drift_report_and_a_week_of_alerts_are_published_without_their_texts(lake: Lake) -> None:
+def test_the_newest_drift_report_and_a_week_of_alerts_without_texts_are_published(lake: Lake) -> None:
     for back in (-1, 0, 2, 5, 6, 7):
         day = DAY - timedelta(days=back)
         store(lake, ALERTS, alert_frame(datetime(day.year, day.month, day.day, 9, tzinfo=UTC)))
@@ -215,37 +217,39 @@ def test_materialising_twice_gives_the_same_bundle(lake: Lake, digest: str, tmp_
     assert again["bundle"] == first["bundle"]
 
 
-def test_an_earlier_day_does_not_take_the_place_of_a_later_one(
-    lake: Lake, digest: str, here: Path, tmp_path: Path
+def test_an_earlier_day_does_not_replace_a_later_one(
+    lake: Lake, digest: str, serving_dir: Path, tmp_path: Path
 ) -> None:
     fill(lake, digest)
     materialise(lake, tmp_path / "models", DAY)
-    live = (here / "current").read_text()
+    live = (serving_dir / "current").read_text()
     refused = metadata(materialise(lake, tmp_path / "models", DAY - timedelta(days=1)))
     assert refused["live"] is False
-    assert (here / "current").read_text() == live
+    assert (serving_dir / "current").read_text() == live
     assert metadata(materialise(lake, tmp_path / "models", DAY - timedelta(days=1), allow_older=True))["live"] is True
-    assert (here / "current").read_text() != live
+    assert (serving_dir / "current").read_text() != live
 
 
-def test_without_a_champion_forecast_the_step_fails_with_a_sentence(lake: Lake, tmp_path: Path, here: Path) -> None:
+def test_without_a_champion_forecast_the_step_fails_with_a_message(
+    lake: Lake, tmp_path: Path, serving_dir: Path
+) -> None:
     result = materialise(lake, tmp_path / "models", DAY, raise_on_error=False)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "There is no champion forecast for 2019-06-03" in failure.step_failure_data.user_failure_data.description
-    assert not here.exists()
+    assert not serving_dir.exists()
 
 
-def test_forecasts_of_a_model_the_registry_altered_are_not_published(
-    lake: Lake, digest: str, here: Path, tmp_path: Path
+def test_forecasts_are_not_published_if_the_registry_changed_their_model(
+    lake: Lake, digest: str, serving_dir: Path, tmp_path: Path
 ) -> None:
     fill(lake, digest)
     (tmp_path / "models" / "model-1" / "q50_1h.onnx").write_bytes(b"")
     assert not materialise(lake, tmp_path / "models", DAY, raise_on_error=False).success
-    assert not (here / "current").exists()
+    assert not (serving_dir / "current").exists()
 
 
-def test_the_lineage_reaches_back_only() -> None:
+def test_the_bundle_depends_on_earlier_partitions_only() -> None:
     for spec in serving.bundle.specs:
         for dependency in spec.deps:
             mapping = dependency.partition_mapping

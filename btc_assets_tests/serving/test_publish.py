@@ -1,4 +1,4 @@
-"""A reader of the published folder finds a whole bundle, whenever it looks and wherever a publisher dies."""
+"""A reader of the serving folder always finds a complete bundle, even if a publisher is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.published import live_manifest
-from btc_assets.serving.publish import KEPT, PublishError, prune, publish
+from btc_assets.serving.publish import KEPT_BUNDLES, PublishError, prune, publish
 from btc_assets_tests.serving.builders import MADE_AT, publish_small, published_frames, write_model
 
 HOUR = timedelta(hours=1)
@@ -26,11 +26,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bundles(serving_dir: Path) -> set[str]:
-    """Return the names in the bundles folder, hidden ones included."""
+    """Return the names in the bundles folder, including hidden ones."""
     return {entry.name for entry in (serving_dir / "bundles").iterdir()}
 
 
-def test_a_published_bundle_is_whole(tmp_path: Path, models: Path) -> None:
+def test_a_published_bundle_is_complete(tmp_path: Path, models: Path) -> None:
     publication = publish_small(tmp_path, models)
     assert publication.live
     assert (tmp_path / "current").read_text().strip() == publication.bundle_id
@@ -42,12 +42,12 @@ def test_a_published_bundle_is_whole(tmp_path: Path, models: Path) -> None:
         for table, rows in manifest["tables"].items():
             assert connection.sql(f"SELECT count(*) FROM {table}").fetchall() == [(rows,)]
         stored = connection.sql("SELECT * FROM forecasts").pl()
-    written = published_frames(manifest["model_digest"], version=7)["forecasts"]
-    zoned = pl.selectors.datetime(time_zone="*").dt.convert_time_zone("UTC")
-    assert stored.with_columns(zoned).equals(written)
+    expected = published_frames(manifest["model_digest"], version=7)["forecasts"]
+    in_utc = pl.selectors.datetime(time_zone="*").dt.convert_time_zone("UTC")
+    assert stored.with_columns(in_utc).equals(expected)
 
 
-def test_publishing_the_same_again_changes_nothing(tmp_path: Path, models: Path) -> None:
+def test_publishing_the_same_contents_again_changes_nothing(tmp_path: Path, models: Path) -> None:
     first = publish_small(tmp_path, models)
     database = tmp_path / "bundles" / first.bundle_id / "serving.duckdb"
     before = database.stat()
@@ -57,14 +57,14 @@ def test_publishing_the_same_again_changes_nothing(tmp_path: Path, models: Path)
     assert (database.stat().st_ino, database.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_when_a_bundle_was_published_is_noted_once_and_is_no_part_of_its_contents(tmp_path: Path, models: Path) -> None:
-    begun = datetime.now(tz=UTC)
+def test_the_time_of_the_first_publication_is_kept_and_does_not_change_the_id(tmp_path: Path, models: Path) -> None:
+    started = datetime.now(tz=UTC)
     first = publish_small(tmp_path, models)
     other = publish_small(tmp_path, models, made_at=MADE_AT + HOUR)
     again = publish_small(tmp_path, models, allow_older=True)
     assert first.published_at is not None
     assert other.published_at is not None
-    assert begun <= first.published_at < other.published_at
+    assert started <= first.published_at < other.published_at
     assert (again.bundle_id, again.published_at) == (first.bundle_id, first.published_at)
     live = live_manifest(tmp_path)
     assert live is not None
@@ -74,7 +74,7 @@ def test_when_a_bundle_was_published_is_noted_once_and_is_no_part_of_its_content
     assert elsewhere.published_at != first.published_at
 
 
-def test_an_older_forecast_never_replaces_a_newer_one_unless_it_is_meant(tmp_path: Path, models: Path) -> None:
+def test_an_older_forecast_replaces_a_newer_one_only_with_allow_older(tmp_path: Path, models: Path) -> None:
     newer = publish_small(tmp_path, models, made_at=MADE_AT)
     older = publish_small(tmp_path, models, made_at=MADE_AT - HOUR)
     assert not older.live
@@ -85,9 +85,9 @@ def test_an_older_forecast_never_replaces_a_newer_one_unless_it_is_meant(tmp_pat
     assert (tmp_path / "current").read_text().strip() == rolled_back.bundle_id == older.bundle_id
 
 
-def test_the_bundles_published_last_are_kept_and_the_live_one_always(tmp_path: Path, models: Path) -> None:
+def test_the_most_recent_bundles_and_the_live_one_are_kept(tmp_path: Path, models: Path) -> None:
     ids = [publish_small(tmp_path, models, made_at=MADE_AT + n * HOUR).bundle_id for n in range(6)]
-    assert bundles(tmp_path) == set(ids[-KEPT:])
+    assert bundles(tmp_path) == set(ids[-KEPT_BUNDLES:])
     back = publish_small(tmp_path, models, made_at=MADE_AT + 3 * HOUR, allow_older=True)
     assert back.bundle_id == ids[3]
     prune(tmp_path, kept=1)
@@ -96,7 +96,7 @@ def test_the_bundles_published_last_are_kept_and_the_live_one_always(tmp_path: P
     assert bundles(tmp_path) == {ids[3]}
 
 
-def test_a_damaged_bundle_of_the_same_id_is_built_again(tmp_path: Path, models: Path) -> None:
+def test_a_damaged_bundle_of_the_same_id_is_rebuilt(tmp_path: Path, models: Path) -> None:
     bundle_id = publish_small(tmp_path, models).bundle_id
     graph = tmp_path / "bundles" / bundle_id / "model" / "p_up_1h.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
@@ -116,22 +116,22 @@ def test_a_model_that_did_not_make_the_forecasts_is_refused(tmp_path: Path, mode
     publish_small(tmp_path, models)
     before = (tmp_path / "current").read_text()
     digest = write_model(models / "other", seed=8)
-    facts = {"made_at": MADE_AT.isoformat(), "model_digest": "0" * 64}
+    manifest = {"made_at": MADE_AT.isoformat(), "model_digest": "0" * 64}
     with pytest.raises(PublishError, match="publish the model that made them"):
-        publish(tmp_path, manifest=facts, model_folder=models / "other", tables={})
+        publish(tmp_path, manifest=manifest, model_folder=models / "other", tables={})
     (models / "other" / "q50_1h.onnx").write_bytes(b"")
     with pytest.raises(PublishError, match=r"q50_1h\.onnx was altered"):
-        publish(tmp_path, manifest={**facts, "model_digest": digest}, model_folder=models / "other", tables={})
+        publish(tmp_path, manifest={**manifest, "model_digest": digest}, model_folder=models / "other", tables={})
     assert (tmp_path / "current").read_text() == before
 
 
 @pytest.mark.parametrize("made_at", [None, "yesterday", "2019-06-03T12:00:00"])
-def test_a_time_without_an_offset_is_no_time(tmp_path: Path, models: Path, made_at: str | None) -> None:
+def test_made_at_must_be_a_time_with_an_offset(tmp_path: Path, models: Path, made_at: str | None) -> None:
     with pytest.raises(PublishError, match="made_at"):
         publish(tmp_path, manifest={"made_at": made_at}, model_folder=models, tables={})
 
 
-def test_two_publishers_at_once_leave_a_whole_bundle(tmp_path: Path, models: Path) -> None:
+def test_concurrent_publishers_leave_complete_bundles(tmp_path: Path, models: Path) -> None:
     for seed in (7, 8):
         write_model(models / f"model-{seed}", seed=seed)
     faults: list[Exception] = []
