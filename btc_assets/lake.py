@@ -266,10 +266,12 @@ def stored(
     contract: Contract,
     frame: pl.DataFrame,
     metadata: Mapping[str, Any] | None = None,
+    *,
+    replaces: bool = False,
 ) -> dg.Output[pl.DataFrame]:
     """Wrap an asset's frame for the lake: content hash as data version, and what a person wants to see.
 
-    One frame of a step that makes several tables is named by its contract.
+    The output is that of the contract's asset; `replaces` lets it replace the rows of an append-only table.
 
     Each partition's materialisation carries its own rows and digest, so that a run over many days tells them apart.
     What describes the whole run is carried by its last partition, the one that is shown first: in each of thousands
@@ -296,6 +298,7 @@ def stored(
     return dg.Output(
         frame,
         output_name=context.assets_def.get_output_name_for_asset_key(contract.asset_key),
+        metadata={REPLACES: True} if replaces else None,
         data_version=dg.DataVersion(version),
     )
 

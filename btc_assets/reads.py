@@ -7,7 +7,7 @@ step can have seen of the lake.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -108,20 +108,19 @@ class DeclaredReads:
         """
         return self._lake.read(contract, day) if self._is_declared(contract, day) else None
 
-    def filed_later(self, contract: Contract, names: Collection[str]) -> pl.LazyFrame:
-        """Scan the rows of the step's own table that are filed under later days, with these values of its first key.
+    def filed_later(self, contract: Contract) -> pl.LazyFrame:
+        """Scan the rows of the step's own table that are filed under later days.
 
-        The one read that no edge declares: a text has one day for good, so before it is filed under a day it is looked
-        up by its id among the later ones.
+        The one read that no edge declares, for a step that must not file behind its own later rows: a text keeps the
+        day it was first seen on, and nobody rolls back behind a later change. These rows may refuse or leave out a row;
+        nothing of them enters one.
 
         Raises:
             UndeclaredReadError: the table is not the step's own.
         """
-        spans = self._spans(contract)
         if contract.table not in self.own:
-            raise UndeclaredReadError(f"{self.asset} looks up rows of {contract.table}, which is not its own table")
-        later = self._lake.days(contract, spans[-1][1] + _DAY)
-        return self._lake.scan_days(contract, later).filter(pl.col(contract.key[0]).is_in(list(names)))
+            raise UndeclaredReadError(self._refusal(contract, "later days"))
+        return self._lake.scan(contract, self._spans(contract)[-1][1] + _DAY)
 
     def _spans(self, contract: Contract, first: date | None = None) -> Sequence[Days]:
         spans = self.declared.get(contract.table, ())

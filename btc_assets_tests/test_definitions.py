@@ -12,9 +12,10 @@ import pytest
 from dagster._core.workspace.autodiscovery import loadable_targets_from_loaded_module
 
 from btc_assets import definitions
-from btc_assets.champion.tables import MODEL_VERDICT
+from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.definitions import defs
 from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.market.streams import CONTEXT
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.schema import CONTRACTS
@@ -214,7 +215,7 @@ def test_no_partition_rests_on_a_later_day(key: dg.AssetKey, day: str) -> None:
 @pytest.mark.parametrize("day", SAMPLE_DAYS)
 @pytest.mark.parametrize(
     "key",
-    [key for key in KEYS if key.path[0] == "learning" or key == MODEL_VERDICT.asset_key],
+    [key for key in KEYS if key.path[0] == "learning" or key in (MODEL_VERDICT.asset_key, MODEL_HISTORY.asset_key)],
     ids=lambda key: key.path[1],
 )
 def test_no_model_rests_on_a_bar_that_closes_after_its_cutoff(key: dg.AssetKey, day: str) -> None:
@@ -237,6 +238,14 @@ def test_a_model_looks_back_exactly_its_window(day: str) -> None:
     opens = max(settings().first_day, day_of(day) - timedelta(days=settings().window_days))
     for name in ("hourly_features", "hourly_labels"):
         assert spans[name] == (opens, day_of(day) - timedelta(days=1))
+
+
+@pytest.mark.parametrize("day", SAMPLE_DAYS[1:])
+def test_decisions_rest_on_all_that_was_decided_before(day: str) -> None:
+    start, own, eve = DAILY.start.date(), day_of(day), day_of(day) - timedelta(days=1)
+    assert (MODEL_HISTORY.asset_key, start, eve) in parents(MODEL_HISTORY.asset_key, own)
+    assert (MODEL_HISTORY.asset_key, own, own) in parents(MODEL_VERDICT.asset_key, own)
+    assert (MODEL_HISTORY.asset_key, start, own) in parents(FORECASTS.asset_key, own)
 
 
 def test_a_mapping_that_includes_the_cutoffs_own_day_would_be_caught() -> None:

@@ -1,6 +1,7 @@
 """An asset reads what it declares: the tables and days of its edges and its own partitions, and nothing else."""
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import midnight
+from btc_assets.definitions import defs
 from btc_assets.features.tables import HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.tables import PRICES
-from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import DAILY, days_before, everything_until, key_of
 from btc_assets.reads import DeclaredReads, Tables, UndeclaredReadError, lake_resources
+from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 1, 1)
@@ -98,7 +100,7 @@ PLANTED: dict[str, tuple[Callable[[DeclaredReads], object], str]] = {
         lambda reads: reads.read(HOURLY_LABELS, DAY + timedelta(days=1)),
         "features/hourly_labels of 2018-01-11",
     ),
-    "later rows of another table": (lambda reads: reads.filed_later(PRICES, []), "market/prices"),
+    "later rows of another table": (lambda reads: reads.filed_later(PRICES), "market/prices"),
 }
 
 
@@ -150,8 +152,59 @@ def test_its_own_partition_in_hand_may_be_read(lake: Lake) -> None:
     assert run(lake, lambda reads: reads.read(HOURLY_LABELS, DAY)).success
 
 
-def test_a_text_is_looked_up_by_name_among_later_days_and_nothing_else_is(lake: Lake) -> None:
-    reads = DeclaredReads("news/articles", frozenset({"news/articles"}), {ARTICLES.table: [(FIRST, DAY)]}, lake)
-    assert reads.filed_later(ARTICLES, ["a"]).collect().is_empty()
-    with pytest.raises(UndeclaredReadError, match=r"news/articles reads news/articles of 2018-01-11"):
-        reads.read(ARTICLES, DAY + timedelta(days=1))
+# --- no other way to read --------------------------------------------------------------------------
+GRAPH = defs.resolve_asset_graph()
+STEPS = {node.assets_def.op.name: node.assets_def for node in map(GRAPH.get, GRAPH.get_all_asset_keys())}
+PACKAGE = PROJECT_ROOT / "btc_assets"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_no_asset_is_handed_the_lake(step: str) -> None:
+    """The IO manager is the lake; Dagster calls it with the partitions of declared edges and of the step's own."""
+    handed = STEPS[step].op.required_resource_keys
+    assert "lake" not in handed
+    assert "io_manager" not in handed
+    values = [defs.resources[key] for key in handed if defs.resources]
+    assert not any(isinstance(value, Lake) for value in values)
+
+
+def domains() -> Iterator[Path]:
+    """Yield every module in which an asset is defined."""
+    functions = (definition.op.compute_fn.decorated_fn for definition in STEPS.values())
+    yield from sorted({Path(function.__code__.co_filename) for function in functions})
+
+
+def test_every_asset_is_looked_at() -> None:
+    domains_of_assets = {key.path[0] for key in GRAPH.get_all_asset_keys()}
+    assert {path.relative_to(PACKAGE).parts[0] for path in domains()} == domains_of_assets
+
+
+@pytest.mark.parametrize("module", domains(), ids=lambda path: path.parent.name)
+def test_no_module_of_assets_names_the_lake_or_reaches_for_a_resource(module: Path) -> None:
+    tree = ast.parse(module.read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names.isdisjoint({"Lake", "UPath", "open"})
+    reached = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert reached.isdisjoint({"resources", "io_manager", "lake_root", "scan_parquet", "read_parquet", "_lake"})
+
+
+def functions_of_assets() -> Iterator[ast.FunctionDef]:
+    """Yield every function that is decorated as an asset, whether or not its asset is on."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            decorators = [ast.unparse(one) for one in getattr(node, "decorator_list", [])]
+            if isinstance(node, ast.FunctionDef) and any(
+                one.startswith(("dg.asset(", "dg.multi_asset(")) for one in decorators
+            ):
+                yield node
+
+
+@pytest.mark.parametrize("function", functions_of_assets(), ids=lambda node: node.name)
+def test_no_function_of_an_asset_names_the_lake(function: ast.FunctionDef) -> None:
+    assert "Lake" not in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+
+
+def test_what_is_filed_later_is_looked_at_by_the_two_that_may_not_file_behind_it() -> None:
+    callers = {path.relative_to(PACKAGE).as_posix() for path in domains() if ".filed_later(" in path.read_text()}
+    assert callers == {"news/assets.py", "champion/assets.py"}

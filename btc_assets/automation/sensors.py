@@ -25,7 +25,8 @@ from btc_assets.automation.jobs import (
 )
 from btc_assets.automation.spans import DAY, RANGE_END_TAG, RANGE_START_TAG, Span, spans
 from btc_assets.automation.walk_forward import WALK_TAG
-from btc_assets.champion.history import holder
+from btc_assets.champion.assets import shadow_config
+from btc_assets.champion.history import holder, shadow_decision
 from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
 from btc_assets.digest import digest
@@ -230,6 +231,7 @@ def asked_again(
                 run_key=f"{asked}|attempt {attempt + 1}",
                 partition_key=run.tags.get(PARTITION_TAG),
                 asset_selection=sorted(run.asset_selection) if run.asset_selection else None,
+                run_config=run.run_config,
                 tags={**kept, ATTEMPT_TAG: str(attempt + 1)},
             )
         )
@@ -466,10 +468,12 @@ def settle_shadows(
     message = "no report of a closed day judges a challenger"
     if key_of(today - DAY) in changed and DAILY.has_partition_key(key_of(today)):
         report = lake.read(SHADOW_REPORT, today - DAY)
-        decision = "wait" if report is None or report.is_empty() else report["decision"][0]
-        message = f"the report of {key_of(today - DAY)} says {decision}"
-        if decision != "wait":
-            requests.append(_request(Span(today, today), f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"))
+        decided = None if report is None else shadow_decision(report)
+        message = f"the report of {key_of(today - DAY)} decides nothing"
+        if decided is not None:
+            key = f"shadow|{key_of(today)}|{changed[key_of(today - DAY)]}"
+            config = shadow_config("shadow", decided)
+            requests.append(dg.RunRequest(run_key=key, partition_key=key_of(today), run_config=config))
     return answered(context, requests, str(moved), message)
 
 

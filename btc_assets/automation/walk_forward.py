@@ -21,8 +21,8 @@ from pydantic import Field
 
 from btc_assets.automation.failures import why_failed
 from btc_assets.automation.spans import DAY, Span, spans
-from btc_assets.champion.assets import history_config
-from btc_assets.champion.history import holder, holders, is_written
+from btc_assets.champion.assets import shadow_config
+from btc_assets.champion.history import holder, holders, is_written, shadow_decision
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
 from btc_assets.digest import digest
@@ -77,7 +77,7 @@ JUDGING_SETTINGS = {
 """Settings a verdict depends on beside the model."""
 TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
 """Tables that training makes of a cutoff, in the order of the graph; training does not depend on any verdict."""
-JUDGED = (MODEL_VERDICT, MODEL_HISTORY)
+JUDGED = (MODEL_HISTORY, MODEL_VERDICT)
 """Tables that judging makes of a trained cutoff; a verdict depends on the verdicts before it."""
 FORECAST_SETTINGS = {"train_days", "fee_bps", "too_small_to_call"}
 """Settings forecasts and outcomes depend on beside the model."""
@@ -353,7 +353,9 @@ class Walk:
         if in_shadow:
             self._materialise("report_performance", Span(eve, eve), [SHADOW_REPORT.table])
         if in_shadow or history.filter(MODEL_HISTORY.day == cutoff).height:
-            self._materialise("settle_shadow", Span(cutoff, cutoff), None, config=history_config(event="replay"))
+            report = self.lake.read(SHADOW_REPORT, eve)
+            decided = None if report is None else shadow_decision(report)
+            self._materialise("settle_shadow", Span(cutoff, cutoff), None, config=shadow_config("replay", decided))
 
     def _forecast(self, leg: Leg, *, again: bool) -> bool:
         """Forecast a leg's days unless that is done; return whether it was done now."""

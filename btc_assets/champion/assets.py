@@ -1,6 +1,8 @@
 """The champion: verdicts of the gate, the history of who holds a role, the challenger in shadow."""
 
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from inspect import cleandoc
 from typing import Any, Literal
 
 import dagster as dg
@@ -16,8 +18,8 @@ from btc_assets.columns import KNOWN_DAY
 from btc_assets.display import markdown_image, table_metadata
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import TABLES, read_inputs
-from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.lake import Lake, stored
+from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
+from btc_assets.lake import stored
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
     data_versions,
@@ -26,19 +28,22 @@ from btc_assets.learning.cutoff import (
     other_seeds,
     parameters_by_horizon,
     rows_by_horizon,
-    same_cutoff,
-    window_of,
 )
 from btc_assets.learning.families.gradient_boosting import BoostedOutput
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.learning.tables import (
+    CV_FOLDS,
+    FOLD_FORECASTS,
+    TRAINED_MODEL,
     TRAINING_PROFILE,
+    TUNED_PARAMETERS,
 )
 from btc_assets.markdown import markdown_table
-from btc_assets.partitions import DAILY, day_of, days_before
+from btc_assets.partitions import DAILY, day_of, days_before, everything_until
 from btc_assets.published import live_manifest, newest_served_hour
-from btc_assets.schema import dagster_type
+from btc_assets.reads import DeclaredReads, Tables
+from btc_assets.schema import Contract, dagster_type
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, NEWEST
 
@@ -88,67 +93,172 @@ CAUSALITY_DAYS = 3
 """Newest days of the window on which a verdict runs the causality laws."""
 
 
-@dg.asset(
-    key=["champion", "model_verdict"],
-    **(_COMMON | {"code_version": "2"}),
-    dagster_type=dagster_type(MODEL_VERDICT),
-    ins={
-        "hourly_features": window_of("features/hourly_features"),
-        "hourly_labels": window_of("features/hourly_labels"),
-        "cv_folds": same_cutoff("learning/cv_folds"),
-        "tuned_parameters": same_cutoff("learning/tuned_parameters"),
-        "fold_forecasts": same_cutoff("learning/fold_forecasts"),
-        "trained_model": dg.AssetIn(
-            key=["learning", "trained_model"], partition_mapping=days_before(settings().window_days, and_today=True)
+def _of_window(contract: Contract) -> dg.AssetDep:
+    """Declare that the training window of a table is read: the days before the cutoff."""
+    return dg.AssetDep(contract.asset_key, partition_mapping=days_before(settings().window_days, and_today=False))
+
+
+def _of_newest_days(contract: Contract) -> dg.AssetDep:
+    """Declare what the causality laws run on: the newest days before the cutoff, and the warm-up before them."""
+    days = days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False)
+    return dg.AssetDep(contract.asset_key, partition_mapping=days)
+
+
+_JUDGED_FROM = [
+    *map(_of_newest_days, TABLES),
+    *map(_of_window, (HOURLY_FEATURES, HOURLY_LABELS)),
+    *(dg.AssetDep(contract.asset_key) for contract in (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS)),
+    dg.AssetDep(TRAINED_MODEL.asset_key, partition_mapping=days_before(settings().window_days, and_today=True)),
+    dg.AssetDep(TRAINING_PROFILE.asset_key, partition_mapping=everything_until(and_today=False)),
+]
+"""What a decision of the gate rests on, beside the champions before it."""
+
+
+def _decided(contract: Contract, history_of: dg.AssetDep, *, about: str, kinds: set[str]) -> dg.AssetSpec:
+    """Return the spec of a table that the step of decisions makes."""
+    return dg.AssetSpec(
+        contract.asset_key,
+        description=cleandoc(about),
+        deps=[*_JUDGED_FROM, history_of],
+        group_name=GROUP,
+        code_version="2",
+        kinds=kinds,
+        freshness_policy=_FRESHNESS,
+        # Where Dagster finds the type and the IO manager of an output that is given as a spec.
+        metadata={"dagster/dagster_type": dagster_type(contract), "dagster/io_manager_key": "io_manager"},
+    )
+
+
+class HistoryChange(dg.Config):
+    """What to write into the history; empty for an ordinary training."""
+
+    event: Literal["verdict", "shadow", "rollback", "replay"] = Field(
+        default="verdict",
+        description="verdict: judge the day's cutoff and record the decision. shadow: record what the shadow report of "
+        "the day before decided, given below. rollback: go back to an earlier champion. replay: as shadow, but drop "
+        "the day's decisions first, for a walk-forward that decides the day again.",
+    )
+    to: int = Field(default=0, ge=0, description="Registry version to roll back to; 0 is the previous champion.")
+    reason: str = Field(default="", max_length=2000, description="Why: of a rollback, or of a shadow's decision.")
+    actor: str = Field(default="", max_length=100, description="Who rolls back.")
+    decision: Literal["", "promote", "dismiss"] = Field(default="", description="Of a shadow report; empty: none.")
+    version: int = Field(default=0, ge=0, description="Registry version of the challenger that was decided about.")
+    cutoff: str = Field(default="", description="Its cutoff, YYYY-MM-DD.")
+    digest: str = Field(default="", description="Its digest.")
+
+    def shadow(self) -> history.ShadowDecision | None:
+        """Return the decision about the challenger; None when nothing was decided.
+
+        Raises:
+            ValueError: the cutoff is not a date.
+        """
+        if not self.decision:
+            return None
+        challenger = history.ModelChoice(self.version, date.fromisoformat(self.cutoff), self.digest)
+        return history.ShadowDecision(self.decision, challenger, self.reason)
+
+
+DECISIONS = "champion__decisions"
+"""Name of the step that makes verdict and history."""
+
+
+def history_config(**change: str | int) -> dict[str, Any]:
+    """Return the run config of a change of `champion/model_history`, see `HistoryChange`."""
+    return {"ops": {DECISIONS: {"config": change}}}
+
+
+def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDecision | None) -> dict[str, Any]:
+    """Return the run config that records what a shadow report decided; None: nothing."""
+    if decided is None:
+        return history_config(event=event)
+    return history_config(
+        event=event,
+        decision=decided.decision,
+        version=decided.challenger.version,
+        cutoff=decided.challenger.cutoff.isoformat(),
+        digest=decided.challenger.digest,
+        reason=decided.reason,
+    )
+
+
+@dg.multi_asset(
+    name=DECISIONS,
+    partitions_def=DAILY,
+    backfill_policy=_BACKFILL,
+    op_tags=_LIMITS,
+    can_subset=True,
+    specs=[
+        _decided(
+            MODEL_HISTORY,
+            dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=False)),
+            kinds={"polars"},
+            about="""Who is champion and who is in shadow, since which hour, by whose decision and why.
+
+            Rows are only ever added. A verdict promotes its candidate or sends a changed recipe into the shadow; a
+            shadow report promotes the challenger or dismisses it; a rollback is manual. Forecasts of every hour, past
+            or present, are made by the model that this table names for that hour. A change counts from the newest hour
+            forecast by then, so that a forecast that was served is never replaced by another model's. Requesting again
+            what is already written adds nothing. One exception: a walk-forward that decides a day again, since when
+            nobody was served, drops what verdicts and shadows decided on it before, never what a person did.
+            """,
         ),
-    },
-    deps=[
-        *(
-            dg.AssetDep(table.asset_key, partition_mapping=days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False))
-            for table in TABLES
-        ),
-        dg.AssetDep(
-            ["learning", "training_profile"], partition_mapping=days_before(settings().window_days, and_today=False)
+        _decided(
+            MODEL_VERDICT,
+            dg.AssetDep(MODEL_HISTORY.asset_key),
+            kinds={"mlflow"},
+            about="""The gate: does the candidate of this cutoff replace the champion? One row a criterion, both sides.
+
+            The first valid model becomes champion. After that a *refresh* (the champion's recipe on a newer window) is
+            promoted unless its log-loss, on hours neither has learnt from, is shown to be higher by more than
+            `BTC_GATE_TOLERANCE_NATS`. A *changed recipe* must show a log-loss lower by `BTC_GATE_MARGIN_NATS`,
+            significant at `BTC_GATE_SIGNIFICANCE` by a one-sided Diebold-Mariano test, and with at least four of five
+            paired seeds; its Sharpe ratio after costs must not be shown to be worse, and its inputs must be the
+            champion's. Either must equal its library, keep the causality laws, and hold calibration and coverage at
+            least where the champion does. The champion it is compared with comes from `champion/model_history` of the
+            earlier days; the same step records the decision there, so both tables are made together.
+            """,
         ),
     ],
-    kinds={"mlflow"},
 )
-def model_verdict(
+def decisions(
     context: dg.AssetExecutionContext,
+    config: HistoryChange,
     registry: ModelRegistry,
-    lake: dg.ResourceParam[Lake],
-    hourly_features: pl.LazyFrame,
-    hourly_labels: pl.LazyFrame,
-    cv_folds: pl.LazyFrame,
-    tuned_parameters: pl.LazyFrame,
-    fold_forecasts: pl.LazyFrame,
-    trained_model: pl.LazyFrame,
-) -> dg.Output[pl.DataFrame]:
-    """The gate: does the candidate of this cutoff replace the champion? One row a criterion, with both sides.
+    tables: dg.ResourceParam[Tables],
+) -> Iterator[dg.Output[pl.DataFrame]]:
+    """Judge the cutoff of the day, or take another change, and record it in the history; the verdict explains it."""
+    reads, judging = tables.of(context), config.event == "verdict"
+    expected = {MODEL_HISTORY.asset_key, *([MODEL_VERDICT.asset_key] if judging else [])}
+    if context.selected_asset_keys != expected:
+        names = " and ".join(sorted(key.to_user_string() for key in expected))
+        raise dg.Failure(f"the event {config.event} makes {names}: select exactly that", allow_retries=False)
+    verdict, judged = _judged(context, registry, reads) if judging else (MODEL_VERDICT.empty(), None)
+    with tables.locked(MODEL_HISTORY):
+        yield _recorded(context, config, registry, reads, verdict)
+    if judged is not None:
+        yield judged
 
-    The first valid model becomes champion. After that a *refresh* (the champion's recipe on a newer window) is
-    promoted unless its log-loss, on hours neither has learnt from, is shown to be higher by more than
-    `BTC_GATE_TOLERANCE_NATS`. A *changed recipe* must show a log-loss lower by `BTC_GATE_MARGIN_NATS`, significant at
-    `BTC_GATE_SIGNIFICANCE` by a one-sided Diebold-Mariano test, and with at least four of five paired seeds; its Sharpe
-    ratio after costs must not be shown to be worse, and its inputs must be the champion's. Either must equal its
-    library, keep the causality laws, and hold calibration and coverage at least where the champion does.
 
-    Whom it is held against is read from the history of the hours before, which this verdict itself goes on: a circle
-    in time that a lineage without circles cannot draw.
-    """
+def _judged(
+    context: dg.AssetExecutionContext, registry: ModelRegistry, reads: DeclaredReads
+) -> tuple[pl.DataFrame, dg.Output[pl.DataFrame]]:
+    """Judge the candidate of the cutoff against the champion before it: the verdict, and its output."""
     from btc_assets.laws.laws import feature_failures
 
     config, cutoff = settings(), day_of(context.partition_key)
-    models = trained_model.collect()
+    models = reads.scan(TRAINED_MODEL).collect()
     trained = models.filter(pl.col("cutoff") == cutoff)
     candidate = history.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
-    past = lake.scan(MODEL_HISTORY, None, cutoff).collect().filter(pl.col("verdict_cutoff").ne_missing(cutoff))
+    past = reads.scan(MODEL_HISTORY).filter(pl.col("verdict_cutoff").ne_missing(cutoff)).collect()
     before = history.holder(past, CHAMPION, takes_effect(cutoff, replayed=is_replay(cutoff)))
-    wide, known, forecasts = hourly_features.collect(), hourly_labels.collect(), fold_forecasts.collect()
+    wide, known = reads.scan(HOURLY_FEATURES).collect(), reads.scan(HOURLY_LABELS).collect()
+    forecasts = reads.scan(FOLD_FORECASTS).collect()
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, learnt_inputs(wide, cutoff))[gate.PRIMARY]
-    newest = cv_folds.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
+    newest = (
+        reads.scan(CV_FOLDS).filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
+    )
     learnt, judged = folds.split(rows, newest)
-    parameters = parameters_by_horizon(tuned_parameters.collect())[gate.PRIMARY]
+    parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[gate.PRIMARY]
     fits = training.fit_seeds(
         learnt, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
     )
@@ -156,7 +266,8 @@ def model_verdict(
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
     if before is not None:
         bundle = registry.load(before.version)
-        profile = lake.read(TRAINING_PROFILE, before.cutoff)
+        # A model of this very cutoff, made champion by hand, has its profile made after the verdict.
+        profile = reads.read(TRAINING_PROFILE, before.cutoff) if before.cutoff < cutoff else None
         changes = recipe_changes(
             registry.load(candidate.version).document,
             bundle.document,
@@ -174,7 +285,7 @@ def model_verdict(
         )
         changed = set(bundle.features) ^ set(rows.names)
     first, last = cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1)
-    inputs = read_inputs(lake, first, last)
+    inputs = read_inputs(reads, first, last)
     verdict = gate.judge(
         evidence,
         champion,
@@ -193,14 +304,14 @@ def model_verdict(
     summary = markdown_table(frame.select("criterion", "value", "champion_value", "bound", "passed", "reason"))
     versions = data_versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts, trained_model=trained)
     tags = {"decision": verdict.decision, "kind": verdict.kind, "model_version": str(candidate.version)}
-    with registry.run(context, tags | versions) as run:
+    with registry.run(context, MODEL_VERDICT.asset_key, tags | versions) as run:
         run.metrics({one.name: one.value for one in verdict.criteria if one.value is not None})
         run.metrics(
             {f"champion.{one.name}": one.champion_value for one in verdict.criteria if one.champion_value is not None}
         )
         run.table("verdict.md", f"# {verdict.decision} ({verdict.kind})\n\n{summary}\n")
         link = run.link()
-    return stored(
+    return frame, stored(
         context,
         MODEL_VERDICT,
         frame,
@@ -225,63 +336,28 @@ def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[Boost
     return [BoostedOutput.read(path, features) for path in paths] if all(path.exists() for path in paths) else []
 
 
-class HistoryChange(dg.Config):
-    """What to write into the history beside the verdict of the day; empty for an ordinary training."""
-
-    event: Literal["verdict", "shadow", "rollback", "replay"] = Field(
-        default="verdict",
-        description="verdict: what the day's verdict decides. shadow: what the shadow report of the day before "
-        "decides. rollback: go back to an earlier champion. replay: as shadow, but forget the day's rows first, for a "
-        "walk-forward that decides it anew.",
-    )
-    to: int = Field(default=0, ge=0, description="Registry version to roll back to; 0 is the champion before.")
-    reason: str = Field(default="", max_length=500, description="Why a person rolls back.")
-    actor: str = Field(default="", max_length=100, description="Who rolls back.")
-
-
-def history_config(**change: str | int) -> dict[str, Any]:
-    """Return the run config that asks `champion/model_history` for a change, see `HistoryChange`."""
-    return {"ops": {"champion__model_history": {"config": change}}}
-
-
-@dg.asset(
-    key=["champion", "model_history"],
-    **(_COMMON | {"code_version": "2"}),
-    dagster_type=dagster_type(MODEL_HISTORY),
-    ins={"model_verdict": same_cutoff("champion/model_verdict")},
-    kinds={"polars"},
-)
-def model_history(
+def _recorded(
     context: dg.AssetExecutionContext,
     config: HistoryChange,
     registry: ModelRegistry,
-    lake: dg.ResourceParam[Lake],
-    model_verdict: pl.LazyFrame,
+    reads: DeclaredReads,
+    verdict: pl.DataFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Who is champion and who is in shadow, since which hour, by whose decision and why; rows are only ever added.
-
-    A verdict promotes its candidate or sends a changed recipe into the shadow; a shadow report promotes the challenger
-    or dismisses it; a rollback is manual. Forecasts of every hour, past or present, are made by the model that this
-    table names for that hour. A change counts from the newest hour forecast by then, so that a forecast that was served
-    is never replaced by another model's. Asking again for what is already written adds nothing.
-    One exception: a walk-forward that decides a day anew, since when nobody was served, drops what verdicts and shadows
-    decided on it before, never what a person did.
-    """
+    """Add a change to the history of the day."""
     day = day_of(context.partition_key)
-    everything = lake.scan(MODEL_HISTORY).collect()
+    until_now = reads.scan(MODEL_HISTORY).collect()
     on_the_day = MODEL_HISTORY.day == day
-    if config.event == "replay" and is_replay(day):
-        everything = everything.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
-        with lake.locked(MODEL_HISTORY):
-            lake.write(MODEL_HISTORY, day, everything.filter(on_the_day))
+    replaced = config.event == "replay" and is_replay(day)
+    if replaced:
+        until_now = until_now.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
     try:
-        added = _added(config, everything, lake, model_verdict.collect(), day)
+        added = _added(config, until_now, reads, verdict, day)
     except history.HistoryError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     for version in added["model_version"].drop_nulls().unique():
         _can_forecast(registry.load(version), version)
-    frame = pl.concat([everything.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
-    stands = history.standing(pl.concat([everything, added]))
+    frame = pl.concat([until_now.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
+    stands = history.standing(pl.concat([until_now, added]))
     return stored(
         context,
         MODEL_HISTORY,
@@ -295,25 +371,26 @@ def model_history(
                 markdown_table(frame.select("effective_from", "role", "event", "model_version", "actor", "reason"))
             ),
         },
+        replaces=replaced,
     )
 
 
 def _added(
     config: HistoryChange,
-    everything: pl.DataFrame,
-    lake: Lake,
+    until_now: pl.DataFrame,
+    reads: DeclaredReads,
     verdict: pl.DataFrame,
     day: date,
 ) -> pl.DataFrame:
-    """Return the rows that what is asked for adds to the history."""
-    written = history.moment(everything, datetime.now(tz=UTC))
+    """Return the rows that a change adds to the history."""
+    written = history.moment(until_now, datetime.now(tz=UTC))
     if config.event == "rollback":
         served = newest_served_hour(settings().serving_dir)
         if served is not None and day != served.date():
             raise history.HistoryError(f"roll back on {served.date()}, the newest day that is served, not on {day}")
         return history.after_rollback(
-            everything,
-            to=config.to or _unserved_rollback(everything),
+            pl.concat([until_now, reads.filed_later(MODEL_HISTORY).collect()]),
+            to=config.to or _unserved_rollback(until_now),
             reason=" ".join(config.reason.split()) or "no reason was given",
             actor=" ".join(config.actor.split()) or "unknown",
             effective_from=takes_effect(day, replayed=False),
@@ -322,12 +399,9 @@ def _added(
     replayed = is_replay(day)
     times = {"effective_from": takes_effect(day, replayed=replayed), "recorded_at": written}
     if config.event != "verdict":
-        report = lake.read(SHADOW_REPORT, day - timedelta(days=1))
-        added = history.after_shadow(everything, SHADOW_REPORT.empty() if report is None else report, **times)
-    elif verdict.is_empty():
-        raise history.HistoryError(f"no verdict of {day} is stored: materialise champion/model_verdict first")
+        added = history.after_shadow(until_now, config.shadow(), **times)
     else:
-        added = history.after_verdict(everything, verdict, **times)
+        added = history.after_verdict(until_now, verdict, **times)
     if added.height and not replayed and has_passed(day):
         raise history.HistoryError(
             f"{day} has passed and what was forecast since was served, so nothing is decided for it any more: train "
@@ -371,9 +445,9 @@ def is_replay(day: date) -> bool:
     return settings().history_end is not None or (has_passed(day) and (served is None or served.date() < day))
 
 
-def _unserved_rollback(everything: pl.DataFrame) -> int | None:
+def _unserved_rollback(until_now: pl.DataFrame) -> int | None:
     """Return the version of a rollback that is written but not served yet: one that was killed, to be finished."""
-    champion = everything.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
+    champion = until_now.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
     live = live_manifest(settings().serving_dir)
     if champion.is_empty() or live is None or champion["event"][-1] != "rolled_back":
         return None
@@ -432,4 +506,4 @@ def shadow_report(
     return stored(context, SHADOW_REPORT, pl.concat(reports), metadata)
 
 
-ASSETS = [model_verdict, model_history, shadow_report]
+ASSETS = [decisions, shadow_report]

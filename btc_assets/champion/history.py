@@ -42,6 +42,21 @@ class ModelChoice:
 
 
 @dataclass(frozen=True)
+class ShadowDecision:
+    """What the hours in shadow decide about a challenger.
+
+    Attributes:
+        decision: promote or dismiss.
+        challenger: the model decided about.
+        reason: a sentence.
+    """
+
+    decision: str
+    challenger: ModelChoice
+    reason: str
+
+
+@dataclass(frozen=True)
 class Standing:
     """Where the registry's aliases belong: registry versions, None where nobody stands."""
 
@@ -179,27 +194,35 @@ def moment(history: pl.DataFrame, now: datetime) -> datetime:
     return max(now, newest + timedelta(microseconds=1)) if isinstance(newest, datetime) else now
 
 
-def after_shadow(
-    history: pl.DataFrame, report: pl.DataFrame, *, effective_from: datetime, recorded_at: datetime
-) -> pl.DataFrame:
-    """Return the rows a shadow report adds: the challenger becomes champion, or leaves the shadow, or waits.
+def shadow_decision(report: pl.DataFrame) -> ShadowDecision | None:
+    """Return what a shadow report decides; None where nobody is in shadow, or the challenger waits.
 
     Args:
-        history: every MODEL_HISTORY row there is.
         report: SHADOW_REPORT rows of one day, may be empty.
+    """
+    if report.is_empty() or report["decision"][0] == "wait":
+        return None
+    first = report.row(0, named=True)
+    challenger = ModelChoice(first["challenger_version"], first["challenger_cutoff"], first["challenger_digest"])
+    return ShadowDecision(first["decision"], challenger, f"by {first['day']}: {_why(report)}")
+
+
+def after_shadow(
+    history: pl.DataFrame, decided: ShadowDecision | None, *, effective_from: datetime, recorded_at: datetime
+) -> pl.DataFrame:
+    """Return the rows that the hours in shadow add: the challenger becomes champion, or leaves the shadow, or waits.
+
+    Args:
+        history: MODEL_HISTORY rows until now.
+        decided: what the shadow report decides.
         effective_from: first hour it holds for, UTC.
         recorded_at: now, UTC.
     """
-    if report.is_empty() or report["decision"][0] == "wait":
-        return MODEL_HISTORY.empty()
-    first = report.row(0, named=True)
-    judged = ModelChoice(first["challenger_version"], first["challenger_cutoff"], first["challenger_digest"])
-    if holder(history, CHALLENGER, effective_from) != judged:
-        return MODEL_HISTORY.empty()  # settled before, by this report or by a promotion
-    reason = f"by {first['day']}: {_why(report)}"
-    rows = [_row(CHALLENGER, "left_shadow", None, reason)]
-    if first["decision"] == "promote":
-        rows.append(_row(CHAMPION, "promoted", judged, reason))
+    if decided is None or holder(history, CHALLENGER, effective_from) != decided.challenger:
+        return MODEL_HISTORY.empty()  # nothing is decided, or it was settled before
+    rows = [_row(CHALLENGER, "left_shadow", None, decided.reason)]
+    if decided.decision == "promote":
+        rows.append(_row(CHAMPION, "promoted", decided.challenger, decided.reason))
     return _rows(rows, effective_from, recorded_at, SHADOW, None)
 
 

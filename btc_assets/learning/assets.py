@@ -168,7 +168,7 @@ def tuned_parameters(
         records.append(record)
     frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns)
     versions = data_versions(hourly_features=wide, hourly_labels=known, cv_folds=layout, earlier=previous)
-    with registry.run(context, versions) as run:
+    with registry.run(context, TUNED_PARAMETERS.asset_key, versions) as run:
         for row in frame.iter_rows(named=True):
             horizon = row["horizon_hours"]
             run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
@@ -261,7 +261,7 @@ def trained_model(
     versions = data_versions(
         hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, fold_forecasts=forecasts
     )
-    with registry.run(context, versions) as run:
+    with registry.run(context, TRAINED_MODEL.asset_key, versions) as run:
         model = training.fit_model(
             rows,
             forecasts,
@@ -364,7 +364,7 @@ def model_explanation(
     primary = HORIZONS[0]
     picture = found[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
     versions = data_versions(hourly_features=wide, hourly_labels=known, trained_model=trained)
-    with registry.run(context, {"model_version": str(version), **versions}) as run:
+    with registry.run(context, MODEL_EXPLANATION.asset_key, {"model_version": str(version), **versions}) as run:
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / f"beeswarm_{primary}h.png").write_bytes(picture)
             frame.write_csv(Path(scratch) / "importance.csv")

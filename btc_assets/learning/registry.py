@@ -65,17 +65,20 @@ class ModelRegistry(dg.ConfigurableResource):
 
     # --- runs ----------------------------------------------------------------------------------
     @contextmanager
-    def run(self, context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> Iterator[MlflowRun]:
-        """Open the MLflow run of this asset and partition, or range of them; it is closed whatever happens inside.
+    def run(
+        self, context: dg.AssetExecutionContext, asset: dg.AssetKey, tags: Mapping[str, str]
+    ) -> Iterator[MlflowRun]:
+        """Open the MLflow run of an asset and partition, or range of them; it is closed whatever happens inside.
 
         Args:
-            context: of the asset; gives the run its name and its Dagster tags.
+            context: of the step; gives the run its partitions and its Dagster tags.
+            asset: one of the step's; gives the run its name.
             tags: further tags, for example the data versions trained on.
         """
         import mlflow
         from dagster_mlflow import mlflow_tracking
 
-        name, partitions = context.asset_key.to_user_string(), context.partition_keys
+        name, partitions = asset.to_user_string(), context.partition_keys
         partition = partitions[0] if len(partitions) == 1 else f"{partitions[0]}..{partitions[-1]}"
         opened = self.client.create_run(
             self._experiment_id(),
@@ -84,7 +87,7 @@ class ModelRegistry(dg.ConfigurableResource):
                 "asset": name,
                 "partition": partition,
                 "dagster_run_id": context.run.run_id,
-                "code_version": str(context.assets_def.code_versions_by_key.get(context.asset_key)),
+                "code_version": str(context.assets_def.code_versions_by_key.get(asset)),
                 "source_digest": source_digest(),
                 **tags,
             },

@@ -134,7 +134,9 @@ def drift_report(
     if not watches:
         return stored(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": "No champion forecast these days."})
     frame, newest = pl.concat(watch.rows for watch in watches).sort(DRIFT_REPORT.key), watches[-1]
-    with registry.run(context, {"model_version": str(newest.version), "cutoff": newest.cutoff.isoformat()}) as run:
+    with registry.run(
+        context, DRIFT_REPORT.asset_key, {"model_version": str(newest.version), "cutoff": newest.cutoff.isoformat()}
+    ) as run:
         with tempfile.TemporaryDirectory() as scratch:
             drift.write_evidently(newest.reference, newest.current, newest.features, Path(scratch) / "evidently.html")
             run.files(Path(scratch), "drift")

@@ -54,7 +54,8 @@ def _gathered(
     )
     rows = reads.scan(contract)
     old = reads.scan(contract, days[0], days[-1]).collect()
-    anywhere = pl.concat([rows, reads.filed_later(contract, names_of(deliveries, kind))])
+    later = reads.filed_later(contract).filter(pl.col(contract.key[0]).is_in(names_of(deliveries, kind)))
+    anywhere = pl.concat([rows, later])
     filed = file_items(deliveries, kind, old, KnownTexts.look_up(kind, anywhere, deliveries, days), days, now)
     for report in filed.reports:
         if report.fault:

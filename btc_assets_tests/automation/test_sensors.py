@@ -30,6 +30,7 @@ from btc_assets.automation.sensors import (
 )
 from btc_assets.automation.spans import Span
 from btc_assets.automation.walk_forward import BACKGROUND, WALK_TAG
+from btc_assets.champion.assets import DECISIONS
 from btc_assets.champion.tables import MODEL_HISTORY, SHADOW_REPORT
 from btc_assets.clock import midnight
 from btc_assets.definitions import defs
@@ -338,7 +339,9 @@ def test_a_model_of_long_ago_makes_no_old_forecast_anew(instance: dg.DagsterInst
 def test_the_report_of_the_day_that_closed_settles_the_shadow(
     instance: dg.DagsterInstance, lake: Lake, decision: str | None
 ) -> None:
-    row = dict.fromkeys(SHADOW_REPORT.columns) | {"day": date(2018, 5, 1), "decision": decision}
+    challenger = {"challenger_version": 4, "challenger_cutoff": date(2018, 4, 2), "challenger_digest": "d"}
+    row = dict.fromkeys(SHADOW_REPORT.columns) | {"day": date(2018, 5, 1), "decision": decision, **challenger}
+    row |= {"criterion": "log_loss", "passed": decision == "promote"}
     rows = [] if decision is None else [row]
     lake.write(SHADOW_REPORT, date(2018, 5, 1), pl.DataFrame(rows, schema=SHADOW_REPORT.columns))
     tell(instance, SHADOW_REPORT.asset_key, {"2018-04-28": "x", "2018-05-01": "a"})
@@ -346,6 +349,10 @@ def test_the_report_of_the_day_that_closed_settles_the_shadow(
     assert [one.partition_key for one in requests] == (["2018-05-02"] if decision in ("promote", "dismiss") else [])
     assert tick(settle_shadows, instance, cursor)[0] == []
     assert settle_shadows.job_name == "settle_shadow"
+    for one in requests:
+        change = one.run_config["ops"][DECISIONS]["config"]
+        assert (change["event"], change["decision"]) == ("shadow", decision)
+        assert (change["version"], change["cutoff"], change["digest"]) == (4, "2018-04-02", "d")
 
 
 # --- publication -------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class Project:
         self.definitions = dg.Definitions(
             assets=[self._asset(key, contract) for key, contract in CONTRACTS.items()],
             jobs=JOBS,
-            resources={**lake_resources(self.lake)},
+            resources=lake_resources(self.lake),
             executor=dg.in_process_executor,
         )
 

@@ -21,6 +21,7 @@ from btc_assets.champion.history import (
     is_written,
     line_of_champions,
     moment,
+    shadow_decision,
     standing,
 )
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
@@ -252,10 +253,9 @@ def test_a_rollback_that_cannot_be_says_why(history: pl.DataFrame, at: datetime,
 )
 def test_a_shadow_report_decides_once(decision: str, stands: Standing) -> None:
     history, day = walked("promoted", "kept"), week(3) - timedelta(days=1)
+    at, decided = midnight(week(3)), shadow_decision(report(1, decision, day))
     for _ in range(2):
-        rows = after_shadow(
-            history, report(1, decision, day), effective_from=midnight(week(3)), recorded_at=midnight(week(3))
-        )
+        rows = after_shadow(history, decided, effective_from=at, recorded_at=at)
         history = pl.concat([history, rows])
         assert standing(history) == stands
     assert MODEL_HISTORY.faults(history.sort(MODEL_HISTORY.key)) == []
@@ -263,10 +263,11 @@ def test_a_shadow_report_decides_once(decision: str, stands: Standing) -> None:
 
 def test_a_report_on_another_challenger_decides_nothing() -> None:
     history = walked("promoted", "kept")
-    late = report(5, "promote", week(3))
+    late = shadow_decision(report(5, "promote", week(3)))
     at = midnight(week(3))
     assert after_shadow(history, late, effective_from=at, recorded_at=at).is_empty()
-    assert after_shadow(history, SHADOW_REPORT.empty(), effective_from=at, recorded_at=at).is_empty()
+    assert shadow_decision(SHADOW_REPORT.empty()) is None
+    assert after_shadow(history, None, effective_from=at, recorded_at=at).is_empty()
 
 
 decisions = st.lists(st.sampled_from(["promoted", "kept", "refused", "rollback"]), min_size=1, max_size=12)

@@ -131,6 +131,11 @@ def keys_in_order() -> list[dg.AssetKey]:
     return list(defs.resolve_asset_graph().toposorted_asset_keys)
 
 
+def step_of(table: str) -> list[dg.AssetKey]:
+    """The assets of the step that makes a table."""
+    return sorted(defs.resolve_asset_graph().get(CONTRACTS[table].asset_key).assets_def.keys)
+
+
 def day_made(table: str) -> date:
     """The day of the small project on which a table is made."""
     return CUTOFF if table.startswith(("learning/", "champion/model_")) else DAY
@@ -196,13 +201,13 @@ def make_and_die(data: Path, table: str, point: str) -> None:
     """Make a table's day for real, and die while it is written."""
     day = day_made(table)
     die_writing(point, table, day)
-    made(data, [dg.AssetKey(table.split("/"))], day, day)
+    made(data, step_of(table), day, day)
 
 
 def make(data: Path, table: str) -> None:
     """Make a table's day for real."""
     day = day_made(table)
-    made(data, [dg.AssetKey(table.split("/"))], day, day)
+    made(data, step_of(table), day, day)
 
 
 def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:

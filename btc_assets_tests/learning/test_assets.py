@@ -12,9 +12,9 @@ import pytest
 
 from btc_assets.automation.walk_forward import JUDGED, TRAINED
 from btc_assets.champion import assets as champion
-from btc_assets.champion.assets import history_config
+from btc_assets.champion.assets import history_config, shadow_config
 from btc_assets.champion.gate import SEEDS
-from btc_assets.champion.history import Standing, after_verdict, holder, standing
+from btc_assets.champion.history import ShadowDecision, Standing, after_verdict, holder, standing
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.features import assets as features
@@ -111,8 +111,7 @@ def materialise(
             *news.ASSETS,
             *features.ASSETS,
             *learning.ASSETS,
-            champion.model_verdict,
-            champion.model_history,
+            champion.decisions,
         ],
         selection=selection,
         partition_key=key_of(cutoff),
@@ -275,13 +274,10 @@ HISTORY_ASSET = dg.AssetSelection.assets("champion/model_history")
 
 
 @pytest.mark.usefixtures("first")
-def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
-    lake: Lake, registry: ModelRegistry
-) -> None:
-    """Version 2 is made champion by hand of a verdict; a rollback to 1 stands, whatever is materialised again."""
+def test_a_rollback_is_written_once(lake: Lake, registry: ModelRegistry) -> None:
+    """Version 2 is made champion by hand of a verdict; version 1 stands after a rollback, however often it is asked."""
     aside = Lake(root=f"{lake.root}-aside")
-    for contract in (MODEL_VERDICT, MODEL_HISTORY):
-        aside.write(contract, CUTOFF, table(lake, contract))
+    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
     verdict = table(lake, MODEL_VERDICT).with_columns(
         cutoff=NEXT,
         candidate_version=pl.lit(2, pl.Int64),
@@ -289,7 +285,6 @@ def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
         candidate_digest=pl.lit("f" * 64),
         decision=pl.lit("promoted"),
     )
-    aside.write(MODEL_VERDICT, NEXT, verdict)
     promoted = after_verdict(
         table(aside, MODEL_HISTORY), verdict, effective_from=midnight(NEXT), recorded_at=midnight(NEXT)
     )
@@ -297,7 +292,6 @@ def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
     config = history_config(event="rollback", reason="it forecasts\n nonsense", actor="ann")
     for _ in range(2):
         assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
-        assert materialise(aside, registry, NEXT, HISTORY_ASSET).success
     history = pl.concat([table(aside, MODEL_HISTORY), table(aside, MODEL_HISTORY, NEXT)])
     assert MODEL_HISTORY.faults(history) == []
     assert history["event"].to_list() == ["promoted", "promoted", "rolled_back"]
@@ -311,9 +305,10 @@ def test_a_rollback_is_written_once_and_a_repeated_verdict_takes_nothing_back(
     [
         ({"event": "rollback"}, "version 1 is the first champion there was"),
         ({"event": "rollback", "to": 99}, "version 99 was never champion"),
+        ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
     ],
 )
-def test_a_rollback_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
+def test_a_change_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
     lake: Lake, registry: ModelRegistry, change: dict[str, Any], said: str
 ) -> None:
     aside = Lake(root=f"{lake.root}-alone")
@@ -342,3 +337,50 @@ def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left
 
 
 # --- what a change of the history rests on ----------------------------------------------------------
+def row_of(history: pl.DataFrame, at: date, **changes: Any) -> pl.DataFrame:
+    """Return the first row of a history as it would be if it held from another day on."""
+    moved = history.head(1).to_dicts()[0] | {"effective_from": midnight(at), "recorded_at": midnight(at)} | changes
+    return pl.DataFrame([moved], schema=MODEL_HISTORY.columns)
+
+
+@pytest.fixture
+def aside(first: dg.ExecuteInProcessResult, lake: Lake, tmp_path: Path) -> Lake:
+    """Return another lake that holds the history of the first cutoff."""
+    aside = Lake(root=str(tmp_path / "lake"))
+    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
+    return aside
+
+
+def test_a_shadow_is_settled_by_the_decision_that_the_run_is_given(aside: Lake, registry: ModelRegistry) -> None:
+    told = table(aside, MODEL_HISTORY)
+    entered = row_of(told, CUTOFF + timedelta(days=1), role=CHALLENGER, event="entered_shadow")
+    aside.write(MODEL_HISTORY, CUTOFF + timedelta(days=1), entered)
+    challenger = holder(entered, CHALLENGER, midnight(NEXT))
+    assert challenger is not None
+    config = shadow_config("shadow", ShadowDecision("dismiss", challenger, "by yesterday: no better"))
+    assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
+    [settled] = table(aside, MODEL_HISTORY, NEXT).to_dicts()
+    assert (settled["role"], settled["event"], settled["reason"]) == (
+        CHALLENGER,
+        "left_shadow",
+        "by yesterday: no better",
+    )
+
+
+def test_a_replay_drops_the_decisions_of_the_day_and_keeps_what_a_person_did(
+    aside: Lake, registry: ModelRegistry
+) -> None:
+    told = table(aside, MODEL_HISTORY)
+    person = row_of(told, NEXT, actor="ann", event="rolled_back", recorded_at=midnight(NEXT) + timedelta(hours=1))
+    aside.write(MODEL_HISTORY, NEXT, pl.concat([row_of(told, NEXT, actor="model_verdict"), person]))
+    assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=shadow_config("replay", None)).success
+    assert table(aside, MODEL_HISTORY, NEXT).equals(person)
+
+
+def test_nobody_rolls_back_behind_a_later_change(aside: Lake, registry: ModelRegistry) -> None:
+    told = table(aside, MODEL_HISTORY)
+    aside.write(MODEL_HISTORY, NEXT, row_of(told, NEXT, model_version=2))
+    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(event="rollback", to=1))
+    assert not result.success
+    [failure] = result.get_step_failure_events()
+    assert "the champion changes at 2018-06-04" in str(failure.step_failure_data.user_failure_data)

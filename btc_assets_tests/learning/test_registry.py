@@ -36,7 +36,7 @@ def materialise(registry: ModelRegistry, folder: Path, *, fail: bool = False) ->
 
     @dg.asset(key=["learning", "toy"], partitions_def=DAY, code_version="1")
     def toy(context: dg.AssetExecutionContext, registry: ModelRegistry) -> dg.Output[pl.DataFrame]:
-        with registry.run(context, {"data_version.rows": "abc"}) as run:
+        with registry.run(context, context.asset_key, {"data_version.rows": "abc"}) as run:
             run.parameters({"rounds": 25})
             run.metrics({"1h.auc": 0.6, "nothing": float("nan")})
             if fail:
@@ -86,7 +86,7 @@ def test_one_run_over_several_days_names_the_first_and_the_last(registry: ModelR
         code_version="1",
     )
     def toy(context: dg.AssetExecutionContext, registry: ModelRegistry) -> dg.Output[None]:
-        with registry.run(context, {}) as run:
+        with registry.run(context, context.asset_key, {}) as run:
             return dg.Output(None, metadata={"run_id": run.run_id})
 
     job = dg.define_asset_job("toys", selection=[toy])
