@@ -20,12 +20,12 @@ from btc_assets.learning import definitions as learning
 from btc_assets.market import definitions as market
 from btc_assets.monitoring import definitions as monitoring
 from btc_assets.news import definitions as news
-from btc_assets.ownership import keep_apart
+from btc_assets.ownership import claim_instance
 from btc_assets.reads import lake_resources
 from btc_assets.serving import definitions as serving
 from btc_assets.settings import settings
 
-keep_apart()
+claim_instance()
 # Modules, not their `Definitions`: Dagster refuses to load a module that holds more than one.
 DOMAINS = (market, news, features, laws, learning, champion, forecasting, monitoring, alerts, serving)
 

@@ -1,7 +1,7 @@
-"""The Dagster instance of one data folder: its runs, events, cursors and logs lie beside the tables they describe.
+"""The Dagster instance of one data folder: its runs, events, cursors and logs are in the folder of their tables.
 
-`dagster.yaml` names these classes, so every process that reads it finds the folder that `BTC_DATA_DIR` names, whether
-`make`, `dagster dev` or a run started it.
+`dagster.yaml` configures these classes, so every process that reads it, started by `make`, `dagster dev` or a run, uses
+the folder in `BTC_DATA_DIR`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dagster._serdes import ConfigurableClassData
 from btc_assets.settings import SettingsError, settings
 from btc_assets.sqlite_storage import EventLog, RunStorage, ScheduleStorage
 
-EVENTS_AT_ONCE = "1000"
-"""Events of one plan or one output that are stored in one transaction."""
+EVENT_BATCH_SIZE = "1000"
+"""Maximum number of events of a plan or output per transaction."""
 
 
 def _folder() -> Path:
     """Return Dagster's folder in the data folder.
 
     Raises:
-        click.ClickException: a setting is wrong, or the folder cannot be written. Dagster's commands print it as the
-            sentence it is.
+        click.ClickException: a setting is invalid, or the folder is not writable. Dagster's commands print the message
+            without a stack trace.
     """
     try:
         return settings().writable_dagster_dir()
@@ -37,7 +37,7 @@ def _folder() -> Path:
 
 
 class _WithoutOptions:
-    """A part of the instance that `dagster.yaml` only names: the settings decide where its files are."""
+    """A part of the instance without options in `dagster.yaml`: the settings determine the location of its files."""
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -46,16 +46,16 @@ class _WithoutOptions:
 
 
 class Storage(_WithoutOptions, CompositeStorage):
-    """Runs, events, schedules and cursors."""
+    """Storage of runs, events, schedules and cursors."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
-        """Open the storage, or make it."""
+        """Open the storage, creating it if it does not exist."""
         del config_value
-        # Dagster reads these from the environment alone; values that are already set take precedence.
-        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENTS_AT_ONCE)
-        # It is off in dagster.yaml as well, but its empty folders would still be made in DAGSTER_HOME, which may be a
-        # checkout that cannot be written.
+        # Dagster reads these only from the environment; values that are already set take precedence.
+        os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENT_BATCH_SIZE)
+        # Telemetry is off in dagster.yaml as well, but Dagster would still create its folders in DAGSTER_HOME, which
+        # may be read-only.
         os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
         folder = _folder()
         return cls(
@@ -67,20 +67,20 @@ class Storage(_WithoutOptions, CompositeStorage):
 
 
 class Artifacts(_WithoutOptions, LocalArtifactStorage):
-    """Files of runs that no I/O manager keeps."""
+    """Storage of run files that no I/O manager stores."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
-        """Return where they lie."""
+        """Open the storage in the data folder."""
         del config_value
         return cls(str(_folder() / "artifacts"), inst_data)
 
 
 class Logs(_WithoutOptions, LocalComputeLogManager):
-    """What the steps of a run print."""
+    """Storage of the output of a run's steps."""
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Self:
-        """Return where they lie."""
+        """Open the storage in the data folder."""
         del config_value
         return cls(str(_folder() / "logs"), inst_data=inst_data)

@@ -1,4 +1,4 @@
-"""Long-running commands as context managers: started, waited for, and stopped together with their children."""
+"""Start long-running commands, wait for them, and stop them together with their children."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 GRACE_S = 6.0
-"""Seconds a process has to end after it was interrupted, and again after it was told to terminate."""
+"""Seconds that a process has to end after SIGINT, and again after SIGTERM."""
 LOOPBACK = "127.0.0.1"
 _LISTENING = "0A"
 """State of a socket in /proc/net/tcp."""
 
 
 class ProcessError(RuntimeError):
-    """A process ended, or did not answer, when it should have run."""
+    """A process ended unexpectedly or did not respond."""
 
 
 @contextlib.contextmanager
 def running(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, log: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own until the block ends; then stop it and everything it started.
+    """Run a command in its own session until the block ends; then stop it and all its children.
 
     Args:
         command: program and arguments.
-        environment: variables on top of this process's own.
-        log: file descriptor for its output; None shares this process's.
+        environment: variables in addition to those of this process.
+        log: file descriptor for its output; None uses the output of this process.
     """
     process = subprocess.Popen(
         command,
@@ -41,7 +41,7 @@ def running(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT if log is not None else None,
-        start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we stop it in our own time
+        start_new_session=True,  # Ctrl-C in the terminal reaches only this process, which then stops the command
     )
     try:
         yield process
@@ -50,13 +50,13 @@ def running(
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, as Ctrl-C would; return at once."""
+    """Send SIGINT to a process, as Ctrl-C does, without waiting."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process; end its whole session when it has gone, or when its patience has run out."""
+    """Interrupt a process, then terminate it; kill its session when it has ended or after the grace periods."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if process.poll() is None:
             process.send_signal(number)
@@ -70,14 +70,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def wait_for_port(
     process: subprocess.Popen[bytes], host: str, port: int, *, seconds: float, unless: threading.Event | None = None
 ) -> None:
-    """Wait until a process, or one it started, listens, or until `unless` is set; another program there does not count.
+    """Wait until a process or one of its children listens, or until `unless` is set; other programs do not count.
 
     Raises:
-        ProcessError: it ended, or does not listen in time.
+        ProcessError: the process ended or does not listen in time.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     is_answered = False
-    while time.monotonic() < until:
+    while time.monotonic() < deadline:
         if unless is not None and unless.is_set():
             return
         if process.poll() is not None:
@@ -87,33 +87,33 @@ def wait_for_port(
         if is_answered and _listens(process.pid, port):
             return
         time.sleep(0.1)
-    other = "; another program answers there" if is_answered else ""
-    raise ProcessError(f"{process.args!r} does not listen on {host}:{port} after {seconds:.0f} s{other}")
+    suffix = "; another program listens there" if is_answered else ""
+    raise ProcessError(f"{process.args!r} does not listen on {host}:{port} after {seconds:.0f} s{suffix}")
 
 
 def wait_for_socket(
     process: subprocess.Popen[bytes], path: Path, *, seconds: float, unless: threading.Event | None = None
 ) -> None:
-    """Wait until a process answers at a Unix socket, or until `unless` is set.
+    """Wait until a process listens at a Unix socket, or until `unless` is set.
 
     Raises:
-        ProcessError: it ended, or does not answer in time.
+        ProcessError: the process ended or does not listen in time.
     """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if unless is not None and unless.is_set():
             return
         if process.poll() is not None:
-            raise ProcessError(f"{process.args!r} ended with status {process.returncode} before it answered at {path}")
+            raise ProcessError(f"{process.args!r} ended with status {process.returncode} before it listened at {path}")
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(path))
             return
         time.sleep(0.1)
-    raise ProcessError(f"{process.args!r} does not answer at {path} after {seconds:.0f} s")
+    raise ProcessError(f"{process.args!r} does not listen at {path} after {seconds:.0f} s")
 
 
-def reached_at(host: str) -> str:
-    """Return the address at which this machine reaches what listens on a host."""
+def reachable_host(host: str) -> str:
+    """Return the address at which this machine reaches a server that listens on a host."""
     return LOOPBACK if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
 
 
@@ -123,32 +123,32 @@ def web_root(host: str, port: int) -> str:
 
 
 def port_fault(host: str, port: int) -> str:
-    """Return why nothing of ours can listen on a port, the end of a sentence about it; empty where it can."""
+    """Return why a server cannot listen on a port, the end of a sentence about the port; empty if it can."""
     try:
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        return f"cannot be listened on: there is no {host} here ({error.strerror})"
-    for family, kind, protocol, _, place in dict.fromkeys(places):
+        return f"cannot be used: the host {host} is unknown ({error.strerror})"
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                probe.bind(place)
+                probe.bind(address)
                 probe.listen(1)
             except PermissionError:
-                return "needs rights that this user does not have; ports from 1024 on do not"
+                return "needs permissions that this user does not have; ports from 1024 on do not"
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    return "is taken by another program"
-                if error.errno == errno.EADDRNOTAVAIL and len(places) > 1:
-                    continue  # `localhost` where IPv6 is off
-                return f"of {host} cannot be listened on: {error.strerror}"
+                    return "is in use by another program"
+                if error.errno == errno.EADDRNOTAVAIL and len(addresses) > 1:
+                    continue  # `localhost` without IPv6
+                return f"of {host} cannot be used: {error.strerror}"
     return ""
 
 
 def _listens(session: int, port: int) -> bool:
-    """Return whether a process of a session listens on a port; true where the system does not show who does."""
+    """Return whether a process of a session listens on a port; true if the system does not show the owner."""
     sockets = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         with contextlib.suppress(OSError):
@@ -169,9 +169,9 @@ def _listens(session: int, port: int) -> bool:
     return False
 
 
-def free_port(host: str, wanted: int) -> int:
-    """Return `wanted` if nothing listens there, else a port the system gives."""
-    for port in (wanted, 0):
+def free_port(host: str, preferred: int) -> int:
+    """Return `preferred` if it is free, otherwise a port chosen by the system."""
+    for port in (preferred, 0):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):

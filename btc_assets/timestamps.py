@@ -1,4 +1,4 @@
-"""Columns of epochs and ISO 8601 times as UTC; a single time in free spelling is for `btc_assets.news.dates`."""
+"""Parse columns of epochs and ISO 8601 times as UTC; `btc_assets.news.dates` parses single times in other spellings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from btc_assets.schema import UTC_TIME
 
 _EPOCHS = ((1e8, 1e11, 1_000_000), (1e11, 1e14, 1_000), (1e14, 1e17, 1))
-"""Bounds of an epoch in s, ms and µs, and how many microseconds one unit has; nanoseconds are larger still."""
+"""Bounds of an epoch in s, ms and µs, and the microseconds per unit; larger values are nanoseconds."""
 _OFFSET = r"([+-])(0\d|1[0-4])(?::?([0-5]\d))?$"
 _FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M")
 RARE_FORMATS = tuple(
@@ -17,7 +17,7 @@ RARE_FORMATS = tuple(
     for day in ("%Y-%m-%d", "%Y.%m.%d", "%d.%m.%Y")
     for clock in ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
 )
-"""How a day and a clock time are written; days before months only with dots, where the order is unambiguous."""
+"""Further formats; days before months only with dots, where the order is unambiguous."""
 
 
 def time_of(column: pl.Expr, dtype: pl.DataType, spelt: Callable[[pl.Expr], pl.Expr]) -> pl.Expr | None:
@@ -42,7 +42,7 @@ def time_of(column: pl.Expr, dtype: pl.DataType, spelt: Callable[[pl.Expr], pl.E
 
 
 def epoch_time(time: pl.Expr) -> pl.Expr:
-    """Read epochs, each by its size: 1e9 is seconds, 1e12 milliseconds, 1e15 microseconds, 1e18 nanoseconds."""
+    """Parse epochs by their size: 1e9 is seconds, 1e12 milliseconds, 1e15 microseconds, 1e18 nanoseconds."""
     value = time.cast(pl.Float64, strict=False)
     exact = pl.coalesce(time.cast(pl.Int64, strict=False), value.cast(pl.Int64, strict=False))
     micros = pl.coalesce(
@@ -53,11 +53,11 @@ def epoch_time(time: pl.Expr) -> pl.Expr:
 
 
 def iso_time(time: pl.Expr, formats: Sequence[str] = _FORMATS) -> pl.Expr:
-    """Read ISO 8601 and its common variants, or other formats; an offset is honoured, without one it is UTC."""
-    # A zone's name adds nothing to the offset behind it, and without one it is UTC.
+    """Parse ISO 8601 and its common variants, or other formats; a time without an offset is UTC."""
+    # A zone name before an offset is redundant; without an offset it means UTC.
     text = time.str.strip_chars().str.replace(r"(?i)\s*(UTC|GMT|Z)([+-]|$)", "$2").str.replace("T", " ", literal=True)
     text = text.str.replace(r"(?i)-([AP]M)$", ":00 $1")
-    # An offset can only follow a clock time: the end of a bare date looks like one.
+    # An offset can only follow a clock time; the end of a bare date looks like an offset.
     timed = text.str.contains(":")
     groups = [pl.when(timed).then(text.str.extract(_OFFSET, group)) for group in (1, 2, 3)]
     minutes = groups[1].cast(pl.Int64) * 60 + groups[2].cast(pl.Int64).fill_null(0)

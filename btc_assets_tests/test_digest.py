@@ -1,4 +1,4 @@
-"""The laws of the digest: equal content, equal digest; other content, another one. `LAWS` is also what mutants face."""
+"""Properties of the digest: it is equal exactly for equal content. The mutants must violate one of `LAWS`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from btc_assets import digest as own
+from btc_assets import digest as digest_module
 from btc_assets_tests.conftest import random_walk_bars
 
 SCHEMA = {
@@ -41,30 +41,30 @@ def framed(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
 
 
 def content(rows: list[tuple[Any, ...]]) -> str:
-    """Spell rows out bit by bit, NaNs as one."""
+    """Return an exact representation of rows, with all NaNs equal."""
     return repr([[value.hex() if isinstance(value, float) else value for value in row] for row in rows])
 
 
-def cut_from_more(module: ModuleType, rows: list[tuple[Any, ...]], first: int, height: int) -> None:
-    """A cut of a larger frame has the digest of those rows alone: Arrow leaves the others around it."""
+def sliced(module: ModuleType, rows: list[tuple[Any, ...]], first: int, height: int) -> None:
+    """A slice of a larger frame has the digest of its rows: Arrow keeps the other rows in memory."""
     assert module.digest(framed(rows).slice(first, height)) == module.digest(framed(rows[first : first + height]))
 
 
-def put_together(module: ModuleType, rows: list[tuple[Any, ...]], first: int, _height: int) -> None:
+def concatenated(module: ModuleType, rows: list[tuple[Any, ...]], first: int, _height: int) -> None:
     """Chunks do not matter."""
     chunked = pl.concat([framed(rows[:first]), framed(rows[first:])], rechunk=False)
     assert module.digest(chunked) == module.digest(framed(rows))
 
 
-def under_nulls(module: ModuleType, rows: list[tuple[Any, ...]], first: int, _height: int) -> None:
-    """What lies under a null does not matter."""
+def hidden_values(module: ModuleType, rows: list[tuple[Any, ...]], first: int, _height: int) -> None:
+    """The hidden value of a null does not matter."""
     hidden = framed(rows).with_row_index("at").select(pl.when(pl.col("at") < first).then(pl.col(*SCHEMA)))
     plain = framed(rows[:first] + [(None,) * len(SCHEMA)] * (len(rows) - len(rows[:first])))
     assert module.digest(hidden) == module.digest(plain)
 
 
 def block_by_block(module: ModuleType, rows: list[tuple[Any, ...]], first: int, height: int) -> None:
-    """Blocks in one pass have the digests they have one by one."""
+    """Blocks in one pass have the same digests as separate frames."""
     first = min(first, len(rows))
     height = min(height, len(rows) - first)
     heights = [first, height, len(rows) - first - height]
@@ -72,22 +72,24 @@ def block_by_block(module: ModuleType, rows: list[tuple[Any, ...]], first: int, 
     assert module.digests(framed(rows), heights) == [module.digest(framed(block)) for block in blocks]
 
 
-def told_apart(module: ModuleType, rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> None:
-    """Frames have one digest exactly when they have one content."""
+def distinct_content(module: ModuleType, rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> None:
+    """Frames have equal digests exactly if their content is equal."""
     same = module.digest(framed(rows)) == module.digest(framed(others))
     assert same == (content(rows) == content(others))
 
 
-def a_value_apart(module: ModuleType, rows: list[tuple[Any, ...]], row: int, column: int, value: Any) -> None:
-    """Frames that differ in one value at most have one digest exactly when they do not."""
+def changed_value(module: ModuleType, rows: list[tuple[Any, ...]], row: int, column: int, value: Any) -> None:
+    """A change of one value changes the digest."""
     if rows:
         changed = list(rows[row % len(rows)])
         changed[column] = value
-        told_apart(module, rows, [tuple(changed) if at == row % len(rows) else old for at, old in enumerate(rows)])
+        distinct_content(
+            module, rows, [tuple(changed) if at == row % len(rows) else old for at, old in enumerate(rows)]
+        )
 
 
 _SPELLING = "\0\x7f\x77" + "\0" * 6 + "x" * (120 * 256 - 9)
-"""After its length in bytes this looks like the lengths of two texts: 120, its own less a byte, and 0x777f."""
+"""Preceded by its length in bytes, this text equals the lengths of two texts: 120 and 0x777f."""
 APART = (
     ("null and zero", {"x": [None, 0.0]}, {"x": [0.0, None]}),
     ("null and the empty text", {"s": ["", None]}, {"s": [None, ""]}),
@@ -113,7 +115,7 @@ APART = (
 
 
 def fixed_blocks(module: ModuleType) -> None:
-    """Blocks in one pass have the digests they have one by one, the empty ones too."""
+    """Blocks in one pass, also empty ones, have the same digests as separate frames."""
     rows = [
         (
             float(n),
@@ -127,22 +129,22 @@ def fixed_blocks(module: ModuleType) -> None:
         )
         for n in range(7)
     ]
-    found = module.digests(framed(rows), [2, 0, 4, 1])
-    assert found == [module.digest(framed(block)) for block in (rows[:2], [], rows[2:6], rows[6:])]
-    assert len(set(found)) == len(found)
+    results = module.digests(framed(rows), [2, 0, 4, 1])
+    assert results == [module.digest(framed(block)) for block in (rows[:2], [], rows[2:6], rows[6:])]
+    assert len(set(results)) == len(results)
 
 
-def pairs_apart(module: ModuleType) -> None:
-    """Content that is easily taken for another has another digest."""
-    for what, one, other in APART:
-        left, right = (pl.DataFrame(columns, strict=False) for columns in (one, other))
-        if what == "no row and a null row":
+def similar_contents(module: ModuleType) -> None:
+    """Similar contents have different digests."""
+    for name, first, second in APART:
+        left, right = (pl.DataFrame(columns, strict=False) for columns in (first, second))
+        if name == "no row and a null row":
             left, right = left.cast(pl.Float64), right.cast(pl.Float64)
-        assert module.digest(left) != module.digest(right), what
+        assert module.digest(left) != module.digest(right), name
 
 
-def types_apart(module: ModuleType) -> None:
-    """The same number is another content as a time of another unit or zone, or of another width."""
+def distinct_types(module: ModuleType) -> None:
+    """The same number has different digests in types of another width, unit or zone."""
     ones = pl.Series("x", [1])
     times = [pl.Datetime("us"), pl.Datetime("ms"), pl.Datetime("us", "UTC"), pl.Datetime("us", "Asia/Seoul")]
     types = [pl.Int64, pl.Int32, pl.UInt8, pl.Float64, pl.Float32, pl.Duration("us"), pl.Duration("ms"), *times]
@@ -150,31 +152,31 @@ def types_apart(module: ModuleType) -> None:
 
 
 def one_nan(module: ModuleType) -> None:
-    """Every NaN is the same."""
+    """All NaNs are equal."""
     assert module.digest(pl.DataFrame({"x": [OTHER_NAN]})) == module.digest(pl.DataFrame({"x": [float("nan")]}))
 
 
-PLACE = st.integers(0, 5)
+POSITION = st.integers(0, 5)
 VALUE_SOMEWHERE = st.integers(0, len(VALUES) - 1).flatmap(lambda n: st.tuples(st.just(n), st.none() | VALUES[n]))
 LAWS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]] = {
-    "a cut has the digest of its rows": (cut_from_more, (ROWS, PLACE, PLACE)),
-    "chunks do not matter": (put_together, (ROWS, PLACE, PLACE)),
-    "what lies under a null does not matter": (under_nulls, (ROWS, PLACE, PLACE)),
-    "blocks in one pass are as one by one": (block_by_block, (ROWS, PLACE, PLACE)),
-    "one digest is one content": (told_apart, (ROWS, ROWS)),
+    "a slice has the digest of its rows": (sliced, (ROWS, POSITION, POSITION)),
+    "chunks do not matter": (concatenated, (ROWS, POSITION, POSITION)),
+    "the hidden value of a null does not matter": (hidden_values, (ROWS, POSITION, POSITION)),
+    "blocks in one pass equal separate frames": (block_by_block, (ROWS, POSITION, POSITION)),
+    "equal digests mean equal content": (distinct_content, (ROWS, ROWS)),
     "a value changes the digest": (
-        lambda module, rows, row, other: a_value_apart(module, rows, row, *other),
-        (ROWS, PLACE, VALUE_SOMEWHERE),
+        lambda module, rows, row, other: changed_value(module, rows, row, *other),
+        (ROWS, POSITION, VALUE_SOMEWHERE),
     ),
-    "blocks of a frame are as one by one": (fixed_blocks, ()),
-    "look-alikes differ": (pairs_apart, ()),
-    "types differ": (types_apart, ()),
-    "every NaN is one": (one_nan, ()),
+    "fixed blocks equal separate frames": (fixed_blocks, ()),
+    "similar contents differ": (similar_contents, ()),
+    "types differ": (distinct_types, ()),
+    "all NaNs are equal": (one_nan, ()),
 }
 
 
-def hold(law: str, module: ModuleType, cases: int) -> None:
-    """Hold a module against a law; raises where it breaks."""
+def check_law(law: str, module: ModuleType, cases: int) -> None:
+    """Check a law on a module; raise if it is violated."""
     check, arguments = LAWS[law]
     if not arguments:
         check(module)
@@ -189,49 +191,49 @@ def hold(law: str, module: ModuleType, cases: int) -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_the_digest_keeps_its_laws(law: str) -> None:
-    hold(law, own, cases=40)
+def test_the_digest_satisfies_its_laws(law: str) -> None:
+    check_law(law, digest_module, cases=40)
 
 
-def test_the_digest_is_the_same_on_every_machine_and_version() -> None:
-    """What is stored names content for years: this value changes only with a line in the changelog."""
+def test_the_digest_of_a_fixed_frame_is_stable() -> None:
+    """Stored digests identify content for years: a change of this value needs a line in the changelog."""
     frame = framed([(1.5, -2, "é", True, datetime(2024, 1, 1, tzinfo=UTC), date(2024, 1, 2), float("nan"), None)])
-    assert own.digest(frame) == "0a9c4801148eaa508d2109d4752f072790bf4fb415d96ee6cf0477a9d91b8558"
+    assert digest_module.digest(frame) == "0a9c4801148eaa508d2109d4752f072790bf4fb415d96ee6cf0477a9d91b8558"
 
 
-def test_many_days_are_one_pass() -> None:
-    """The digests of two years of days cost less than a hundredth of a second a month."""
+def test_many_days_are_hashed_in_one_pass() -> None:
+    """The digests of two years of days take less than 0.25 s, 0.01 s per month."""
     import time
 
     bars = random_walk_bars(730 * 24)
-    began = time.process_time()
-    found = own.digests(bars, [24] * 730)
-    assert time.process_time() - began < 0.25
-    assert found[700] == own.digest(bars.slice(700 * 24, 24))
+    started = time.process_time()
+    results = digest_module.digests(bars, [24] * 730)
+    assert time.process_time() - started < 0.25
+    assert results[700] == digest_module.digest(bars.slice(700 * 24, 24))
 
 
-def test_a_column_without_a_canonical_form_is_refused_by_name() -> None:
+def test_an_unsupported_column_is_refused() -> None:
     with pytest.raises(TypeError, match=r"column 'parts' is List\(Int64\), which has no canonical form"):
-        own.digest(pl.DataFrame({"parts": [[1, 2]]}))
+        digest_module.digest(pl.DataFrame({"parts": [[1, 2]]}))
 
 
-def test_blocks_that_are_not_the_whole_frame_are_refused() -> None:
-    with pytest.raises(ValueError, match="blocks of 2 rows in all cannot be cut from a frame of 3"):
-        own.digests(pl.DataFrame({"x": [1, 2, 3]}), [1, 1])
+def test_blocks_of_another_height_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected blocks of 3 rows in total, the height of the frame, got 2"):
+        digest_module.digests(pl.DataFrame({"x": [1, 2, 3]}), [1, 1])
 
 
-SOURCE = inspect.getsource(own)
+SOURCE = inspect.getsource(digest_module)
 BUGS = (
     ("nulls are not marked", "frame.select(pl.all().is_null().cast(pl.UInt8))", "frame.select(pl.lit(0))"),
-    ("NaNs stay as they are", "    values[np.isnan(values)] = np.nan\n", ""),
+    ("NaNs are not unified", "    values[np.isnan(values)] = np.nan\n", ""),
     ("minus zero is zero", "= np.nan\n", "= np.nan\n    values = values + 0.0\n"),
     ("NaN is zero", "= np.nan", "= 0"),
     ("floats are rounded", '.astype("<f8")\n', '.astype("<f4").astype("<f8")\n'),
-    ("whole numbers pass through floats", '.astype("<i8", copy=False)', '.astype("<f8").astype("<i8")'),
+    ("integers pass through floats", '.astype("<i8", copy=False)', '.astype("<f8").astype("<i8")'),
     ("text lengths are left out", 'np.stack(lengths, axis=1).astype("<i8") if lengths else ', ""),
-    ("texts are left out", "whole.update(content[until[first] : until[end]])", "pass"),
-    ("texts begin a row early", "content[until[first] :", "content[until[max(first - 1, 0)] :"),
-    ("texts of the whole frame", "content[until[first] : until[end]]", "content"),
+    ("texts are left out", "block.update(content[offsets[first] : offsets[end]])", "pass"),
+    ("texts start a row early", "content[offsets[first] :", "content[offsets[max(first - 1, 0)] :"),
+    ("texts of the whole frame", "content[offsets[first] : offsets[end]]", "content"),
     ("text lengths in characters", "len_bytes", "len_chars"),
     ("names are left out", "[name, *_type_of(dtype)]", "_type_of(dtype)"),
     ("types are left out", "[name, *_type_of(dtype)]", "[name]"),
@@ -243,7 +245,7 @@ BUGS = (
     ("a row too many", "part[first:end]", "part[first : end + 1]"),
     ("a row is left out", "part[first:end]", "part[first + 1 : end]"),
     ("floats are left out", "        _floats(frame.select(_FLOATS)),\n", ""),
-    ("whole numbers are left out", "frame.select(_WHOLE.", "frame.clear().select(_WHOLE."),
+    ("integers are left out", "frame.select(_INTEGERS.", "frame.clear().select(_INTEGERS."),
     ("under nulls", "cast(pl.Int64).fill_null(0)", "cast(pl.Int64).fill_null(strategy='forward').fill_null(0)"),
     ("columns one by one", "part[first:end].tobytes()", "np.sort(part[first:end]).tobytes()"),
 )
@@ -257,27 +259,29 @@ CLEAN = (
 )
 
 
-def rewritten(passage: str, instead: str) -> ModuleType:
-    """Return the module with one passage written differently."""
-    assert SOURCE.count(passage) == 1, f"not once in the source: {passage}"
-    module = ModuleType(own.__name__)
-    exec(compile(SOURCE.replace(passage, instead), "<rewritten>", "exec"), module.__dict__)
+def rewrite_module(passage: str, replacement: str) -> ModuleType:
+    """Return the module with one passage of its source replaced."""
+    assert SOURCE.count(passage) == 1, f"expected the passage once in the source: {passage}"
+    module = ModuleType(digest_module.__name__)
+    exec(compile(SOURCE.replace(passage, replacement), "<rewrite_module>", "exec"), module.__dict__)
     return module
 
 
-@pytest.mark.parametrize(("passage", "instead"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS])
-def test_a_planted_bug_breaks_a_law(passage: str, instead: str) -> None:
-    module = rewritten(passage, instead)
-    for law in reversed(LAWS):  # those that cost nothing first
+@pytest.mark.parametrize(("passage", "replacement"), [bug[1:] for bug in BUGS], ids=[bug[0] for bug in BUGS])
+def test_a_planted_bug_violates_a_law(passage: str, replacement: str) -> None:
+    module = rewrite_module(passage, replacement)
+    for law in reversed(LAWS):  # the cheap ones first
         try:
-            hold(law, module, cases=30)
+            check_law(law, module, cases=30)
         except Exception:
             return
-    pytest.fail("no law is broken")
+    pytest.fail("no law is violated")
 
 
-@pytest.mark.parametrize(("passage", "instead"), [one[1:] for one in CLEAN], ids=[one[0] for one in CLEAN])
-def test_a_clean_rewrite_keeps_every_law(passage: str, instead: str) -> None:
-    module = rewritten(passage, instead)
+@pytest.mark.parametrize(
+    ("passage", "replacement"), [rewrite[1:] for rewrite in CLEAN], ids=[rewrite[0] for rewrite in CLEAN]
+)
+def test_an_equivalent_rewrite_satisfies_every_law(passage: str, replacement: str) -> None:
+    module = rewrite_module(passage, replacement)
     for law in LAWS:
-        hold(law, module, cases=10)
+        check_law(law, module, cases=10)

@@ -1,4 +1,4 @@
-"""Connections that stay open store what Dagster stores, and survive what happens to processes and files."""
+"""Persistent connections store the same normalised_tables as Dagster and handle forks, kills and replaced files."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from dagster._core.storage.runs import SqliteRunStorage
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from btc_assets.sqlite_storage import SHARDS_KEPT, EventLog, RunStorage
+from btc_assets.sqlite_storage import MAX_IDLE_SHARDS, EventLog, RunStorage
 
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-06")
 
@@ -32,31 +32,31 @@ def bars(context: dg.AssetExecutionContext) -> None:
 
 
 @dg.asset_check(asset=bars, partitions_def=DAYS)
-def whole() -> dg.AssetCheckResult:
+def complete() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 
 
-def rows(folder: Path) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
-    """Return every table of an event log, but for moments, ids of runs and hashes of them, and names of log files."""
-    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+def normalised_tables(folder: Path) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+    """Return every table of an event log without times, run ids, hashes and names of log files."""
+    tables: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for path in folder.glob("*.db"):
         with sqlite3.connect(path) as connection:
             for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 content = connection.execute(f"SELECT * FROM {table}").fetchall()
                 where = path.stem if path.stem == "index" else "run"
-                found[where, table] = [tuple(_timeless(value) for value in row) for row in content]
-    return found
+                tables[where, table] = [tuple(_normalise(value) for value in row) for row in content]
+    return tables
 
 
-def _timeless(value: object) -> object:
+def _normalise(value: object) -> object:
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}", "RUN", str(value))
     text = re.sub(r"20\d\d-\d\d-\d\d[ T]\d\d:[\d:.]+|\d+\.\d+(e-\d+)?s?|\d+ms", "TIME", text)
     return re.sub(r'"log_key": "\w+"', "LOG", text)
 
 
-def test_a_run_leaves_row_by_row_what_dagster_would_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stores_the_same_rows_as_dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "4")
-    left = {}
+    stored = {}
     for name in ("theirs", "ours"):
         folder = tmp_path / name
         folder.mkdir()
@@ -65,7 +65,7 @@ def test_a_run_leaves_row_by_row_what_dagster_would_leave(tmp_path: Path, monkey
                 instance._event_storage.dispose()
                 instance._event_storage = EventLog(str(folder / "history" / "runs"))
                 instance._event_storage.register_instance(instance)
-            job = dg.Definitions(assets=[bars], asset_checks=[whole], executor=dg.in_process_executor)
+            job = dg.Definitions(assets=[bars], asset_checks=[complete], executor=dg.in_process_executor)
             done = job.resolve_implicit_global_asset_job_def().execute_in_process(
                 instance=instance,
                 tags={
@@ -75,15 +75,15 @@ def test_a_run_leaves_row_by_row_what_dagster_would_leave(tmp_path: Path, monkey
             )
             assert done.success
             instance._event_storage.dispose()
-        left[name] = rows(folder / "history" / "runs")
-    assert len(left["ours"]["index", "asset_check_executions"]) > len(DAYS.get_partition_keys())
-    assert left["ours"].keys() == left["theirs"].keys()
-    for table, content in left["ours"].items():
-        assert content == left["theirs"][table], table
+        stored[name] = normalised_tables(folder / "history" / "runs")
+    assert len(stored["ours"]["index", "asset_check_executions"]) > len(DAYS.get_partition_keys())
+    assert stored["ours"].keys() == stored["theirs"].keys()
+    for table, content in stored["ours"].items():
+        assert content == stored["theirs"][table], table
 
 
 def stored_event(run_id: str, number: int) -> EventLogEntry:
-    """Return an event of a run: a day was materialised."""
+    """Return the event of a run that a day was materialised."""
     materialization = dg.AssetMaterialization(asset_key="bars", partition=str(number))
     return EventLogEntry(
         error_info=None,
@@ -102,24 +102,24 @@ def stored_event(run_id: str, number: int) -> EventLogEntry:
     )
 
 
-def days_of(log: SqliteEventLogStorage, run_id: str) -> list[str | None]:
+def days_in_run(log: SqliteEventLogStorage, run_id: str) -> list[str | None]:
     """Return the days in a run's own file."""
     return [entry.get_dagster_event().partition for entry in log.get_logs_for_run(run_id)]
 
 
-def indexed(log: SqliteEventLogStorage) -> list[str]:
+def days_in_index(log: SqliteEventLogStorage) -> list[str]:
     """Return the days in the index."""
     return sorted(log.get_materialized_partitions(dg.AssetKey("bars")))
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[EventLog]:
-    kept = EventLog(str(tmp_path / "runs"))
-    yield kept
-    kept.dispose()
+    event_log = EventLog(str(tmp_path / "runs"))
+    yield event_log
+    event_log.dispose()
 
 
-def in_a_child(work: Callable[[], None]) -> int:
+def run_in_child(work: Callable[[], None]) -> int:
     """Fork, do the work in the child, and return its process id."""
     child = os.fork()
     if child == 0:
@@ -140,41 +140,41 @@ def test_events_of_known_runs_open_no_connection(log: EventLog) -> None:
             log.store_event(stored_event("run", number))
     finally:
         event.remove(Pool, "connect", watcher)
-    assert days_of(log, "run") == ["0", "1", "2", "3"]
+    assert days_in_run(log, "run") == ["0", "1", "2", "3"]
     assert opened == []
 
 
-def test_a_batch_that_fails_is_stored_nowhere(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_batch_is_not_stored(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     log.store_event(stored_event("run", 0))
     monkeypatch.setattr(log, "_store_asset_event", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         log.store_event_batch([stored_event("run", 1), stored_event("run", 2)])
-    assert days_of(log, "run") == indexed(log) == ["0"]
+    assert days_in_run(log, "run") == days_in_index(log) == ["0"]
 
 
-def test_what_a_killed_process_had_not_finished_is_not_there(log: EventLog) -> None:
+def test_an_unfinished_batch_of_a_killed_process_is_not_stored(log: EventLog) -> None:
     log.store_event(stored_event("run", 0))
-    reached, tell = os.pipe()
+    reader, writer = os.pipe()
 
     def store() -> None:
-        log._store_asset_event = lambda *_: (os.write(tell, b"."), signal.pause())  # type: ignore[method-assign]
+        log._store_asset_event = lambda *_: (os.write(writer, b"."), signal.pause())  # type: ignore[method-assign]
         log.store_event_batch([stored_event("run", 1), stored_event("run", 2)])
 
-    child = in_a_child(store)
-    os.read(reached, 1)
+    child = run_in_child(store)
+    os.read(reader, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     log.store_event(stored_event("run", 3))
-    assert days_of(log, "run") == indexed(log) == ["0", "3"]
+    assert days_in_run(log, "run") == days_in_index(log) == ["0", "3"]
 
 
 def test_a_forked_child_and_its_parent_both_write(log: EventLog) -> None:
     log.store_event(stored_event("run", 0))
-    child = in_a_child(lambda: [log.store_event(stored_event("run", number)) for number in range(1, 20)])  # type: ignore[arg-type]
+    child = run_in_child(lambda: [log.store_event(stored_event("run", number)) for number in range(1, 20)])  # type: ignore[arg-type]
     for number in range(20, 40):
         log.store_event(stored_event("run", number))
     assert os.waitpid(child, 0)[1] == 0
-    assert sorted(map(int, days_of(log, "run"))) == list(range(40))  # type: ignore[arg-type]
+    assert sorted(map(int, days_in_run(log, "run"))) == list(range(40))  # type: ignore[arg-type]
 
 
 def test_threads_share_one_log(log: EventLog) -> None:
@@ -187,37 +187,35 @@ def test_threads_share_one_log(log: EventLog) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(indexed(log)) == 60
-    assert sum(len(days_of(log, f"run{run}")) for run in range(3)) == 60
+    assert len(days_in_index(log)) == 60
+    assert sum(len(days_in_run(log, f"run{run}")) for run in range(3)) == 60
 
 
-def test_events_after_a_file_was_deleted_go_to_a_new_one(log: EventLog) -> None:
+def test_a_deleted_file_is_created_again(log: EventLog) -> None:
     log.store_event(stored_event("run", 0))
     for part in Path(log._base_dir).glob("run.db*"):
         part.unlink()
     log.store_event(stored_event("run", 1))
-    assert days_of(log, "run") == days_of(SqliteEventLogStorage(log._base_dir), "run") == ["1"]
+    assert days_in_run(log, "run") == days_in_run(SqliteEventLogStorage(log._base_dir), "run") == ["1"]
 
 
-def test_where_the_file_system_has_no_links_events_are_stored_as_well(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_are_stored_without_links_in_the_file_system(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "link", refuse)
     log.store_event(stored_event("run", 0))
-    assert days_of(log, "run") == indexed(log) == ["0"]
+    assert days_in_run(log, "run") == days_in_index(log) == ["0"]
 
 
-def test_wiped_events_are_gone_and_new_ones_are_kept(log: EventLog) -> None:
+def test_events_can_be_stored_after_a_wipe(log: EventLog) -> None:
     log.store_event(stored_event("run", 0))
     log.wipe()
     log.store_event(stored_event("run", 1))
-    assert days_of(log, "run") == indexed(log) == ["1"]
+    assert days_in_run(log, "run") == days_in_index(log) == ["1"]
 
 
-def test_a_file_put_back_from_elsewhere_is_the_one_that_is_read(log: EventLog, tmp_path: Path) -> None:
+def test_a_replaced_file_is_read(log: EventLog, tmp_path: Path) -> None:
     other = EventLog(str(tmp_path / "other"))
     other.store_event(stored_event("run", 7))
     other.dispose()
@@ -225,32 +223,32 @@ def test_a_file_put_back_from_elsewhere_is_the_one_that_is_read(log: EventLog, t
     for part in Path(log._base_dir).glob("run.db-*"):
         part.unlink()
     os.replace(tmp_path / "other" / "run.db", log.path_for_shard("run"))
-    assert days_of(log, "run") == ["7"]
+    assert days_in_run(log, "run") == ["7"]
 
 
-def test_dagster_without_this_module_keeps_using_the_files(log: EventLog) -> None:
+def test_dagster_without_this_module_uses_the_same_files(log: EventLog) -> None:
     log.store_event_batch([stored_event("run", 0), stored_event("run", 1)])
     theirs = SqliteEventLogStorage(log._base_dir)
     theirs.store_event(stored_event("run", 2))
-    assert days_of(theirs, "run") == days_of(log, "run") == ["0", "1", "2"]
+    assert days_in_run(theirs, "run") == days_in_run(log, "run") == ["0", "1", "2"]
     assert theirs.alembic_version() == log.alembic_version()
 
 
-def test_a_table_that_a_migration_adds_is_found(log: EventLog) -> None:
+def test_a_table_added_by_a_migration_is_found(log: EventLog) -> None:
     assert not log.has_table("added")
     with sqlite3.connect(log.path_for_shard("index")) as other:
         other.execute("CREATE TABLE added (id INTEGER)")
     assert log.has_table("added")
 
 
-def test_a_process_keeps_few_files_open(log: EventLog) -> None:
-    for number in range(3 * SHARDS_KEPT):
+def test_the_number_of_open_files_is_limited(log: EventLog) -> None:
+    for number in range(3 * MAX_IDLE_SHARDS):
         log.store_event(stored_event(f"run{number}", number))
-    names = {os.readlink(at) for at in Path("/proc/self/fd").iterdir() if at.is_symlink()}
-    assert len({name for name in names if re.search(r"/run\d+\.db$", name)}) <= SHARDS_KEPT + 1
+    names = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    assert len({name for name in names if re.search(r"/run\d+\.db$", name)}) <= MAX_IDLE_SHARDS + 1
 
 
-def test_events_are_seen_while_the_run_that_writes_them_lives(log: EventLog) -> None:
+def test_events_of_a_running_run_are_watched(log: EventLog) -> None:
     log.store_event(stored_event("run", 0))
     seen: list[str | None] = []
     done = threading.Event()
@@ -267,7 +265,7 @@ def test_events_are_seen_while_the_run_that_writes_them_lives(log: EventLog) -> 
         log.store_event(stored_event("run", 2))
         signal.pause()
 
-    child = in_a_child(write)
+    child = run_in_child(write)
     try:
         assert done.wait(20)
     finally:
@@ -277,10 +275,10 @@ def test_events_are_seen_while_the_run_that_writes_them_lives(log: EventLog) -> 
     assert seen == ["1", "2"]
 
 
-def test_runs_are_read_and_written_by_a_forked_child(tmp_path: Path) -> None:
+def test_a_forked_child_reads_and_writes_runs(tmp_path: Path) -> None:
     runs = RunStorage.from_local(str(tmp_path))
     runs.set_cursor_values({"of": "parent"})
-    child = in_a_child(lambda: runs.set_cursor_values({"by": runs.get_cursor_values({"of"})["of"]}))
+    child = run_in_child(lambda: runs.set_cursor_values({"by": runs.get_cursor_values({"of"})["of"]}))
     assert os.waitpid(child, 0)[1] == 0
     runs.set_cursor_values({"of": "parent still"})
     assert runs.get_cursor_values({"of", "by"}) == {"of": "parent still", "by": "parent"}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from btc_assets.partitions import previous_monday
-from btc_assets.processes import free_port, reached_at, running, wait_for_port, web_root
+from btc_assets.processes import free_port, reachable_host, running, wait_for_port, web_root
 from btc_assets.settings import SAMPLE_END, Settings
 
 WEEKS = 3
@@ -45,7 +45,7 @@ def _forecast_over_http(config: Settings) -> str:
     """Start the server, and return its answer to the one question."""
     import httpx
 
-    host = reached_at(config.serve_host)
+    host = reachable_host(config.serve_host)
     port = free_port(host, config.serve_port)
     path = config.serving_dir.parent / "demo_server.log"
     with path.open("wb") as log:

@@ -58,10 +58,10 @@ def _run(chosen: argparse.Namespace, config: Settings) -> int:
         from btc_assets.cli.fit_ensemble import fit_on_labelled
 
         return fit_on_labelled(config)
-    from btc_assets.ownership import keep_apart
+    from btc_assets.ownership import claim_instance
 
     config.writable_dagster_dir()
-    keep_apart()
+    claim_instance()
     if chosen.command == "up":
         from btc_assets.cli.up import up
 

@@ -21,7 +21,7 @@ from btc_assets.processes import (
     ProcessError,
     interrupt,
     port_fault,
-    reached_at,
+    reachable_host,
     running,
     wait_for_port,
     wait_for_socket,
@@ -214,11 +214,11 @@ def _announce(
     """
     for name, page in pages.items():
         try:
-            wait_for_port(processes[name], reached_at(page.host), page.port, seconds=READY_S, unless=stopping)
+            wait_for_port(processes[name], reachable_host(page.host), page.port, seconds=READY_S, unless=stopping)
         except ProcessError as error:
             raise ProcessError(f"{name} on port {page.port} ({page.variable}): {error}") from error
         if not stopping.is_set():
-            print(f"==> {name}: {web_root(reached_at(page.host), page.port)}", flush=True)
+            print(f"==> {name}: {web_root(reachable_host(page.host), page.port)}", flush=True)
 
 
 def _watch(

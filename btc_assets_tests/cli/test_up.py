@@ -82,7 +82,7 @@ def test_a_taken_port_is_named_with_its_variable_and_nothing_is_started(
         port = other.getsockname()[1]
         assert up(chosen(tmp_path, **{variable.removeprefix("BTC_").lower(): port})) == 2
     printed = capsys.readouterr()
-    assert f"port {port} is taken by another program; set {variable} to a free one" in printed.err
+    assert f"port {port} is in use by another program; set {variable} to a free one" in printed.err
     assert "http" not in printed.out, "nothing is announced"
 
 
@@ -101,7 +101,7 @@ def test_the_forecast_server_names_a_taken_port(tmp_path: Path) -> None:
             cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert child.returncode == 1
-    assert child.stderr.strip() == f"Port {port} is taken by another program; set BTC_SERVE_PORT to a free one."
+    assert child.stderr.strip() == f"Port {port} is in use by another program; set BTC_SERVE_PORT to a free one."
 
 
 LOADED = "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"

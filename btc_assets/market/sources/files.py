@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from btc_assets.archives import MOST_BYTES, UnreadableError, damaged, text_of, unpack
+from btc_assets.archives import MAX_BYTES, UnreadableError, decode_text, invalid_file, unpack
 from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
 from btc_assets.market.sources.instrument import Instrument, instrument_of
@@ -165,7 +165,7 @@ def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
         raise SourceMalformedError(f"{fault}. {_REMEDY}")
 
 
-def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MOST_BYTES) -> pl.DataFrame:
+def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MAX_BYTES) -> pl.DataFrame:
     """Read one file of hourly bars.
 
     Args:
@@ -204,9 +204,9 @@ def _table(name: str, content: bytes) -> pl.DataFrame:
         try:
             table = pl.read_parquet(content, hive_partitioning=False)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(name, "Parquet") from error
+            raise invalid_file(name, "Parquet") from error
         return table.with_row_index(LINE, offset=1).with_columns(pl.lit(f"{name}, row").alias(FILE))
-    text, _ = text_of(name, content)
+    text, _ = decode_text(name, content)
     return text_table(name, text, _names).with_columns(pl.lit(f"{name}, line").alias(FILE))
 
 

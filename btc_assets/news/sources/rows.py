@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.archives import UnreadableError, damaged, gunzip, text_of
+from btc_assets.archives import UnreadableError, decode_text, gunzip, invalid_file
 
 ENDINGS = (".parquet", ".csv", ".csv.gz", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 MOST_BAD = 0.01
@@ -53,10 +53,10 @@ def read_rows(path: Path) -> tuple[pl.LazyFrame, list[str]]:
             return lines, []
         content = path.read_bytes()
     except pl.exceptions.PolarsError as error:
-        raise damaged(path.name, "Parquet") from error
+        raise invalid_file(path.name, "Parquet") from error
     except OSError as error:
         raise UnreadableError(f"{path.name} cannot be opened: {error.strerror or type(error).__name__}") from error
-    text, faults = text_of(path.name, gunzip(path.name, content))
+    text, faults = decode_text(path.name, gunzip(path.name, content))
     if not text.strip():
         raise UnreadableError(f"{path.name} is empty")
     rows, bad = _csv_rows(path.name, text) if name.endswith(".csv") else _json_rows(path.name, text)

@@ -173,7 +173,7 @@ def test_a_damaged_archive_is_refused(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"PK not a zip", "is no whole zip file"), (b"<html>sorry</html>", "is no whole zip file")],
+    [(b"PK not a zip", "is not a valid zip file"), (b"<html>sorry</html>", "is not a valid zip file")],
 )
 def test_an_archive_without_checksum_must_still_be_one(exchange: Exchange, content: bytes, sentence: str) -> None:
     archive = Archive(exchange, hours(START, 24 * 62), ["2024-12"], [])

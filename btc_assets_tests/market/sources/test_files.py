@@ -160,14 +160,14 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(content: bytes, se
 @pytest.mark.parametrize("name", ["x.parquet", "x.zip"])
 def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1 or PK, but not really")
-    with pytest.raises(SourceMalformedError, match="is no whole"):
+    with pytest.raises(SourceMalformedError, match="is not a valid"):
         fetch(tmp_path / name)
 
 
 def test_a_zip_without_bars_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(SourceMalformedError, match=r"holds no \.csv or \.parquet"):
+    with pytest.raises(SourceMalformedError, match=r"has no \.csv or \.parquet"):
         fetch(tmp_path / "x.zip")
 
 
@@ -343,8 +343,8 @@ def test_klines_without_a_header_in_any_unit_are_read(lines: list[str]) -> None:
         (csv(HEADER, *ROWS[:3], ROWS[3].replace("43125.5", "nan")), "x.csv, line 5: expected a number"),
         (csv(HEADER, 'a,"b,c'), "x.csv"),
         (csv("1525478400,1,2,3", "1525478400,1,2,3"), "x.csv: found no column for open_time"),
-        (b"PAR1" + bytes(40) + b"PAR1", "x.csv is no whole Parquet file"),
-        (bytes(200), "x.csv is no text"),
+        (b"PAR1" + bytes(40) + b"PAR1", "x.csv is not a valid Parquet file"),
+        (bytes(200), "x.csv is not text"),
         (b" \n\n", "x.csv is empty"),
     ],
 )  # fmt: skip

@@ -429,7 +429,7 @@ def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
     delivery = fetch(tmp_path / "x.csv")
     assert only(delivery).title == "Zürich café"
     assert delivery.faults == [
-        "x.csv: it is no UTF-8 from line 2 on and was read as Windows-1252; save it as UTF-8 if letters are wrong"
+        "x.csv: it is not UTF-8 from line 2 on and was read as Windows-1252; save it as UTF-8 if letters are wrong"
     ]
 
 
