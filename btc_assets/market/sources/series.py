@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.archives import UnreadableError, damaged, text_of, unpack
+from btc_assets.archives import UnreadableError, decode_text, invalid_file, unpack
 from btc_assets.market.sources.answer import number, whole
 from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.paths import matching
@@ -123,14 +123,14 @@ def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str,
         try:
             table = pl.read_parquet(content, hive_partitioning=False).with_row_index(LINE, offset=1)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise damaged(name, "Parquet") from error
+            raise invalid_file(name, "Parquet") from error
     else:
 
         def header(cells: Sequence[str]) -> Sequence[str] | None:
             lower = {cell.lower() for cell in cells}
             return cells if all(lower & set(names) for names in known.values()) else None
 
-        table = text_table(name, text_of(name, content)[0], header)
+        table = text_table(name, decode_text(name, content)[0], header)
     called = {column.lower(): column for column in table.columns}
     chosen = {
         column: next((called[alias] for alias in names if alias in called), "") for column, names in known.items()
