@@ -24,6 +24,10 @@ DATABASE = "serving.duckdb"
 BUNDLE_ID = re.compile(r"^[0-9a-f]{16}$")
 
 
+class UnreadableBundleError(RuntimeError):
+    """The live bundle cannot be read."""
+
+
 def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
     """Return the manifest of the live bundle, or None without a readable live bundle."""
     try:
@@ -38,12 +42,21 @@ def live_manifest(serving_dir: Path) -> dict[str, Any] | None:
 
 
 def newest_served_hour(serving_dir: Path) -> datetime | None:
-    """Return the open_time (UTC) of the newest live forecast, or None without a live bundle."""
-    manifest = live_manifest(serving_dir)
-    try:
-        return None if manifest is None else datetime.fromisoformat(manifest["open_time"])
-    except (KeyError, TypeError, ValueError):
+    """Return the open_time (UTC) of the newest live forecast, or None without a pointer: nothing was published.
+
+    Raises:
+        UnreadableBundleError: the pointer or its bundle is damaged, so nobody knows which hours were served.
+    """
+    pointer = serving_dir / POINTER
+    if not pointer.exists():
         return None
+    try:
+        return datetime.fromisoformat((live_manifest(serving_dir) or {})["open_time"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableBundleError(
+            f"{pointer} names no bundle that can be read, so the hours that were served are unknown; publish the "
+            "newest day again with the job publish_bundle"
+        ) from error
 
 
 def made_at_of(manifest: Mapping[str, Any]) -> datetime:

@@ -385,9 +385,7 @@ def _added(
     """Return the rows that a change adds to the history."""
     written = history.moment(until_now, datetime.now(tz=UTC))
     if config.event == "rollback":
-        served = newest_served_hour(settings().serving_dir)
-        if served is not None and day != served.date():
-            raise history.HistoryError(f"roll back on {served.date()}, the newest day that is served, not on {day}")
+        _refuse_served_past(day)
         return history.after_rollback(
             pl.concat([until_now, reads.filed_later(MODEL_HISTORY).collect()]),
             to=config.to or _unserved_rollback(until_now),
@@ -430,8 +428,15 @@ def takes_effect(day: date, *, replayed: bool) -> datetime:
         day: the day of the change.
         replayed: whether the day has passed, so that its decision is made as if at its first hour.
     """
-    start, served = midnight(day), newest_served_hour(settings().serving_dir)
-    return served if served is not None and served.date() == day and not replayed else start
+    served = None if replayed else newest_served_hour(settings().serving_dir)
+    return served if served is not None and served.date() == day else midnight(day)
+
+
+def _refuse_served_past(day: date) -> None:
+    """Refuse a rollback on a day before the newest served; a later one may hold a champion that cannot be published."""
+    served = newest_served_hour(settings().serving_dir)
+    if served is not None and day < served.date():
+        raise history.HistoryError(f"roll back on {served.date()}, the newest day that is served, not on {day}")
 
 
 def has_passed(day: date) -> bool:
@@ -441,8 +446,12 @@ def has_passed(day: date) -> bool:
 
 def is_replay(day: date) -> bool:
     """Say whether a day is decided as if at its first hour: of a closed history, or with nothing served since."""
+    if settings().history_end is not None:
+        return True
+    if not has_passed(day):
+        return False
     served = newest_served_hour(settings().serving_dir)
-    return settings().history_end is not None or (has_passed(day) and (served is None or served.date() < day))
+    return served is None or served.date() < day
 
 
 def _unserved_rollback(until_now: pl.DataFrame) -> int | None:

@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 from btc_assets.champion import assets as champion
+from btc_assets.champion.history import HistoryError
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import midnight
 from btc_assets.learning.training import seed_name
+from btc_assets.published import UnreadableBundleError
 
 CUTOFF = date(2018, 5, 28)
 NEXT = date(2018, 6, 4)
@@ -62,6 +64,27 @@ def test_only_days_nobody_was_served_since_are_decided_as_if_at_their_first_hour
     assert not champion.is_replay(CUTOFF)
     monkeypatch.setattr(Live, "history_end", NEXT)
     assert champion.is_replay(yesterday), "a closed history is always a replay"
+
+
+def test_no_past_day_is_decided_while_what_was_served_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(champion, "settings", Live)
+    monkeypatch.setattr(Live, "serving_dir", tmp_path)
+    assert champion.is_replay(CUTOFF), "nothing is published"
+    (tmp_path / "current").write_text("")
+    with pytest.raises(UnreadableBundleError, match="publish the newest day again"):
+        champion.is_replay(CUTOFF)
+
+
+def test_a_rollback_is_refused_only_of_a_day_before_the_newest_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A champion whose forecasts cannot be published must give way on the day it came with."""
+    monkeypatch.setattr(champion, "settings", Live)
+    monkeypatch.setattr(champion, "newest_served_hour", lambda _: midnight(CUTOFF) + timedelta(hours=23))
+    champion._refuse_served_past(NEXT)
+    champion._refuse_served_past(CUTOFF)
+    with pytest.raises(HistoryError, match=r"roll back on 2018-05-28, .* not on 2018-05-27"):
+        champion._refuse_served_past(CUTOFF - timedelta(days=1))
 
 
 def test_a_change_holds_from_the_newest_hour_served_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
