@@ -1,4 +1,4 @@
-"""The user's own table files: which ones a setting means, and what their columns are called."""
+"""Find the user's table files and the columns in them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from btc_assets.paths import matching
 from btc_assets.transport import SourceRefusedError
 
 
-def files_of(setting: str, pattern: str, endings: Sequence[str], what: str) -> list[Path]:
-    """Return the files that a setting's path or glob means, in order.
+def matching_files(setting: str, pattern: str, endings: Sequence[str], content: str) -> list[Path]:
+    """Return the files that match a setting's path or glob, sorted.
 
     Raises:
-        SourceRefusedError: there is none.
+        SourceRefusedError: no file matches.
     """
     paths = matching(pattern, endings)
     if not paths:
         raise SourceRefusedError(
-            f"{setting}={pattern!r} names no {', '.join(endings)} file; give the path or glob of files with {what}."
+            f"{setting}={pattern!r} matches no {', '.join(endings)} file; set it to a path or glob of files with "
+            f"{content}."
         )
     return paths
 
 
-def plain_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return columns by their names in lower case, with `_` between words; the first of several alike."""
+def normalised_names(columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns by their normalised names: lower case, words separated by `_`; the first of duplicates."""
     words = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column): column for column in reversed(columns)}
     plain = {re.sub(r"[^a-z0-9]+", "_", word.lower()).strip("_"): column for word, column in words.items()}
     return {key.removeprefix("btc_"): column for key, column in plain.items()}
 
 
-def columns_called(columns: Sequence[str], names: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Return what each wanted column is called among these; those that are not there are left out.
+def find_columns(columns: Sequence[str], names: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Return the file's column for each requested column; missing columns are omitted.
 
     Args:
-        columns: of the file.
-        names: by wanted column, the `plain_names` it may go by; the first one present is taken.
+        columns: columns of the file.
+        names: accepted `normalised_names` of each requested column; the first one present is used.
     """
-    plain = plain_names(columns)
-    found = {wanted: next((plain[name] for name in known if name in plain), None) for wanted, known in names.items()}
-    return {wanted: column for wanted, column in found.items() if column is not None}
+    present = normalised_names(columns)
+    matches = {
+        requested: next((present[name] for name in accepted if name in present), None)
+        for requested, accepted in names.items()
+    }
+    return {requested: column for requested, column in matches.items() if column is not None}

@@ -20,10 +20,10 @@ RARE_FORMATS = tuple(
 """Further formats; days before months only with dots, where the order is unambiguous."""
 
 
-def time_of(column: pl.Expr, dtype: pl.DataType, spelt: Callable[[pl.Expr], pl.Expr]) -> pl.Expr | None:
-    """Read epochs, dates, datetimes or text, whose other spellings than epochs `spelt` reads, as UTC.
+def time_of(column: pl.Expr, dtype: pl.DataType, parse: Callable[[pl.Expr], pl.Expr]) -> pl.Expr | None:
+    """Parse epochs, dates, datetimes or text as UTC; `parse` parses texts that are not epochs.
 
-    Null where a value cannot be read; None where the type holds no times.
+    Null for an unreadable value; None if the type cannot be a time.
     """
     if isinstance(dtype, pl.Datetime):
         read = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
@@ -33,7 +33,7 @@ def time_of(column: pl.Expr, dtype: pl.DataType, spelt: Callable[[pl.Expr], pl.E
         read = epoch_time(column)
     elif isinstance(dtype, pl.String):
         text = column.str.strip_chars()
-        read = pl.when(text.cast(pl.Float64, strict=False).is_null()).then(spelt(text)).otherwise(epoch_time(text))
+        read = pl.when(text.cast(pl.Float64, strict=False).is_null()).then(parse(text)).otherwise(epoch_time(text))
     elif isinstance(dtype, pl.Null):
         read = column
     else:

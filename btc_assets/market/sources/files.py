@@ -20,7 +20,7 @@ from btc_assets.market.sources.one_series import FILE, place, series_fault, span
 from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.market.tables import PRICES
 from btc_assets.schema import UTC_TIME
-from btc_assets.table_files import columns_called, files_of, plain_names
+from btc_assets.table_files import find_columns, matching_files, normalised_names
 from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time, time_of
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
@@ -116,7 +116,7 @@ class FileSource:
                 hour, or the files are of more than one instrument.
         """
         wall = self._clock()
-        paths = files_of("BTC_MARKET_FILES", self.pattern, _SUFFIXES, "hourly bars")
+        paths = matching_files("BTC_MARKET_FILES", self.pattern, _SUFFIXES, "hourly bars")
         frames = [self._bars(path, wall) for path in paths]
         stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
         if stamps not in _judged:  # all of the files, whatever span is requested
@@ -212,7 +212,7 @@ def _table(name: str, content: bytes) -> pl.DataFrame:
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:
     """Return the names of a header of bars, or those of a first row without one; None where a line is neither."""
-    if len({"open", "high", "low", "close"} & set(columns_called(cells, _NAMES))) >= _PRICES_IN_A_HEADER:
+    if len({"open", "high", "low", "close"} & set(find_columns(cells, _NAMES))) >= _PRICES_IN_A_HEADER:
         return cells
     stamps = pl.DataFrame({"cell": cells[:1]}).select(epoch_time(pl.col("cell")).fill_null(iso_time(pl.col("cell"))))
     numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells[1:])
@@ -236,7 +236,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
     Raises:
         UnreadableError: a column is missing, a value cannot be read, or the rows are of several instruments.
     """
-    chosen = columns_called(table.columns, _NAMES)
+    chosen = find_columns(table.columns, _NAMES)
     if missing := [wanted for wanted in _NEEDED if wanted not in chosen]:
         columns = ", ".join(column for column in table.columns if column not in (FILE, LINE))
         raise UnreadableError(
@@ -256,7 +256,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
     """Return what each row is of, as its columns or else the file's name spell it; empty where neither does."""
-    words = plain_names(table.columns)
+    words = normalised_names(table.columns)
     called = next((words[word] for word in _INSTRUMENTS if word in words), None)
     if called is None:
         named = next((part for part in reversed(name.split("/")) if instrument_of(part)), "")

@@ -172,7 +172,7 @@ def test_a_zip_without_bars_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_file_is_a_sentence_that_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(SourceRefusedError, match=r"BTC_MARKET_FILES='.*' names no \.parquet"):
+    with pytest.raises(SourceRefusedError, match=r"BTC_MARKET_FILES='.*' matches no \.parquet"):
         fetch(tmp_path / "*.csv")
 
 

@@ -1,4 +1,4 @@
-"""The user's own archives of articles and posts: the names, stamps and traps seen in the wild."""
+"""The user's archives of articles and posts: common column names, time formats and faults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def only(delivery: Delivery) -> Item:
         "uuid,timestamp,site,title,body,url",
     ],
 )
-def test_every_common_header_of_articles_is_understood(header: str, tmp_path: Path) -> None:
+def test_common_headers_of_articles_are_read(header: str, tmp_path: Path) -> None:
     path = csv(
         tmp_path / "x.csv", header, f"7,{EPOCH},The Desk,Miners return,They are back.,https://www.desk.example/a"
     )
@@ -86,7 +86,7 @@ def test_every_common_header_of_articles_is_understood(header: str, tmp_path: Pa
         "tweet_id,date,network,list,full_text,link,is_repost",
     ],
 )
-def test_every_common_header_of_posts_is_understood(header: str, tmp_path: Path) -> None:
+def test_common_headers_of_posts_are_read(header: str, tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", header, f"7,{EPOCH},Reddit,Bitcoin,Hold on,https://forum.example/7,True")
     assert only(fetch(path, "post")) == Item(
         kind="post",
@@ -113,7 +113,7 @@ def test_every_common_header_of_posts_is_understood(header: str, tmp_path: Path)
         "2025-05-05T06:20:30-04", "Mon May 05 10:20:30 +0000 2025",
     ],
 )  # fmt: skip
-def test_every_common_stamp_is_the_same_second(stamp: str, tmp_path: Path) -> None:
+def test_common_time_formats_are_read(stamp: str, tmp_path: Path) -> None:
     item = only(fetch(csv(tmp_path / "x.csv", "date,title", f'"{stamp}",Miners return')))
     assert (item.published_at, item.precision) == (STAMP, "second")
 
@@ -136,7 +136,7 @@ def test_all_formats_of_a_glob_are_read(tmp_path: Path) -> None:
     assert [item.guid for item in fetch(tmp_path / "*").items] == ["1", "2", "3", "4"]
 
 
-def test_markup_and_invisible_characters_do_not_come_through(tmp_path: Path) -> None:
+def test_markup_and_invisible_characters_are_removed(tmp_path: Path) -> None:
     title, summary = "<b>Miners</b> &amp; banks\u202e\x00", "<script>alert(1)</script><p>They  are</p>back"
     row = {
         "date": EPOCH,
@@ -149,7 +149,7 @@ def test_markup_and_invisible_characters_do_not_come_through(tmp_path: Path) -> 
     assert (item.title, item.summary, item.url, item.outlet) == ("Miners & banks", "They are back", "", "desk.example")
 
 
-# --- when it was available ---------------------------------------------------------------------------
+# --- availability ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("stamps", "precision"),
     [
@@ -163,25 +163,25 @@ def test_markup_and_invisible_characters_do_not_come_through(tmp_path: Path) -> 
         (["2025-05-05T10:20:00Z", "2025-05-06T00:00:01Z"], "second"),
     ],
 )
-def test_how_exact_a_time_is_is_inferred_where_it_is_not_given(
-    stamps: list[str], precision: str, tmp_path: Path
-) -> None:
+def test_a_missing_precision_is_inferred(stamps: list[str], precision: str, tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "id,date,title", *(f"{n},{at},Title {n}" for n, at in enumerate(stamps)))
     assert fetch(path).items[0].precision == precision
 
 
-def test_how_exact_a_time_is_is_taken_where_it_is_given(tmp_path: Path) -> None:
-    rows = [f"{n},2025-05-05T00:00:00Z,Title {n},{told}" for n, told in enumerate(["Day", "minute", "second", ""])]
+def test_a_stated_precision_is_used(tmp_path: Path) -> None:
+    rows = [
+        f"{n},2025-05-05T00:00:00Z,Title {n},{precision}" for n, precision in enumerate(["Day", "minute", "second", ""])
+    ]
     path = csv(tmp_path / "x.csv", "id,date,title,time_precision", *rows)
     assert [item.precision for item in fetch(path).items] == ["day", "minute", "second", "day"]
 
 
-def test_a_date_column_tells_days(tmp_path: Path) -> None:
+def test_a_date_column_has_day_precision(tmp_path: Path) -> None:
     pl.DataFrame({"date": [date(2025, 5, 5)], "title": ["a"]}).write_parquet(tmp_path / "x.parquet")
     assert only(fetch(tmp_path / "x.parquet")).precision == "day"
 
 
-def test_a_text_exact_to_the_day_is_filed_after_its_end(tmp_path: Path) -> None:
+def test_a_text_with_day_precision_is_filed_after_the_day(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,title,url", "2025-05-05,Miners return,https://a.example/1")
     days = [date(2025, 5, 5), date(2025, 5, 6)]
     filed = file_items(
@@ -190,31 +190,32 @@ def test_a_text_exact_to_the_day_is_filed_after_its_end(tmp_path: Path) -> None:
     assert filed.frame["available_at"].to_list() == [FIRST + 25 * HOUR]
 
 
-def test_every_text_is_fetched_with_the_day_it_is_available_on(tmp_path: Path) -> None:
+def test_every_text_is_fetched_on_the_day_of_its_availability(tmp_path: Path) -> None:
     stamps = [f"{FIRST + n * 3 * HOUR:%Y-%m-%d %H:%M:%S}" for n in range(-14, 14)]
-    rows = [f"{n},{at},{seen},Title {n * 7919},{how}" for n, (at, seen, how) in enumerate(
-        (at, seen, how) for at in stamps for seen in ("", "2025-05-05 20:00:00") for how in ("day", "minute", "second")
+    rows = [f"{n},{at},{seen},Title {n * 7919},{precision}" for n, (at, seen, precision) in enumerate(
+        (at, seen, precision)
+        for at in stamps for seen in ("", "2025-05-05 20:00:00") for precision in ("day", "minute", "second")
     )]  # fmt: skip
     path = csv(tmp_path / "x.csv", "id,published_at,first_seen_at,title,time_precision", *rows)
 
     def filed(first: datetime, last: datetime) -> set[tuple[str, datetime]]:
         days = [first.date() + timedelta(days=n) for n in range((last - first).days)]
-        gathered = fetch_all([source(path)], first, last, WALL, 1)
-        frame = file_items(gathered, "article", ARTICLES.empty(), KnownTexts.empty(), days, WALL).frame
+        results = fetch_all([source(path)], first, last, WALL, 1)
+        frame = file_items(results, "article", ARTICLES.empty(), KnownTexts.empty(), days, WALL).frame
         return set(frame.select("article_id", "available_at").iter_rows())
 
-    whole = filed(FIRST - 96 * HOUR, FIRST + 120 * HOUR)
-    assert len(whole) == len(rows)
-    assert set().union(*(filed(FIRST + n * 24 * HOUR, FIRST + (n + 1) * 24 * HOUR) for n in range(-4, 5))) == whole
+    complete = filed(FIRST - 96 * HOUR, FIRST + 120 * HOUR)
+    assert len(complete) == len(rows)
+    assert set().union(*(filed(FIRST + n * 24 * HOUR, FIRST + (n + 1) * 24 * HOUR) for n in range(-4, 5))) == complete
 
 
-def test_a_text_seen_long_after_it_was_published_comes_when_it_was_seen(tmp_path: Path) -> None:
+def test_a_late_first_seen_time_determines_the_day(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "published_at,first_seen_at,title", "2024-01-01 01:02:03,2025-05-05 10:20:30,Found")
     assert only(fetch(path)).first_seen_at == STAMP
     assert fetch(path, first=datetime(2024, 1, 1, tzinfo=UTC), last=FIRST).items == []
 
 
-def test_only_the_span_asked_for_comes(tmp_path: Path) -> None:
+def test_only_the_requested_span_is_delivered(tmp_path: Path) -> None:
     rows = [f"{n},{FIRST + n * HOUR:%Y-%m-%d %H:%M:%S},Title {n}" for n in range(-100, 200)]
     delivery = fetch(csv(tmp_path / "x.csv", "id,date,title", *rows, "999,2025-05-05 00:00:01,exact"))
     published = [item.published_at for item in delivery.items if item.published_at]
@@ -222,7 +223,7 @@ def test_only_the_span_asked_for_comes(tmp_path: Path) -> None:
     assert max(published) == LAST - HOUR
 
 
-def test_votes_count_only_where_it_is_told_when_they_were_counted(tmp_path: Path) -> None:
+def test_votes_are_used_only_with_a_first_seen_time(tmp_path: Path) -> None:
     row = {"id": "1", "created_utc": EPOCH, "text": "Hold on", "score": 12.0, "num_comments": "3"}
     assert only(fetch(lines(tmp_path / "a.jsonl", row), "post")).points is None
     assert only(fetch(lines(tmp_path / "c.jsonl", row | {"score": "+++"}), "post")).points is None
@@ -264,38 +265,38 @@ def test_an_untitled_repeat_of_a_titled_article_is_left_out(tmp_path: Path) -> N
     ]
 
 
-def test_rows_that_say_nothing_or_tell_no_time_are_named(tmp_path: Path) -> None:
+def test_empty_and_undated_rows_are_reported(tmp_path: Path) -> None:
     path = csv(
         tmp_path / "x.csv", "date,title,summary", f"{EPOCH},Miners return,", f"{EPOCH},,", ",Undated,", f"{EPOCH}, , "
     )
     delivery = fetch(path)
     assert only(delivery).title == "Miners return"
     assert delivery.faults == [
-        "x.csv: 1 rows tell no time and were left out, the first is row 3",
+        "x.csv: 1 rows have no time and were left out, the first is row 3",
         "x.csv: 2 rows have neither title nor summary and were left out, the first is row 2",
     ]
 
 
-def test_rows_from_the_future_are_named(tmp_path: Path) -> None:
+def test_rows_from_the_future_are_reported(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,title", f"{EPOCH},Miners return", "2025-08-01 09:00:00,Ahead of its time")
-    said = " ".join(fetch(path).faults)
-    assert "x.csv: 1 rows are dated after 2025-08-01 00:00 UTC" in said
-    assert "row 2; are they stamped in another zone" in said
+    faults = " ".join(fetch(path).faults)
+    assert "x.csv: 1 rows are dated after 2025-08-01 00:00 UTC" in faults
+    assert "row 2; check whether their times are UTC" in faults
 
 
-def test_texts_without_an_id_keep_the_same_name(tmp_path: Path) -> None:
+def test_texts_without_an_id_have_a_stable_guid(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,platform,text", f"{EPOCH},X,good", f"{EPOCH + 1},X,good", f"{EPOCH},X,bad")
-    once, again = ([item.guid for item in fetch(path, "post").items] for _ in range(2))
-    assert once == again
-    assert len(set(once)) == 3
+    first, second = ([item.guid for item in fetch(path, "post").items] for _ in range(2))
+    assert first == second
+    assert len(set(first)) == 3
 
 
-def test_a_retweet_is_a_repost_even_where_no_column_says_so(tmp_path: Path) -> None:
+def test_a_retweet_is_a_repost_without_a_column(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,text", f"{EPOCH},RT @someone: hold on", f"{EPOCH},hold on")
     assert [item.is_repost for item in fetch(path, "post").items] == [True, False]
 
 
-# --- as programs and people leave them -----------------------------------------------------------------
+# --- file formats --------------------------------------------------------------------------------------
 ROW = {"id": "1", "date": EPOCH, "title": "Miners return"}
 LINE = json.dumps(ROW)
 
@@ -318,7 +319,7 @@ LINE = json.dumps(ROW)
         ("x.csv", f"id,date,title\n1,{EPOCH},Miners return\n".encode("utf-16")),
     ],
 )
-def test_a_file_is_read_as_programs_leave_it(name: str, content: bytes, tmp_path: Path) -> None:
+def test_common_file_formats_are_read(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     delivery = fetch(tmp_path / name)
     assert (only(delivery).guid, only(delivery).title, only(delivery).published_at) == ("1", "Miners return", STAMP)
@@ -333,7 +334,7 @@ def test_a_file_is_read_as_programs_leave_it(name: str, content: bytes, tmp_path
         [{"source": {"id": None, "name": "CNN"}}, {"source": "BBC"}, {"source": None}],
     ],
 )
-def test_an_outlet_may_be_an_object_as_news_services_give_it(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_an_outlet_may_be_an_object(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     assert [item.outlet for item in fetch(lines(tmp_path / "x.jsonl", *(ROW | row for row in rows))).items] == [
         name for row in rows if (name := {"CNN": "cnn", "BBC": "bbc", None: ""}[
             row["source"]["name"] if isinstance(row["source"], dict) else row["source"]
@@ -341,7 +342,7 @@ def test_an_outlet_may_be_an_object_as_news_services_give_it(rows: list[dict[str
     ]  # fmt: skip
 
 
-def test_an_answer_of_newsapi_is_read_whole(tmp_path: Path) -> None:
+def test_a_response_of_newsapi_is_read(tmp_path: Path) -> None:
     article = {
         "source": {"id": None, "name": "The Desk"}, "author": None, "title": "Miners return", "description": "Back.",
         "url": "https://desk.example/a", "urlToImage": None, "publishedAt": "2025-05-05T10:20:30Z", "content": None,
@@ -366,7 +367,7 @@ def test_an_answer_of_newsapi_is_read_whole(tmp_path: Path) -> None:
     ["[deleted]", "[removed]", " [Removed] ", "[ Removed by Reddit ]", "[deleted by user]", "\\[removed\\]",
      "[removed by moderator]", "&#91;deleted&#93;", "[ Removed by Reddit in response to a copyright notice. ]"],
 )  # fmt: skip
-def test_a_post_that_was_taken_down_is_none_and_counted(text: str, tmp_path: Path) -> None:
+def test_removed_posts_are_left_out_and_counted(text: str, tmp_path: Path) -> None:
     rows = [
         {"id": "1", "date": EPOCH, "title": "A title", "text": text},
         {"id": "2", "date": EPOCH, "title": text, "text": ""},
@@ -388,11 +389,11 @@ MANY_ROWS = ["id,date,title", *(f"{n},{EPOCH},Title {n}" for n in range(300))]
             "x.jsonl",
             MANY_LINES,
             "not json",
-            "1 of 301 lines cannot be read and were left out; the first, line 151, is no",
+            "1 of 301 lines cannot be read and were left out; the first, line 151, is not",
         ),
-        ("x.jsonl", MANY_LINES, '{"id": 7, "date": ', 'line 151, is no JSON object, it starts with \'{"id": 7'),
-        ("x.jsonl", MANY_LINES, "[1, 2" * 40_000, "line 151, is no JSON object"),
-        ("x.csv", MANY_ROWS, f"7,{EPOCH},Well, well", "line 151, holds 4 values where the header names 3"),
+        ("x.jsonl", MANY_LINES, '{"id": 7, "date": ', 'line 151, is not a JSON object, it starts with \'{"id": 7'),
+        ("x.jsonl", MANY_LINES, "[1, 2" * 40_000, "line 151, is not a JSON object"),
+        ("x.csv", MANY_ROWS, f"7,{EPOCH},Well, well", "line 151, has 4 values, but the header has 3"),
         (
             "x.csv",
             MANY_ROWS,
@@ -401,7 +402,7 @@ MANY_ROWS = ["id,date,title", *(f"{n},{EPOCH},Title {n}" for n in range(300))]
         ),
     ],
 )
-def test_a_bad_line_among_many_is_left_out_and_named(
+def test_a_bad_line_among_many_is_left_out_and_reported(
     name: str, good: list[str], bad: str, fault: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text("\n".join([*good[:150], bad, *good[150:]]))
@@ -415,13 +416,11 @@ def test_a_bad_line_among_many_is_left_out_and_named(
 @pytest.mark.parametrize(
     ("name", "good", "cut"), [("x.jsonl", MANY_LINES, '{"id": "7", "da'), ("x.csv", MANY_ROWS, '7,1,"Wel')]
 )
-def test_a_cut_last_line_is_left_out_however_few_there_are(
-    name: str, good: list[str], cut: str, tmp_path: Path
-) -> None:
+def test_a_truncated_last_line_is_left_out(name: str, good: list[str], cut: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("\n".join([*good[:2], cut]))
     delivery = fetch(tmp_path / name)
     assert len(delivery.items) == (2 if name == "x.jsonl" else 1)
-    assert "its last line, 3, is cut and was left out" in delivery.faults[0]
+    assert "its last line, 3, is truncated and was left out" in delivery.faults[0]
 
 
 def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
@@ -433,7 +432,7 @@ def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
     ]
 
 
-# --- what cannot be understood -----------------------------------------------------------------------
+# --- invalid files -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -445,13 +444,13 @@ def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
         ("date,title\n05/06/2025 10:20,a", "got '05/06/2025 10:20' in row 1"),
         ("Date,title,first_seen\n2025-05-05,a,soon", "in column 'first_seen', got 'soon' in row 1"),
         ("date,title,precision\n2025-05-05,a,week", "expected one of second, minute, day, none in column 'precision'"),
-        (f"date,title,url\n{EPOCH},Well, well,https://a.example", "line 2 holds 4 values where the header names 3"),
-        (f'date,title\n{EPOCH},"a\n{EPOCH},b\n{EPOCH},c', "line 2 has a quotation mark without its pair"),
+        (f"date,title,url\n{EPOCH},Well, well,https://a.example", "line 2 has 4 values, but the header has 3"),
+        (f'date,title\n{EPOCH},"a\n{EPOCH},b\n{EPOCH},c', "line 2 has an unbalanced quotation mark"),
         ("", "x.csv is empty"),
         ("<html>\n<body>\nsorry</body>\n</html>", "found no column"),
     ],
 )
-def test_what_cannot_be_understood_is_refused_with_a_sentence(content: str, sentence: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(content: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(SourceMalformedError) as error:
         fetch(tmp_path / "x.csv")
@@ -463,14 +462,14 @@ def test_what_cannot_be_understood_is_refused_with_a_sentence(content: str, sent
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"date": EPOCH, "text": ["a", "b"]}, "column 'text' holds lists, expected text"),
+        ({"date": EPOCH, "text": ["a", "b"]}, "expected text in column 'text', got lists"),
         ({"date": {"at": 1}, "text": "a"}, "expected a time"),
         ({"date": EPOCH, "text": "a", "is_retweet": "perhaps"}, "expected true or false in column 'is_retweet'"),
         ({"date": EPOCH, "first_seen_at": EPOCH, "text": "a", "score": "many"}, "expected a number in column 'score'"),
-        ({"date": EPOCH, "text": 1.5}, "column 'text' holds numbers, expected text"),
+        ({"date": EPOCH, "text": 1.5}, "expected text in column 'text', got numbers"),
     ],
 )
-def test_columns_of_another_kind_are_refused(row: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_columns_of_another_type_are_refused(row: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(SourceMalformedError) as error:
         fetch(lines(tmp_path / "x.jsonl", row), "post")
     assert sentence in str(error.value)
@@ -482,27 +481,27 @@ def test_a_damaged_file_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1\x1f\x8b, but not really \xff\xfe")
     with pytest.raises(SourceMalformedError, match=rf"^{re.escape(name)}") as error:
         fetch(tmp_path / name)
-    assert not re.search(r"[Pp]olars|ComputeError|panick|thrift", str(error.value)), "the words are ours"
+    assert not re.search(r"[Pp]olars|ComputeError|panick|thrift", str(error.value)), "no message of a library"
 
 
-def test_no_file_is_a_sentence_that_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(SourceRefusedError, match=r"BTC_NEWS_FILES='.*' names no \.parquet"):
+def test_a_missing_file_is_reported_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(SourceRefusedError, match=r"BTC_NEWS_FILES='.*' matches no \.parquet"):
         fetch(tmp_path / "*.csv")
-    with pytest.raises(SourceRefusedError, match=r"BTC_SOCIAL_FILES='.*' names no \.parquet"):
+    with pytest.raises(SourceRefusedError, match=r"BTC_SOCIAL_FILES='.*' matches no \.parquet"):
         fetch(tmp_path / "*.csv", "post")
 
 
-# --- the real archives -------------------------------------------------------------------------------
+# --- real archives -----------------------------------------------------------------------------------
 def filed_of(path: Path, kind: Kind, first: datetime, last: datetime) -> tuple[pl.DataFrame, Delivery]:
-    gathered = fetch_all([source(path, kind)], first, last, last, 1)
-    assert gathered[0].delivery is not None, gathered[0].fault
+    results = fetch_all([source(path, kind)], first, last, last, 1)
+    assert results[0].delivery is not None, results[0].fault
     days = [first.date() + timedelta(days=n) for n in range((last - first).days)]
-    frame = file_items(gathered, kind, CONTRACTS[kind].empty(), KnownTexts.empty(), days, last).frame
+    frame = file_items(results, kind, CONTRACTS[kind].empty(), KnownTexts.empty(), days, last).frame
     assert CONTRACTS[kind].faults(frame) == []
-    return frame, gathered[0].delivery
+    return frame, results[0].delivery
 
 
-def test_the_dense_real_news_is_filed_by_first_seen(shared_data: Path) -> None:
+def test_dense_real_news_is_filed_by_first_seen(shared_data: Path) -> None:
     first = datetime(2025, 7, 1, tzinfo=UTC)
     frame, delivery = filed_of(shared_data / "text" / "news.parquet", "article", first, first + 48 * HOUR)
     raw = pl.read_parquet(shared_data / "text" / "news.parquet").filter(
@@ -515,12 +514,12 @@ def test_the_dense_real_news_is_filed_by_first_seen(shared_data: Path) -> None:
     assert 0.9 < frame["story_id"].n_unique() / frame.height < 1
 
 
-def test_untitled_real_news_that_repeats_titled_news_is_left_out(shared_data: Path) -> None:
+def test_untitled_repeats_in_real_news_are_left_out(shared_data: Path) -> None:
     path, first = shared_data / "text" / "news.parquet", datetime(2022, 5, 9, tzinfo=UTC)
     frame, delivery = filed_of(path, "article", first, first + 96 * HOUR)
     raw = pl.read_parquet(path).filter(pl.col("published_at").is_between(first - HOUR, first + 95 * HOUR))
     titled = raw.filter(pl.col("title").is_not_null())
-    assert raw.height > 1.3 * titled.height, "the archive holds many of them twice"
+    assert raw.height > 1.3 * titled.height, "the archive has many articles twice"
     assert titled.height * 0.98 < frame.height < titled.height * 1.1
     assert delivery.faults == []
 
@@ -530,6 +529,6 @@ def test_real_posts_are_read(shared_data: Path) -> None:
     frame, _ = filed_of(shared_data / "text" / "social.parquet", "post", first, first + 24 * HOUR)
     assert frame.height > 1000
     assert 0.3 < frame["is_repost"].mean() < 0.7  # type: ignore[operator]
-    assert frame["points"].null_count() == frame.height, "nobody knows when they were counted"
+    assert frame["points"].null_count() == frame.height, "the time of the count is unknown"
     assert set(frame["platform"]) <= {"twitter", "reddit"}
     assert POSTS.faults(frame) == []
