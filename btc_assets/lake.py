@@ -261,7 +261,7 @@ def contract_of(key: dg.AssetKey) -> Contract:
     return contract
 
 
-def stored(
+def output_of(
     context: dg.AssetExecutionContext,
     contract: Contract,
     frame: pl.DataFrame,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.digest import digest
-from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, stored
+from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, output_of
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import daily_grid
 from btc_assets.schema import dagster_type
@@ -43,7 +43,7 @@ def prices_asset(frame: pl.DataFrame) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def prices(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
-        return stored(context, PRICES, frame)
+        return output_of(context, PRICES, frame)
 
     return prices
 

@@ -10,7 +10,7 @@ from btc_assets.alerts.outbox import Outbox
 from btc_assets.alerts.tables import ALERTS
 from btc_assets.clock import midnight
 from btc_assets.display import table_metadata
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
 
@@ -37,7 +37,7 @@ def alerts(context: dg.AssetExecutionContext, outbox: dg.ResourceParam[Outbox]) 
     frame = frame.filter(ALERTS.day.is_in(days))
     tally = frame.group_by("severity", "rule", "channel", "state").len("n").sort("severity", "rule", "channel", "state")
     undelivered = frame.filter(pl.col("state") != "delivered").height
-    return stored(context, ALERTS, frame, {"tally": table_metadata(tally), "not_delivered": undelivered})
+    return output_of(context, ALERTS, frame, {"tally": table_metadata(tally), "not_delivered": undelivered})
 
 
 ASSETS = [alerts]

@@ -19,7 +19,7 @@ from btc_assets.display import markdown_image, table_metadata
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import TABLES, read_inputs
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
     data_versions,
@@ -311,7 +311,7 @@ def _judged(
         )
         run.table("verdict.md", f"# {verdict.decision} ({verdict.kind})\n\n{summary}\n")
         link = run.link()
-    return frame, stored(
+    return frame, output_of(
         context,
         MODEL_VERDICT,
         frame,
@@ -358,7 +358,7 @@ def _recorded(
         _can_forecast(registry.load(version), version)
     frame = pl.concat([until_now.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
     stands = history.standing(pl.concat([until_now, added]))
-    return stored(
+    return output_of(
         context,
         MODEL_HISTORY,
         frame,
@@ -512,7 +512,7 @@ def shadow_report(
             "criteria": table_metadata(newest.select("criterion", "value", "bound", "passed", "reason")),
             **({"picture": dg.MetadataValue.md(markdown_image(drawn, "shadow"))} if drawn else {}),
         }
-    return stored(context, SHADOW_REPORT, pl.concat(reports), metadata)
+    return output_of(context, SHADOW_REPORT, pl.concat(reports), metadata)
 
 
 ASSETS = [decisions, shadow_report]

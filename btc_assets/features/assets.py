@@ -12,7 +12,7 @@ from btc_assets.features.engine import features_between
 from btc_assets.features.inputs import TABLES, read_inputs
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
@@ -68,7 +68,7 @@ def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[
         for feature in FEATURES
         if frame[feature.name].null_count()
     }
-    return stored(
+    return output_of(
         context,
         HOURLY_FEATURES,
         frame,
@@ -93,7 +93,7 @@ def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg
     and a model of a cutoff reads earlier partitions only. Returns across a gap are null.
     """
     frame = compute_labels(prices.sort("open_time").collect(), *_span(context))
-    return stored(
+    return output_of(
         context,
         HOURLY_LABELS,
         frame,

@@ -11,7 +11,7 @@ from btc_assets.display import table_metadata
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.lake import Reader, stored
+from btc_assets.lake import Reader, output_of
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINING_PROFILE
@@ -103,7 +103,7 @@ def forecasts(
     frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(reads, chosen))
     champion = frame.filter(pl.col("role") == CHAMPION)
     with_a_champion = champion["open_time"].dt.date().unique()
-    return stored(
+    return output_of(
         context,
         FORECASTS,
         frame,
@@ -144,7 +144,7 @@ def forecast_outcomes(
         fee_bps=config.fee_bps,
     )
     tally = frame.group_by("role", "horizon_hours", "outcome").len("n").sort("role", "horizon_hours", "outcome")
-    return stored(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
+    return output_of(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
 
 
 def _newest_forecasts(frame: pl.DataFrame) -> str:

@@ -12,7 +12,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.features.catalog import FEATURES
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
     data_versions,
@@ -88,7 +88,7 @@ def cv_folds(
         n_folds=config.cv_folds,
         test_days=config.cv_test_days,
     )
-    return stored(context, CV_FOLDS, frame, {"folds": dg.MetadataValue.md(markdown_table(frame))})
+    return output_of(context, CV_FOLDS, frame, {"folds": dg.MetadataValue.md(markdown_table(frame))})
 
 
 @dg.asset(
@@ -174,7 +174,7 @@ def tuned_parameters(
             run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
             run.metrics({f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
         link = run.link()
-    return stored(
+    return output_of(
         context, TUNED_PARAMETERS, frame, {"parameters": dg.MetadataValue.md(markdown_table(frame)), "mlflow_run": link}
     )
 
@@ -218,7 +218,7 @@ def fold_forecasts(
             for (horizon, fold), part in frame.partition_by("horizon_hours", "fold", as_dict=True).items()
         ]
     ).sort("horizon_hours", "fold")
-    return stored(context, FOLD_FORECASTS, frame, {"metrics": dg.MetadataValue.md(markdown_table(table))})
+    return output_of(context, FOLD_FORECASTS, frame, {"metrics": dg.MetadataValue.md(markdown_table(table))})
 
 
 @dg.asset(
@@ -314,7 +314,7 @@ def trained_model(
         ],
         schema=TRAINED_MODEL.columns,
     ).sort(TRAINED_MODEL.key)
-    return stored(
+    return output_of(
         context,
         TRAINED_MODEL,
         frame,
@@ -371,7 +371,7 @@ def model_explanation(
             run.files(Path(scratch), "explanation")
         link = run.link()
     top = frame.filter((pl.col("horizon_hours") == primary) & (pl.col("rank") <= 15))
-    return stored(
+    return output_of(
         context,
         MODEL_EXPLANATION,
         frame,
@@ -418,7 +418,7 @@ def training_profile(
     )
     primary = frame.filter(pl.col("horizon_hours") == HORIZONS[0])
     missed = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
-    return stored(
+    return output_of(
         context,
         TRAINING_PROFILE,
         frame,
@@ -475,7 +475,7 @@ def feature_group_study(
         seeds=range(config.seed, config.seed + STUDY_SEEDS),
         threads=config.train_threads,
     )
-    return stored(
+    return output_of(
         context,
         FEATURE_GROUP_STUDY,
         study.rows,

@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from btc_assets.clock import HOUR, midnight
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
@@ -81,7 +81,7 @@ def _refreshed(
     first, last = closed_hours(days, market.now())
     old = reads.scan(PRICES, days[0], days[-1]).collect()
     if first == last:  # none of these days has a closed hour yet
-        return stored(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
+        return output_of(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
     fetched = clean(source.fetch(first, last, market.now()))
     fresh = fetched.frame.filter(PRICES.day.is_in(days))
     if fresh.is_empty() and old.is_empty():
@@ -97,7 +97,7 @@ def _refreshed(
             f"ahead). Convert them to UTC; nothing was stored."
         )
     merged = merge(old, fresh, market.source.venues)
-    return stored(
+    return output_of(
         context,
         PRICES,
         merged.frame,

@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import Lake, output_of
 from btc_assets.market.sources.answer import CLOCK_SKEW, wall_clock
 from btc_assets.market.sources.series import read_files
 from btc_assets.partitions import DAILY, day_of, days_to_check, nothing_stored
@@ -151,7 +151,7 @@ def refreshed(
         )
     merged = pl.concat([old.join(fresh, on=contract.key, how="anti"), fresh]).sort(contract.key)
     changed = old.join(fresh, on=contract.key, how="inner").height - old.join(fresh, on=old.columns, how="inner").height
-    return stored(
+    return output_of(
         context,
         contract,
         merged,

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.display import markdown_image
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.monitoring import degradation, drift, performance, plots
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
@@ -64,7 +64,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
         window = outcomes.filter(performance.within(day, config.report_days))
         reports.append(performance.performance_report(window, day=day, fee_bps=config.fee_bps, seed=config.seed))
     newest = outcomes.filter(performance.within(days[-1], config.report_days))
-    return stored(
+    return output_of(
         context,
         PERFORMANCE_REPORT,
         pl.concat(reports),
@@ -132,7 +132,7 @@ def drift_report(
         )
     ]
     if not watches:
-        return stored(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": "No champion forecast these days."})
+        return output_of(context, DRIFT_REPORT, DRIFT_REPORT.empty(), {"summary": "No champion forecast these days."})
     frame, newest = pl.concat(watch.rows for watch in watches).sort(DRIFT_REPORT.key), watches[-1]
     with registry.run(
         context, DRIFT_REPORT.asset_key, {"model_version": str(newest.version), "cutoff": newest.cutoff.isoformat()}
@@ -143,7 +143,7 @@ def drift_report(
         link = run.link()
     inputs, promises = newest.inputs, newest.promises
     drifted = [column.name for column in inputs if column.drifted]
-    return stored(
+    return output_of(
         context,
         DRIFT_REPORT,
         frame,

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.clock import midnight
-from btc_assets.lake import stored
+from btc_assets.lake import output_of
 from btc_assets.news.gather import KnownTexts, fetch_all, file_items, names_of, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
@@ -67,7 +67,7 @@ def _gathered(
         )
     newest = pl.concat([rows.filter(~contract.day.is_in(days)), filed.frame.lazy()])
     silent = silent_sources(sources, newest, now) if now.date() in days else []
-    yield stored(
+    yield output_of(
         context,
         contract,
         filed.frame,
@@ -156,7 +156,7 @@ def sentiment_scores(
         context.log.warning(notice)
     frame = score_items(articles.collect(), posts.collect(), chosen.scorers, chosen.primary)
     primary = frame.filter("is_primary")
-    return stored(
+    return output_of(
         context,
         SENTIMENT_SCORES,
         frame,
@@ -193,7 +193,7 @@ def sentiment_benchmark(context: dg.AssetExecutionContext) -> dg.Output[pl.DataF
     frame = benchmark(
         read_labelled(config.labelled_sentiment), chosen.scorers, day_of(context.partition_key), config.seed
     )
-    return stored(
+    return output_of(
         context,
         SENTIMENT_BENCHMARK,
         frame,

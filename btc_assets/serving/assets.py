@@ -13,7 +13,7 @@ from btc_assets.champion.history import standing
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.lake import Reader, stored
+from btc_assets.lake import Reader, output_of
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
@@ -153,7 +153,7 @@ def bundle(
         },
         schema=SERVING_BUNDLE.columns,
     )
-    return stored(
+    return output_of(
         context,
         SERVING_BUNDLE,
         pl.concat([reads.scan_days(SERVING_BUNDLE, earlier).collect(), frame]),

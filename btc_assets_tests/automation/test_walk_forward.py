@@ -35,7 +35,7 @@ from btc_assets.cli import walk_forward as command
 from btc_assets.cli.main import main
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.lake import Lake, by_day, stored
+from btc_assets.lake import Lake, by_day, output_of
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.reads import lake_resources
@@ -184,7 +184,7 @@ class Project:
             if self.failing is not None and self.failing[0] == name and self.failing[1] in days:
                 raise ValueError(f"the sky fell on {name}")
             self.made.extend((name, day) for day in days)
-            return stored(context, contract, _content(contract, days))
+            return output_of(context, contract, _content(contract, days))
 
         return made
 

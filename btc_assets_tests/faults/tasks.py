@@ -36,7 +36,7 @@ from btc_assets.cli.main import main
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
 from btc_assets.forecasting.tables import FORECASTS
-from btc_assets.lake import Lake, stored
+from btc_assets.lake import Lake, output_of
 from btc_assets.learning import definitions as learning_definitions
 from btc_assets.learning.forecast_model import DOCUMENT, ForecastModel, save_model
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry
@@ -216,7 +216,7 @@ def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:
 
     @dg.asset(key=table.split("/"), partitions_def=DAILY, dagster_type=dagster_type(contract))
     def again(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
-        return stored(context, contract, pl.read_parquet(whole))
+        return output_of(context, contract, pl.read_parquet(whole))
 
     die_writing(point, table, day)
     resources = {"io_manager": lake_of(data)}
