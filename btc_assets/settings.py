@@ -1,8 +1,7 @@
-"""Every knob of the project: one typed, frozen object read from `BTC_*` variables or `.env`.
+"""All settings of the project: one typed, frozen object read from `BTC_*` variables or `.env`.
 
-Nothing else in the project reads the environment, but for the usual proxy variables (`btc_assets.proxies`), so this
-file is the whole list of what can be turned. A value that cannot be right fails at load with a sentence that names its
-variable.
+No other module reads the environment, except for the usual proxy variables (`btc_assets.proxies`), so this file is the
+complete list of settings. An invalid value fails when the settings are loaded, with a message that names its variable.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from btc_assets.paths import rooted, sqlite_url
 
 PACKAGE = Path(__file__).resolve().parent
-"""The folder of this package, with the files that it reads at run time."""
+"""Folder of this package, with the files that it reads at run time."""
 PROJECT_ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()
-"""Where relative paths in settings start, `.env` is read and `data` is made: the checkout, or, for an installed wheel,
-the working directory."""
+"""Base of relative paths in settings, of `.env` and of `data`: the checkout or, for an installed wheel, the working
+directory."""
 DAGSTER_HOME = PACKAGE / "home"
-"""The folder of `dagster.yaml`; nothing is written there."""
+"""Folder of `dagster.yaml`; nothing is written there."""
 
 ENV_PREFIX = "BTC_"
 
@@ -46,23 +45,23 @@ SAMPLE_END = date(2019, 10, 1)
 """Day after the last whole UTC day of the embedded sample."""
 
 
-_OF_FILES = {
+_REQUIRED_BY_FILES = {
     "market_files": "a file or a glob",
     "history_start": "the first UTC day of the files",
     "history_end": "the day after their last",
 }
-"""What the source `files` needs beside itself: its history is closed, and nothing else can say where it ends."""
+"""Settings that the source `files` requires: its history is closed and its end cannot be inferred."""
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class SettingsError(ValueError):
-    """A `BTC_*` variable holds something the project cannot work with."""
+    """A `BTC_*` variable has an invalid value."""
 
 
 class Settings(BaseSettings):
-    """The settings of one deployment. Frozen: change the environment and start again."""
+    """The settings of one deployment. They are frozen: change the environment and restart."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -73,7 +72,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    # --- where things live -------------------------------------------------------------------
+    # --- storage -----------------------------------------------------------------------------
     data_dir: Path = Field(
         default=PROJECT_ROOT / "data",
         description="Folder of the lake, the MLflow store, the Optuna studies, the published bundle, and of Dagster's "
@@ -91,7 +90,7 @@ class Settings(BaseSettings):
     # --- the market --------------------------------------------------------------------------
     market_source: MarketSourceName = Field(
         default="sample",
-        description="Where bars come from: sample, files, binance, coinbase, kraken, or auto "
+        description="Source of the bars: sample, files, binance, coinbase, kraken, or auto "
         "(binance, coinbase, kraken in that order with failover).",
     )
     market_files: str = Field(
@@ -120,39 +119,38 @@ class Settings(BaseSettings):
         default="https://api.exchange.coinbase.com", description="Base URL of Coinbase Exchange's REST API."
     )
     kraken_url: str = Field(default="https://api.kraken.com", description="Base URL of Kraken's REST API.")
-    http_timeout_s: float = Field(default=20.0, gt=0, le=300, description="Seconds before a request is given up.")
-    http_attempts: int = Field(default=4, ge=1, le=10, description="Tries of one request, the first included.")
+    http_timeout_s: float = Field(default=20.0, gt=0, le=300, description="Timeout of a request, seconds.")
+    http_attempts: int = Field(default=4, ge=1, le=10, description="Attempts per request, including the first.")
     http_max_wait_s: float = Field(
-        default=60.0, ge=0, le=900, description="Longest wait between two tries, Retry-After included, in seconds."
+        default=60.0, ge=0, le=900, description="Longest wait between two attempts, also for Retry-After, seconds."
     )
     http_requests_per_second: float = Field(default=5.0, gt=0, le=100, description="Client-side rate limit per venue.")
 
-    # --- beside the bars -----------------------------------------------------------------------
+    # --- further streams -----------------------------------------------------------------------
     context: str = Field(
         default="",
         pattern=r"^[a-z_]*(,[a-z_]+)*$",
-        description="Further streams that are gathered and made into features, separated by commas: funding, basis, "
-        "dvol, fear_greed. Empty: none, and nothing is asked for.",
+        description="Further streams that are fetched and used in features, separated by commas: funding, basis, "
+        "dvol, fear_greed. Empty: none.",
     )
     context_files: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Streams of `BTC_CONTEXT` that are read from files: name=path pairs separated by commas, each a "
-        "path or glob of Parquet, CSV or zip files. The others are asked of their services.",
+        "path or glob of Parquet, CSV or zip files. The others are fetched from their services.",
     )
     context_urls: Annotated[dict[str, str], NoDecode] = Field(
         default={},
-        description="Base URLs of the services of streams, where they are not their own: name=URL pairs separated by "
-        "commas.",
+        description="Base URLs of streams that replace those of their services: name=URL pairs separated by commas.",
     )
 
     # --- the news ----------------------------------------------------------------------------
     news_sources: str | None = Field(
         default=None,
-        description="Where articles and posts come from, separated by commas: sample, rss, hacker_news, reddit, gdelt, "
+        description="Sources of articles and posts, separated by commas: sample, rss, hacker_news, reddit, gdelt, "
         "cryptopanic, cryptocompare, files; or none. Default rss,hacker_news,reddit; for `sample` bars sample, for "
         "`files` none.",
     )
-    news_feeds: Path = Field(default=PACKAGE / "news" / "feeds.toml", description="For `rss`: the catalogue of feeds.")
+    news_feeds: Path = Field(default=PACKAGE / "news" / "feeds.toml", description="For `rss`: the feed catalogue.")
     news_files: str = Field(
         default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with articles."
     )
@@ -163,7 +161,7 @@ class Settings(BaseSettings):
         default=60,
         ge=0,
         le=10_080,
-        description="For `files`: minutes from publication to availability where no first-seen time is told.",
+        description="For `files`: minutes from publication to availability of texts without a first-seen time.",
     )
     hacker_news_url: str = Field(
         default="https://hn.algolia.com", description="Base URL of the Hacker News search API."
@@ -178,13 +176,13 @@ class Settings(BaseSettings):
     )
     gdelt_url: str = Field(default="https://api.gdeltproject.org", description="Base URL of GDELT's DOC API.")
     cryptopanic_url: str = Field(default="https://cryptopanic.com", description="Base URL of CryptoPanic's API.")
-    cryptopanic_token: SecretStr = Field(default=SecretStr(""), description="Key that `cryptopanic` needs.")
+    cryptopanic_token: SecretStr = Field(default=SecretStr(""), description="Key of `cryptopanic`.")
     cryptocompare_url: str = Field(
         default="https://min-api.cryptocompare.com", description="Base URL of CryptoCompare's API."
     )
-    cryptocompare_key: SecretStr = Field(default=SecretStr(""), description="Key that `cryptocompare` needs.")
+    cryptocompare_key: SecretStr = Field(default=SecretStr(""), description="Key of `cryptocompare`.")
     sentiment_scorer: Literal["vader", "transformer", "ensemble"] = Field(
-        default="vader", description="The scorer whose sentiment features use."
+        default="vader", description="The scorer whose scores features use."
     )
     sentiment_model: str = Field(
         default="ElKulako/cryptobert",
@@ -192,15 +190,15 @@ class Settings(BaseSettings):
         "folder; safetensors only.",
     )
     sentiment_runtime: Literal["torch", "onnx"] = Field(
-        default="onnx", description="What runs the transformer; `onnx` gives the same scores faster."
+        default="onnx", description="Runtime of the transformer; `onnx` gives the same scores faster."
     )
     labelled_sentiment: str = Field(
         default="",
-        description="Path or glob of labelled texts (columns text, label, dataset) that scorers are judged on.",
+        description="Path or glob of labelled texts (columns text, label, dataset) for the evaluation of scorers.",
     )
 
     # --- features and learning ---------------------------------------------------------------
-    feature_set: FeatureSetName = Field(default="extended", description="The named feature set models are trained on.")
+    feature_set: FeatureSetName = Field(default="extended", description="Feature set of the models.")
     train_days: int | None = Field(
         default=None,
         ge=60,
@@ -208,7 +206,7 @@ class Settings(BaseSettings):
         description="Days of the training window. Default 730; for `sample` 365.",
     )
     cv_folds: int = Field(default=3, ge=2, le=20, description="Walk-forward folds inside the training window.")
-    cv_test_days: int = Field(default=28, ge=7, le=365, description="Days each fold is tested on.")
+    cv_test_days: int = Field(default=28, ge=7, le=365, description="Test days of each fold.")
     tune_trials: int = Field(
         default=8, ge=0, le=500, description="Optuna trials per tuned cutoff; 0 keeps the default parameters."
     )
@@ -219,18 +217,18 @@ class Settings(BaseSettings):
         description="Re-tune when the last tuned cutoff is this many days old; before that its parameters are reused.",
     )
     seed: int = Field(default=7, ge=0, le=2**31 - 1, description="Seed of every random choice.")
-    train_threads: int = Field(default=2, ge=1, le=64, description="Model fits at a time, one thread each.")
+    train_threads: int = Field(default=2, ge=1, le=64, description="Parallel model fits, one thread each.")
     gate_margin_nats: float = Field(
         default=0.0005,
         ge=0,
         le=0.1,
-        description="How much lower the 1 h log-loss of a changed recipe must be than the champion's, in nats.",
+        description="Minimum improvement of a changed recipe's 1 h log-loss over the champion's, nats.",
     )
     gate_tolerance_nats: float = Field(
         default=0.0005,
         ge=0,
         le=0.1,
-        description="How much higher the 1 h log-loss of a refresh (same recipe, newer window) may be, in nats.",
+        description="Maximum increase of the 1 h log-loss by a refresh (same recipe, newer window), nats.",
     )
     gate_significance: float = Field(
         default=0.05,
@@ -240,8 +238,8 @@ class Settings(BaseSettings):
     )
     gate_new_inputs: bool = Field(
         default=False,
-        description="Let a candidate be promoted whose inputs are not the champion's; callers of /predict must then "
-        "send others.",
+        description="Allow the promotion of a candidate with other inputs than the champion's; callers of /predict "
+        "must then send the new inputs.",
     )
     shadow_hours: int = Field(
         default=312,
@@ -250,7 +248,7 @@ class Settings(BaseSettings):
         description="Realised hours a challenger spends in shadow before it is promoted or dismissed.",
     )
 
-    # --- judgement ---------------------------------------------------------------------------
+    # --- evaluation --------------------------------------------------------------------------
     fee_bps: float = Field(default=5.0, ge=0, le=100, description="One-way trading cost of outcomes, basis points.")
     too_small_to_call: float = Field(
         default=0.001,
@@ -258,45 +256,46 @@ class Settings(BaseSettings):
         le=0.1,
         description="Absolute log return below which an outcome is too small to call, fraction.",
     )
-    report_days: int = Field(
-        default=1095, ge=7, le=3650, description="Days of outcomes the performance report looks back on."
-    )
+    report_days: int = Field(default=1095, ge=7, le=3650, description="Days of outcomes in the performance report.")
 
     # --- drift and retraining ------------------------------------------------------------------
     drift_days: int = Field(
-        default=7, ge=2, le=90, description="Trailing days whose features are compared with the champion's window."
+        default=7, ge=2, le=90, description="Trailing days of features that are compared with the champion's window."
     )
     drift_share: float = Field(
         default=0.2, gt=0, le=1, description="Share of drifted features from which the drift report warns."
     )
     watch_days: int = Field(
-        default=180, ge=14, le=1095, description="Trailing days of outcomes on which broken promises are looked for."
+        default=180, ge=14, le=1095, description="Trailing days of outcomes that are tested for broken promises."
     )
     mean_days_to_false_alarm: int = Field(
         default=1095,
         ge=30,
         le=36_500,
-        description="Least mean time to a false alarm of each sequential test of the outcomes, days.",
+        description="Minimum mean time to a false alarm of each sequential test of the outcomes, days.",
     )
     retrain_cooldown_hours: int = Field(
-        default=48, ge=0, le=8760, description="Hours after a training in which drift or degradation ask for no other."
+        default=48,
+        ge=0,
+        le=8760,
+        description="Hours after a training without further training for drift or degradation.",
     )
     retrain_budget_per_day: int = Field(
-        default=1, ge=0, le=24, description="Trainings a day that drift and degradation may ask for; 0 turns them off."
+        default=1, ge=0, le=24, description="Maximum trainings per day for drift and degradation; 0 disables them."
     )
 
     # --- alerts ------------------------------------------------------------------------------
     alert_rules: Path = Field(
         default=PACKAGE / "alerts" / "rules.toml",
-        description="What is worth telling a person, and through which channels.",
+        description="Rules for alerts and their channels.",
     )
     alert_webhook_url: SecretStr = Field(
-        default=SecretStr(""), description="Slack-compatible webhook of the channel `webhook`. Empty: not told there."
+        default=SecretStr(""), description="Slack-compatible webhook of the channel `webhook`. Empty: channel off."
     )
-    smtp_host: str = Field(default="", description="Mail server of the channel `email`. Empty: not told there.")
-    smtp_port: int = Field(default=587, ge=1, le=65535, description="Its port.")
+    smtp_host: str = Field(default="", description="Mail server of the channel `email`. Empty: channel off.")
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="Port of the mail server.")
     smtp_security: Literal["starttls", "tls", "none"] = Field(
-        default="starttls", description="How the connection to the mail server is protected."
+        default="starttls", description="Encryption of the connection to the mail server."
     )
     smtp_user: str = Field(default="", description="User at the mail server; empty: no login.")
     smtp_password: SecretStr = Field(default=SecretStr(""), description="Password at the mail server.")
@@ -306,17 +305,17 @@ class Settings(BaseSettings):
     # --- automation --------------------------------------------------------------------------
     refresh_cron: str = Field(
         default="0 * * * *",
-        description="When the hour that has closed is forecast, a cron expression in UTC (every full hour).",
+        description="When the closed hour is forecast, a cron expression in UTC (every full hour).",
     )
     news_cron: str = Field(
         default="10-55/15 * * * *",
-        description="When articles and posts are gathered, a cron expression in UTC (every 15 minutes, the last time "
+        description="When articles and posts are fetched, a cron expression in UTC (every 15 minutes, the last time "
         "five minutes before the full hour).",
     )
 
     # --- serving -----------------------------------------------------------------------------
     serve_host: Literal["127.0.0.1", "localhost", "::1", "0.0.0.0"] = Field(  # noqa: S104 - opt-in
-        default="127.0.0.1", description="Address the forecast server listens on."
+        default="127.0.0.1", description="Listen address of the forecast server."
     )
     serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of the forecast server.")
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of the Dagster UI under `make up`.")
@@ -337,13 +336,13 @@ class Settings(BaseSettings):
     def _is_a_web_address(cls, url: str) -> str:
         try:
             parts = urlsplit(url)
-            whole = (
+            is_valid = (
                 parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
             )
         except ValueError:
-            whole = False
-        if not whole or re.search(r"\s", url):
-            raise ValueError("not the address of a web service, such as https://api.example.com")
+            is_valid = False
+        if not is_valid or re.search(r"\s", url):
+            raise ValueError("expected the address of a web service, such as https://api.example.com")
         return url
 
     @field_validator("context_files", "context_urls", mode="before")
@@ -370,13 +369,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_rooted_path(cls, path: Path) -> Path:
         if _URL.match(str(path)):
-            raise ValueError("a URL, where a path on this machine is expected")
+            raise ValueError("expected a path on this machine, got a URL")
         return Path(rooted(str(path), PROJECT_ROOT))
 
     @field_validator("market_files", "news_files", "social_files", "labelled_sentiment", "lake_url")
     @classmethod
-    def _is_rooted_or_a_url(cls, place: str) -> str:
-        return rooted(place, PROJECT_ROOT) if place and "://" not in place else place
+    def _is_rooted_or_a_url(cls, location: str) -> str:
+        return rooted(location, PROJECT_ROOT) if location and "://" not in location else location
 
     @field_validator("mlflow_tracking_uri")
     @classmethod
@@ -388,15 +387,17 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_source(cls, values: dict[str, object]) -> dict[str, object]:
-        """Fill what depends on the market source: the sample is short and closed, the rest is open."""
+        """Set the defaults that depend on the market source: the sample is short and closed, the others are open."""
         sample = values.get("market_source", "sample") == "sample"
         values = {name: value for name, value in values.items() if value is not None}
         if values.get("market_source") == "files":
-            lacking = [
-                f"{ENV_PREFIX}{name.upper()} ({meaning})" for name, meaning in _OF_FILES.items() if not values.get(name)
+            missing = [
+                f"{ENV_PREFIX}{name.upper()} ({meaning})"
+                for name, meaning in _REQUIRED_BY_FILES.items()
+                if not values.get(name)
             ]
-            if lacking:
-                raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(lacking)}")
+            if missing:
+                raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(missing)}")
         values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
         values.setdefault("train_days", 365 if sample else 730)
         news = {"sample": "sample", "files": "none"}
@@ -412,28 +413,28 @@ class Settings(BaseSettings):
     def _are_news_sources(cls, names: str | None) -> str | None:
         known = get_args(NewsSourceName)
         parts = [] if names in (None, "none") else [part.strip() for part in names.split(",")]
-        strangers = [part for part in parts if part not in known]
-        if strangers:
-            raise ValueError(f"{strangers[0]!r} is no news source; choose from {', '.join(known)}, or none")
+        unknown = [part for part in parts if part not in known]
+        if unknown:
+            raise ValueError(f"unknown news source {unknown[0]!r}; expected {', '.join(known)}, or none")
         if len(set(parts)) < len(parts):
-            raise ValueError("a source is named twice")
+            raise ValueError("a source occurs twice")
         return names
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         if bool(self.smtp_host) != bool(self.alert_email_to):
-            raise ValueError("BTC_SMTP_HOST and BTC_ALERT_EMAIL_TO are needed together")
+            raise ValueError("BTC_SMTP_HOST and BTC_ALERT_EMAIL_TO must be set together")
         if self.smtp_user and self.smtp_security == "none":
-            raise ValueError("BTC_SMTP_USER would log in over a connection that BTC_SMTP_SECURITY leaves open")
+            raise ValueError("BTC_SMTP_USER needs an encrypted connection, but BTC_SMTP_SECURITY is none")
         if "files" in self.news and not (self.news_files or self.social_files):
-            raise ValueError("BTC_NEWS_SOURCES holds 'files', which also needs BTC_NEWS_FILES or BTC_SOCIAL_FILES")
+            raise ValueError("BTC_NEWS_SOURCES has 'files', which also needs BTC_NEWS_FILES or BTC_SOCIAL_FILES")
         for name, secret in (("cryptopanic", self.cryptopanic_token), ("cryptocompare", self.cryptocompare_key)):
             if name in self.news and not secret.get_secret_value():
                 variable = "BTC_CRYPTOPANIC_TOKEN" if name == "cryptopanic" else "BTC_CRYPTOCOMPARE_KEY"
-                raise ValueError(f"BTC_NEWS_SOURCES holds {name!r}, which needs a key in {variable}")
+                raise ValueError(f"BTC_NEWS_SOURCES has {name!r}, which needs a key in {variable}")
         for setting, names in (("CONTEXT_FILES", self.context_files), ("CONTEXT_URLS", self.context_urls)):
-            if strangers := [name for name in names if name not in self.context_names]:
-                raise ValueError(f"{ENV_PREFIX}{setting} names {strangers[0]!r}, which BTC_CONTEXT does not turn on")
+            if disabled := [name for name in names if name not in self.context_names]:
+                raise ValueError(f"{ENV_PREFIX}{setting} has {disabled[0]!r}, which BTC_CONTEXT does not enable")
         if self.history_end is not None and self.history_end <= self.first_day:
             raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:
@@ -443,7 +444,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    # --- what follows from the settings --------------------------------------------------------
+    # --- derived settings ----------------------------------------------------------------------
     @property
     def first_day(self) -> date:
         """First UTC day of the daily grid."""
@@ -460,34 +461,34 @@ class Settings(BaseSettings):
 
     @property
     def source_grows(self) -> bool:
-        """Whether bars come from a market that keeps growing; files end."""
+        """Whether the source of bars is a live market; files have an end."""
         return self.market_source not in ("files", "sample")
 
     @property
     def context_names(self) -> tuple[str, ...]:
-        """Names of the streams beside bars and texts that are on."""
+        """Names of the enabled streams in addition to bars and texts."""
         return tuple(name for name in self.context.split(",") if name)
 
     @property
     def news(self) -> tuple[str, ...]:
-        """Names of the news sources, in the order they were given."""
+        """Names of the news sources, in the configured order."""
         if self.news_sources in (None, "none"):
             return ()
         return tuple(name.strip() for name in str(self.news_sources).split(","))
 
     @property
     def score_cache(self) -> Path:
-        """File of the sentiment scores already computed."""
+        """File of the sentiment score cache."""
         return self.data_dir / "cache" / "sentiment.scores"
 
     @property
     def http_cache(self) -> Path:
-        """SQLite file of the HTTP answers that feeds are asked about with conditional requests."""
+        """SQLite file of the HTTP cache for conditional requests to feeds."""
         return self.data_dir / "cache" / "http.db"
 
     @property
     def outbox(self) -> Path:
-        """SQLite file of every alert and its deliveries."""
+        """SQLite file of all alerts and their deliveries."""
         return self.data_dir / "alerts" / "outbox.db"
 
     @property
@@ -502,7 +503,7 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Folder of MLflow's artifacts when the tracking store is the embedded one."""
+        """Folder of MLflow's artifacts with the embedded tracking store."""
         return self.data_dir / "mlflow" / "artifacts"
 
     @property
@@ -516,10 +517,10 @@ class Settings(BaseSettings):
         return self.data_dir / "serving"
 
     def writable_dagster_dir(self) -> Path:
-        """Return the folder of Dagster's runs, events, cursors and logs, made if it is not there.
+        """Return the folder of Dagster's runs, events, cursors and logs, creating it if it does not exist.
 
         Raises:
-            SettingsError: it cannot be made or written.
+            SettingsError: it cannot be created or is not writable.
         """
         folder = self.data_dir / "dagster"
         try:
@@ -528,8 +529,8 @@ class Settings(BaseSettings):
                 return folder
         except OSError as error:
             raise SettingsError(
-                f"The data folder {self.data_dir} cannot be written ({error.strerror}): set BTC_DATA_DIR to one that "
-                "can."
+                f"The data folder {self.data_dir} is not writable ({error.strerror}): set BTC_DATA_DIR to a writable "
+                "folder."
             ) from error
 
     def now(self) -> datetime:
@@ -544,7 +545,7 @@ def read_settings() -> Settings:
     """Read the settings from the environment and `.env`.
 
     Raises:
-        SettingsError: a variable is unknown or its value cannot be right; the message names it.
+        SettingsError: a variable is unknown or its value is invalid; the message names it.
     """
     _refuse_unknown(os.environ, "")
     file = Settings.model_config.get("env_file")
@@ -559,10 +560,10 @@ def read_settings() -> Settings:
 
 
 def _text_of(file: Path) -> str:
-    """Return what is in an environment file; empty where there is none.
+    """Return the text of an environment file; empty if it does not exist.
 
     Raises:
-        SettingsError: it cannot be read as text; the message names the line.
+        SettingsError: the file cannot be read as text; the message names the line.
     """
     try:
         body = file.read_bytes()
@@ -571,8 +572,8 @@ def _text_of(file: Path) -> str:
     except IsADirectoryError:
         raise SettingsError(f"{file} is a folder; expected a file of lines such as BTC_MARKET_SOURCE=auto") from None
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise SettingsError(f"{file} cannot be read: {why}; let this user read it, or remove it") from error
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(f"{file} cannot be read: {reason}; make it readable for this user, or remove it") from error
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         # Dagster reads this file as well, and only as UTF-8.
         raise SettingsError(f"{file}, line 1: it is UTF-16 text; save the file as UTF-8")
@@ -580,29 +581,26 @@ def _text_of(file: Path) -> str:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = body[: error.start].count(b"\n") + 1
-        raise SettingsError(f"{file}, line {line}: it is no UTF-8 text; save the file as UTF-8") from None
+        raise SettingsError(f"{file}, line {line}: it is not UTF-8 text; save the file as UTF-8") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise SettingsError(
-            f"{file}, line {line}: it holds a NUL character, as UTF-16 text does; save the file as UTF-8"
-        )
+        raise SettingsError(f"{file}, line {line}: it has a NUL character, as UTF-16 text does; save the file as UTF-8")
     return text
 
 
 def _refuse_unparsable(file: Path, text: str) -> None:
-    """Refuse a statement that is none, which would else be a setting that silently does nothing."""
+    """Refuse an invalid statement, which would otherwise be a setting without effect."""
     for binding in parse_stream(StringIO(text)):
         statement = binding.original.string
         if ENV_PREFIX in statement.upper() and (binding.error or binding.value is None) and not _is_comment(statement):
-            name = re.findall(rf"{ENV_PREFIX}\w*", statement, re.IGNORECASE)[0]  # what follows it may be a secret
+            name = re.findall(rf"{ENV_PREFIX}\w*", statement, re.IGNORECASE)[0]  # the rest may contain a secret
             raise SettingsError(
-                f"{file}, line {_line_of(binding.original)}: expected NAME=value, with the quotes of the value in "
-                f"pairs, in the line of {name}"
+                f"{file}, line {_line_of(binding.original)}: expected NAME=value with balanced quotes for {name}"
             )
 
 
 def _line_of(original: Original) -> int:
-    """Return the line of a statement; the blank lines before it are part of it."""
+    """Return the line number of a statement, which includes the blank lines before it."""
     return original.line + original.string[: len(original.string) - len(original.string.lstrip())].count("\n")
 
 
@@ -611,24 +609,24 @@ def _is_comment(statement: str) -> bool:
 
 
 def _refuse_unknown(names: Iterable[str], where: str) -> None:
-    """Refuse a misspelt variable, which would else be a setting that silently does nothing."""
+    """Refuse a misspelt variable, which would otherwise be a setting without effect."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
-        raise SettingsError(f"{', '.join(unknown)}{where}: no such setting; docs/settings.md lists them all")
+        raise SettingsError(f"{', '.join(unknown)}{where}: unknown setting; docs/settings.md lists all settings")
 
 
 def _sentence(fault: object) -> str:
-    """Turn one pydantic fault into a sentence that names the variable."""
+    """Convert one pydantic error to a sentence that names the variable."""
     assert isinstance(fault, dict)
     if not fault["loc"]:
         return str(fault["msg"]).removeprefix("Value error, ")
     name = ENV_PREFIX + str(fault["loc"][0]).upper()
-    said = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{name}={fault['input']!r}: {said}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{name}={fault['input']!r}: {message}"
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings, read once."""
+    """Return the settings of this process, which are read once."""
     return read_settings()

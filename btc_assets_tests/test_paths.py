@@ -115,7 +115,7 @@ def test_urls_are_not_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.tracking_uri == f"sqlite:///{PROJECT_ROOT}/mlflow.db"
     assert Settings(mlflow_tracking_uri="databricks").tracking_uri == "databricks"
     monkeypatch.setenv("BTC_DATA_DIR", "s3://bucket/data")
-    with pytest.raises(SettingsError, match=r"BTC_DATA_DIR=.* a URL, where a path on this machine is expected"):
+    with pytest.raises(SettingsError, match=r"BTC_DATA_DIR=.* expected a path on this machine, got a URL"):
         read_settings()
 
 

@@ -13,7 +13,7 @@ from btc_assets.settings_table import settings_page
 
 @pytest.fixture(autouse=True)
 def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own `.env` has no say in these tests."""
+    """Ignore a developer's `.env` in these tests."""
     monkeypatch.setitem(Settings.model_config, "env_file", None)
 
 
@@ -33,27 +33,25 @@ def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
         ("BTC_KRAKEN_URL", "https://api.kraken.com:port"),
     ],
 )
-def test_a_wrong_value_fails_with_a_sentence_that_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_an_invalid_value_is_reported_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         read_settings()
 
 
-def test_a_misspelt_variable_fails_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BTC_MARKET_SORCE", "binance")
-    with pytest.raises(SettingsError, match="BTC_MARKET_SORCE: no such setting"):
+    with pytest.raises(SettingsError, match="BTC_MARKET_SORCE: unknown setting"):
         read_settings()
 
 
-def test_a_misspelt_variable_in_the_env_file_fails_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_misspelt_variable_in_the_env_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / ".env"
     monkeypatch.setitem(Settings.model_config, "env_file", file)
     file.write_text("# BTC_NOTHING=1\nOTHER_TOOL=1\nBTC_TRAIN_DAYS=400\n")
     assert read_settings().window_days == 400
     file.write_text("BTC_TRAIN_DAYS=400\nBTC_TRIAN_DAYS=400\n")
-    with pytest.raises(SettingsError, match=r"BTC_TRIAN_DAYS.*no such setting"):
+    with pytest.raises(SettingsError, match=r"BTC_TRIAN_DAYS.*unknown setting"):
         read_settings()
 
 
@@ -65,9 +63,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_without_their_path_or_period_fail_by_the_missing_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_files_without_path_or_period_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("BTC_MARKET_SOURCE", "files")
     for variable, value in FILES.items():
         monkeypatch.setenv(variable, value)
@@ -86,22 +82,22 @@ def test_files_without_their_path_or_period_fail_by_the_missing_variable(
         ("", str(PROJECT_ROOT / "data" / "lake")),
     ],
 )
-def test_a_relative_lake_starts_at_the_project(url: str, root: str) -> None:
+def test_a_relative_lake_is_relative_to_the_project(url: str, root: str) -> None:
     assert Settings(lake_url=url).lake_root == root
 
 
-def test_folds_that_do_not_fit_their_window_fail_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folds_longer_than_their_window_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BTC_CV_FOLDS", "20")
     with pytest.raises(SettingsError, match=r"BTC_CV_FOLDS.*BTC_TRAIN_DAYS"):
         read_settings()
 
 
-def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BTC_TRAIN_DAYS", "")
     assert read_settings().window_days == 365
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().serve_port = 1  # type: ignore[misc]
 
@@ -114,7 +110,7 @@ def test_an_open_history_follows_the_clock() -> None:
     assert abs((Settings(market_source="binance").now() - datetime.now(tz=UTC)).total_seconds()) < 60
 
 
-def test_a_relative_data_folder_starts_at_the_project() -> None:
+def test_a_relative_data_folder_is_relative_to_the_project() -> None:
     assert Settings(data_dir=Path("elsewhere")).serving_dir == PROJECT_ROOT / "elsewhere" / "serving"
 
 
@@ -123,13 +119,13 @@ def test_the_page_of_settings_documents_every_setting() -> None:
     assert page == settings_page(), "run `.venv/bin/python -m btc_assets.settings_table > docs/settings.md`"
 
 
-def test_the_example_environment_names_only_settings_that_exist() -> None:
+def test_the_example_environment_has_only_known_settings() -> None:
     names = set(re.findall(r"^#?\s*(BTC_[A-Z_]+)=", (PROJECT_ROOT / ".env.example").read_text(), re.MULTILINE))
     assert names
     assert names <= {ENV_PREFIX + name.upper() for name in Settings.model_fields}
 
 
-def test_the_first_day_follows_the_source() -> None:
+def test_the_first_day_depends_on_the_source() -> None:
     assert Settings(market_source="sample").first_day == date(2017, 10, 1)
     assert Settings(market_source="kraken").first_day == date(2024, 1, 1)
 
@@ -147,7 +143,7 @@ def env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_an_env_file_is_read_as_editors_save_it(encoding: str, env_file: Path) -> None:
+def test_common_env_files_are_read(encoding: str, env_file: Path) -> None:
     for content in (ENV_FILE, ENV_FILE.partition("\n")[2]):
         env_file.write_bytes(content.encode(encoding))
         config = read_settings()
@@ -157,16 +153,16 @@ def test_an_env_file_is_read_as_editors_save_it(encoding: str, env_file: Path) -
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"BTC_SEED=11\n# Z\xfcrich\n", "line 2: it is no UTF-8 text; save the file as UTF-8"),
+        (b"BTC_SEED=11\n# Z\xfcrich\n", "line 2: it is not UTF-8 text; save the file as UTF-8"),
         ("BTC_SEED=11\n".encode("utf-16"), "line 1: it is UTF-16 text; save the file as UTF-8"),
-        ("BTC_SEED=11\n".encode("utf-16-le"), "line 1: it holds a NUL character"),
-        (b"A=1\nBTC_SEED=1\x001\n", "line 2: it holds a NUL character"),
+        ("BTC_SEED=11\n".encode("utf-16-le"), "line 1: it has a NUL character"),
+        (b"A=1\nBTC_SEED=1\x001\n", "line 2: it has a NUL character"),
         (b"A=1\n\nBTC_SEED 11\n", "line 3: expected NAME=value"),
         (b"A=1\nBTC_SEED\n", "line 2: expected NAME=value"),
         (b"A=1\nBTC_SEED='11\n", "line 2: expected NAME=value"),
     ],
 )
-def test_an_env_file_that_cannot_be_read_is_named_with_its_line(content: bytes, sentence: str, env_file: Path) -> None:
+def test_an_invalid_env_file_is_reported_with_its_line(content: bytes, sentence: str, env_file: Path) -> None:
     env_file.write_bytes(content)
     with pytest.raises(SettingsError) as error:
         read_settings()
@@ -174,21 +170,19 @@ def test_an_env_file_that_cannot_be_read_is_named_with_its_line(content: bytes, 
 
 
 @pytest.mark.parametrize("line", ['BTC_SMTP_PASSWORD="hunter2', "export BTC_SMTP_PASSWORD hunter2", "BTC_KEY: hunter2"])
-def test_an_env_file_that_cannot_be_read_keeps_its_secrets(line: str, env_file: Path) -> None:
+def test_an_error_in_an_env_file_shows_no_secret(line: str, env_file: Path) -> None:
     env_file.write_text(line)
-    with pytest.raises(SettingsError, match=r"line 1: expected NAME=value.* of BTC_") as error:
+    with pytest.raises(SettingsError, match=r"line 1: expected NAME=value.* for BTC_") as error:
         read_settings()
     assert "hu" not in str(error.value).removeprefix(str(env_file))
 
 
-def test_a_comment_or_another_program_s_line_is_passed_over(env_file: Path) -> None:
+def test_comments_and_lines_of_other_programs_are_ignored(env_file: Path) -> None:
     env_file.write_text("# BTC_SEED\nsome words of another program\n\n  # BTC_SEED='5\nBTC_SEED=11\n")
     assert read_settings().seed == 11
 
 
-def test_a_folder_or_a_locked_file_in_place_of_the_env_file_is_named(
-    env_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_env_file_is_reported(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file.mkdir()
     with pytest.raises(SettingsError, match="is a folder; expected a file"):
         read_settings()
@@ -199,5 +193,5 @@ def test_a_folder_or_a_locked_file_in_place_of_the_env_file_is_named(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(SettingsError, match="cannot be read: Permission denied; let this user read it"):
+    with pytest.raises(SettingsError, match="cannot be read: Permission denied; make it readable"):
         read_settings()
