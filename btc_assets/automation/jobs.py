@@ -147,7 +147,8 @@ settle_shadow = dg.define_asset_job(
     "settle_shadow",
     selection=dg.AssetSelection.assets(MODEL_HISTORY.asset_key),
     config=history_config(event="shadow"),
-    description="Promote or dismiss the challenger, as the shadow report of the day before decided.",
+    description="Promote or dismiss the challenger, as the shadow report of the day before decided; the sensor "
+    "settle_shadows puts the decision into the run config.",
     tags=_tags("models", minutes=10),
 )
 

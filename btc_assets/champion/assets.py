@@ -197,7 +197,7 @@ def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDec
             Rows are only ever added. A verdict promotes its candidate or sends a changed recipe into the shadow; a
             shadow report promotes the challenger or dismisses it; a rollback is manual. Forecasts of every hour, past
             or present, are made by the model that this table names for that hour. A change counts from the newest hour
-            forecast by then, so that a forecast that was served is never replaced by another model's. Requesting again
+            served by then, so that a forecast that was served is never replaced by another model's. Requesting again
             what is already written adds nothing. One exception: a walk-forward that decides a day again, since when
             nobody was served, drops what verdicts and shadows decided on it before, never what a person did.
             """,
@@ -396,6 +396,11 @@ def _added(
         )
     replayed = is_replay(day)
     times = {"effective_from": takes_effect(day, replayed=replayed), "recorded_at": written}
+    if config.event == "shadow" and not config.decision:
+        raise history.HistoryError(
+            "the run config gives no decision of a shadow report: the sensor settle_shadows gives decision, version, "
+            "cutoff, digest and reason"
+        )
     if config.event != "verdict":
         added = history.after_shadow(until_now, config.shadow(), **times)
     else:

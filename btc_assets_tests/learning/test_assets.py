@@ -305,6 +305,7 @@ def test_a_rollback_is_written_once(lake: Lake, registry: ModelRegistry) -> None
     [
         ({"event": "rollback"}, "version 1 is the first champion there was"),
         ({"event": "rollback", "to": 99}, "version 99 was never champion"),
+        ({"event": "shadow"}, "the run config gives no decision of a shadow report"),
         ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
     ],
 )
