@@ -1,4 +1,4 @@
-"""Markdown tables, of cells or of a frame."""
+"""Markdown tables from cells or a frame."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def markdown_rows(headings: Sequence[str], rows: Iterable[Iterable[object]], *, 
     """Return cells as a Markdown table.
 
     Args:
-        headings: of the columns.
-        rows: cells as they are shown, a row each; text from outside must be escaped.
-        right: headings of the columns that are aligned to the right.
+        headings: headings of the columns.
+        rows: cells of each row; untrusted text must be escaped.
+        right: headings of right-aligned columns.
     """
     rule = "".join(f"|{'---:' if heading in right else '---'}" for heading in headings)
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (headings, *rows)]

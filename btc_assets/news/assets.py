@@ -9,7 +9,7 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.lake import output_of
-from btc_assets.news.gather import KnownTexts, fetch_all, file_items, names_of, silent_sources, source_table
+from btc_assets.news.gather import KnownTexts, fetch_all, file_items, item_ids, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
@@ -36,11 +36,11 @@ _COMMON: dict[str, Any] = {
 
 
 def _earlier(contract: Contract) -> dg.AssetDep:
-    """Declare that texts are filed beside those of the days before: repeats, edits and stories rest on them."""
+    """Declare the dependency on earlier days of the same table, which repeats, edits and stories need."""
     return dg.AssetDep(contract.asset_key, partition_mapping=everything_until(and_today=False))
 
 
-def _gathered(
+def _gather(
     context: dg.AssetExecutionContext, reads: DeclaredReads, news: News, kind: Kind, contract: Contract
 ) -> Iterator[dg.Output[pl.DataFrame]]:
     """Fetch every source of a kind and store new texts under the run's days; store nothing without a source."""
@@ -49,14 +49,14 @@ def _gathered(
         context.log.warning(f"BTC_NEWS_SOURCES names no source of {kind}s: these days stay missing instead of empty")
         return
     days = sorted(day_of(key) for key in context.partition_keys)
-    deliveries = fetch_all(
+    results = fetch_all(
         sources, midnight(days[0]), midnight(days[-1] + timedelta(days=1)), now, concurrency=CONCURRENCY
     )
     rows = reads.scan(contract)
-    old = reads.scan(contract, days[0], days[-1]).collect()
-    later = reads.filed_later(contract).filter(pl.col(contract.key[0]).is_in(names_of(deliveries, kind)))
-    anywhere = pl.concat([rows, later])
-    filed = file_items(deliveries, kind, old, KnownTexts.look_up(kind, anywhere, deliveries, days), days, now)
+    stored = reads.scan(contract, days[0], days[-1]).collect()
+    later = reads.filed_later(contract).filter(pl.col(contract.key[0]).is_in(item_ids(results, kind)))
+    known = KnownTexts.look_up(kind, pl.concat([rows, later]), results, days)
+    filed = file_items(results, kind, stored, known, days, now)
     for report in filed.reports:
         if report.fault:
             context.log.warning(f"{report.name}: {report.fault}")
@@ -110,7 +110,7 @@ def articles(
     the table below lists what each source delivered and why it failed. All text is plain: no markup, bounded length.
     """
     with tables.locked(ARTICLES):
-        yield from _gathered(context, tables.of(context), news, "article", ARTICLES)
+        yield from _gather(context, tables.of(context), news, "article", ARTICLES)
 
 
 @dg.asset(
@@ -131,7 +131,7 @@ def posts(
     revision. Votes and comments are the counts when the post was first seen.
     """
     with tables.locked(POSTS):
-        yield from _gathered(context, tables.of(context), news, "post", POSTS)
+        yield from _gather(context, tables.of(context), news, "post", POSTS)
 
 
 @dg.asset(

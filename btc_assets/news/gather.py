@@ -103,7 +103,7 @@ class KnownTexts:
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
         key = contract.key[0]
-        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(names_of(deliveries, kind))).collect())
+        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(item_ids(deliveries, kind))).collect())
         if kind == "post":
             return cls(texts, pl.DataFrame(schema=_TITLES))
         reach = pl.col("available_at") >= midnight(min(days)) - STORY_WINDOW
@@ -533,16 +533,16 @@ def _digest(kind: Kind, row: Mapping[str, Any]) -> str:
     return text_digest(row["title"], row["summary"]) if kind == "article" else text_digest(row["text"])
 
 
-def names_of(deliveries: Iterable[FetchResult], kind: Kind) -> list[str]:
-    """Return the article_id or post_id of every text of these deliveries that has one, in order."""
-    found = set()
+def item_ids(deliveries: Iterable[FetchResult], kind: Kind) -> list[str]:
+    """Return the article_id or post_id of every delivered text that has one, sorted."""
+    ids = set()
     for item in (item for gathered in deliveries if gathered.delivery for item in gathered.delivery.items):
         with suppress(ValueError):
             if item.kind == kind == "article":
-                found.add(article_id(item.url, item.source, item.guid))
+                ids.add(article_id(item.url, item.source, item.guid))
             elif item.kind == kind == "post":
-                found.add(post_id(item.outlet.strip() or UNKNOWN_OUTLET, item.guid or canonical_url(item.url)))
-    return sorted(found)
+                ids.add(post_id(item.outlet.strip() or UNKNOWN_OUTLET, item.guid or canonical_url(item.url)))
+    return sorted(ids)
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:

@@ -1,10 +1,10 @@
-"""Texts by the hour they became available in: what articles and posts said, and how many there were.
+"""Aggregate texts by the hour in which they became available: number and sentiment of articles and posts.
 
-A text counts for the hour its `available_at` lies in: from the stroke of the hour, included, to the next one, not
-included. The row of that hour is used when the hour has closed, so a text is never used before it was available, and
-the day its partition is filed under is the day of its hour. When a text was published decides nothing.
+A text counts for the hour `[t, t + 1 h)` that contains its `available_at`. The row of an hour is used when the hour has
+closed, so a text is never used before it was available, and the day of its partition is the day of its hour. The
+publication time is not used.
 
-Only the first text of an item counts (revision 0), with the score of the scorer that is primary for it.
+Only the first text of an item counts (revision 0), with the score of its primary scorer.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from btc_assets.schema import UTC_TIME
 from btc_assets.streams import IN_ITS_HOUR, Rows
 
 NEGATIVE_BELOW = -0.05
-"""Scores below this are negative: a score this close to zero takes no side."""
-LONGEST_SILENCE_DAYS = 7
-"""A stream without a single text for so many days is taken for one that nobody gathered."""
+"""Scores below this are negative; scores closer to zero are neutral."""
+MAX_SILENCE_DAYS = 7
+"""A stream without any text for this many days counts as not gathered."""
 HOUR_OF_TEXT = IN_ITS_HOUR
-"""The open_time of the hour a text counts for."""
+"""The open_time of the hour that a text counts for."""
 
-_ADDED_UP = ("count", "scored", "score_sum", "score_squares", "negative", "first")
-"""Amounts of an hour: zero where it was gathered and nobody said anything."""
-_OUTLETS = ("outlets", "outlet_sum")
-"""The same of articles alone."""
+_ZERO_WITHOUT_TEXTS = ("count", "scored", "score_sum", "score_squares", "negative", "first")
+"""Aggregates of an hour that are zero if it was gathered and has no text."""
+_ZERO_WITHOUT_OUTLETS = ("outlets", "outlet_sum")
+"""Further such aggregates of articles."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Articles or posts, and what their tables call things.
+    """Articles or posts, with the column names of their tables.
 
     Attributes:
-        name: `article` or `post`; the first word of the columns of an hour.
-        item_id: column that names an item; revisions of one have it in common.
-        outlet: column of who said it.
-        is_first: whether it is the first of its story, or no repost.
-        columns: of the table, that features and laws read; `published_at` is for the laws alone.
+        name: `article` or `post`; prefix of the columns of an hour.
+        item_id: column of the item's id, which is shared by its revisions.
+        outlet: column of the publisher or platform.
+        is_first: whether it is the first article of its story, or a post that is not a repost.
+        columns: columns of the table that features and laws read; only the laws read `published_at`.
         by_outlet: whether outlets are counted.
     """
 
@@ -71,10 +71,10 @@ POST = Kind(
 
 
 def with_scores(kind: Kind) -> Callable[[pl.LazyFrame, pl.LazyFrame], pl.DataFrame]:
-    """Return how to set each text, and each revision of one, beside the primary score of its item.
+    """Return a function that joins each text and revision with the primary score of its item.
 
     The function takes the rows of the kind's table and SENTIMENT_SCORES rows, and returns `kind.columns` and score,
-    null where the item was not scored.
+    which is null for an unscored item.
     """
 
     def rows(items: pl.LazyFrame, scores: pl.LazyFrame) -> pl.DataFrame:
@@ -90,45 +90,45 @@ def with_scores(kind: Kind) -> Callable[[pl.LazyFrame, pl.LazyFrame], pl.DataFra
 
 
 def days_gathered(stored: Collection[date], texts: pl.DataFrame) -> frozenset[date]:
-    """Return the stored days that were gathered: those with a text in the `LONGEST_SILENCE_DAYS` days before them.
+    """Return the stored days that were gathered: those with a text in the `MAX_SILENCE_DAYS` days before them.
 
-    A source without history leaves the days before its first request stored and empty, which is not silence.
+    With a source without history, the days before its first fetch are stored and empty without having been gathered.
 
     Args:
-        stored: days whose texts are stored, also where there are none.
+        stored: days with a stored partition, which may be empty.
         texts: rows with `available_at`.
     """
-    spoken = set(texts["available_at"].dt.date().unique())
-    reach = range(1, LONGEST_SILENCE_DAYS + 1)
-    return frozenset(day for day in stored if any(day - timedelta(days=back) in spoken for back in reach))
+    days_with_texts = set(texts["available_at"].dt.date().unique())
+    reach = range(1, MAX_SILENCE_DAYS + 1)
+    return frozenset(day for day in stored if any(day - timedelta(days=back) in days_with_texts for back in reach))
 
 
 def hourly_texts(kind: Kind) -> Callable[[Rows, pl.Series], pl.DataFrame]:
-    """Return how to add the texts of each hour up.
+    """Return a function that aggregates the texts of each hour.
 
-    The function takes what `with_scores` returns, with the days that were gathered (of others nothing is known), and
-    the open_times wanted, UTC. It returns one row an hour, open_time and {kind}_count, {kind}_scored (texts with a
-    score), {kind}_score_sum, {kind}_score_squares, {kind}_negative (scores below `NEGATIVE_BELOW`), {kind}_first
-    (first of their story, or no reposts), {kind}_high and {kind}_low (scores), {kind}_last_at (the newest
-    available_at); of articles also article_outlets (outlets with a score) and article_outlet_sum (of each one's mean
-    score). Amounts are zero in an hour that was gathered and had no texts; high, low and last_at are null there; all
-    are null where nothing was gathered.
+    The function takes the result of `with_scores` with the gathered days (other days are unknown) and the requested
+    open_times, UTC. It returns one row per hour: open_time and {kind}_count, {kind}_scored (texts with a score),
+    {kind}_score_sum, {kind}_score_squares, {kind}_negative (scores below `NEGATIVE_BELOW`), {kind}_first (first
+    articles of their stories, or posts that are not reposts), {kind}_high and {kind}_low (extreme scores),
+    {kind}_last_at (latest available_at); for articles also article_outlets (outlets with a score) and
+    article_outlet_sum (sum of the outlets' mean scores). In a gathered hour without texts the counts and sums are zero
+    and high, low and last_at are null; in an hour that was not gathered all values are null.
     """
 
     def join(rows: Rows, hours: pl.Series) -> pl.DataFrame:
-        own = first_texts(kind, rows.frame).with_columns(HOUR_OF_TEXT.alias("open_time"))
-        added_up, amounts = _per_hour(own), list(_ADDED_UP)
+        texts = first_texts(kind, rows.frame).with_columns(HOUR_OF_TEXT.alias("open_time"))
+        aggregates, names = _per_hour(texts), list(_ZERO_WITHOUT_TEXTS)
         if kind.by_outlet:
-            added_up = added_up.join(_per_outlet(own), on="open_time", how="left")
-            amounts += _OUTLETS
+            aggregates = aggregates.join(_per_outlet(texts), on="open_time", how="left")
+            names += _ZERO_WITHOUT_OUTLETS
         known = pl.col("open_time").dt.date().is_in(sorted(rows.days or ()))
         frame = pl.DataFrame({"open_time": hours}, schema={"open_time": UTC_TIME})
-        frame = frame.join(added_up, on="open_time", how="left", maintain_order="left")
+        frame = frame.join(aggregates, on="open_time", how="left", maintain_order="left")
         return frame.select(
             "open_time",
             *(
                 pl.when(known).then(pl.col(name).cast(pl.Float64).fill_null(0.0)).alias(f"{kind.name}_{name}")
-                for name in amounts
+                for name in names
             ),
             *(pl.when(known).then(pl.col(name)).alias(f"{kind.name}_{name}") for name in ("high", "low", "last_at")),
         )
@@ -140,8 +140,8 @@ def first_texts(kind: Kind, texts: pl.DataFrame) -> pl.DataFrame:
     """Return the first text of each item, by `available_at`: item_id, outlet, is_first, score, available_at.
 
     Args:
-        kind: of the texts.
-        texts: what `with_scores` returns.
+        kind: articles or posts.
+        texts: result of `with_scores`.
     """
     first = texts.filter(pl.col("revision") == 0).select(
         pl.col(kind.item_id).alias("item_id"),

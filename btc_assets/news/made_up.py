@@ -1,4 +1,4 @@
-"""Made-up articles and posts that tempt a join to look ahead."""
+"""Synthetic articles and posts that expose joins with look-ahead."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from btc_assets.streams import Rows
 
 _OUTLETS = ("one.example", "two.example", "three.example", "four.example", "five.example")
 _SILENT_HOURS = 30
-_MICROSECONDS = 3_600_000_000
-"""In an hour."""
-_LETTER = {"article": "a", "post": "b"}
-"""First digit of made-up ids."""
-_AN_HOUR = {"article": 3.0, "post": 2.0}
-"""Texts in an hour, on average."""
+_HOUR_US = 3_600_000_000
+"""Microseconds per hour."""
+_FIRST_DIGIT = {"article": "a", "post": "b"}
+"""First digit of synthetic ids."""
+_TEXTS_PER_HOUR = {"article": 3.0, "post": 2.0}
+"""Mean number of texts per hour."""
 
 
 def random_texts(kind: Kind, hours: pl.Series, seed: int) -> Rows:
-    """Return made-up texts of some hours, with all that tempts a join to look ahead.
+    """Return synthetic texts for a span of hours, with every case in which a join may look ahead.
 
-    Texts seen long after they were published, and some on the stroke of an hour; edits, repeats of a story and
-    reposts; texts without a score; outlets with a bias; a day of silence and days nobody gathered.
+    They include texts seen long after publication or exactly at full hours, edits, repeats of a story, reposts, texts
+    without a score, biased outlets, a silent period and a day that was not gathered.
 
     Args:
         kind: articles or posts.
-        hours: open_times in order, three days of them or more.
-        seed: of everything.
+        hours: open_times in order, at least three days.
+        seed: seed of all random values.
     """
     rng = np.random.default_rng([seed, *kind.name.encode()])
     count = int((hours[-1] - hours[0]) / HOUR) + 1
     days = hours.dt.date().unique().sort().to_list()
     gathered = frozenset(days) - {days[int((0.7 if kind.by_outlet else 0.8) * len(days))]}
     mood = np.sin(np.cumsum(rng.normal(0, 0.1, count)))
-    hour = np.repeat(np.arange(count), rng.poisson(_AN_HOUR[kind.name], count))
+    hour = np.repeat(np.arange(count), rng.poisson(_TEXTS_PER_HOUR[kind.name], count))
     hour = hour[(hour < count // 2) | (hour >= count // 2 + _SILENT_HOURS)]
     n = len(hour)
-    within = np.where(rng.random(n) < 0.05, 0, rng.integers(_MICROSECONDS, size=n))
-    delay = rng.exponential(np.where(rng.random(n) < 0.05, 48, 0.7), n) * _MICROSECONDS
+    within = np.where(rng.random(n) < 0.05, 0, rng.integers(_HOUR_US, size=n))
+    delay = rng.exponential(np.where(rng.random(n) < 0.05, 48, 0.7), n) * _HOUR_US
     outlet = rng.integers(len(_OUTLETS), size=n)
     repeated = np.where(rng.random(n) < 0.3, rng.integers(1, 20, n), 0)
     score = np.tanh(mood[hour] + 0.4 * (outlet - 2) + rng.normal(0, 0.5, n))
@@ -47,14 +47,14 @@ def random_texts(kind: Kind, hours: pl.Series, seed: int) -> Rows:
     texts = (
         pl.DataFrame(
             {
-                kind.item_id: [f"{_LETTER[kind.name]}{i:031x}" for i in range(n)],
+                kind.item_id: [f"{_FIRST_DIGIT[kind.name]}{i:031x}" for i in range(n)],
                 kind.outlet: pl.Series(_OUTLETS).gather(outlet),
                 "story": np.maximum(np.arange(n) - repeated, 0),
                 "is_repost": repeated > 0,
                 "score": pl.Series(score).set(pl.Series(rng.random(n) < 0.05), None),
                 "is_edited": rng.random(n) < 0.08,
-                "until_edit": pl.Series(rng.exponential(5, n) * _MICROSECONDS).cast(pl.Duration("us")),
-                "available_at": hours[0] + pl.Series(hour * _MICROSECONDS + within).cast(pl.Duration("us")),
+                "until_edit": pl.Series(rng.exponential(5, n) * _HOUR_US).cast(pl.Duration("us")),
+                "available_at": hours[0] + pl.Series(hour * _HOUR_US + within).cast(pl.Duration("us")),
                 "delay": pl.Series(delay).cast(pl.Duration("us")),
             }
         )

@@ -1,4 +1,4 @@
-"""The streams of texts: articles and posts, each with its scores beside it."""
+"""The streams of articles and posts with their sentiment scores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _DAYS_AHEAD = 3
 
 
 def _futures(kind: Kind, edit: tuple[pl.Expr, ...]) -> Callable[[Rows, pl.Expr, datetime], dict[str, Rows]]:
-    """Return how to give texts another future.
+    """Return a function that gives texts alternative futures.
 
-    `unseen` has none. `absurd` has as many texts more as the two days before had, of the same outlets and stories and
-    published before the moment, on days that were all gathered, and all of it is praise. `edited` has an edit of each
-    text of those two days, by another outlet, of another story.
+    `unseen` has no future texts. `absurd` repeats the texts of the previous two days after the moment, with the same
+    outlets and stories and published before it, on gathered days, and sets all future scores to 1. `edited` adds an
+    edit of each text of these two days with another outlet and story.
     """
 
     def futures(rows: Rows, available_at: pl.Expr, moment: datetime) -> dict[str, Rows]:
@@ -33,8 +33,8 @@ def _futures(kind: Kind, edit: tuple[pl.Expr, ...]) -> Callable[[Rows, pl.Expr, 
         mirrored = pl.lit(moment) + (pl.lit(moment) - pl.col("available_at")) + pl.duration(microseconds=1)
         recent = past.filter(pl.col("available_at") > moment - timedelta(hours=_REACH_HOURS))
         recent = recent.with_columns(mirrored.alias("available_at"))
-        praise = pl.when(pl.col("available_at") > moment).then(1.0).otherwise(pl.col("score")).alias("score")
-        more = pl.concat([rows.frame, recent.with_columns(pl.col(kind.item_id).str.reverse())]).with_columns(praise)
+        score = pl.when(pl.col("available_at") > moment).then(1.0).otherwise(pl.col("score")).alias("score")
+        more = pl.concat([rows.frame, recent.with_columns(pl.col(kind.item_id).str.reverse())]).with_columns(score)
         newest = (moment - timedelta(microseconds=1)).date()
         days_ahead = {newest + timedelta(days=n) for n in range(1, _DAYS_AHEAD + 1)}
         edits = recent.with_columns((pl.col("revision").max() + 1).alias("revision"), *edit)
@@ -48,23 +48,23 @@ def _futures(kind: Kind, edit: tuple[pl.Expr, ...]) -> Callable[[Rows, pl.Expr, 
 
 
 def _tempting(rows: Rows, since: datetime) -> list[datetime]:
-    """Return when the texts that tempt became available.
+    """Return the moments at which a join is most likely to look ahead.
 
-    They are the one that was seen longest after it was published, the newest edit, the one that ended the longest
-    silence, and the first of a day that follows one nobody gathered.
+    These are the availability of the text with the longest delay after publication, of the latest edit and of the text
+    after the longest silence, and the start of the latest day after a day that was not gathered.
     """
     newer = rows.frame.filter(pl.col("available_at") > since)
     late = newer.drop_nulls("published_at").sort(pl.col("available_at") - pl.col("published_at"))
     edits = newer.filter(pl.col("revision") > 0).sort("available_at")
-    said = rows.frame.select(pl.col("available_at").sort())
-    after_silence = said.filter(pl.col("available_at").diff() == pl.col("available_at").diff().max())
+    times = rows.frame.select(pl.col("available_at").sort())
+    after_silence = times.filter(pl.col("available_at").diff() == pl.col("available_at").diff().max())
     days = rows.days or frozenset()
-    after_a_hole = sorted(day for day in days if day - timedelta(days=1) not in days)
+    after_gap = sorted(day for day in days if day - timedelta(days=1) not in days)
     return [
         *late["available_at"].tail(1),
         *edits["available_at"].tail(1),
         *after_silence["available_at"].tail(1),
-        *(midnight(day) + timedelta(microseconds=1) for day in after_a_hole[-1:]),
+        *(midnight(day) + timedelta(microseconds=1) for day in after_gap[-1:]),
     ]
 
 
@@ -98,4 +98,4 @@ ARTICLE_STREAM = _texts(
 POST_STREAM = _texts("posts", "Posts and their sentiment", POSTS, POST, ~pl.col("is_repost"))
 
 STREAMS = (ARTICLE_STREAM, POST_STREAM)
-"""The streams of the news, one a line."""
+"""The streams of the news domain."""
