@@ -36,7 +36,7 @@ from btc_assets.cli.main import main
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
 from btc_assets.forecasting.tables import FORECASTS
-from btc_assets.lake import Lake, output_of
+from btc_assets.lake import Lake
 from btc_assets.learning import definitions as learning_definitions
 from btc_assets.learning.forecast_model import DOCUMENT, ForecastModel, save_model
 from btc_assets.learning.registry import EXPERIMENT, MODEL_FOLDER, MODEL_NAME, ModelRegistry
@@ -47,10 +47,10 @@ from btc_assets.news.resources import News
 from btc_assets.news.sentiment.cache import CachedScorer
 from btc_assets.news.sentiment.vader import VaderScorer
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
-from btc_assets.partitions import DAILY, key_of
+from btc_assets.partitions import key_of
 from btc_assets.published import live_manifest
 from btc_assets.reads import lake_resources
-from btc_assets.schema import CONTRACTS, Contract, dagster_type
+from btc_assets.schema import CONTRACTS, Contract
 from btc_assets.serving import publish
 from btc_assets.settings import Settings, settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
@@ -199,28 +199,21 @@ def die_writing(point: str, table: str, day: date) -> None:
 
 def make_and_die(data: Path, table: str, point: str) -> None:
     """Make a table's day for real, and die while it is written."""
+    die_writing(point, table, day_made(table))
+    make(data, [table])
+
+
+def write_and_die(data: Path, table: str, whole: Path, point: str) -> None:
+    """Write a stored frame into the lake, and die meanwhile."""
     day = day_made(table)
     die_writing(point, table, day)
-    made(data, step_of(table), day, day)
+    lake_of(data).write(CONTRACTS[table], day, pl.read_parquet(whole))
 
 
-def make(data: Path, table: str) -> None:
-    """Make a table's day for real."""
-    day = day_made(table)
-    made(data, step_of(table), day, day)
-
-
-def store_and_die(data: Path, table: str, whole: Path, point: str) -> None:
-    """Store a frame made before, in a run of an asset of the same name and type, and die while it is written."""
-    contract, day = CONTRACTS[table], day_made(table)
-
-    @dg.asset(key=table.split("/"), partitions_def=DAILY, dagster_type=dagster_type(contract))
-    def again(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
-        return output_of(context, contract, pl.read_parquet(whole))
-
-    die_writing(point, table, day)
-    resources = {"io_manager": lake_of(data)}
-    dg.materialize([again], partition_key=key_of(day), resources=resources, instance=_instance())
+def make(data: Path, tables: Sequence[str]) -> None:
+    """Make the day of each table for real, in one run for all tables of a day."""
+    for day in sorted(set(map(day_made, tables))):
+        made(data, sorted({key for table in tables if day_made(table) == day for key in step_of(table)}), day, day)
 
 
 # --- commands that die -------------------------------------------------------------------------------
@@ -358,7 +351,7 @@ def make_together(data: Path, table: str, signs: Path, who: str, other: str) -> 
         replace(source, target)
 
     os.replace = rename  # type: ignore[assignment]
-    make(data, table)
+    make(data, [table])
 
 
 # --- MLflow's database -------------------------------------------------------------------------------
@@ -512,12 +505,12 @@ def lake_on_a_full_disk(folder: Path, made_project: Path, told: Path) -> None:
     lake.write(prices, DAY, old)
     days = lake.days(prices)
     disk.fill()
-    said = refused(lambda: make(folder, "market/prices"))
+    said = refused(lambda: make(folder, ["market/prices"]))
     refused(lambda: lake.write(prices, DAY + timedelta(days=1), whole))
     assert digest(lake.read(prices, DAY)) == digest(old)
     assert lake.days(prices) == days
     disk.free()
-    make(folder, "market/prices")
+    make(folder, ["market/prices"])
     assert digest(lake.read(prices, DAY)) == digest(whole)
     assert [path.name for path in (folder / "lake" / "market" / "prices" / f"day={DAY}").iterdir()] == ["part.parquet"]
     told.write_text(f"{disk.kind}: {said}")
