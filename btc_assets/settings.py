@@ -608,12 +608,12 @@ def _is_comment(statement: str) -> bool:
     return all(not line.strip() or line.lstrip().startswith("#") for line in statement.splitlines())
 
 
-def _refuse_unknown(names: Iterable[str], where: str) -> None:
+def _refuse_unknown(names: Iterable[str], source: str) -> None:
     """Refuse a misspelt variable, which would otherwise be a setting without effect."""
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
-        raise SettingsError(f"{', '.join(unknown)}{where}: unknown setting; docs/settings.md lists all settings")
+        raise SettingsError(f"{', '.join(unknown)}{source}: unknown setting; docs/settings.md lists all settings")
 
 
 def _sentence(fault: object) -> str:

@@ -247,7 +247,7 @@ class Transport:
         return httpx.Client(
             transport=transport,
             timeout=self._limits.timeout_s,
-            # httpx would unpack a redirect's body without limit and send our own headers, keys too, to the next host.
+            # httpx would decompress a redirect's body without limit and send our headers with keys to the next host.
             follow_redirects=False,
             event_hooks={"response": [_move_location]},
             headers={"Accept": "*/*", "Accept-Encoding": "gzip", "User-Agent": "btc_assets"},

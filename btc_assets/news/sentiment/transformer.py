@@ -276,9 +276,9 @@ def _fetch_from_hub(model: str) -> Path:
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
         from btc_assets.proxies import proxy_fault
 
-        why = proxy_fault("https://huggingface.co") or (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = proxy_fault("https://huggingface.co") or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsUnavailableError(
-            f"there is no folder {PROJECT_ROOT / model}, and {model!r} cannot be fetched from the hub ({why}); "
+            f"there is no folder {PROJECT_ROOT / model}, and {model!r} cannot be fetched from the hub ({reason}); "
             f"{advice}, or make the hub reachable once"
         ) from error
     return Path(fetched)

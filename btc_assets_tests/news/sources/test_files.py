@@ -232,7 +232,7 @@ def test_votes_are_used_only_with_a_first_seen_time(tmp_path: Path) -> None:
     assert (item.points, item.comments) == (12, 3)
 
 
-def test_what_is_no_number_among_numbers_says_nothing(tmp_path: Path) -> None:
+def test_nan_counts_as_missing(tmp_path: Path) -> None:
     nan = float("nan")
     rows = {
         "created_utc": [float(EPOCH), nan],
