@@ -1,4 +1,4 @@
-"""`make demo`: the whole graph on the embedded sample, ending in a forecast as HTTP answers it."""
+"""`make demo`: run the whole graph on the embedded sample, then request the forecast over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from btc_assets.processes import free_port, reachable_host, running, wait_for_po
 from btc_assets.settings import SAMPLE_END, Settings
 
 WEEKS = 3
-"""Cutoffs the demo walks over, the last weeks of the sample."""
+"""Weekly cutoffs that the demo walks over, at the end of the sample."""
 READY_S = 30.0
 
 
@@ -23,7 +23,7 @@ def demo(config: Settings) -> int:
     if config.market_source != "sample":
         print(
             f"make demo runs on the embedded sample, but BTC_MARKET_SOURCE is {config.market_source!r}; unset it "
-            "(and what else .env sets) for the demo.",
+            "(and the other settings of .env) for the demo.",
             file=sys.stderr,
         )
         return 2
@@ -35,14 +35,14 @@ def demo(config: Settings) -> int:
         status = walk_forward(start, end, every_days=7, resume=True)
     if status:
         return status
-    with _step("start the forecast server and ask it"):
+    with _step("start the forecast server and request the forecast"):
         print(_forecast_over_http(config), flush=True)
-    print(f"==> the sample ends on {end}, so the forecast says that it is stale. Next: make up", flush=True)
+    print(f"==> the sample ends on {end}, so the forecast is marked as stale. Next: make up", flush=True)
     return 0
 
 
 def _forecast_over_http(config: Settings) -> str:
-    """Start the server, and return its answer to the one question."""
+    """Start the forecast server and return its answer to /v1/forecast, with the request."""
     import httpx
 
     host = reachable_host(config.serve_host)
@@ -59,9 +59,9 @@ def _forecast_over_http(config: Settings) -> str:
 
 
 @contextmanager
-def _step(what: str) -> Iterator[None]:
-    """Say what is done, and how long it took."""
-    print(f"==> {what}", flush=True)
-    began = time.monotonic()
+def _step(description: str) -> Iterator[None]:
+    """Print what the block does and how long it took."""
+    print(f"==> {description}", flush=True)
+    started = time.monotonic()
     yield
-    print(f"==> done in {time.monotonic() - began:.1f} s", flush=True)
+    print(f"==> done in {time.monotonic() - started:.1f} s", flush=True)

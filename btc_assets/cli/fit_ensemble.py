@@ -11,7 +11,7 @@ from btc_assets.settings import Settings
 
 
 def fit_on_labelled(config: Settings) -> int:
-    """Fit it on the labelled texts of the settings, print the provenance, and return the exit status."""
+    """Fit the scorer on the labelled texts of the settings, print its provenance, and return the exit status."""
     if not config.labelled_sentiment:
         print(
             "BTC_LABELLED_SENTIMENT is empty: point it at texts with the columns text, label, dataset", file=sys.stderr

@@ -12,21 +12,25 @@ from btc_assets.settings import DAGSTER_HOME, PROJECT_ROOT, Settings, SettingsEr
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+    """Return the argument parser with every command."""
     top = argparse.ArgumentParser(prog="btc-assets", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="the whole graph on the embedded sample, ending in a forecast over HTTP")
-    commands.add_parser("up", help="Dagster, the forecast server and the MLflow UI until Ctrl-C")
+    commands.add_parser("demo", help="run the whole graph on the embedded sample and request the forecast over HTTP")
+    commands.add_parser("up", help="run Dagster, the forecast server and the MLflow UI until Ctrl-C")
     walk = commands.add_parser("walk-forward", help="replay a period: train, judge and forecast cutoff by cutoff")
-    walk.add_argument("--from", dest="start", type=date.fromisoformat, help="first cutoff (first full-window Monday)")
-    walk.add_argument("--to", dest="end", type=date.fromisoformat, help="last day to forecast (the last closed day)")
+    walk.add_argument(
+        "--from", dest="start", type=date.fromisoformat, help="first cutoff (default: first Monday with a full window)"
+    )
+    walk.add_argument(
+        "--to", dest="end", type=date.fromisoformat, help="last day to forecast (default: the last closed day)"
+    )
     walk.add_argument("--every", dest="every_days", type=int, default=7, help="days between cutoffs (%(default)s)")
-    walk.add_argument("--again", action="store_true", help="make everything again, also what is already there")
+    walk.add_argument("--again", action="store_true", help="recompute everything, including what is already stored")
     train = commands.add_parser("train", help="train and judge one cutoff, forecast its day and publish")
-    train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (the newest Monday)")
+    train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (default: the newest Monday)")
     back = commands.add_parser("rollback", help="go back to an earlier champion and serve its forecast")
-    back.add_argument("--to", type=int, help="registry version of a former champion (the one before the present)")
-    back.add_argument("--reason", default="", help="why, kept in champion/model_history")
+    back.add_argument("--to", type=int, help="registry version of a former champion (default: the previous champion)")
+    back.add_argument("--reason", default="", help="why; recorded in champion/model_history")
     commands.add_parser(
         "fit-ensemble", help="fit the scorer `ensemble` on the labelled texts of BTC_LABELLED_SENTIMENT"
     )
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace, config: Settings) -> int:
-    """Run one command; what only reads needs no writable data folder."""
+    """Run one command; read-only commands need no writable data folder."""
     if chosen.command == "sql":
         from btc_assets.cli.sql import sql
 

@@ -1,4 +1,4 @@
-"""Go back to an earlier champion, through the job that the UI launches."""
+"""Roll back to an earlier champion, through the job that the UI launches."""
 
 import getpass
 import os
@@ -18,12 +18,12 @@ from btc_assets.vocabulary import CHAMPION
 
 
 def rollback(config: Settings, to: int | None, reason: str) -> int:
-    """Go back to an earlier champion, on the newest day with forecasts, and return the exit status.
+    """Roll back to an earlier champion on the newest day with forecasts, and return the exit status.
 
     Args:
         config: the settings of the deployment.
-        to: registry version of a champion of the past; None is the one before the present.
-        reason: why, for the history.
+        to: registry version of a former champion; None is the previous champion.
+        reason: why; recorded in the history.
     """
     from btc_assets.champion.assets import history_config
     from btc_assets.definitions import defs
@@ -32,7 +32,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     lake = Lake(root=config.lake_root)
     day = newest_day_forecast(lake, config.now())
     if day is None:
-        print("Nothing is forecast yet, so there is nothing to roll back.", file=sys.stderr)
+        print("No forecast is stored yet, so there is nothing to roll back.", file=sys.stderr)
         return 2
     change = history_config(event="rollback", to=to or 0, reason=reason, actor=acting_user())
     with dg.DagsterInstance.get() as instance:
@@ -45,28 +45,28 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     if not result.success:
         print("\n".join(why_failed(result.all_events)) or "The rollback failed.", file=sys.stderr, flush=True)
         return 1
-    stands = holder(lake.scan(MODEL_HISTORY).collect(), CHAMPION, datetime.max.replace(tzinfo=UTC))
+    champion = holder(lake.scan(MODEL_HISTORY).collect(), CHAMPION, datetime.max.replace(tzinfo=UTC))
     live = live_manifest(config.serving_dir)
-    if stands is None or live is None or live.get("model_version") != stands.version:
+    if champion is None or live is None or live.get("model_version") != champion.version:
         print("The change is written, but what is served has not followed it yet; ask again.", file=sys.stderr)
         return 1
-    print(f"Champion is version {stands.version}, trained to {stands.cutoff}; its newest forecast is published.")
+    print(f"Champion is version {champion.version}, trained to {champion.cutoff}; its newest forecast is published.")
     return 0
 
 
 def newest_day_forecast(lake: Lake, now: datetime) -> date | None:
-    """Return the newest day, up to now, on which a champion has forecast, or None."""
+    """Return the newest day up to now with a champion's forecasts, or None."""
     for day in reversed([day for day in lake.days(FORECASTS) if day <= now.date()]):
-        made = lake.read(FORECASTS, day)
-        if made is not None and CHAMPION in made["role"]:
+        forecasts = lake.read(FORECASTS, day)
+        if forecasts is not None and CHAMPION in forecasts["role"]:
             return day
     return None
 
 
 def acting_user() -> str:
-    """Return who runs this process, for the history; by number where the system has no name for them."""
+    """Return the name of the user that runs this process, or `uid N` where the system has no name for it."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # no line in the passwd file, as in many containers
+    except (KeyError, OSError):  # no entry in the passwd file, as in many containers
         name = ""
     return name if name.isprintable() and 0 < len(name) <= 100 else f"uid {os.getuid()}"

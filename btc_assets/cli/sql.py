@@ -1,4 +1,4 @@
-"""Rows of the lake by SQL."""
+"""SQL queries over the lake."""
 
 import sys
 
@@ -9,11 +9,11 @@ from btc_assets.settings import Settings
 
 
 def sql(config: Settings, query: str) -> int:
-    """Print the rows of one query over the lake, and return the exit status."""
+    """Print the result of one query over the lake, and return the exit status."""
     import duckdb
     from dagster_duckdb import DuckDBResource
 
-    import btc_assets.definitions  # noqa: F401 - a table is known once the module that declares it is loaded
+    import btc_assets.definitions  # noqa: F401 - registers the contracts of every table
     from btc_assets.sql import add_lake_views
 
     with DuckDBResource(database=":memory:").get_connection() as connection:
@@ -22,7 +22,7 @@ def sql(config: Settings, query: str) -> int:
             rows = connection.sql(query)
         except duckdb.Error as error:
             print(
-                f"{error}\nThe views are: {', '.join(sorted(views)) or 'none yet; materialise something first'}",
+                f"{error}\nThe views are: {', '.join(sorted(views)) or 'none yet; materialise an asset first'}",
                 file=sys.stderr,
             )
             return 2

@@ -30,15 +30,15 @@ from btc_assets.processes import (
 from btc_assets.settings import PROJECT_ROOT, Settings
 
 CODE = "Dagster's code server"
-"""The part that loads the graph and launches runs; Dagster's webserver and daemon ask it."""
+"""The part that loads the graph and launches runs, for Dagster's webserver and daemon."""
 LOCATION = "btc_assets"
-"""The code location's name, as in `workspace.yaml`: Dagster keeps cursors and switches under it."""
+"""Name of the code location, as in `workspace.yaml`: Dagster stores cursors and sensor states under it."""
 READY_S = 600.0
-"""Seconds each part has to come up; a machine that is busy is waited for, a part that ends is not."""
+"""Longest wait for a part to start, seconds: long enough for a busy machine; a part that exits fails at once."""
 
 
 def mlflow_environment(chosen: Settings) -> dict[str, str]:
-    """Return what MLflow's server reads from the environment: its stores, and that it runs no jobs."""
+    """Return the environment of MLflow's server: its stores, and no job workers."""
     artifacts = chosen.mlflow_artifacts.as_uri()
     return {
         "_MLFLOW_SERVER_FILE_STORE": chosen.tracking_uri,
@@ -51,12 +51,12 @@ def mlflow_environment(chosen: Settings) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Page:
-    """Where a part is seen in a browser.
+    """The web page of a part.
 
     Attributes:
-        host: it listens on.
-        port: it listens on.
-        variable: that sets the port.
+        host: address the part listens on.
+        port: port the part listens on.
+        variable: environment variable that sets the port.
     """
 
     host: str
@@ -69,10 +69,10 @@ class Part:
     """One process of `make up`.
 
     Attributes:
-        command: that runs it.
-        page: what it shows; None where it shows none.
-        environment: variables of its own.
-        needs_code: whether it starts when the code server answers.
+        command: its command line.
+        page: its web page; None if it has none.
+        environment: additional environment variables.
+        needs_code: whether it starts only after the code server answers.
     """
 
     command: list[str]
@@ -82,13 +82,13 @@ class Part:
 
 
 def parts_of(chosen: Settings, folder: Path) -> dict[str, Part]:
-    """Return what `make up` runs, by name.
+    """Return the processes of `make up`, by name.
 
-    Dagster's three are those of `dagster dev`, which would wait for them in a process of 100 MB more.
+    Dagster's three parts are those of `dagster dev`, without its own process of 100 MB that only waits for them.
 
     Args:
         chosen: the settings of the deployment.
-        folder: of the code server's socket, and of the workspace file that names it.
+        folder: holds the code server's socket and the workspace file that names it.
     """
     run = [sys.executable, "-m"]
     workspace = ["--workspace", str(folder / "workspace.yaml")]
@@ -101,7 +101,7 @@ def parts_of(chosen: Settings, folder: Path) -> dict[str, Part]:
             ]
         ),
         "forecasts": Part([*run, "serve"], Page(chosen.serve_host, chosen.serve_port, "BTC_SERVE_PORT")),
-        # MLflow's own command starts this server from a process of 200 MB that only waits for it, and seven more for
+        # `mlflow server` runs the same server below a process of 200 MB that only waits, and starts seven workers for
         # jobs that this project does not use.
         "MLflow": Part(
             [
@@ -131,23 +131,23 @@ def socket_in(folder: Path) -> Path:
 
 
 def write_workspace(folder: Path) -> None:
-    """Write the file by which Dagster's webserver and daemon find the code server."""
+    """Write the workspace file that points Dagster's webserver and daemon at the code server."""
     server = {"socket": str(socket_in(folder)), "location_name": LOCATION}
     (folder / "workspace.yaml").write_text(json.dumps({"load_from": [{"grpc_server": server}]}))
 
 
 def port_faults(parts: Mapping[str, Part]) -> list[str]:
-    """Return a sentence about each port that cannot be had."""
+    """Return a sentence about each port that cannot be used."""
     faults = []
     users: dict[int, list[Page]] = defaultdict(list)
     for page in pages_of(parts).values():
         users[page.port].append(page)
-    for port, same in users.items():
-        if len(same) > 1:
-            variables = " and ".join(sorted(page.variable for page in same))
-            faults.append(f"{variables} are both {port}; each needs a port of its own")
-        elif fault := port_fault(same[0].host, port):
-            faults.append(f"port {port} {fault}; set {same[0].variable} to a free one")
+    for port, pages in users.items():
+        if len(pages) > 1:
+            variables = " and ".join(sorted(page.variable for page in pages))
+            faults.append(f"{variables} are both {port}; each needs its own port")
+        elif fault := port_fault(pages[0].host, port):
+            faults.append(f"port {port} {fault}; set {pages[0].variable} to a free one")
     return faults
 
 
@@ -157,14 +157,14 @@ def pages_of(parts: Mapping[str, Part]) -> dict[str, Page]:
 
 
 def up(chosen: Settings) -> int:
-    """Run the parts until Ctrl-C, or until one of them ends; then stop the rest. The code server is started again.
+    """Run the parts until Ctrl-C or until one exits, then stop the rest. A code server that exits is restarted.
 
     Returns:
-        0 after Ctrl-C, 1 when a part failed, 2 when a port cannot be had; then nothing was started.
+        0 after Ctrl-C, 1 when a part failed, 2 when a port cannot be used and nothing was started.
     """
     stopping = threading.Event()
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
     with contextlib.ExitStack() as stack:
@@ -174,7 +174,7 @@ def up(chosen: Settings) -> int:
             print(f"==> {'; '.join(faults)}", file=sys.stderr, flush=True)
             return 2
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, leave)
+            signal.signal(number, request_stop)
         make_database_folder(chosen.tracking_uri)
         write_workspace(folder)
         processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -198,8 +198,8 @@ def up(chosen: Settings) -> int:
             failed = True
         print("==> stopping", flush=True)
         for name, process in processes.items():
-            if name != CODE:  # the last to go: the webserver and the daemon ask it until they end
-                interrupt(process)  # all at once; leaving the block waits for each
+            if name != CODE:  # stopped last: the webserver and the daemon use it until they exit
+                interrupt(process)  # signal all first; leaving the `with` block waits for each
     print("==> stopped", flush=True)
     return int(failed)
 
@@ -210,7 +210,7 @@ def _announce(
     """Print the address of each page once it answers.
 
     Raises:
-        ProcessError: one ended before it did.
+        ProcessError: a part exited before it answered.
     """
     for name, page in pages.items():
         try:
@@ -224,15 +224,15 @@ def _announce(
 def _watch(
     processes: Mapping[str, subprocess.Popen[bytes]], start: Callable[[str], None], stopping: threading.Event
 ) -> None:
-    """Wait until `stopping` is set; start the code server again when it ends, as `dagster dev` does.
+    """Wait until `stopping` is set; restart the code server when it exits, as `dagster dev` does.
 
     Raises:
-        ProcessError: another part ended.
+        ProcessError: another part exited.
     """
     while not stopping.wait(0.5):
         if processes[CODE].poll() is not None:
-            print(f"==> {CODE} has ended; starting it again", file=sys.stderr, flush=True)
+            print(f"==> {CODE} exited; restarting it", file=sys.stderr, flush=True)
             start(CODE)
         for name, process in processes.items():
             if process.poll() is not None:
-                raise ProcessError(f"{name} ended with status {process.returncode}")
+                raise ProcessError(f"{name} exited with status {process.returncode}")

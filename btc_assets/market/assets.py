@@ -1,4 +1,4 @@
-"""`market/prices`: hourly bars, one partition a UTC day."""
+"""`market/prices`: hourly bars, one partition per UTC day."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -23,11 +23,11 @@ _ROWS_SHOWN = 50
 
 
 class PricesConfig(dg.Config):
-    """How to fetch.
+    """How to fetch bars.
 
     Attributes:
         patience_s: longest time to wait for the bar of the hour that has just closed, seconds; the request is retried
-            each second. 0 takes what is there, as a backfill does.
+            each second. 0 does not wait, as in a backfill.
     """
 
     patience_s: float = Field(default=0.0, ge=0, le=600)
@@ -55,10 +55,10 @@ def prices(
     """Closed hourly Bitcoin bars of the chosen source (`BTC_MARKET_SOURCE`), with the venue on each row.
 
     Prices are USD (or the venue's dollar coin), volumes BTC; quote volume, trades and taker buy volumes where the
-    venue tells them, null where not. Today's partition holds the hours closed so far and is refreshed hourly.
-    A missing hour stays missing; an hour the source restates replaces the stored one and is listed in the metadata;
-    an hour the source no longer gives stays stored. A source that fails, or gives something that is no history of
-    hourly bars, fails the run with a sentence and leaves every stored partition as it was.
+    venue publishes them, else null. Today's partition holds the hours closed so far and is refreshed hourly.
+    A missing hour stays missing. An hour that the source restates replaces the stored one and is listed in the
+    metadata; an hour that the source no longer returns stays stored. If the source fails or returns anything other
+    than hourly bars, the run fails with an explanation and every stored partition stays unchanged.
     """
     days = sorted(day_of(key) for key in context.partition_keys)
     source = market.source
@@ -77,7 +77,7 @@ def _refreshed(
     source: MarketSource,
     days: Sequence[date],
 ) -> dg.Output[pl.DataFrame]:
-    """Ask for the days of the run, and merge what came with what is stored."""
+    """Fetch the days of the run and merge the bars with the stored ones."""
     first, last = closed_hours(days, market.now())
     old = reads.scan(PRICES, days[0], days[-1]).collect()
     if first == last:  # none of these days has a closed hour yet
@@ -86,14 +86,14 @@ def _refreshed(
     fresh = fetched.frame.filter(PRICES.day.is_in(days))
     if fresh.is_empty() and old.is_empty():
         raise SourceMalformedError(
-            f"{market.source.venue} has no bar at all from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and "
-            f"none is stored; expected {(last - first) // HOUR}. Choose days its history covers, or "
+            f"{market.source.venue} has no bar from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and "
+            f"none is stored; expected {(last - first) // HOUR}. Choose days that its history covers, or "
             f"another BTC_MARKET_SOURCE."
         )
     if shift := zone_shift(old, fresh):
         raise SourceMalformedError(
-            f"{market.source.venue} gave bars that equal the stored ones {abs(shift)} hours "
-            f"{'earlier' if shift > 0 else 'later'}: they are stamped in another time zone than UTC (KST is 9 hours "
+            f"{market.source.venue} returned bars that equal the stored bars {abs(shift)} hours "
+            f"{'earlier' if shift > 0 else 'later'}: their times are not in UTC (KST is 9 hours "
             f"ahead). Convert them to UTC; nothing was stored."
         )
     merged = merge(old, fresh, market.source.venues)
@@ -110,7 +110,7 @@ def _refreshed(
 
 
 def closed_hours(days: Sequence[date], now: datetime) -> tuple[datetime, datetime]:
-    """Return the span [first, last) of the hours of `days` that are closed at `now`, UTC; empty when none is."""
+    """Return the span [first, last) of the hours of `days` that are closed at `now`, UTC; empty if none is closed."""
     first = midnight(days[0])
     end = midnight(days[-1] + timedelta(days=1))
     return first, max(first, min(end, now.replace(minute=0, second=0, microsecond=0)))
@@ -134,7 +134,7 @@ def _summary(merged: Merged, first: datetime, last: datetime) -> dict[str, objec
 
 
 def gap_table(gaps: pl.DataFrame) -> str:
-    """Return gaps (see `find_gaps`) as a Markdown table, the newest first."""
+    """Return gaps (see `find_gaps`) as a Markdown table, newest first."""
     if gaps.is_empty():
         return "No hour is missing."
     rows = [

@@ -1,4 +1,4 @@
-"""Hourly bars as pure functions: laws, duplicates, gaps, restatements. A gap is reported and never filled.
+"""Pure functions on hourly bars: rules, duplicates, gaps, restatements. A gap is reported and never filled.
 
 Frames hold the columns of the PRICES contract: open_time (start of the hour, UTC), prices in USD, volumes in BTC.
 """
@@ -20,19 +20,19 @@ _FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 _VALUES = (*_NUMBERS, *_FLOW)
 _DAY = timedelta(days=1)
 _FULL_HOUR = timedelta(seconds=3599)
-"""A bar whose close_time is at least this far from its open_time saw the whole hour."""
-_FARTHEST_ZONE_HOURS = 14
-_ENOUGH_TO_ACCUSE = 6
-"""Bars two histories must share before one is taken to be stamped in another time zone."""
+"""A bar whose close_time is at least this long after its open_time covers the whole hour."""
+_MAX_ZONE_OFFSET_HOURS = 14
+_MIN_EQUAL_BARS = 6
+"""Equal bars from which a time-zone shift between two histories is reported."""
 
 
 class BarsError(ValueError):
-    """Bars break a law of hourly bars."""
+    """Bars break a rule of hourly bars."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Bars in order, one an hour.
+    """Bars in time order, one per hour.
 
     Attributes:
         frame: the bars.
@@ -47,12 +47,12 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Merged:
-    """What is stored joined with what was fetched.
+    """Stored bars merged with fetched bars.
 
     Attributes:
-        frame: one bar an hour, in order.
-        added: hours that were not stored.
-        kept: stored hours that the fetch did not bring, or brought from a less preferred venue.
+        frame: the bars in time order, one per hour.
+        added: number of hours that were not stored.
+        kept: number of stored hours that were not fetched, or were fetched from a less preferred venue.
         restated: open times whose stored values changed.
     """
 
@@ -63,13 +63,13 @@ class Merged:
 
 
 def first_fault(frame: pl.DataFrame) -> str | None:
-    """Return the first broken law as "expected <a>, got <b> at <open_time>", or None.
+    """Return the first broken rule as "expected <a>, got <b> at <open_time>", or None.
 
-    The laws: open_time on the hour; prices finite and above zero; volumes and counts finite and not negative;
+    The rules: open_time on the hour; prices finite and positive; volumes and counts finite and not negative;
     low <= open, close <= high.
     """
     time = pl.col("open_time")
-    laws = [
+    rules = [
         ("a bar that opens on the hour", time.is_null() | (time != time.dt.truncate("1h")), None),
         *((f"{n} to be a finite number", pl.col(n).is_null() | ~pl.col(n).is_finite(), n) for n in _NUMBERS),
         *((f"{n} above zero", pl.col(n) <= 0, n) for n in _PRICES),
@@ -78,13 +78,13 @@ def first_fault(frame: pl.DataFrame) -> str | None:
         ("high to be the highest price of the bar", pl.col("high") < pl.max_horizontal(*_PRICES), "high"),
         ("low to be the lowest price of the bar", pl.col("low") > pl.min_horizontal(*_PRICES), "low"),
     ]
-    # One pass tells whether all is well, which it is nearly always; only then is the culprit looked for.
-    if not frame.lazy().select(pl.any_horizontal(law.any() for _, law, _ in laws)).collect().item():
+    # One pass over all rules is enough in nearly every case; the broken rule is searched for only if one is broken.
+    if not frame.lazy().select(pl.any_horizontal(broken.any() for _, broken, _ in rules)).collect().item():
         return None
-    for expected, broken, column in laws:
-        found = frame.filter(broken)
-        if found.height:
-            row = found.row(0, named=True)
+    for expected, broken, column in rules:
+        faulty = frame.filter(broken)
+        if faulty.height:
+            row = faulty.row(0, named=True)
             return f"expected {expected}, got {'one' if column is None else row[column]} at {row['open_time']}"
     return None
 
@@ -95,18 +95,18 @@ def _broken_flow(name: str) -> pl.Expr:
 
 
 def clean(frame: pl.DataFrame) -> Cleaned:
-    """Order bars and keep one an hour: the complete one, then the one with more trades, then with more volume.
+    """Sort bars and keep one per hour: prefer a complete bar, then more trades, then more volume.
 
     Args:
-        frame: PRICES columns in any order of rows, an hour once or more; `close_time` (UTC) may come along and
-            tells a complete bar from one that was cut short.
+        frame: PRICES columns, rows in any order, hours may repeat; an optional `close_time` (UTC)
+            distinguishes a complete bar from a truncated one.
 
     Returns:
-        The bars, the number of rows dropped and of hours whose rows conflicted. The result does not depend on
-        the order of the rows.
+        The bars, the number of dropped rows and the number of hours with conflicting rows. The result does not
+        depend on the order of the rows.
 
     Raises:
-        BarsError: a bar breaks a law, see `first_fault`.
+        BarsError: a bar breaks a rule, see `first_fault`.
     """
     if fault := first_fault(frame):
         raise BarsError(f"Bars cannot be used: {fault}.")
@@ -127,10 +127,10 @@ def clean(frame: pl.DataFrame) -> Cleaned:
 
 
 def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
-    """Return the hours without a bar in [`first`, `last`), joined into gaps.
+    """Return the hours without a bar in [`first`, `last`), grouped into gaps.
 
     Returns:
-        first_missing, last_missing (open times, UTC) and hours (Int64), one row a gap, in order.
+        first_missing, last_missing (open times, UTC) and hours (Int64), one row per gap, in time order.
     """
     hours = pl.datetime_range(first, last, "1h", closed="left", time_unit="us", eager=True).alias("open_time")
     expected = pl.DataFrame({"open_time": hours.cast(PRICES.columns["open_time"])})
@@ -149,22 +149,22 @@ def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFr
 
 
 def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *, grows: bool) -> str | None:
-    """Say which days have closed hours and not one bar, and what to do; None when all have one.
+    """Return which days have closed hours but no bar, and what to do; None if every day has a bar.
 
-    Days before the first bar are left out: a history that begins later than the grid is a choice, not an outage.
+    Days before the first bar do not count: a history may start later than the partition grid.
 
     Args:
         frame: the bars.
-        days: in order.
+        days: the days to check, in order.
         last: end of the closed hours, UTC.
-        grows: whether the source keeps growing; files end.
+        grows: whether the source keeps growing; files do not.
     """
-    have = set(frame.select(PRICES.day.unique()).to_series())
-    begin = min(have, default=days[0])
-    empty = [day for day in days if begin <= day and midnight(day) < last and day not in have]
+    present = set(frame.select(PRICES.day.unique()).to_series())
+    earliest = min(present, default=days[0])
+    empty = [day for day in days if earliest <= day and midnight(day) < last and day not in present]
     if not empty:
         return None
-    newest = max(have, default=None)
+    newest = max(present, default=None)
     gap = f"{len(empty)} {'day has' if len(empty) == 1 else 'days have'} no bar at all, the first {empty[0]}"
     if newest is not None and empty[0] > newest and not grows:
         return (
@@ -176,24 +176,24 @@ def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *,
 
 
 def restated(old: pl.DataFrame, new: pl.DataFrame) -> list[datetime]:
-    """Return the open times both frames have with different values, in order; a changed venue counts."""
+    """Return the open times that both frames hold with different values, in order; a changed venue counts."""
     both = old.join(new, on="open_time", how="inner", suffix="_new")
     changed = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_new")) for c in (*_VALUES, "venue"))
     return both.filter(changed).sort("open_time")["open_time"].to_list()
 
 
 def merge(stored: pl.DataFrame, fresh: pl.DataFrame, venues: tuple[str, ...] = ()) -> Merged:
-    """Join fetched bars onto stored ones: a shorter answer loses nothing, a restated bar updates.
+    """Merge fetched bars into stored ones: absent bars stay stored, restated bars are updated.
 
     Args:
-        stored: PRICES rows, one an hour.
-        fresh: PRICES rows, one an hour.
-        venues: the source's venues, the preferred first. A stored bar of a venue listed here is replaced only by
-            one of the same or a more preferred venue, so that a failover does not undo what is better; a bar of
-            any other venue is always replaced.
+        stored: PRICES rows, one per hour.
+        fresh: PRICES rows, one per hour.
+        venues: the source's venues, in order of preference. A stored bar of a listed venue is replaced only by a bar
+            of the same or a more preferred venue, so that a failover does not replace better bars; a bar of any other
+            venue is always replaced.
 
     Returns:
-        The joined bars, in order, and what changed.
+        The merged bars, in time order, and what changed.
     """
     ranks = {venue: place for place, venue in enumerate(venues)}
     rank = pl.col("venue").replace_strict(ranks, default=len(venues), return_dtype=pl.Int64)
@@ -214,10 +214,10 @@ def merge(stored: pl.DataFrame, fresh: pl.DataFrame, venues: tuple[str, ...] = (
 
 
 def zone_shift(stored: pl.DataFrame, fresh: pl.DataFrame) -> int:
-    """Return by how many hours `fresh` is stamped later than `stored`; 0 when they agree or cannot be compared.
+    """Return by how many hours the times of `fresh` are later than those of `stored`; 0 if equal or not comparable.
 
-    Bars that differ from the stored ones at their own hour, and equal them at another, are a history stamped in
-    another time zone: no market repeats an hour to the cent.
+    Bars that differ from the stored bars of the same hour but equal those of another hour have times in another time
+    zone: no market repeats an hour to the cent.
     """
 
     def agreeing(hours: int) -> tuple[int, int]:
@@ -228,9 +228,9 @@ def zone_shift(stored: pl.DataFrame, fresh: pl.DataFrame) -> int:
     same, shared = agreeing(0)
     if shared == 0 or same > shared // 10:
         return 0
-    for size in range(1, _FARTHEST_ZONE_HOURS + 1):
+    for size in range(1, _MAX_ZONE_OFFSET_HOURS + 1):
         for hours in (size, -size):
             same, shared = agreeing(hours)
-            if same >= _ENOUGH_TO_ACCUSE and same > shared * 9 // 10:
+            if same >= _MIN_EQUAL_BARS and same > shared * 9 // 10:
                 return hours
     return 0

@@ -1,4 +1,4 @@
-"""Checks on `market/prices`, of the days a run made or else of the newest day stored."""
+"""Checks on `market/prices`: of the days of the run, or of the newest stored day outside a run."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -14,10 +14,10 @@ from btc_assets.market.resources import Market
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import days_to_check, nothing_stored
 
-OLDEST_CLOSE = timedelta(hours=2)
-"""How long ago the newest bar may have closed."""
-WIDEST_STEP = 0.01
-"""Largest |log return| between a partition's first open and the close one hour of bars before it, fraction."""
+MAX_AGE = timedelta(hours=2)
+"""Largest age of the newest bar, from its close."""
+MAX_STEP = 0.01
+"""Largest |log return| from the last close of a day to the first open of the next day, fraction."""
 
 
 def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
@@ -25,7 +25,7 @@ def _days(context: dg.AssetCheckExecutionContext, lake: Lake) -> list[date]:
 
 
 def _bars(lake: Lake, days: Sequence[date], *, before: int = 0) -> pl.DataFrame:
-    """Return the stored bars of the days, and of so many days before them, in one scan."""
+    """Return the stored bars of the days and of `before` days before them, in one scan."""
     return lake.scan(PRICES, days[0] - timedelta(days=before), days[-1]).collect()
 
 
@@ -35,8 +35,8 @@ def hours_present(
 ) -> dg.AssetCheckResult:
     """Every closed hour has a bar.
 
-    An error when a day after the first stored bar has none, or when the newest closed hour is missing; a warning for
-    other gaps, which stay gaps. A history of files ends where its files end.
+    An error if a day after the first stored bar has no bar, or if the newest closed hour is missing; a warning for
+    other gaps, which stay gaps. Hours after the end of the files do not count.
     """
     days = _days(context, lake)
     if not days:
@@ -54,16 +54,18 @@ def hours_present(
         f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
     )
     if missing:
-        begins, ends, _ = gaps.sort("hours", "first_missing", descending=[True, False]).row(0)
-        description += f", at most {(ends - begins) // HOUR + 1} together, from {begins:%Y-%m-%d %H:%M} on"
+        longest_start, longest_end, _ = gaps.sort("hours", "first_missing", descending=[True, False]).row(0)
+        description += (
+            f"; the longest gap has {(longest_end - longest_start) // HOUR + 1}, from {longest_start:%Y-%m-%d %H:%M} on"
+        )
     stale = market.grows and expected > 0 and last + HOUR > now and last - HOUR not in frame.get_column("open_time")
     fault = coverage_fault(frame, days, last, grows=market.grows)
     if fault:
         description += f"; {fault}"
     if stale:
         description += (
-            f"; the newest closed hour, {last - HOUR:%Y-%m-%d %H:%M}, is one of them: materialise market/prices of "
-            f"{days[-1]} again, or choose another BTC_MARKET_SOURCE if the venue stays behind"
+            f"; the newest closed hour, {last - HOUR:%Y-%m-%d %H:%M}, is missing: materialise market/prices of "
+            f"{days[-1]} again, or choose another BTC_MARKET_SOURCE if the venue stays late"
         )
     return dg.AssetCheckResult(
         passed=missing == 0,
@@ -86,9 +88,9 @@ def ohlc_laws(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lak
         fault = f"expected one bar an hour, got two at {twice}"
     return dg.AssetCheckResult(
         passed=fault is None,
-        description=f"{frame.height} bars keep the laws."
+        description=f"All {frame.height} bars are valid."
         if fault is None
-        else f"A stored bar breaks a law: {fault}; materialise market/prices of its day again.",
+        else f"A stored bar is invalid: {fault}; materialise market/prices of its day again.",
         metadata={"bars": frame.height},
     )
 
@@ -97,28 +99,30 @@ def ohlc_laws(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lak
 def newest_bar_age(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
 ) -> dg.AssetCheckResult:
-    """The newest bar closed less than two hours ago; judged only when a run made the newest day."""
+    """The newest bar closed less than two hours ago; checked only for the newest day."""
     days = _days(context, lake)
     if not days:
         return nothing_stored(PRICES.table)
     now = market.now()
     if days[-1] < (now - HOUR).date():
-        return dg.AssetCheckResult(passed=True, description=f"{days[-1]} is not the newest day; its age says nothing.")
+        return dg.AssetCheckResult(
+            passed=True, description=f"{days[-1]} is not the newest day, so its age does not matter."
+        )
     newest = _bars(lake, days[-1:], before=3).get_column("open_time").max()
     if not isinstance(newest, datetime):
         return dg.AssetCheckResult(
             passed=False,
-            description=f"No bar is stored of the four days to {days[-1]}: materialise market/prices of them again, or "
+            description=f"No bar of the four days to {days[-1]} is stored: materialise market/prices of them again, or "
             f"choose another BTC_MARKET_SOURCE.",
         )
     if not market.grows and newest.date() == days[-1]:
         return dg.AssetCheckResult(passed=True, description=f"The files end at {newest + HOUR:%Y-%m-%d %H:%M} UTC.")
     age = now - newest - HOUR
-    old = age > OLDEST_CLOSE
+    old = age > MAX_AGE
     return dg.AssetCheckResult(
         passed=not old,
         description=f"The newest bar opened at {newest:%Y-%m-%d %H:%M} UTC and closed {age / HOUR:.1f} h ago; at most "
-        f"{OLDEST_CLOSE / HOUR:.0f} h are expected"
+        f"{MAX_AGE / HOUR:.0f} h are expected"
         + (f": materialise market/prices of {days[-1]} again, or choose another BTC_MARKET_SOURCE." if old else "."),
         metadata={"age_hours": age / HOUR},
     )
@@ -126,7 +130,7 @@ def newest_bar_age(
 
 @dg.asset_check(asset=prices, name="continuity")
 def continuity(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """Each day opens where the hour before it closed, within 1 %; a day after a gap is not judged."""
+    """Each day opens within 1 % of the close of the hour before it; a day after a gap is not checked."""
     days = _days(context, lake)
     if not days:
         return nothing_stored(PRICES.table)
@@ -136,13 +140,13 @@ def continuity(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[La
         .filter((pl.col("apart") == HOUR) & (pl.col("open_time").dt.hour() == 0) & (PRICES.day >= pl.lit(days[0])))
         .with_columns((pl.col("open") / pl.col("close_before")).log().alias("step"))
     )
-    wide = steps.filter(pl.col("step").abs() > WIDEST_STEP)
+    large = steps.filter(pl.col("step").abs() > MAX_STEP)
     return dg.AssetCheckResult(
-        passed=wide.is_empty(),
+        passed=large.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{wide.height} of {steps.height} days open more than {WIDEST_STEP:.0%} away from the close before"
-        + (f", the first on {wide['open_time'][0]:%Y-%m-%d} by {wide['step'][0]:+.1%}." if wide.height else "."),
-        metadata={"days": steps.height, "wide": wide.height},
+        description=f"{large.height} of {steps.height} days open more than {MAX_STEP:.0%} away from the previous close"
+        + (f", the first on {large['open_time'][0]:%Y-%m-%d} by {large['step'][0]:+.1%}." if large.height else "."),
+        metadata={"days": steps.height, "large_steps": large.height},
     )
 
 

@@ -1,4 +1,4 @@
-"""Wait for the hour that has just closed: a venue is polled each second until it gives that bar."""
+"""Wait for the bar of the hour that has just closed: poll a venue each second until it has the bar."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from btc_assets.clock import HOUR
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.transport import SourceError, SourceRefusedError, SourceUnavailableError
 
-EVERY_S = 1.0
-"""Seconds between two requests to a venue that does not have the bar yet."""
+POLL_S = 1.0
+"""Interval between requests to a venue that does not have the bar yet, seconds."""
 NEVER = float("inf")
 FAILOVER_S = 20.0
-"""Seconds a venue may be late before the next one is asked as well: its bars hold more columns."""
+"""Delay after which the next venue is polled too, seconds: the preferred venue's bars have more columns."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What came of waiting for a bar.
+    """Result of waiting for a bar.
 
     Attributes:
-        venue: place of the venue that has the bar, in the order they were given; None when none has it.
-        waited_s: seconds spent.
-        requests: how often a venue was asked.
-        reasons: the last fault of each venue that had one.
+        venue: index of the venue that has the bar; None if no venue has it.
+        waited_s: time waited, seconds.
+        requests: number of requests to all venues.
+        reasons: the last error of each venue that failed.
     """
 
     venue: int | None
@@ -51,53 +51,53 @@ def await_bar(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Arrival:
-    """Ask for the bar of an hour until a venue has it, or patience runs out.
+    """Request the bar of an hour until a venue has it or the time is up.
 
-    A venue that is late, busy or down is retried each second, or when its Retry-After allows. The next venue is asked
-    beside it once it has been late for `FAILOVER_S`; at once where it refuses.
+    A venue that is late, busy or down is retried each second, or when its Retry-After allows. The next venue is polled
+    as well after `FAILOVER_S`, or at once if the venues before it refuse.
 
     Args:
-        venues: in order of preference, each of which tries a request once.
-        hour: open_time of the bar, UTC; nothing is asked before that hour has closed.
+        venues: in order of preference; each tries a request once.
+        hour: open_time of the bar, UTC; no request is made before that hour has closed.
         patience_s: longest time to wait, seconds.
-        now: the clock by which a bar is closed, UTC.
-        sleep: waits so many seconds.
-        monotonic: seconds that never go back.
+        now: the clock that decides when a bar is closed, UTC.
+        sleep: waits for a number of seconds.
+        monotonic: a monotonic clock, seconds.
     """
-    while (early := (hour + HOUR - now()).total_seconds()) > 0:
-        sleep(min(early, EVERY_S))
-    begin = monotonic()
-    next_at = {place: begin + (FAILOVER_S if place else 0.0) for place in range(len(venues))}
+    while (remaining := (hour + HOUR - now()).total_seconds()) > 0:
+        sleep(min(remaining, POLL_S))
+    started = monotonic()
+    next_at = {index: started + (FAILOVER_S if index else 0.0) for index in range(len(venues))}
     reasons: dict[int, str] = {}
     requests = 0
 
     def arrival(venue: int | None) -> Arrival:
-        failures = tuple(f"{venues[place].venue}: {reason}" for place, reason in sorted(reasons.items()))
-        return Arrival(venue, monotonic() - begin, requests, failures)
+        failures = tuple(f"{venues[index].venue}: {reason}" for index, reason in sorted(reasons.items()))
+        return Arrival(venue, monotonic() - started, requests, failures)
 
     while True:
-        for place, venue in enumerate(venues):
-            if monotonic() < next_at[place]:
+        for index, venue in enumerate(venues):
+            if monotonic() < next_at[index]:
                 continue
             requests += 1
-            next_at[place] = monotonic() + EVERY_S
+            next_at[index] = monotonic() + POLL_S
             try:
-                # The hour before as well: an answer without any bar is a fault, one without this bar is only early.
+                # Include the hour before: an answer without any bar is a fault, one without the new bar is only early.
                 bars = venue.fetch(hour - HOUR, hour + HOUR, now())
             except SourceRefusedError as error:
-                reasons[place], next_at[place] = str(error), NEVER
-                if place + 1 in next_at and all(next_at[before] == NEVER for before in range(place)):
-                    next_at[place + 1] = monotonic()
+                reasons[index], next_at[index] = str(error), NEVER
+                if index + 1 in next_at and all(next_at[before] == NEVER for before in range(index)):
+                    next_at[index + 1] = monotonic()
             except SourceUnavailableError as error:
-                reasons[place] = str(error)
-                next_at[place] = monotonic() + max(EVERY_S, error.retry_after_s or 0.0)
+                reasons[index] = str(error)
+                next_at[index] = monotonic() + max(POLL_S, error.retry_after_s or 0.0)
             except SourceError as error:
-                reasons[place] = str(error)
+                reasons[index] = str(error)
             else:
-                reasons.pop(place, None)
+                reasons.pop(index, None)
                 if not bars.filter(pl.col("open_time") == hour).is_empty():
-                    return arrival(place)
-        soonest = min(next_at.values(), default=NEVER)
-        if soonest - begin > patience_s:
+                    return arrival(index)
+        next_request = min(next_at.values(), default=NEVER)
+        if next_request - started > patience_s:
             return arrival(None)
-        sleep(max(0.0, soonest - monotonic()))
+        sleep(max(0.0, next_request - monotonic()))

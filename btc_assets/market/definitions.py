@@ -1,4 +1,4 @@
-"""What the market brings to the graph."""
+"""Dagster definitions of the market domain."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from btc_assets.market.streams import CONTEXT_ON
 from btc_assets.settings import settings
 
 GATHERED = {stream: asset_of(stream) for stream in CONTEXT_ON}
-"""The assets of the streams that `BTC_CONTEXT` turns on."""
+"""Assets of the streams that `BTC_CONTEXT` enables."""
 
 DEFINITIONS = dg.Definitions(
     assets=[*ASSETS, *GATHERED.values()],

@@ -1,4 +1,4 @@
-"""The stream `fear_greed`: alternative.me's index of the mood of the market, 0 to 100, every day."""
+"""The stream `fear_greed`: alternative.me's daily index of market sentiment, 0 to 100."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from btc_assets.transport import SourceMalformedError, Transport
 
 _SERVICE = "alternative.me"
 _SECONDS = 1_000_000
-"""Microseconds in one."""
+"""Microseconds in a second."""
 _DAY = timedelta(days=1)
 LAG = timedelta(hours=1)
-"""Declared: the value of a day is published about 00:00 UTC of the day, and counts as available an hour later."""
+"""Declared lag: a value is published at about 00:00 UTC of its day and counts as available one hour later."""
 _WEEK = 168
 
 FEAR_GREED_INDEX = declare(
     table="market/fear_greed",
     schema=schema(
         {
-            "date": Column(pl.Date, about="UTC day the value was published for, at its beginning"),
+            "date": Column(pl.Date, about="UTC day of the value, which is published at its start"),
             "value": Column(pl.Float64, check("ge", 0), check("le", 100), FINITE, about="0 is extreme fear, 100 greed"),
         }
     ),
@@ -33,7 +33,7 @@ FEAR_GREED_INDEX = declare(
 
 
 def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame:
-    """Ask alternative.me for the values from the day of `first` on; it gives the newest first, and any number."""
+    """Fetch the values from the day of `first` on; alternative.me returns any number, newest first."""
     days = (datetime.now(tz=first.tzinfo) - first) // _DAY + 2
     answer = transport.json("/fng/", {"limit": max(1, days), "format": "json"})
     error = answer.get("metadata", {}).get("error") if isinstance(answer, dict) else "no object"

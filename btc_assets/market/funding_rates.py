@@ -1,4 +1,4 @@
-"""The stream `funding`: what longs pay shorts in Binance's perpetual future, every eight hours."""
+"""The stream `funding`: the rate that longs pay shorts in Binance's perpetual future, every eight hours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from btc_assets.transport import Transport
 
 _SERVICE = "binance futures"
 _PAGE = 1000
-"""Most rates of one answer."""
+"""Maximum number of rates per answer."""
 _EVERY = timedelta(hours=8)
 _DAY_OF_RATES = 24
 _WEEK_OF_RATES = 168
@@ -32,9 +32,9 @@ FUNDING_RATES = declare(
 
 
 def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame:
-    """Ask Binance for the rates paid with first <= funding_time < last."""
+    """Fetch the funding rates with first <= funding_time < last."""
 
-    def ask(begin: datetime) -> pl.DataFrame:
+    def request_page(begin: datetime) -> pl.DataFrame:
         answer = transport.json(
             "/fapi/v1/fundingRate",
             {
@@ -45,10 +45,10 @@ def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame
             },
         )
         page = rows_of(_SERVICE, answer, {"funding_time": "fundingTime", "funding_rate": "fundingRate"})
-        # The service stamps a rate some milliseconds after the hour it is paid at.
+        # The service's times are some milliseconds after the hour of payment.
         return page.with_columns(pl.col("funding_time").dt.truncate("1m"))
 
-    return pages(_SERVICE, ask, first, last, full=_PAGE)
+    return pages(_SERVICE, request_page, first, last, full=_PAGE)
 
 
 _rate = pl.col("funding_rate")
@@ -76,7 +76,7 @@ FUNDING = numbers(
             "funding_rate_mean_168h",
             "context",
             "fraction per 8 h",
-            "mean funding rate of the hours of a week, unknown unless all are known",
+            "mean hourly funding rate of a week, unknown unless all hours are known",
             _WEEK_OF_RATES + 8,
             _rate.rolling_mean(_WEEK_OF_RATES),
             ("funding",),

@@ -1,4 +1,4 @@
-"""What a stream of numbers brings to the graph, made from its declaration: an asset, its check, its source."""
+"""Build the asset, check and source of a numeric stream from its declaration."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -19,18 +19,18 @@ from btc_assets.transport import Limits, SourceMalformedError, Transport
 
 FILES_SETTING, URLS_SETTING = f"{ENV_PREFIX}CONTEXT_FILES", f"{ENV_PREFIX}CONTEXT_URLS"
 _GAP = 1.5
-"""Times the cadence from which a step between two rows is a gap."""
+"""A step between two rows longer than this many cadences is a gap."""
 
 
 class Sources:
-    """The resource `sources`: where the streams of numbers come from, and the moment they are asked at."""
+    """The resource `sources`: fetches the numeric streams."""
 
     def __init__(self, config: Settings, clock: Callable[[], datetime] = wall_clock) -> None:
-        """Keep the settings; nothing is asked yet.
+        """Store the settings; nothing is fetched yet.
 
         Args:
-            config: of the deployment.
-            clock: the wall clock, UTC; no row may be from later.
+            config: settings of the deployment.
+            clock: the wall clock, UTC; rows with later times are refused.
         """
         self._config = config
         self._clock = clock
@@ -40,22 +40,22 @@ class Sources:
         return self._config.now()
 
     def fetch(self, stream: Stream, first: datetime, last: datetime) -> pl.DataFrame:
-        """Return the rows of a stream that are available by now, each once, in order.
+        """Return the rows of a stream that are available by now, without duplicates, in key order.
 
         Args:
-            stream: which; it has a service.
-            first: first day's start, UTC.
-            last: end of the last day, UTC, not included.
+            stream: the stream; it declares a service.
+            first: start of the first day, UTC.
+            last: end of the last day, UTC, exclusive.
 
         Raises:
-            SourceError: there is no answer, or none that can be trusted; the sentence says what to do.
+            SourceError: there is no usable answer; the message says what to do.
         """
         service = _service(stream)
         if pattern := self._config.context_files.get(stream.name):
             rows = read_files(FILES_SETTING, pattern, stream.contract, service.aliases)
         else:
             rows = service.fetch(self._transport(stream.name, service), first, min(last, self.now()))
-        return lawful(stream, rows, first, last, self.now(), self._clock())
+        return valid_rows(stream, rows, first, last, self.now(), self._clock())
 
     def _transport(self, name: str, service: Service) -> Transport:
         limits = Limits(
@@ -68,27 +68,27 @@ class Sources:
         return Transport(self._config.context_urls.get(name, service.url), limits, remedy=remedy)
 
 
-def lawful(
+def valid_rows(
     stream: Stream, rows: pl.DataFrame, first: datetime, last: datetime, now: datetime, wall: datetime
 ) -> pl.DataFrame:
-    """Return the rows of the days from `first` to `last` that are available at `now`, each once, in key order.
+    """Return the rows of the days from `first` to `last` available at `now`, without duplicates, in key order.
 
     Raises:
-        SourceMalformedError: a row breaks the contract, is from the future, or contradicts another of its key.
+        SourceMalformedError: a row breaks the contract, is from the future, or conflicts with another row of its key.
     """
     contract = stream.contract
     time = contract.key[0]
     rows = rows.select(list(contract.columns)).cast(contract.columns).unique().sort(contract.key)
-    if (twice := rows.filter(pl.struct(contract.key).is_duplicated())).height:
+    if (conflicting := rows.filter(pl.struct(contract.key).is_duplicated())).height:
         raise SourceMalformedError(
-            f"{stream.name}: the row of {twice[time][0]} comes twice with different values, expected one; nothing was "
+            f"{stream.name}: expected one row of {conflicting[time][0]}, got two with different values; nothing was "
             f"stored. Try again later, or correct the file."
         )
-    ahead = rows.filter(pl.col(time).cast(pl.Datetime("us", "UTC")) > wall + max(CLOCK_SKEW, stream.cadence))
-    if ahead.height:
+    future = rows.filter(pl.col(time).cast(pl.Datetime("us", "UTC")) > wall + max(CLOCK_SKEW, stream.cadence))
+    if future.height:
         raise SourceMalformedError(
-            f"{stream.name}: a row is of {ahead[time][0]}, after now ({wall:%Y-%m-%d %H:%M} UTC); its times may be "
-            f"stamped in another zone than UTC, or this machine's clock is behind. Nothing was stored."
+            f"{stream.name}: a row has the time {future[time][0]}, after now ({wall:%Y-%m-%d %H:%M} UTC). Its times "
+            f"may not be in UTC, or this machine's clock is behind. Nothing was stored."
         )
     days = (contract.day >= first.date()) & (contract.day <= (last - timedelta(microseconds=1)).date())
     rows = rows.filter(days & (stream.available_at <= now))
@@ -104,7 +104,7 @@ def _service(stream: Stream) -> Service:
 
 
 def asset_of(stream: Stream) -> dg.AssetsDefinition:
-    """Return the asset of a stream: rows are fetched, validated, merged with what is stored, and stored by day."""
+    """Return the asset of a stream: it fetches, validates and merges rows with the stored ones, and stores each day."""
     contract, service = stream.contract, _service(stream)
 
     @dg.asset(
@@ -117,9 +117,9 @@ def asset_of(stream: Stream) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         code_version="1",
         op_tags={"dagster/max_runtime": "3600"},
-        description=f"{stream.about}. A row the source restates replaces the stored one, one it no longer gives stays "
-        "stored, and a missing row stays missing. A source that fails, or gives something else, fails the run with a "
-        "sentence and leaves every stored partition as it was.",
+        description=f"{stream.about}. A row that the source restates replaces the stored one, a row that it no longer "
+        "returns stays stored, and a missing row stays missing. If the source fails or returns anything else, the run "
+        "fails with an explanation and every stored partition stays unchanged.",
     )
     def gathered(
         context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables], sources: dg.ResourceParam[Sources]
@@ -133,10 +133,10 @@ def asset_of(stream: Stream) -> dg.AssetsDefinition:
 def refreshed(
     context: dg.AssetExecutionContext, stream: Stream, reads: DeclaredReads, sources: Sources
 ) -> dg.Output[pl.DataFrame]:
-    """Ask for the days of the run, and merge what came with what is stored.
+    """Fetch the days of the run and merge the rows with the stored ones.
 
     Raises:
-        SourceError: nothing can be stored.
+        SourceError: there is no usable answer; nothing is stored.
     """
     contract = stream.contract
     days = sorted(day_of(key) for key in context.partition_keys)
@@ -147,7 +147,7 @@ def refreshed(
     if fresh.is_empty() and old.is_empty() and (expected := _expected(stream, first, min(last, sources.now()))):
         raise SourceMalformedError(
             f"{stream.name} has no row from {first:%Y-%m-%d} to {days[-1]}, and none is stored; expected about "
-            f"{expected}. Choose days its history covers."
+            f"{expected}. Choose days that its history covers."
         )
     merged = pl.concat([old.join(fresh, on=contract.key, how="anti"), fresh]).sort(contract.key)
     changed = old.join(fresh, on=contract.key, how="inner").height - old.join(fresh, on=old.columns, how="inner").height
@@ -165,28 +165,28 @@ def refreshed(
 
 
 def _expected(stream: Stream, first: datetime, last: datetime) -> int:
-    """Return how many rows a span should have, the newest not counted: it may be late."""
+    """Return how many rows a span should have, without the newest, which may be late."""
     return max(0, int((last - first) / stream.cadence) - 1)
 
 
 def gaps(stream: Stream, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows before which others are missing: the time, and how long after the row before it it comes."""
+    """Return the first row after each gap: `after_a_gap` (its time) and `step` (time since the previous row)."""
     time = pl.col(stream.contract.key[0]).cast(pl.Datetime("us", "UTC"))
     steps = rows.select(time.alias("after_a_gap"), time.diff().alias("step"))
     return steps.filter(pl.col("step") > stream.cadence * _GAP)
 
 
 def check_of(stream: Stream, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """Return the check of a stream: its rows follow one another, and the newest is not older than it may be.
+    """Return the check of a stream: its rows have no gaps, and the newest is recent enough.
 
-    A warning: a stream beside the bars may be absent, and what is made of it is unknown then.
+    Only a warning: other streams than the bars may be absent, and their features are then unknown.
     """
     contract = stream.contract
 
     @dg.asset_check(
         asset=asset,
         name="rows_present",
-        description=f"Rows of {contract.table} follow one another, and the newest is young enough; a warning.",
+        description=f"Rows of {contract.table} have no gaps, and the newest is recent enough; only a warning.",
     )
     def rows_present(
         context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], sources: dg.ResourceParam[Sources]

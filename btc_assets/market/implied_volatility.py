@@ -1,4 +1,4 @@
-"""The stream `dvol`: Deribit's index of the volatility that Bitcoin options imply for 30 days, every hour."""
+"""The stream `dvol`: Deribit's hourly index of the 30-day volatility implied by Bitcoin options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMPLIED_VOLATILITY = declare(
 
 
 def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame:
-    """Ask Deribit for the candles with first <= open_time < last, newest page first; the newest may still be open."""
+    """Fetch the candles with first <= open_time < last, newest page first; the newest may still be open."""
     end, parts = milliseconds(last) - 1, []
     while True:
         answer = transport.json(
@@ -57,7 +57,7 @@ _hourly = _dvol / 100 / math.sqrt(_HOURS_OF_A_YEAR)
 
 DVOL = numbers(
     name="dvol",
-    about="Deribit's DVOL, the volatility that Bitcoin options imply for 30 days, at the end of each hour",
+    about="Deribit's DVOL, the 30-day volatility implied by Bitcoin options, at the end of each hour",
     contract=IMPLIED_VOLATILITY,
     available_at=pl.col("open_time").dt.offset_by("1h"),
     cadence=HOUR,

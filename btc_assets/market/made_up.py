@@ -1,4 +1,4 @@
-"""Made-up bars: a random walk, and bars with holes."""
+"""Synthetic bars: a random walk, and bars with gaps and unknown values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def stressed(bars: pl.DataFrame, *, seed: int = 5) -> pl.DataFrame:
-    """Return the bars with holes, one at the end of a day, an hour without trades and stretches of unknown order flow.
+    """Return the bars with gaps (one at the end of a day), an hour without trades, and spans of unknown order flow.
 
-    All lie in the newer half, most in the newest three days.
+    All changes lie in the newer half, most in the newest three days.
 
     Args:
         bars: PRICES rows in time order.
-        seed: of what is dropped.
+        seed: random seed of the dropped bars.
     """
     n = bars.height
     rng = np.random.default_rng(seed)
@@ -34,12 +34,12 @@ def stressed(bars: pl.DataFrame, *, seed: int = 5) -> pl.DataFrame:
 
 
 def random_walk(hours: int, *, seed: int, start: datetime = _START) -> pl.DataFrame:
-    """Return made-up bars of a driftless random walk, as a PRICES frame: nothing in them tells the next hour.
+    """Return synthetic bars of a driftless random walk, a PRICES frame: nothing in them predicts the next hour.
 
     Args:
-        hours: how many.
-        seed: of the walk.
-        start: open_time of the first, UTC.
+        hours: number of bars.
+        seed: random seed.
+        start: open_time of the first bar, UTC.
     """
     rng = np.random.default_rng(seed)
     close = 10_000 * np.exp(np.cumsum(rng.normal(0, 0.006, hours)))

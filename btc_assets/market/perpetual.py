@@ -1,4 +1,4 @@
-"""The stream `basis`: the price of Binance's perpetual future, every hour, and how far it is from the bars."""
+"""The stream `basis`: hourly closes of Binance's perpetual future, and their basis to the bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from btc_assets.transport import Transport
 
 _SERVICE = "binance futures"
 _PAGE = 1500
-"""Most klines of one answer."""
+"""Maximum number of klines per answer."""
 _FIELDS = {"open_time": 0, "close": 4, "volume": 5}
 _DAY = 24
 
@@ -34,9 +34,9 @@ PERPETUAL = declare(
 
 
 def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame:
-    """Ask Binance for the klines with first <= open_time < last; the newest may still be open."""
+    """Fetch the klines with first <= open_time < last; the newest may still be open."""
 
-    def ask(begin: datetime) -> pl.DataFrame:
+    def request_page(begin: datetime) -> pl.DataFrame:
         answer = transport.json(
             "/fapi/v1/klines",
             {
@@ -49,10 +49,10 @@ def fetch(transport: Transport, first: datetime, last: datetime) -> pl.DataFrame
         )
         return rows_of(_SERVICE, answer, _FIELDS)
 
-    return pages(_SERVICE, ask, first, last, full=_PAGE)
+    return pages(_SERVICE, request_page, first, last, full=_PAGE)
 
 
-# The newest future known in an hour closed when the hour began, so it stands beside the close of the hour before.
+# The newest perpetual close known in an hour is from the start of the hour, so it is compared with the previous close.
 _basis = pl.when(pl.col("perpetual_close") > 0).then(pl.col("perpetual_close") / pl.col("close").shift(1) - 1)
 
 BASIS = numbers(

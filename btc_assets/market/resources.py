@@ -1,4 +1,4 @@
-"""The market as the assets see it: the chosen source, and the moment for which bars are requested."""
+"""The resource `market`: the chosen source, and the time for which bars are requested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.settings import Settings
 
 CLOCK_SKEW = timedelta(seconds=5)
-"""How far the clock of an exchange may be behind ours without its open hour being taken for a closed one."""
+"""How far an exchange's clock may lag behind ours before its open hour could be taken for a closed one."""
 
 
 class Market:
@@ -21,7 +21,7 @@ class Market:
 
     Attributes:
         source: where bars come from.
-        grows: whether the source keeps growing; files end, perhaps in the middle of a day.
+        grows: whether the source keeps growing; files end, possibly in the middle of a day.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Market:
         skew: timedelta = timedelta(),
         grows: bool = True,
     ) -> None:
-        """Ask a source by a clock.
+        """Combine a source and a clock.
 
         Args:
             source: where bars come from.
             clock: the project's clock, UTC: the wall clock, or the end of a closed history.
-            eager: the venues of the source, the preferred first, each of which tries a request once; none where
-                nothing is waited for.
+            eager: the venues of the source in order of preference, each of which tries a request once; empty if
+                the source is never waited for.
             skew: time that must pass after an hour before it counts as closed.
             grows: see the attribute.
         """
@@ -51,13 +51,13 @@ class Market:
 
     @classmethod
     def from_settings(cls, config: Settings) -> Market:
-        """Build the market a deployment's settings ask for; nothing is fetched yet."""
+        """Build the market that the settings choose; nothing is fetched yet."""
         ended = config.history_end is not None and config.now() >= midnight(config.history_end)
         skew = timedelta() if ended else CLOCK_SKEW
         return cls(source_of(config), config.now, eager=eager_sources_of(config), skew=skew, grows=config.source_grows)
 
     def now(self) -> datetime:
-        """Return the moment for which bars are requested, UTC; hours closed by then are closed at the exchange too."""
+        """Return the time for which bars are requested, UTC; hours closed by then are closed at the exchange too."""
         return self._clock() - self._skew
 
     def await_newest(self, patience_s: float) -> tuple[Arrival | None, MarketSource]:
@@ -67,8 +67,8 @@ class Market:
             patience_s: longest time to wait, seconds.
 
         Returns:
-            What came of it, None where nothing is waited for; and the source to ask for everything else: without the
-            venues that were passed over.
+            The result, None if the source is never waited for; and the source for all other requests, without the
+            venues that were skipped.
         """
         if not self._eager:
             return None, self.source

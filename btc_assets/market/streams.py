@@ -1,4 +1,4 @@
-"""The streams of the market: hourly bars, the clock of the project, and what `BTC_CONTEXT` turns on beside them."""
+"""The streams of the market: hourly bars, which are the clock of the project, and those that `BTC_CONTEXT` enables."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ CONTEXT = (
     DVOL,
     FEAR_GREED,
 )
-"""The streams that `BTC_CONTEXT` may turn on, one a line."""
+"""Streams that `BTC_CONTEXT` can enable, one per line."""
 
 
 def chosen(names: Sequence[str]) -> tuple[Stream, ...]:
     """Return the streams that `BTC_CONTEXT` names, in the order of `CONTEXT`.
 
     Raises:
-        SettingsError: a name is no stream.
+        SettingsError: a name is not a stream.
     """
     known = {stream.name: stream for stream in CONTEXT}
-    if strangers := [name for name in names if name not in known]:
-        raise SettingsError(f"{ENV_PREFIX}CONTEXT: {strangers[0]!r} is no stream; choose from {', '.join(known)}")
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(f"{ENV_PREFIX}CONTEXT: {unknown[0]!r} is not a stream; choose from {', '.join(known)}")
     return tuple(stream for name, stream in known.items() if name in names)
 
 
 CONTEXT_ON = chosen(settings().context_names)
-"""Those that are on in this deployment."""
+"""Streams that this deployment enables."""
 STREAMS = (BARS, *CONTEXT_ON)
-"""The streams of the market that are on, the clock first."""
+"""Enabled streams of the market, the clock first."""

@@ -1,4 +1,4 @@
-"""What the documents tell a person to type exists."""
+"""Commands, modules and files in the documents exist."""
 
 from __future__ import annotations
 

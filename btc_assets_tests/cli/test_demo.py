@@ -1,4 +1,4 @@
-"""`make demo`, once for real on a small window, and step by step where a step breaks."""
+"""`make demo`: one real run on a small window, and failures of single steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ demo.WEEKS = 2
 from btc_assets.cli.main import main
 sys.exit(main(["demo"]))
 """
-"""The demo with fewer cutoffs, and nothing else changed."""
+"""The demo with fewer cutoffs and no other change."""
 SMALL = {
     "BTC_HISTORY_START": "2019-06-10",
     "BTC_NEWS_SOURCES": "none",
@@ -42,40 +42,40 @@ SMALL = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The demo, run in a place of its own.
+class DemoRun:
+    """One run of the demo.
 
     Attributes:
-        environment: what it ran in.
+        environment: its environment variables.
         data: its data folder.
-        said: what it printed.
-        log: what it told besides.
+        stdout: what it printed.
+        stderr: its log.
     """
 
     environment: Mapping[str, str]
     data: Path
-    said: str
-    log: str
+    stdout: str
+    stderr: str
 
     @property
     def address(self) -> str:
-        """Where it asked for the forecast."""
-        asked = re.search(r"^\$ curl (\S+)$", self.said, re.MULTILINE)
-        assert asked is not None, self.said + self.log
-        return asked[1]
+        """URL of its request for the forecast."""
+        command = re.search(r"^\$ curl (\S+)$", self.stdout, re.MULTILINE)
+        assert command is not None, self.stdout + self.stderr
+        return command[1]
 
     @property
     def forecast(self) -> dict[str, Any]:
         """The forecast it printed."""
-        _, _, printed = self.said.partition(f"$ curl {self.address}\n")
+        _, _, printed = self.stdout.partition(f"$ curl {self.address}\n")
         return dict(json.JSONDecoder().raw_decode(printed)[0])
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+def run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     folder = tmp_path_factory.mktemp("demo")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
-        "ALL_PROXY": "socks5://127.0.0.1:9",  # our own server is asked whatever the environment says
+        "ALL_PROXY": "socks5://127.0.0.1:9",  # the demo's own server is requested directly, without a proxy
         "NO_PROXY": "fd00::/8",
         **SMALL,
         "DAGSTER_HOME": str(PROJECT_ROOT),
@@ -88,7 +88,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         [sys.executable, "-c", SHORT], env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return Shown(environment, folder / "data", done.stdout, done.stderr)
+    return DemoRun(environment, folder / "data", done.stdout, done.stderr)
 
 
 def _but_for_the_time(forecast: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,13 +96,13 @@ def _but_for_the_time(forecast: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_forecast_it_prints_is_the_one_http_answers(shown: Shown) -> None:
+def test_the_forecast_it_prints_is_the_one_http_answers(run: DemoRun) -> None:
     port = free_port(LOOPBACK, 0)
-    environment = {**shown.environment, "BTC_SERVE_PORT": str(port)}
+    environment = {**run.environment, "BTC_SERVE_PORT": str(port)}
     with running([sys.executable, "-m", "serve"], environment=environment, log=subprocess.DEVNULL) as server:
         wait_for_port(server, LOOPBACK, port, seconds=WATCHDOG_S)
         answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=30).raise_for_status().json()
-    printed = shown.forecast
+    printed = run.forecast
     assert _but_for_the_time(printed) == _but_for_the_time(answer)
     assert [horizon["horizon_hours"] for horizon in printed["horizons"]] == [1, 4, 24]
     assert printed["stale"]
@@ -110,31 +110,31 @@ def test_the_forecast_it_prints_is_the_one_http_answers(shown: Shown) -> None:
 
 
 @pytest.mark.slow
-def test_it_prints_how_good_the_forecasts_were_before_it_prints_one(shown: Shown) -> None:
-    table, forecast = shown.said.index("| champion | 1 h |"), shown.said.index("$ curl ")
+def test_it_prints_the_performance_before_the_forecast(run: DemoRun) -> None:
+    table, forecast = run.stdout.index("| champion | 1 h |"), run.stdout.index("$ curl ")
     assert table < forecast
-    assert "| newest | 24 h |" in shown.said
+    assert "| newest | 24 h |" in run.stdout
 
 
 @pytest.mark.slow
-def test_it_leaves_nothing_running(shown: Shown) -> None:
+def test_it_leaves_nothing_running(run: DemoRun) -> None:
     with socket.socket() as probe:
-        assert probe.connect_ex((LOOPBACK, httpx.URL(shown.address).port or 0)) != 0
-    mark = f"BTC_DATA_DIR={shown.data}".encode()
+        assert probe.connect_ex((LOOPBACK, httpx.URL(run.address).port or 0)) != 0
+    mark = f"BTC_DATA_DIR={run.data}".encode()
     assert [place.name for place in Path("/proc").glob("[0-9]*") if mark in _environment_of(place)] == []
 
 
 def _environment_of(process: Path) -> bytes:
     try:
         return (process / "environ").read_bytes()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return b""
 
 
-# --- where a step breaks -----------------------------------------------------------------------------
+# --- failures of single steps ------------------------------------------------------------------------
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A deployment in which nothing was made yet; what the demo starts reads the same settings."""
+    """An empty deployment; the processes of the demo read the same settings."""
     monkeypatch.setenv("BTC_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
     monkeypatch.setenv("BTC_SERVE_PORT", str(free_port(LOOPBACK, 0)))
@@ -161,7 +161,7 @@ def test_a_server_that_does_not_come_up_fails_the_demo_at_once(
     assert "BTC_SERVE_HOST" in (config.serving_dir.parent / "demo_server.log").read_text()
 
 
-def test_a_taken_port_does_not_stop_the_demo_nor_answer_for_it(config: Settings) -> None:
+def test_a_taken_port_is_replaced_by_a_free_one(config: Settings) -> None:
     with socket.socket() as other:
         other.bind((LOOPBACK, config.serve_port))
         other.listen()
@@ -171,7 +171,7 @@ def test_a_taken_port_does_not_stop_the_demo_nor_answer_for_it(config: Settings)
 
 
 def test_a_second_run_continues_where_the_first_one_ended(config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asks for the same walk, which makes nothing twice; see `automation/test_walk_forward.py`."""
+    """It requests the same walk, which repeats nothing; see `automation/test_walk_forward.py`."""
     from btc_assets.cli import walk_forward as command
 
     walks: list[tuple[object, ...]] = []

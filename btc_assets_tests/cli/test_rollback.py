@@ -1,4 +1,4 @@
-"""What a rollback finds out before it launches a run."""
+"""Day and user of a rollback."""
 
 import os
 import pwd
@@ -28,14 +28,14 @@ def test_a_day_without_a_champions_forecast_is_not_the_newest_forecast(tmp_path:
     assert newest_day_forecast(lake, NOON) == CUTOFF
 
 
-def test_a_user_without_a_name_decides_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_is_recorded_by_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
 
-    def nobody(_uid: int) -> None:
+    def no_entry(_uid: int) -> None:
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
     assert acting_user() == f"uid {os.getuid()}"
     monkeypatch.setenv("LOGNAME", "quant\x1b[31m")
     assert acting_user() == f"uid {os.getuid()}"

@@ -1,4 +1,4 @@
-"""What `make up` starts."""
+"""The processes of `make up`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_dagsters_parts_find_the_code_server_by_the_name_that_dagster_dev_gives_
     assert command[command.index("--location-name") + 1] == origin.location_name
 
 
-def test_what_waits_for_the_parts_holds_no_library_that_they_load() -> None:
+def test_the_waiting_process_loads_no_library_of_its_parts() -> None:
     code = """
 import sys
 from btc_assets.cli.main import main
@@ -67,11 +67,11 @@ up.up = lambda _: 0
 assert main(["up"]) == 0
 print(sorted({"dagster", "polars", "httpx", "mlflow"} & set(sys.modules)))
 """
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT_ROOT, env={"PATH": os.environ["PATH"]},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.strip() == "[]"
+    assert finished.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("variable", ["BTC_DAGSTER_PORT", "BTC_SERVE_PORT", "BTC_MLFLOW_PORT"])
@@ -89,7 +89,7 @@ def test_a_taken_port_is_named_with_its_variable_and_nothing_is_started(
 def test_one_port_for_two_parts_names_both(tmp_path: Path) -> None:
     port = free_port("127.0.0.1", 0)
     [fault] = port_faults(parts_of(chosen(tmp_path, dagster_port=port, mlflow_port=port), tmp_path))
-    assert fault == f"BTC_DAGSTER_PORT and BTC_MLFLOW_PORT are both {port}; each needs a port of its own"
+    assert fault == f"BTC_DAGSTER_PORT and BTC_MLFLOW_PORT are both {port}; each needs its own port"
 
 
 def test_the_forecast_server_names_a_taken_port(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_all_three_answer_and_dagster_has_loaded_the_graph_and_ctrl_c_ends_every
         [location] = dagster.json()["data"]["workspaceOrError"]["locationEntries"]
         assert location == {"name": "btc_assets", "locationOrLoadError": {"__typename": "RepositoryLocation"}}
         os.kill(code_server(tmp_path), signal.SIGKILL)
-        wait_until(lambda: "starting it again" in log.read_text(), log, up_command)
+        wait_until(lambda: "restarting it" in log.read_text(), log, up_command)
         assert httpx.get(f"http://127.0.0.1:{config.mlflow_port}/health", timeout=60).text == "OK"
         assert httpx.get(f"http://127.0.0.1:{config.serve_port}/v1/forecast", timeout=60).status_code == 503
         up_command.send_signal(signal.SIGINT)
@@ -151,5 +151,5 @@ def code_server(data: Path) -> int:
 def environment_of(process: Path) -> bytes:
     try:
         return (process / "environ").read_bytes()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return b""

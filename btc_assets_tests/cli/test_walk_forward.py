@@ -1,4 +1,4 @@
-"""What a training from the command line spans."""
+"""Days of a training from the command line."""
 
 from datetime import UTC, date, datetime
 

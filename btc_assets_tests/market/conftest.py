@@ -1,4 +1,4 @@
-"""A fake exchange on a real local socket, and bars as each venue would tell them."""
+"""A fake exchange on a real local socket, and bars in each venue's format."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from btc_assets.market.sources.choose import REMEDY
 from btc_assets.transport import Limits, Transport
 
 DAY = datetime(2018, 5, 5, tzinfo=UTC)
-"""A day of the sample's grid, which the tests materialise."""
+"""The day that the tests materialise, within the sample."""
 
 
 @dataclass
 class Answer:
-    """What the fake exchange sends once."""
+    """One answer of the fake exchange."""
 
     body: Any = b""
     status: int = 200
@@ -39,7 +39,7 @@ class Answer:
 
 
 class Exchange:
-    """Answers from `script` first, one a request, then from `respond`."""
+    """Answers from `script` first, one per request, then from `respond`."""
 
     def __init__(self) -> None:
         self.script: list[Answer] = []
@@ -95,7 +95,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def transport(exchange: Exchange, **limits: float) -> Transport:
-    """Return an impatient transport to the fake exchange."""
+    """Return a transport to the fake exchange with short waits."""
     patience = {"timeout_s": 5.0, "attempts": 3, "max_wait_s": 0.05, "requests_per_second": 10_000.0} | limits
     return Transport(exchange.url, Limits(**patience), remedy=REMEDY)  # type: ignore[arg-type]
 
@@ -109,7 +109,7 @@ def ms(at: datetime) -> int:
 
 
 def kline(at: datetime, close: float = 100.0) -> list[Any]:
-    """Return a bar as Binance tells it."""
+    """Return a bar in Binance's format."""
     return [
         ms(at), "100.0", f"{max(101.0, close)}", "99.0", f"{close}", "10.5", ms(at) + 3_599_999,
         "1050.0", 42, "5.25", "525.0", "0",
@@ -117,17 +117,17 @@ def kline(at: datetime, close: float = 100.0) -> list[Any]:
 
 
 def candle(at: datetime, close: float = 100.0) -> list[Any]:
-    """Return a bar as Coinbase tells it."""
+    """Return a bar in Coinbase's format."""
     return [int(at.timestamp()), 99.0, max(101.0, close), 100.0, close, 10.5]
 
 
 def kraken_row(at: datetime, close: float = 100.0) -> list[Any]:
-    """Return a bar as Kraken tells it."""
+    """Return a bar in Kraken's format."""
     return [int(at.timestamp()), "100.0", f"{max(101.0, close)}", "99.0", f"{close}", "100.5", "10.0", 42]
 
 
 def klines_from(times: list[datetime]) -> Callable[[str, dict[str, str]], Answer]:
-    """Return a Binance that knows these hours and pages as the real one does."""
+    """Return a fake Binance that has these hours and pages like the real one."""
 
     def respond(path: str, query: dict[str, str]) -> Answer:
         if path != "/api/v3/klines":

@@ -1,4 +1,4 @@
-"""`market/prices` materialised on a lake of its own."""
+"""Materialisations of `market/prices`."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_e
 
 
 class FixedBars:
-    """A source that tells the bars it was given, and remembers what it was asked."""
+    """A source that returns given bars and records its requests."""
 
     venue = "binance"
     venues: tuple[str, ...] = ("binance",)
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
-        self.asked: list[tuple[datetime, datetime]] = []
+        self.requests: list[tuple[datetime, datetime]] = []
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-        self.asked.append((first, last))
+        self.requests.append((first, last))
         return closed_between(self.frame, first, last, now)
 
 
@@ -75,49 +75,49 @@ def stored(lake: Lake, day: date = date(2018, 5, 5)) -> pl.DataFrame:
     return frame
 
 
-def test_a_run_over_many_days_asks_once_and_stores_each_day(lake: Lake) -> None:
+def test_a_run_over_many_days_makes_one_request_and_stores_each_day(lake: Lake) -> None:
     source = FixedBars(bars(hours(DAY, 72)))
-    told = materialise(lake, source, to="2018-05-07")
-    assert source.asked == [(DAY, DAY + timedelta(days=3))]
+    metadata = materialise(lake, source, to="2018-05-07")
+    assert source.requests == [(DAY, DAY + timedelta(days=3))]
     assert lake.days(PRICES) == [date(2018, 5, day) for day in (5, 6, 7)]
     assert stored(lake, date(2018, 5, 6))["open_time"].to_list() == hours(DAY + timedelta(days=1), 24)
-    assert (told["bars"], told["added_hours"], told["missing_hours"]) == (72, 72, 0)
-    assert told["venues"] == {"binance": 72}
+    assert (metadata["bars"], metadata["added_hours"], metadata["missing_hours"]) == (72, 72, 0)
+    assert metadata["venues"] == {"binance": 72}
 
 
 def test_an_open_day_holds_its_closed_hours_and_misses_none(lake: Lake) -> None:
     source = FixedBars(bars(hours(DAY, 24)))
-    told = materialise(lake, source, DAY + 7 * HOUR + timedelta(minutes=5))
+    metadata = materialise(lake, source, DAY + 7 * HOUR + timedelta(minutes=5))
     assert stored(lake)["open_time"].to_list() == hours(DAY, 7)
-    assert told["missing_hours"] == 0
-    told = materialise(lake, source, DAY + 8 * HOUR)
-    assert told["added_hours"] == 1
-    assert told["restated_hours"] == 0
+    assert metadata["missing_hours"] == 0
+    metadata = materialise(lake, source, DAY + 8 * HOUR)
+    assert metadata["added_hours"] == 1
+    assert metadata["restated_hours"] == 0
 
 
-def test_a_day_without_a_closed_hour_asks_nobody(lake: Lake) -> None:
+def test_a_day_without_a_closed_hour_requests_nothing(lake: Lake) -> None:
     source = FixedBars(bars([]))
     materialise(lake, source, DAY + timedelta(minutes=5))
-    assert source.asked == []
+    assert source.requests == []
     assert stored(lake).is_empty()
 
 
 def test_a_gap_is_reported_and_stays_a_gap(lake: Lake) -> None:
     times = hours(DAY, 24)
-    told = materialise(lake, FixedBars(bars(times[:3] + times[6:])))
+    metadata = materialise(lake, FixedBars(bars(times[:3] + times[6:])))
     assert stored(lake).height == 21
-    assert told["missing_hours"] == 3
-    assert "| 2018-05-05 03:00 | 2018-05-05 05:00 | 3 |" in told["gaps"]
+    assert metadata["missing_hours"] == 3
+    assert "| 2018-05-05 03:00 | 2018-05-05 05:00 | 3 |" in metadata["gaps"]
 
 
 def test_a_whole_day_missing_inside_a_range_is_an_empty_partition(lake: Lake) -> None:
-    told = materialise(lake, FixedBars(bars(hours(DAY, 24) + hours(DAY + timedelta(days=2), 24))), to="2018-05-07")
+    metadata = materialise(lake, FixedBars(bars(hours(DAY, 24) + hours(DAY + timedelta(days=2), 24))), to="2018-05-07")
     assert stored(lake, date(2018, 5, 6)).is_empty()
-    assert told["missing_hours"] == 24
+    assert metadata["missing_hours"] == 24
 
 
 def test_a_single_day_without_a_bar_is_an_error(lake: Lake) -> None:
-    with pytest.raises(SourceMalformedError, match=r"binance has no bar at all from 2018-05-05 00:00 .* expected 24"):
+    with pytest.raises(SourceMalformedError, match=r"binance has no bar from 2018-05-05 00:00 .* expected 24"):
         materialise(lake, FixedBars(bars([])))
     assert lake.days(PRICES) == []
 
@@ -125,18 +125,18 @@ def test_a_single_day_without_a_bar_is_an_error(lake: Lake) -> None:
 def test_a_shorter_answer_loses_nothing(lake: Lake) -> None:
     materialise(lake, FixedBars(bars(hours(DAY, 24))))
     before = lake.fingerprint(PRICES, date(2018, 5, 5))
-    told = materialise(lake, FixedBars(bars(hours(DAY, 5))))
+    metadata = materialise(lake, FixedBars(bars(hours(DAY, 5))))
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
-    assert (told["kept_hours"], told["restated_hours"]) == (19, 0)
+    assert (metadata["kept_hours"], metadata["restated_hours"]) == (19, 0)
     materialise(lake, FixedBars(bars([])))
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
 
 
-def test_restated_history_updates_its_partition_and_says_so(lake: Lake) -> None:
+def test_restated_history_updates_its_partition_and_is_listed(lake: Lake) -> None:
     materialise(lake, FixedBars(bars(hours(DAY, 24), trades=7)))
-    told = materialise(lake, FixedBars(bars(hours(DAY, 24), trades=[7] * 10 + [8] + [7] * 13)))
-    assert told["restated_hours"] == 1
-    assert "2018-05-05 10:00" in told["restated"]
+    metadata = materialise(lake, FixedBars(bars(hours(DAY, 24), trades=[7] * 10 + [8] + [7] * 13)))
+    assert metadata["restated_hours"] == 1
+    assert "2018-05-05 10:00" in metadata["restated"]
     assert stored(lake)["trades"].to_list()[9:12] == [7, 8, 7]
 
 
@@ -146,10 +146,10 @@ def test_the_same_bars_again_are_the_same_data_version(lake: Lake) -> None:
     assert again["partition_digest"] == first["partition_digest"]
 
 
-def test_conflicting_rows_are_settled_and_counted(lake: Lake) -> None:
+def test_conflicting_rows_are_resolved_and_counted(lake: Lake) -> None:
     frame = pl.concat([bars(hours(DAY, 24), trades=5), bars(hours(DAY, 2), trades=6)])
-    told = materialise(lake, FixedBars(frame))
-    assert (told["duplicates_dropped"], told["conflicting_hours"]) == (2, 2)
+    metadata = materialise(lake, FixedBars(frame))
+    assert (metadata["duplicates_dropped"], metadata["conflicting_hours"]) == (2, 2)
     assert stored(lake)["trades"].to_list() == [6, 6] + [5] * 22
 
 
@@ -170,7 +170,7 @@ def test_an_hour_is_expected_once_it_is_closed(now: datetime, expected: int) -> 
     assert (last - first) // HOUR == expected
 
 
-def test_the_asset_shows_what_a_person_needs() -> None:
+def test_the_asset_has_a_group_a_freshness_policy_and_a_description() -> None:
     spec = prices.specs_by_key[dg.AssetKey(["market", "prices"])]
     assert spec.group_name == "market"
     assert spec.freshness_policy is not None
@@ -197,14 +197,14 @@ def test_the_settings_choose_the_source(name: Any, venues: Sequence[str]) -> Non
     assert isinstance(source, AutoSource) == (name == "auto")
 
 
-def test_choosing_a_source_asks_nothing_of_the_network() -> None:
+def test_choosing_a_source_makes_no_request() -> None:
     market = Market.from_settings(Settings(market_source="auto", binance_url="http://127.0.0.1:9"))
     assert market.source.venue == "auto"
 
 
 # --- the hour that has just closed -------------------------------------------------------------------
 class Venue:
-    """An exchange whose clock is behind by `behind`, and which tells its open hour as well."""
+    """An exchange whose clock is behind by `behind`, and which returns its open hour as well."""
 
     venue = "binance"
     venues: tuple[str, ...] = ("binance",)
@@ -216,8 +216,8 @@ class Venue:
         here = self._clock() - self._behind
         times = [at for at in hours(DAY, 24) if at + self._late <= here]
         closes = [150.0 if at + HOUR <= here else 100.0 for at in times]
-        told = bars(times, close=closes, high=[close + 1 for close in closes])
-        return closed_between(told, first, last, now)
+        metadata = bars(times, close=closes, high=[close + 1 for close in closes])
+        return closed_between(metadata, first, last, now)
 
 
 def closing(lake: Lake, behind_s: float, late_s: float, patience_s: float, eager: int = 1) -> list[float]:
@@ -253,7 +253,7 @@ def test_what_is_there_is_taken_when_patience_ends(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(("patience_s", "eager", "key"), [(0.0, 1, KEY), (60.0, 0, KEY), (60.0, 1, "2018-05-04")])
-def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
+def test_a_backfill_a_history_of_files_and_another_day_do_not_wait(
     lake: Lake, patience_s: float, eager: int, key: str
 ) -> None:
     source = FixedBars(bars(hours(DAY - 24 * HOUR, 25)))
@@ -265,17 +265,17 @@ def test_a_backfill_a_history_of_files_and_another_day_wait_for_nothing(
         partition_key=key,
         run_config={"ops": {"market__prices": {"config": {"patience_s": patience_s}}}},
     )
-    assert never.asked == []
+    assert never.requests == []
 
 
-def test_venues_that_were_waited_for_in_vain_are_left_out_of_that_run() -> None:
+def test_venues_that_never_had_the_bar_are_left_out_of_that_run() -> None:
     first, second = FixedBars(bars([])), FixedBars(bars(hours(DAY, 2)))
     market = Market(AutoSource([first, second]), lambda: DAY + 2 * HOUR, eager=[Refusing(), second])
     arrival, source = market.await_newest(5.0)
     assert arrival is not None
     assert arrival.venue == 1
     source.fetch(DAY, DAY + 2 * HOUR, DAY + 2 * HOUR)
-    assert first.asked == []
+    assert first.requests == []
     assert market.source.venues == ("binance", "binance")
 
 

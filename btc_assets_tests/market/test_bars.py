@@ -1,7 +1,7 @@
-"""Laws of hourly bars: what holds of any history, as functions of the code they judge, and claims about single bars.
+"""Laws of hourly bars: properties of every history, as functions of the tested module; and claims about single bars.
 
-The laws take the module they judge as an argument, so that `test_bars_mutants` can put the same laws before
-versions of it with a planted bug.
+The laws take the tested module as an argument, so that `test_bars_mutants` can apply them to versions with a planted
+bug.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Law:
-    """What must hold of bars, whatever they are.
+    """A property of all bars.
 
     Attributes:
         name: the claim.
-        given: what it is tried on.
-        holds: asserts it, of the code it is given and a case.
-        cases: how many the code is tried on.
+        given: strategies of its cases.
+        holds: asserts it for a module and a case.
+        cases: number of cases.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Law:
     cases: int
 
     def judge(self, code: ModuleType, *, cases: int, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
-        """Try the law on so many cases, the same ones every time.
+        """Try the law on a number of cases, the same in every run.
 
         Raises:
             AssertionError: it does not hold.
@@ -76,7 +76,7 @@ LAWS: dict[str, Law] = {}
 
 
 def law(*strategies: st.SearchStrategy[Any], cases: int = 40) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enter a function among the laws, under its name and with what it is tried on."""
+    """Register a function as a law, under its name, with the strategies of its cases."""
 
     def enter(holds: Callable[..., None]) -> Callable[..., None]:
         name = holds.__name__.replace("_", " ")
@@ -86,7 +86,7 @@ def law(*strategies: st.SearchStrategy[Any], cases: int = 40) -> Callable[[Calla
     return enter
 
 
-# --- histories to try them on ----------------------------------------------------------------------
+# --- strategies ------------------------------------------------------------------------------------
 _ROWS = st.tuples(
     CLOSES,
     st.sampled_from([0.0, 1.0, 2.0]),
@@ -95,7 +95,7 @@ _ROWS = st.tuples(
     st.sampled_from(VENUES),
     st.sampled_from([None, timedelta(minutes=20), HOUR - timedelta(milliseconds=1)]),
 )
-"""What is told of an hour: close, volume, quote volume, trades, venue, and how long after it opened the bar ended."""
+"""Values of a bar: close, volume, quote volume, trades, venue, and the time from its open to its close_time."""
 
 
 def _frame(places: list[int], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
@@ -103,39 +103,39 @@ def _frame(places: list[int], rows: list[tuple[Any, ...]]) -> pl.DataFrame:
     close, volume, quote_volume, trades, venue, lasted = (list(column) for column in known)
     opens = [DAY + n * HOUR for n in places]
     flat = {"open": 100.0, "high": 101.0, "low": 99.0, "taker_buy_volume": None, "taker_buy_quote_volume": None}
-    told = {"open_time": opens, "close": close, "volume": volume, "quote_volume": quote_volume, "trades": trades}
+    rows = {"open_time": opens, "close": close, "volume": volume, "quote_volume": quote_volume, "trades": trades}
     ends = [None if length is None else at + length for at, length in zip(opens, lasted, strict=True)]
-    values = told | {"venue": venue, "close_time": ends} | {name: [value] * len(opens) for name, value in flat.items()}
+    values = rows | {"venue": venue, "close_time": ends} | {name: [value] * len(opens) for name, value in flat.items()}
     return pl.DataFrame(values, schema_overrides={**PRICES.columns, "close_time": PRICES.columns["open_time"]})
 
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> pl.DataFrame:
-    """Bars of some hours in any order, some of them more than once, some of them cut short."""
-    told = draw(st.lists(st.tuples(st.integers(0, 4), _ROWS), max_size=8))
-    frame = _frame([place for place, _ in told], [row for _, row in told])
+    """Bars of some hours in any order, some repeated, some truncated."""
+    rows = draw(st.lists(st.tuples(st.integers(0, 4), _ROWS), max_size=8))
+    frame = _frame([place for place, _ in rows], [row for _, row in rows])
     return frame if draw(st.booleans()) else frame.select(list(PRICES.columns))
 
 
 @st.composite
-def two_tellings(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What is stored and what is told now, an hour at most once in each: the same, one value else, all else, or not."""
+def two_answers(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Stored and fetched bars, each hour at most once in each: equal, one value different, all different, or absent."""
     stored, fresh = [], []
     who = st.sampled_from(["both alike", "one value differs", "all may differ", "stored", "fresh", "neither"])
-    for place, (told, row, other, value) in enumerate(
+    for place, (rows, row, other, value) in enumerate(
         draw(st.lists(st.tuples(who, _ROWS, _ROWS, st.integers(0, 4)), max_size=10))
     ):
-        if told in ("both alike", "one value differs", "all may differ", "stored"):
+        if rows in ("both alike", "one value differs", "all may differ", "stored"):
             stored.append((place, row))
-        if told == "one value differs":
+        if rows == "one value differs":
             fresh.append((place, (*row[:value], other[value], *row[value + 1 :])))
-        elif told in ("both alike", "all may differ", "fresh"):
-            fresh.append((place, row if told == "both alike" else other))
+        elif rows in ("both alike", "all may differ", "fresh"):
+            fresh.append((place, row if rows == "both alike" else other))
     old, new = (_frame([n for n, _ in bars_], [row for _, row in bars_]) for bars_ in (stored, fresh))
     return old.select(list(PRICES.columns)), new.select(list(PRICES.columns))
 
 
-def _told(frame: pl.DataFrame) -> list[Row]:
+def _rows(frame: pl.DataFrame) -> list[Row]:
     return frame.rows(named=True)
 
 
@@ -145,13 +145,13 @@ def _values(row: Row) -> tuple[Any, ...]:
 
 def _by_hour(frame: pl.DataFrame) -> dict[datetime, list[Row]]:
     found: dict[datetime, list[Row]] = {}
-    for row in _told(frame):
+    for row in _rows(frame):
         found.setdefault(row["open_time"], []).append(row)
     return found
 
 
 def _completeness(row: Row) -> tuple[bool, float, float]:
-    """What decides between two bars of an hour: whether it saw the hour out, its trades, its volume."""
+    """Sort key of the bars of an hour: whether the bar is complete, its trades, its volume."""
     end = row.get("close_time")
     trades = -1 if row["trades"] is None else row["trades"]
     return end is None or end - row["open_time"] >= timedelta(seconds=3599), trades, row["volume"]
@@ -167,7 +167,7 @@ def cleaning_twice_is_cleaning_once(code: ModuleType, frame: pl.DataFrame) -> No
 
 
 @law(deliveries(), st.integers(0, 2**16))
-def the_order_of_rows_decides_nothing(code: ModuleType, frame: pl.DataFrame, seed: int) -> None:
+def the_order_of_rows_does_not_matter(code: ModuleType, frame: pl.DataFrame, seed: int) -> None:
     places = list(range(frame.height))
     Random(seed).shuffle(places)
     one, other = code.clean(frame), code.clean(frame[places])
@@ -184,14 +184,14 @@ def a_cleaned_history_has_each_hour_once_and_in_order(code: ModuleType, frame: p
 
 @law(deliveries())
 def a_kept_bar_is_whole_and_of_one_venue(code: ModuleType, frame: pl.DataFrame) -> None:
-    told = {_values(row) for row in _told(frame)}
-    assert all(_values(row) in told for row in _told(code.clean(frame).frame))
+    rows = {_values(row) for row in _rows(frame)}
+    assert all(_values(row) in rows for row in _rows(code.clean(frame).frame))
 
 
 @law(deliveries())
-def the_bar_that_saw_most_of_its_hour_is_kept(code: ModuleType, frame: pl.DataFrame) -> None:
+def the_most_complete_bar_of_an_hour_is_kept(code: ModuleType, frame: pl.DataFrame) -> None:
     rivals = _by_hour(frame)
-    for row in _told(code.clean(frame).frame):
+    for row in _rows(code.clean(frame).frame):
         best = max(_completeness(rival) for rival in rivals[row["open_time"]])
         assert _values(row) in {_values(r) for r in rivals[row["open_time"]] if _completeness(r) == best}
 
@@ -208,7 +208,7 @@ _FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 
 
 def _sound(row: Row) -> bool:
-    """Whether a bar keeps every law, said without polars."""
+    """Return whether a bar is valid, without polars."""
     numbers = [row[name] for name in _NUMBERS]
     if any(value is None or not math.isfinite(value) for value in numbers):
         return False
@@ -231,12 +231,12 @@ _ODD_VALUES: dict[str, list[Any]] = {
     "trades": [None, -1, 0, 3],
 }
 PERHAPS_BROKEN = [(column, value) for column, values in _ODD_VALUES.items() for value in values]
-"""One value of a bar, which may be anything."""
+"""Columns and values, valid or not, that replace one value of a bar."""
 
 
 @law(st.integers(0, len(PERHAPS_BROKEN) - 1), cases=len(PERHAPS_BROKEN))
-def a_bar_that_breaks_a_law_is_never_used(code: ModuleType, number: int) -> None:
-    rows = _told(bars(hours(DAY, 3), quote_volume=150.0, trades=7, taker_buy_volume=4.0))
+def an_invalid_bar_is_never_used(code: ModuleType, number: int) -> None:
+    rows = _rows(bars(hours(DAY, 3), quote_volume=150.0, trades=7, taker_buy_volume=4.0))
     column, value = PERHAPS_BROKEN[number]
     rows[number % 3] |= {column: value}
     frame = pl.DataFrame(rows, schema=PRICES.columns)
@@ -260,8 +260,8 @@ def _refusal(code: ModuleType, frame: pl.DataFrame) -> str | None:
 @law(st.sets(st.integers(-6, 30)), st.integers(0, 24), st.integers(0, 12))
 def gaps_and_bars_together_are_every_hour(code: ModuleType, present: set[int], first: int, length: int) -> None:
     gaps = code.find_gaps(bars([DAY + n * HOUR for n in present]), DAY + first * HOUR, DAY + (first + length) * HOUR)
-    told = [start + n * HOUR for start, _, count in gaps.iter_rows() for n in range(count)]
-    assert told == [DAY + n * HOUR for n in range(first, first + length) if n not in present]
+    rows = [start + n * HOUR for start, _, count in gaps.iter_rows() for n in range(count)]
+    assert rows == [DAY + n * HOUR for n in range(first, first + length) if n not in present]
 
 
 @law(st.sets(st.integers(0, 30)))
@@ -269,7 +269,7 @@ def a_gap_is_as_long_as_its_ends_are_apart(code: ModuleType, present: set[int]) 
     gaps = code.find_gaps(bars([DAY + n * HOUR for n in present]), DAY, DAY + 24 * HOUR)
     assert all(count == (end - start) // HOUR + 1 for start, end, count in gaps.iter_rows())
     for (_, end, _), (start, _, _) in zip(gaps.iter_rows(), gaps[1:].iter_rows(), strict=False):
-        assert start - end > HOUR, "two gaps with nothing between them are one"
+        assert start - end > HOUR, "adjacent gaps are one gap"
 
 
 # --- merge and restatement -------------------------------------------------------------------------
@@ -280,50 +280,50 @@ def _rank(venue: str, preferred: tuple[str, ...]) -> int:
 preferences = st.sampled_from([(), ("binance", "kraken"), ("kraken", "binance"), ("kraken",)])
 
 
-@law(two_tellings(), preferences)
+@law(two_answers(), preferences)
 def a_fresh_bar_wins_unless_its_venue_is_less_preferred(
-    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+    code: ModuleType, answers: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
 ) -> None:
-    stored, fresh = tellings
-    joined = {row["open_time"]: row for row in _told(stored)}
-    for row in _told(fresh):
+    stored, fresh = answers
+    joined = {row["open_time"]: row for row in _rows(stored)}
+    for row in _rows(fresh):
         old = joined.get(row["open_time"])
         if old is None or _rank(row["venue"], venues) <= _rank(old["venue"], venues):
             joined[row["open_time"]] = row
     merged = code.merge(stored, fresh, venues).frame
-    assert [_values(row) for row in _told(merged)] == [_values(joined[hour]) for hour in sorted(joined)]
+    assert [_values(row) for row in _rows(merged)] == [_values(joined[hour]) for hour in sorted(joined)]
 
 
-@law(two_tellings(), preferences)
-def what_a_merge_did_adds_up(
-    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+@law(two_answers(), preferences)
+def the_counts_of_a_merge_add_up(
+    code: ModuleType, answers: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
 ) -> None:
-    stored, fresh = tellings
+    stored, fresh = answers
     merged = code.merge(stored, fresh, venues)
     had, came = set(stored["open_time"]), set(fresh["open_time"])
-    old, new = ({row["open_time"]: row for row in _told(frame)} for frame in (stored, merged.frame))
+    old, new = ({row["open_time"]: row for row in _rows(frame)} for frame in (stored, merged.frame))
     worse = [h for h in had & came if _rank(_by_hour(fresh)[h][0]["venue"], venues) > _rank(old[h]["venue"], venues)]
     assert merged.added == len(came - had)
     assert merged.kept == len(had - came) + len(worse)
     assert merged.restated == sorted(hour for hour in had if _values(old[hour]) != _values(new[hour]))
 
 
-@law(two_tellings(), preferences)
+@law(two_answers(), preferences)
 def merging_the_same_answer_again_changes_nothing(
-    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
+    code: ModuleType, answers: tuple[pl.DataFrame, pl.DataFrame], venues: tuple[str, ...]
 ) -> None:
-    stored, fresh = tellings
+    stored, fresh = answers
     once = code.merge(stored, fresh, venues)
     again = code.merge(once.frame, fresh, venues)
     assert again.frame.equals(once.frame)
     assert (again.added, again.restated) == (0, [])
 
 
-@law(two_tellings())
-def a_restatement_is_an_hour_both_tell_differently(
-    code: ModuleType, tellings: tuple[pl.DataFrame, pl.DataFrame]
+@law(two_answers())
+def a_restatement_is_an_hour_that_both_frames_hold_with_different_values(
+    code: ModuleType, answers: tuple[pl.DataFrame, pl.DataFrame]
 ) -> None:
-    old, new = tellings
+    old, new = answers
     before, after = _by_hour(old), _by_hour(new)
     changed = [h for h in before.keys() & after.keys() if _values(before[h][0]) != _values(after[h][0])]
     assert code.restated(old, new) == sorted(changed)
@@ -345,19 +345,21 @@ ZONES = st.sampled_from([-14, 14]) | st.integers(-14, 14)
 
 
 @law(ZONES, st.integers(6, 30), st.integers(0, 9))
-def a_history_of_another_zone_is_told_by_its_offset(code: ModuleType, shift: int, count: int, seed: int) -> None:
+def a_shifted_history_is_recognised_by_its_offset(code: ModuleType, shift: int, count: int, seed: int) -> None:
     stored = _walk(60, seed)
     assert code.zone_shift(stored, _stamped(stored[20 : 20 + count], shift)) == shift
 
 
 @law(st.integers(1, 14), st.integers(0, 5), st.integers(0, 9))
-def a_handful_of_bars_accuses_nobody(code: ModuleType, shift: int, count: int, seed: int) -> None:
+def a_handful_of_bars_proves_no_shift(code: ModuleType, shift: int, count: int, seed: int) -> None:
     stored = _walk(60, seed)
     assert code.zone_shift(stored, _stamped(stored[20 : 20 + count], shift)) == 0
 
 
 @law(ZONES, st.integers(8, 30), st.integers(0, 9))
-def a_history_that_half_agrees_elsewhere_is_no_other_zone(code: ModuleType, shift: int, count: int, seed: int) -> None:
+def a_history_that_half_agrees_at_another_offset_is_not_shifted(
+    code: ModuleType, shift: int, count: int, seed: int
+) -> None:
     stored = _walk(60, seed)
     part = stored[20 : 20 + count]
     half = pl.int_range(pl.len()) % 2 == 0
@@ -373,9 +375,7 @@ def bars_equal_in_all_prices_but_one_are_not_the_same(code: ModuleType, price: s
 
 
 @law(st.integers(0, 9), st.booleans(), st.sets(st.integers(1, 29), max_size=24))
-def a_restated_history_of_this_zone_is_accused_of_nothing(
-    code: ModuleType, seed: int, still: bool, changed: set[int]
-) -> None:
+def a_restated_history_of_this_zone_is_not_shifted(code: ModuleType, seed: int, still: bool, changed: set[int]) -> None:
     stored = bars(hours(DAY, 30)) if still else _walk(30, seed)
     places = pl.int_range(pl.len()).is_in(sorted(changed))
     fresh = stored.with_columns(pl.when(places).then(pl.col("close") + 0.2).otherwise(pl.col("close")))
@@ -388,7 +388,7 @@ def test_it_holds_that(law: Law) -> None:
 
 
 # --- single bars -----------------------------------------------------------------------------------
-def test_the_complete_bar_wins_over_a_longer_traded_one_that_was_cut_short() -> None:
+def test_a_complete_bar_wins_over_a_truncated_one_with_more_trades() -> None:
     frame = bars([DAY, DAY], close=[100.5, 99.5], trades=[10, 99])
     ends = pl.Series("close_time", [DAY + HOUR - timedelta(milliseconds=1), DAY + timedelta(minutes=20)])
     assert clean(frame.with_columns(ends)).frame["close"].to_list() == [100.5]
@@ -430,7 +430,7 @@ def test_an_outage_bar_with_an_early_close_time_is_kept_when_it_is_the_only_one(
         ("trades", -1, "expected trades to be absent, or finite and not below zero, got -1"),
     ],
 )
-def test_a_bar_that_breaks_a_law_is_named(column: str, value: float, sentence: str | None) -> None:
+def test_an_invalid_bar_is_named(column: str, value: float, sentence: str | None) -> None:
     frame = bars([DAY, DAY + HOUR], **{column: [bars([DAY])[column][0], value]})
     if sentence is None:
         assert clean(frame).frame.height == 2
@@ -461,7 +461,7 @@ def test_the_real_history_misses_128_hours_in_28_gaps(shared_data: Path) -> None
 
 
 # --- single merges ---------------------------------------------------------------------------------
-def test_a_restated_bar_takes_the_place_of_the_stored_one() -> None:
+def test_a_restated_bar_replaces_the_stored_one() -> None:
     stored, fresh = bars(hours(DAY, 3), trades=[1, 2, 3]), bars(hours(DAY, 3), trades=[1, 9, 3])
     merged = merge(stored, fresh, ("binance",))
     assert merged.frame["trades"].to_list() == [1, 9, 3]
@@ -480,7 +480,7 @@ def test_a_failover_does_not_replace_the_preferred_venue_but_the_return_does() -
     assert merge(kraken, binance, venues).frame["venue"].to_list() == ["binance"]
 
 
-def test_a_change_of_source_replaces_the_bars_of_the_one_before() -> None:
+def test_a_change_of_source_replaces_the_bars_of_the_previous_source() -> None:
     merged = merge(bars([DAY], venue="bitfinex"), bars([DAY], venue="kraken"), ("kraken",))
     assert merged.frame["venue"].to_list() == ["kraken"]
     assert merged.restated == [DAY]
@@ -488,12 +488,12 @@ def test_a_change_of_source_replaces_the_bars_of_the_one_before() -> None:
 
 # --- single zones ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("shift", [9, -5, 1, 14])
-def test_a_history_stamped_in_another_zone_is_told_by_its_offset(shift: int) -> None:
+def test_a_shifted_history_is_recognised_by_its_offset(shift: int) -> None:
     stored = _walk(24)
     assert zone_shift(stored, _stamped(stored, shift)) == shift
 
 
 @pytest.mark.parametrize("fresh", [_walk(24), _walk(3), bars([]), _walk(24).with_columns(pl.col("close") + 0.5)])
-def test_equal_restated_and_unknown_bars_are_accused_of_nothing(fresh: pl.DataFrame) -> None:
+def test_equal_restated_and_unknown_bars_are_not_shifted(fresh: pl.DataFrame) -> None:
     assert zone_shift(_walk(24), fresh) == 0
     assert zone_shift(bars([]), fresh) == 0

@@ -24,8 +24,8 @@ class Rewrite:
 
     Attributes:
         name: of the bug, or of the clean rewrite.
-        passage: what is replaced; found exactly once in the source.
-        instead: what stands there.
+        passage: what is replaced; it occurs exactly once in the source.
+        instead: its replacement.
         caught_by: the law that catches it; "" for a clean rewrite.
     """
 
@@ -42,22 +42,22 @@ class Rewrite:
 
 ONCE = "a cleaned history has each hour once and in order"
 WHOLE = "a kept bar is whole and of one venue"
-MOST = "the bar that saw most of its hour is kept"
+MOST = "the most complete bar of an hour is kept"
 COUNTED = "duplicates and conflicts are counted"
-ORDER = "the order of rows decides nothing"
+ORDER = "the order of rows does not matter"
 AGAIN = "cleaning twice is cleaning once"
-BROKEN = "a bar that breaks a law is never used"
+BROKEN = "an invalid bar is never used"
 EVERY_HOUR = "gaps and bars together are every hour"
 ENDS = "a gap is as long as its ends are apart"
 FRESH = "a fresh bar wins unless its venue is less preferred"
-ADDS_UP = "what a merge did adds up"
+ADDS_UP = "the counts of a merge add up"
 SAME_ANSWER = "merging the same answer again changes nothing"
-RESTATED = "a restatement is an hour both tell differently"
-OFFSET = "a history of another zone is told by its offset"
-HANDFUL = "a handful of bars accuses nobody"
-HALF = "a history that half agrees elsewhere is no other zone"
+RESTATED = "a restatement is an hour that both frames hold with different values"
+OFFSET = "a shifted history is recognised by its offset"
+HANDFUL = "a handful of bars proves no shift"
+HALF = "a history that half agrees at another offset is not shifted"
 ALL_PRICES = "bars equal in all prices but one are not the same"
-THIS_ZONE = "a restated history of this zone is accused of nothing"
+THIS_ZONE = "a restated history of this zone is not shifted"
 
 _SORTED = 'ordered = bars.sort([*rank, *(name for name in PRICES.columns if name not in rank)]).drop("complete")'
 _KEPT = 'kept = ordered.unique("open_time", keep="last", maintain_order=True)'
@@ -72,7 +72,7 @@ BUGS = (
     # clean: which bar of an hour
     Rewrite("the incomplete bar wins", "(pl.col(\"close_time\") - pl.col(\"open_time\") >= _FULL_HOUR)",
             "(pl.col(\"close_time\") - pl.col(\"open_time\") < _FULL_HOUR)", MOST),
-    Rewrite("completeness is not asked", 'if "close_time" in frame.columns:', "if False:", MOST),
+    Rewrite("completeness is ignored", 'if "close_time" in frame.columns:', "if False:", MOST),
     Rewrite("trades decide before completeness", '["open_time", "complete", "trades", "volume"]',
             '["open_time", "trades", "complete", "volume"]', MOST),
     Rewrite("a bar that does not say when it closed is cut short", ".fill_null(value=True)\n    else:",
@@ -81,11 +81,11 @@ BUGS = (
     Rewrite("fewer trades win", _KEPT, _KEPT.replace("last", "first"), MOST),
     Rewrite("volume does not decide", '["open_time", "complete", "trades", "volume"]',
             '["open_time", "complete", "trades"]', MOST),
-    Rewrite("the last row told wins", _SORTED, 'ordered = bars.sort("open_time", maintain_order=True).drop("complete")',
+    Rewrite("the last row wins", _SORTED, 'ordered = bars.sort("open_time", maintain_order=True).drop("complete")',
             ORDER),
-    Rewrite("equal ranks fall as they come", _SORTED, 'ordered = bars.sort(rank, maintain_order=True).drop("complete")',
+    Rewrite("ties are decided by row order", _SORTED, 'ordered = bars.sort(rank, maintain_order=True).drop("complete")',
             ORDER),
-    # clean: what is kept of it
+    # clean: what is kept
     Rewrite("venues are mixed inside an hour", _KEPT,
             'kept = ordered.group_by("open_time", maintain_order=True).agg(pl.all().exclude("venue").last(),'
             ' pl.col("venue").first()).select(ordered.columns)', WHOLE),
@@ -102,7 +102,7 @@ BUGS = (
     Rewrite("gaps are filled with the bar before", _KEPT,
             f"{_KEPT}{_FILLED}", ONCE),
     Rewrite("hours without trades are dropped", _KEPT, f'{_KEPT}.filter(pl.col("volume") > 0)', ONCE),
-    # clean: what is told of it
+    # clean: what is counted
     Rewrite("duplicates are counted by hour", "duplicates=ordered.height - kept.height",
             'duplicates=ordered.filter(pl.col("open_time").is_duplicated())["open_time"].n_unique()', COUNTED),
     Rewrite("the kept bar counts as a duplicate", "duplicates=ordered.height - kept.height",
@@ -128,21 +128,21 @@ BUGS = (
     Rewrite("a bar without a time is accepted", "time.is_null() | (time != time.dt", "(time != time.dt", BROKEN),
     Rewrite("the high need not be the highest", 'pl.col("high") < pl.max_horizontal(*_PRICES)',
             'pl.col("high") < pl.col("low")', BROKEN),
-    Rewrite("the low is held against the close alone", 'pl.col("low") > pl.min_horizontal(*_PRICES)',
+    Rewrite("the low is compared with the close alone", 'pl.col("low") > pl.min_horizontal(*_PRICES)',
             'pl.col("low") > pl.col("close")', BROKEN),
-    Rewrite("broken bars are cleaned all the same", "if fault := first_fault(frame):", "if fault := None:", BROKEN),
-    Rewrite("every bar must be broken before one is", "pl.any_horizontal(law.any() for",
-            "pl.any_horizontal(law.all() for", BROKEN),
+    Rewrite("invalid bars are cleaned anyway", "if fault := first_fault(frame):", "if fault := None:", BROKEN),
+    Rewrite("one invalid bar among valid ones is accepted", "pl.any_horizontal(broken.any() for",
+            "pl.any_horizontal(broken.all() for", BROKEN),
     # gaps
     Rewrite("a gap is one hour too long", "pl.len().cast(pl.Int64)", "(pl.len() + 1).cast(pl.Int64)", EVERY_HOUR),
     Rewrite("a gap is one hour too short", "pl.len().cast(pl.Int64)", "(pl.len() - 1).cast(pl.Int64)", EVERY_HOUR),
-    Rewrite("the hour the span ends with is asked for", _HOURS, _HOURS.replace('"left"', '"both"'), EVERY_HOUR),
+    Rewrite("the hour at the end of the span counts", _HOURS, _HOURS.replace('"left"', '"both"'), EVERY_HOUR),
     Rewrite("a gap at the beginning is missed", _HOURS, _HOURS.replace('"left"', '"none"'), EVERY_HOUR),
     Rewrite("a gap after the last bar is missed", "missing = expected.join(", "missing = expected.filter("
             'pl.col("open_time") <= (frame["open_time"].max() or first)).join(', EVERY_HOUR),
     Rewrite("a gap before the first bar is missed", "missing = expected.join(", "missing = expected.filter("
             'pl.col("open_time") >= (frame["open_time"].min() or first)).join(', EVERY_HOUR),
-    Rewrite("the hours present are told", 'on="open_time", how="anti").sort("open_time")\n    begins',
+    Rewrite("the hours present are reported", 'on="open_time", how="anti").sort("open_time")\n    begins',
             'on="open_time", how="semi").sort("open_time")\n    begins', EVERY_HOUR),
     Rewrite("all gaps are one", _APART, _APART.replace("!=", "<"), EVERY_HOUR),
     Rewrite("gaps with one bar between them are one", _APART, _APART.replace("!=", "> 2 *"), EVERY_HOUR),
@@ -161,7 +161,7 @@ BUGS = (
             'pl.col("rank") >= pl.col("stored_rank")', FRESH),
     Rewrite("the less preferred venue wins", 'pl.col("rank") > pl.col("stored_rank")',
             'pl.col("rank") < pl.col("stored_rank")', FRESH),
-    Rewrite("a venue nobody named is the best", "default=len(venues)", "default=-1", FRESH),
+    Rewrite("an unlisted venue is the best", "default=len(venues)", "default=-1", FRESH),
     Rewrite("a shorter answer loses what is stored", 'kept = stored.join(taken, on="open_time", how="anti")',
             "kept = stored.clear()", FRESH),
     Rewrite("an hour both have is stored twice", 'kept = stored.join(taken, on="open_time", how="anti")',
@@ -172,7 +172,7 @@ BUGS = (
     Rewrite("gaps are filled by the merge", _JOINED, f"{_JOINED[:-1]}{_FILLED},", FRESH),
     Rewrite("an unknown value keeps the stored one", _JOINED, 'frame=pl.concat([stored, taken]).with_columns('
             'pl.all().forward_fill().over("open_time")).unique("open_time", keep="last").sort("open_time"),', FRESH),
-    Rewrite("hours brought again count as added", 'added=taken.join(stored, on="open_time", how="anti").height',
+    Rewrite("hours fetched again count as added", 'added=taken.join(stored, on="open_time", how="anti").height',
             "added=taken.height", ADDS_UP),
     Rewrite("everything stored counts as kept", "kept=kept.height", "kept=stored.height", ADDS_UP),
     Rewrite("what the merge refused counts as restated", "restated=restated(stored, taken)",
@@ -181,41 +181,41 @@ BUGS = (
             'pl.all().exclude("volume").last(), pl.col("volume").sum()).select(stored.columns).sort("open_time"),',
             SAME_ANSWER),
     # restatement
-    Rewrite("a value that becomes known is none", _CHANGED, _CHANGED.replace(".ne_missing(", ".ne("), RESTATED),
+    Rewrite("a value that becomes known is ignored", _CHANGED, _CHANGED.replace(".ne_missing(", ".ne("), RESTATED),
     Rewrite("order flow is not compared", _CHANGED, _CHANGED.replace("_VALUES", "_NUMBERS"), RESTATED),
-    Rewrite("a changed venue is none", _CHANGED, _CHANGED.replace('(*_VALUES, "venue")', "_VALUES"), RESTATED),
+    Rewrite("a changed venue is ignored", _CHANGED, _CHANGED.replace('(*_VALUES, "venue")', "_VALUES"), RESTATED),
     Rewrite("everything must change", _CHANGED, _CHANGED.replace("any_", "all_"), RESTATED),
     Rewrite("restatements come in any order", '.sort("open_time")["open_time"].to_list()',
             '.sort("open_time", descending=True)["open_time"].to_list()', RESTATED),
-    Rewrite("an hour only one tells is one", 'old.join(new, on="open_time", how="inner", suffix="_new")',
+    Rewrite("an hour in one frame only is a restatement", 'old.join(new, on="open_time", how="inner", suffix="_new")',
             'old.join(new, on="open_time", how="left", suffix="_new")', RESTATED),
     # time zones
     Rewrite("later is called earlier", 'pl.col("open_time") - timedelta(hours=hours)',
             'pl.col("open_time") + timedelta(hours=hours)', OFFSET),
     Rewrite("only zones to the east are tried", "for hours in (size, -size):", "for hours in (size,):", OFFSET),
-    Rewrite("the farthest zones are not tried", "range(1, _FARTHEST_ZONE_HOURS + 1)", "range(1, _FARTHEST_ZONE_HOURS)",
+    Rewrite("far zones are ignored", "range(1, _MAX_ZONE_OFFSET_HOURS + 1)", "range(1, _MAX_ZONE_OFFSET_HOURS)",
             OFFSET),
-    Rewrite("one bar too many is needed to accuse", "same >= _ENOUGH_TO_ACCUSE", "same > _ENOUGH_TO_ACCUSE", OFFSET),
-    Rewrite("one equal bar is enough to accuse", "_ENOUGH_TO_ACCUSE = 6", "_ENOUGH_TO_ACCUSE = 1", HANDFUL),
-    Rewrite("some equal bars are enough to accuse", "same > shared * 9 // 10", "same > shared // 10", HALF),
-    Rewrite("half the bars are enough to accuse", "_ENOUGH_TO_ACCUSE and same > shared * 9 // 10",
+    Rewrite("one equal bar too many is needed", "same >= _MIN_EQUAL_BARS", "same > _MIN_EQUAL_BARS", OFFSET),
+    Rewrite("one equal bar is enough", "_MIN_EQUAL_BARS = 6", "_MIN_EQUAL_BARS = 1", HANDFUL),
+    Rewrite("a tenth of the bars is enough", "same > shared * 9 // 10", "same > shared // 10", HALF),
+    Rewrite("half the bars are enough", "_MIN_EQUAL_BARS and same > shared * 9 // 10",
             "4 and same >= shared // 2", HALF),
     Rewrite("only closes are compared", _AGREE, _AGREE.replace("in _PRICES", 'in ("close",)'), ALL_PRICES),
     Rewrite("one equal price is an equal bar", _AGREE,
             _AGREE.replace("all_", "any_").replace("in _PRICES", 'in ("open", "high", "close")'), ALL_PRICES),
-    Rewrite("a market that stands still is sent to another zone", "if shared == 0 or same > shared // 10:",
+    Rewrite("a constant market is shifted", "if shared == 0 or same > shared // 10:",
             "if shared == 0:", THIS_ZONE),
 )  # fmt: skip
 
 CONTROLS = (
     Rewrite("the best bar comes first", f"{_SORTED}\n    {_KEPT}", f"{_SORTED}\n    kept = ordered.group_by("
             '"open_time", maintain_order=True).last().select(ordered.columns)'),
-    Rewrite("the culprit is looked for at once", "if not frame.lazy()", "if False and not frame.lazy()"),
-    Rewrite("the length of a gap is told by its ends", "pl.len().cast(pl.Int64)",
+    Rewrite("the broken rule is searched for at once", "if not frame.lazy()", "if False and not frame.lazy()"),
+    Rewrite("the length of a gap follows from its ends", "pl.len().cast(pl.Int64)",
             '((pl.col("open_time").last() - pl.col("open_time").first()).dt.total_hours() + 1)'),
-    Rewrite("the fetched bar is laid over the stored one", _JOINED, 'frame=pl.concat([stored, taken]).unique('
+    Rewrite("the fetched bar replaces the stored one", _JOINED, 'frame=pl.concat([stored, taken]).unique('
             '"open_time", keep="last", maintain_order=True).sort("open_time"),'),
-    Rewrite("far zones are tried first", "range(1, _FARTHEST_ZONE_HOURS + 1)", "range(_FARTHEST_ZONE_HOURS, 0, -1)"),
+    Rewrite("far zones come first", "range(1, _MAX_ZONE_OFFSET_HOURS + 1)", "range(_MAX_ZONE_OFFSET_HOURS, 0, -1)"),
 )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def test_a_gap_is_a_warning(lake: Lake) -> None:
     found = check(lake, "hours_present")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert (found.description or "").startswith("1 of 24 closed hours from 2018-05-05 00:00")
-    assert "at most 1 together, from 2018-05-05 04:00 on" in (found.description or "")
+    assert "the longest gap has 1, from 2018-05-05 04:00 on" in (found.description or "")
 
 
 def test_a_day_without_a_bar_is_an_error(lake: Lake) -> None:
@@ -81,7 +81,7 @@ def test_todays_newest_hour_missing_is_an_error(lake: Lake) -> None:
     write(lake, walk(6))
     found = check(lake, "hours_present", DAY + 7 * HOUR + timedelta(minutes=10))
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "the newest closed hour, 2018-05-05 06:00, is one of them" in (found.description or "")
+    assert "the newest closed hour, 2018-05-05 06:00, is missing" in (found.description or "")
     assert check(lake, "hours_present", DAY + 6 * HOUR + timedelta(minutes=59)).passed
 
 
@@ -94,7 +94,7 @@ def test_files_end_in_the_middle_of_a_day_and_miss_nothing_after_it(lake: Lake) 
     assert (age.passed, age.description) == (True, "The files end at 2018-05-07 13:00 UTC.")
 
 
-def test_files_that_end_days_before_the_history_does_say_where_they_end(lake: Lake) -> None:
+def test_files_that_end_days_before_the_history_are_an_error_with_their_last_day(lake: Lake) -> None:
     write(lake, walk(13), 3)
     found = check(lake, "hours_present", DAY + 72 * HOUR, 3, grows=False)
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -125,7 +125,7 @@ def test_a_day_that_has_not_begun_misses_nothing(lake: Lake) -> None:
         (bars([DAY, DAY]), "expected one bar an hour, got two"),
     ],
 )
-def test_a_stored_bar_that_breaks_a_law_is_an_error(bad: pl.DataFrame, sentence: str, lake: Lake) -> None:
+def test_an_invalid_stored_bar_is_an_error(bad: pl.DataFrame, sentence: str, lake: Lake) -> None:
     write(lake, bad)
     found = check(lake, "ohlc_laws")
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
@@ -157,7 +157,7 @@ def test_just_after_midnight_yesterdays_last_bar_is_the_newest(lake: Lake) -> No
 
 
 # --- continuity ------------------------------------------------------------------------------------
-def test_a_day_that_opens_far_from_the_close_before_is_a_warning(lake: Lake) -> None:
+def test_a_day_that_opens_far_from_the_previous_close_is_a_warning(lake: Lake) -> None:
     write(lake, bars(hours(DAY, 48), open=[100.0] * 24 + [105.0] + [100.0] * 23, high=110.0), 2)
     found = check(lake, "continuity", days=2)
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -170,10 +170,8 @@ def test_a_step_across_a_gap_is_not_judged(lake: Lake) -> None:
     assert check(lake, "continuity", days=2).passed
 
 
-# --- what is checked -------------------------------------------------------------------------------
-
-
+# --- blocking --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["hours_present", "ohlc_laws", "newest_bar_age"])
-def test_what_cannot_be_trusted_blocks(name: str) -> None:
+def test_checks_of_validity_block(name: str) -> None:
     (spec,) = [spec for one in CHECKS for spec in one.check_specs if spec.name == name]
     assert spec.blocking

@@ -1,4 +1,4 @@
-"""Waiting for the bar of the hour that has just closed, on a clock that only sleeping moves on."""
+"""Waiting for the bar of the hour that has just closed, on a clock that only sleeping advances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btc_assets.market.closing import EVERY_S, FAILOVER_S, Arrival, await_bar
+from btc_assets.market.closing import FAILOVER_S, POLL_S, Arrival, await_bar
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import DAY, Answer, Exchange, bars, klines_from, transport
@@ -28,7 +28,7 @@ class Clock:
         self.seconds = seconds
 
     def sleep(self, seconds: float) -> None:
-        assert seconds > 0, "a wait that takes no time is none"
+        assert seconds > 0, "every wait takes time"
         self.seconds += seconds
 
     def now(self) -> datetime:
@@ -36,15 +36,15 @@ class Clock:
 
 
 class Late:
-    """A venue that has the bar so many seconds after its close; until then it has the one before, or a fault."""
+    """A venue that has the bar some seconds after its close; before, it returns the previous bar or raises a fault."""
 
     def __init__(self, clock: Clock, late_s: float, venue: str = "binance", fault: Exception | None = None) -> None:
         self.venue, self.venues = venue, (venue,)
-        self.asked: list[float] = []
+        self.requests: list[float] = []
         self._clock, self._late_s, self._fault = clock, late_s, fault
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-        self.asked.append(self._clock.seconds)
+        self.requests.append(self._clock.seconds)
         if self._clock.seconds >= self._late_s:
             return WITH
         if self._fault is not None:
@@ -64,25 +64,25 @@ def test_a_late_bar_is_there_within_a_second_and_requested_once_a_second(late_s:
     clock = Clock()
     venue = Late(clock, late_s)
     arrival = wait(clock, venue, patience_s=patience_s)
-    assert (arrival.venue == 0) == (venue.asked[-1] >= late_s)
-    assert arrival.venue == 0 or patience_s < late_s + EVERY_S
-    assert clock.seconds <= min(late_s + EVERY_S, patience_s) + 0.01
-    assert all(later - at >= EVERY_S - 0.01 for at, later in zip(venue.asked, venue.asked[1:], strict=False))
-    assert arrival.requests == len(venue.asked)
+    assert (arrival.venue == 0) == (venue.requests[-1] >= late_s)
+    assert arrival.venue == 0 or patience_s < late_s + POLL_S
+    assert clock.seconds <= min(late_s + POLL_S, patience_s) + 0.01
+    assert all(later - at >= POLL_S - 0.01 for at, later in zip(venue.requests, venue.requests[1:], strict=False))
+    assert arrival.requests == len(venue.requests)
 
 
 def test_nothing_is_requested_before_the_hour_has_closed() -> None:
     clock = Clock(-3.2)
     venue = Late(clock, -10.0)
     assert wait(clock, venue).waited_s == 0
-    assert venue.asked[0] == pytest.approx(0, abs=0.01)
+    assert venue.requests[0] == pytest.approx(0, abs=0.01)
 
 
 def test_a_venue_that_is_late_by_seconds_is_not_failed_over() -> None:
     clock = Clock()
     first, second = Late(clock, 10.0), Late(clock, 0.0, "coinbase")
     assert wait(clock, first, second).venue == 0
-    assert second.asked == []
+    assert second.requests == []
 
 
 @pytest.mark.parametrize("fault", [None, SourceUnavailableError("HTTP 503"), SourceMalformedError("an empty list")])
@@ -91,11 +91,11 @@ def test_a_venue_that_is_late_for_long_is_failed_over(fault: Exception | None) -
     first, second = Late(clock, 60.0, fault=fault), Late(clock, 0.0, "coinbase")
     arrival = wait(clock, first, second)
     assert arrival.venue == 1
-    assert second.asked == [pytest.approx(FAILOVER_S, abs=EVERY_S)]
+    assert second.requests == [pytest.approx(FAILOVER_S, abs=POLL_S)]
     assert (str(fault) in str(arrival)) == (fault is not None)
 
 
-def test_a_late_venue_is_still_preferred_once_both_are_asked() -> None:
+def test_a_late_venue_is_still_preferred_once_both_are_polled() -> None:
     clock = Clock()
     first, second = Late(clock, 30.0), Late(clock, 60.0, "coinbase")
     assert wait(clock, first, second).venue == 0
@@ -105,18 +105,18 @@ def test_a_venue_that_refuses_is_failed_over_at_once_and_not_retried() -> None:
     clock = Clock()
     first = Late(clock, 90.0, fault=SourceRefusedError("HTTP 451"))
     assert wait(clock, first, Late(clock, 3.0, "coinbase")).venue == 1
-    assert len(first.asked) == 1
+    assert len(first.requests) == 1
     assert clock.seconds < FAILOVER_S
 
 
-def test_where_every_venue_refuses_nothing_is_waited_for() -> None:
+def test_if_every_venue_refuses_there_is_no_wait() -> None:
     clock = Clock()
     arrival = wait(clock, Late(clock, 90.0, fault=SourceRefusedError("HTTP 451")))
     assert (arrival.venue, arrival.requests) == (None, 1)
-    assert clock.seconds < EVERY_S
+    assert clock.seconds < POLL_S
 
 
-@pytest.mark.parametrize(("status", "after", "again_at"), [(429, "7", 7.0), (503, None, EVERY_S)])
+@pytest.mark.parametrize(("status", "after", "again_at"), [(429, "7", 7.0), (503, None, POLL_S)])
 def test_a_busy_venue_is_retried_when_it_allows(
     exchange: Exchange, status: int, after: str | None, again_at: float
 ) -> None:

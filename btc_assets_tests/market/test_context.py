@@ -1,4 +1,4 @@
-"""What every stream of `BTC_CONTEXT` promises: its service, its files, its asset, its features."""
+"""Contract of every stream of `BTC_CONTEXT`: its service, its files, its asset, its features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from btc_assets.features.engine import compute_features
 from btc_assets.features.inputs import CLOCK, made_up
 from btc_assets.lake import Lake
 from btc_assets.laws.laws import Engine, LawResult, availability, future_poisoning, prefix_invariance, warm_up
-from btc_assets.market.gathering import Sources, asset_of, check_of, lawful
+from btc_assets.market.gathering import Sources, asset_of, check_of, valid_rows
 from btc_assets.market.streams import CONTEXT, chosen
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.reads import lake_resources
@@ -34,7 +34,7 @@ def epoch(at: datetime) -> int:
     return int(at.timestamp() * 1000)
 
 
-def asked(query: dict[str, str], first: str, last: str) -> tuple[int, int]:
+def span_of(query: dict[str, str], first: str, last: str) -> tuple[int, int]:
     return int(query[first]), int(query[last])
 
 
@@ -43,7 +43,7 @@ class Case:
     """How a service answers.
 
     Attributes:
-        path: that it is asked at.
+        path: path of its endpoint.
         respond: query and the times of all rows (ms) to an answer, in pages.
         real: file of the shared data.
         per_page: rows of a page; 0 where there is one.
@@ -56,19 +56,19 @@ class Case:
 
 
 def _funding(query: dict[str, str], times: list[int]) -> Any:
-    first, last = asked(query, "startTime", "endTime")
+    first, last = span_of(query, "startTime", "endTime")
     rows = [at for at in times if first <= at + 3 <= last][: int(query["limit"])]
     return [{"symbol": "BTCUSDT", "fundingTime": at + 3, "fundingRate": f"{at % 97 / 1e6}"} for at in rows]
 
 
 def _perpetual(query: dict[str, str], times: list[int]) -> Any:
-    first, last = asked(query, "startTime", "endTime")
+    first, last = span_of(query, "startTime", "endTime")
     rows = [at for at in times if first <= at <= last][: int(query["limit"])]
     return [[at, "1", "9", "1", str(100 + at % 97), "5.5", at + 1, "9", 3, "1", "1", "0"] for at in rows]
 
 
 def _dvol(query: dict[str, str], times: list[int]) -> Any:
-    first, last = asked(query, "start_timestamp", "end_timestamp")
+    first, last = span_of(query, "start_timestamp", "end_timestamp")
     rows = [at for at in times if first <= at <= last]
     earlier = rows[-1001] if len(rows) > 1000 else None
     return {"result": {"data": [[at, 1, 9, 1, 50 + at % 7] for at in rows[-1000:]], "continuation": earlier}}
@@ -118,7 +118,7 @@ def times_of(stream: Stream, days: int, first: datetime = DAY) -> list[int]:
 
 
 def answering(exchange: Exchange, stream: Stream, days: int, first: datetime = DAY) -> Sources:
-    """Let the fake service hold rows of some days, and return the sources that ask it."""
+    """Let the fake service hold rows of some days, and return the sources that request it."""
     case, times = CASES[stream.name], times_of(stream, days, first)
     exchange.respond = lambda path, query: Answer(case.respond(query, times) if path == case.path else b"", 200)
     return Sources(settings_of(stream, context_urls={stream.name: exchange.url}))
@@ -131,7 +131,7 @@ def test_every_stream_has_its_fake_service() -> None:
     assert set(CASES) == set(STREAMS)
 
 
-def test_a_service_gives_the_rows_of_the_days_asked_for(stream: Stream, exchange: Exchange) -> None:
+def test_a_service_returns_the_rows_of_the_requested_days(stream: Stream, exchange: Exchange) -> None:
     rows = answering(exchange, stream, 4).fetch(stream, DAY + timedelta(days=1), DAY + timedelta(days=3))
     assert stream.contract.faults(rows) == []
     assert rows.height == timedelta(days=2) / stream.cadence
@@ -148,13 +148,13 @@ def test_a_long_span_is_read_page_by_page(stream: Stream, exchange: Exchange) ->
     assert pages <= len(exchange.requests) <= pages + 1
 
 
-def test_a_service_that_is_busy_is_asked_again(stream: Stream, exchange: Exchange) -> None:
+def test_a_busy_service_is_retried(stream: Stream, exchange: Exchange) -> None:
     sources = answering(exchange, stream, 2)
     exchange.script = [Answer(status=429, headers={"Retry-After": "0"})]
     assert sources.fetch(stream, DAY, END).height == timedelta(days=2) / stream.cadence
 
 
-def test_a_service_that_stays_busy_is_an_error_that_says_so(stream: Stream, exchange: Exchange) -> None:
+def test_a_service_that_stays_busy_is_an_error(stream: Stream, exchange: Exchange) -> None:
     sources = answering(exchange, stream, 2)
     exchange.script = [Answer(status=429)] * 4
     with pytest.raises(SourceUnavailableError, match="429"):
@@ -189,7 +189,7 @@ def test_an_answer_cut_short_is_an_error(stream: Stream, exchange: Exchange) -> 
         sources.fetch(stream, DAY, END)
 
 
-def test_a_number_that_is_none_is_named(exchange: Exchange) -> None:
+def test_a_value_that_is_not_a_number_is_named(exchange: Exchange) -> None:
     stream = STREAMS["funding"]
     sources = answering(exchange, stream, 2)
     exchange.script = [Answer([{"fundingTime": epoch(DAY), "fundingRate": "NaN"}])]
@@ -211,27 +211,29 @@ def rows_of(stream: Stream, days: int = 2, first: datetime = DAY) -> pl.DataFram
 def test_a_row_is_not_taken_before_it_is_available(stream: Stream) -> None:
     rows = rows_of(stream)
     for now in (DAY + timedelta(minutes=n) for n in range(0, 1500, 30)):
-        taken = lawful(stream, rows, DAY, END, now, END)
+        taken = valid_rows(stream, rows, DAY, END, now, END)
         assert taken.height == rows.filter(stream.available_at <= now).height
 
 
-def test_equal_rows_count_once_and_contradicting_ones_are_an_error(stream: Stream) -> None:
+def test_equal_rows_count_once_and_conflicting_rows_are_an_error(stream: Stream) -> None:
     rows = rows_of(stream)
-    assert lawful(stream, pl.concat([rows, rows]), DAY, END, END, END).equals(rows.filter(stream.available_at <= END))
+    assert valid_rows(stream, pl.concat([rows, rows]), DAY, END, END, END).equals(
+        rows.filter(stream.available_at <= END)
+    )
     other = rows.head(1).with_columns(pl.col(list(stream.contract.columns)[1]) + 1)
-    with pytest.raises(SourceMalformedError, match="twice with different values"):
-        lawful(stream, pl.concat([rows, other]), DAY, END, END, END)
+    with pytest.raises(SourceMalformedError, match="two with different values"):
+        valid_rows(stream, pl.concat([rows, other]), DAY, END, END, END)
 
 
 def test_a_row_from_the_future_is_an_error(stream: Stream) -> None:
     with pytest.raises(SourceMalformedError, match="after now"):
-        lawful(stream, rows_of(stream, 6), DAY, END, END, DAY + timedelta(days=1))
+        valid_rows(stream, rows_of(stream, 6), DAY, END, END, DAY + timedelta(days=1))
 
 
 def test_a_value_that_breaks_the_contract_is_an_error(stream: Stream) -> None:
     column = list(stream.contract.columns)[1]
     with pytest.raises(SourceMalformedError, match=column):
-        lawful(stream, rows_of(stream).with_columns(pl.lit(float("inf")).alias(column)), DAY, END, END, END)
+        valid_rows(stream, rows_of(stream).with_columns(pl.lit(float("inf")).alias(column)), DAY, END, END, END)
 
 
 def test_a_row_counts_for_an_hour_that_has_not_closed_before_it_is_available(stream: Stream) -> None:
@@ -427,8 +429,8 @@ def test_features_by_hand() -> None:
 # --- the setting -----------------------------------------------------------------------------------
 
 
-def test_a_name_that_is_no_stream_is_an_error_that_lists_them() -> None:
-    with pytest.raises(SettingsError, match="BTC_CONTEXT: 'fundng' is no stream; choose from funding, basis"):
+def test_an_unknown_stream_is_an_error_that_lists_the_streams() -> None:
+    with pytest.raises(SettingsError, match="BTC_CONTEXT: 'fundng' is not a stream; choose from funding, basis"):
         chosen(["fundng"])
 
 

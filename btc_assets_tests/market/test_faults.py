@@ -1,4 +1,4 @@
-"""Every fault of a source fails the run with a sentence, and leaves the stored partition as it was."""
+"""Every fault of a source fails the run with an explanation and leaves the stored partition unchanged."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ FAULTS: dict[str, tuple[list[Answer], type[SourceError], str]] = {
     "an hour twice": (
         [Answer([*ROWS[:4], kline(DAY + 3 * HOUR, 100.5), *ROWS[4:]])],
         SourceMalformedError,
-        "2018-05-05 03:00:00+00:00 twice and with different values",
+        "2018-05-05 03:00:00+00:00 twice with different values",
     ),
     "from the future": (
         [Answer([*ROWS, kline(DAY + 14 * HOUR)])],
@@ -135,7 +135,7 @@ def test_a_fault_says_what_is_wrong_and_leaves_the_partition_untouched(
     assert sentence in str(error.value)
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
     assert lake.days(PRICES) == [date(2018, 5, 5)]
-    assert exchange.script == [], "every scripted answer was asked for"
+    assert exchange.script == [], "every scripted answer was requested"
 
 
 def test_the_same_run_without_a_fault_stores_the_day(exchange: Exchange, lake: Lake) -> None:
@@ -147,15 +147,15 @@ def test_the_same_run_without_a_fault_stores_the_day(exchange: Exchange, lake: L
 
 
 @pytest.mark.parametrize("status", [418, 429, 500, 503])
-def test_a_passing_fault_is_ridden_out(status: int, exchange: Exchange, lake: Lake) -> None:
+def test_a_transient_fault_is_retried(status: int, exchange: Exchange, lake: Lake) -> None:
     exchange.script = [Answer(status=status, headers={"Retry-After": "0.02"})] * 2
     exchange.respond = klines_from(hours(DAY, 12))
     assert materialise(lake, binance(exchange)).success
     assert len(exchange.requests) == 3
 
 
-def test_a_history_in_another_zone_is_refused_where_the_stored_one_tells(exchange: Exchange, lake: Lake) -> None:
-    """A dump of the past, stamped 9 hours ahead, holds no bar from the future; the stored bars give it away."""
+def test_a_history_in_another_zone_is_refused_by_comparison_with_the_stored_one(exchange: Exchange, lake: Lake) -> None:
+    """An old dump with times 9 hours ahead has no bar from the future; only the stored bars reveal the shift."""
     walk = [100.0 + n / 10 for n in range(24)]
     closes = dict(zip(hours(DAY, 24), walk, strict=True))
     lake.write(PRICES, date(2018, 5, 5), bars(hours(DAY, 24), close=walk, high=110.0))
@@ -165,7 +165,7 @@ def test_a_history_in_another_zone_is_refused_where_the_stored_one_tells(exchang
         row[2] = "110.0"
     exchange.script = [Answer(rows)]
     now = DAY + timedelta(days=3)
-    with pytest.raises(SourceMalformedError, match="equal the stored ones 9 hours earlier"):
+    with pytest.raises(SourceMalformedError, match="equal the stored bars 9 hours earlier"):
         materialise(lake, binance(exchange, now), now)
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
 
@@ -177,18 +177,19 @@ def test_a_killed_or_failed_write_is_no_partition(exchange: Exchange, lake: Lake
     assert lake.days(PRICES) == []
 
 
-def _mutant_without(law: str) -> Callable[..., object]:
-    return lambda *args, **kwargs: args[1] if law != "first_fault" else None
+def _mutant_without(rule: str) -> Callable[..., object]:
+    return lambda *args, **kwargs: args[1] if rule != "first_fault" else None
 
 
 @pytest.mark.parametrize(
-    ("law", "fault"), [("first_fault", "negative price"), ("lawful", "from the future"), ("in_order", "an hour twice")]
+    ("rule", "fault"),
+    [("first_fault", "negative price"), ("valid_bars", "from the future"), ("in_order", "an hour twice")],
 )
-def test_without_the_law_the_fault_would_pass(
-    law: str, fault: str, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+def test_without_the_rule_the_fault_would_pass(
+    rule: str, fault: str, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each refusal above is the work of the law it names, not of luck."""
-    module = "answer" if law == "first_fault" else "binance"
-    monkeypatch.setattr(f"btc_assets.market.sources.{module}.{law}", _mutant_without(law))
+    """Each refusal above is due to the rule it names."""
+    module = "answer" if rule == "first_fault" else "binance"
+    monkeypatch.setattr(f"btc_assets.market.sources.{module}.{rule}", _mutant_without(rule))
     exchange.script = list(FAULTS[fault][0])
     assert binance(exchange).fetch(DAY, DAY + 12 * HOUR, NOW).height >= 12

@@ -1,4 +1,4 @@
-"""Several venues in order of preference; one hour is always of one venue."""
+"""Several venues in order of preference; every hour comes from a single venue."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class AutoSource:
-    """Asks the first venue, and each next one only for the hours still missing.
+    """Requests bars from the first venue, and from each next venue only the hours still missing.
 
     Attributes:
-        venue: "auto"; each row carries the venue it came from.
+        venue: "auto"; each row names its own venue.
         venues: in order of preference.
     """
 
@@ -32,32 +32,34 @@ class AutoSource:
         self._sources = tuple(sources)
         self.venues = tuple(source.venue for source in sources)
 
-    def without_first(self, places: int) -> Self:
-        """Return a source that leaves out so many of the preferred venues."""
-        return type(self)(self._sources[places:])
+    def without_first(self, count: int) -> Self:
+        """Return a source without the first venues."""
+        return type(self)(self._sources[count:])
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
         """Return the closed bars of the span; see `MarketSource.fetch`.
 
         Raises:
-            SourceUnavailableError: no venue gave a bar; the message holds what each one said.
+            SourceUnavailableError: no venue returned a bar; the message lists each venue's error.
         """
         end = max(first, min(last, now.replace(minute=0, second=0, microsecond=0)))
         bars = PRICES.empty()
-        said: list[str] = []
+        errors: list[str] = []
         for source in self._sources:
             for start, newest, _ in find_gaps(bars, first, end).iter_rows():
                 try:
-                    found = source.fetch(start, newest + HOUR, now)
+                    fetched = source.fetch(start, newest + HOUR, now)
                 except SourceError as error:
-                    said.append(f"{source.venue}: {error}")
-                    _LOG.warning("%s gave no bars from %s on, the next venue is asked: %s", source.venue, start, error)
+                    errors.append(f"{source.venue}: {error}")
+                    _LOG.warning(
+                        "%s returned no bars from %s on, trying the next venue: %s", source.venue, start, error
+                    )
                     if isinstance(error, SourceUnavailableError):
-                        break  # it would be as unavailable for the next gap
+                        break  # the venue is unavailable for the next gap too
                 else:
-                    bars = pl.concat([bars, found.select(list(PRICES.columns))])
+                    bars = pl.concat([bars, fetched.select(list(PRICES.columns))])
         if bars.is_empty() and end > first:
             raise SourceUnavailableError(
-                f"No venue gave a bar from {first:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC. {' | '.join(said)}"
+                f"No venue returned a bar from {first:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC. {' | '.join(errors)}"
             )
         return bars.sort("open_time")

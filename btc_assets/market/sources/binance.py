@@ -14,10 +14,10 @@ from btc_assets.market.sources.answer import (
     REMEDY,
     bars_of,
     closed_between,
-    expect_some,
+    expect_bars,
     in_order,
-    lawful,
     rows_of,
+    valid_bars,
     wall_clock,
 )
 from btc_assets.market.sources.files import read_table
@@ -25,9 +25,9 @@ from btc_assets.market.tables import PRICES
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
 PAGE = 1000
-"""Most klines of one REST answer."""
+"""Maximum number of klines per REST answer."""
 ARCHIVE_FROM = timedelta(days=31)
-"""Spans longer than this are read from the archive as far as it goes."""
+"""Longer spans are read from the archive as far as it reaches."""
 _FIELDS = {
     "open_time": 0,
     "open": 1,
@@ -65,16 +65,16 @@ class BinanceSource:
         reached = first
         if last - first > ARCHIVE_FROM:
             archived, reached = self._archived(first, last)
-            if archived and (began := archived[0]["open_time"][0]) > first:
-                parts += self._pages(first, began)  # months the archive lacks; before the listing there is nothing
+            if archived and (listed_from := archived[0]["open_time"][0]) > first:
+                parts += self._pages(first, listed_from)  # months that the archive lacks; empty before the listing
             parts += archived
         parts += self._pages(reached, last)
         bars = closed_between(pl.concat(parts), first, last, now)
-        return expect_some(self.venue, bars, first, last, now)
+        return expect_bars(self.venue, bars, first, last, now)
 
     # --- REST ----------------------------------------------------------------------------------
     def _pages(self, first: datetime, last: datetime) -> list[pl.DataFrame]:
-        """Ask page after page; a page that is not full is the last."""
+        """Request page after page; a page that is not full is the last."""
         pages: list[pl.DataFrame] = []
         while first < last:
             answer = self._api.json(
@@ -88,7 +88,7 @@ class BinanceSource:
                 },
             )
             page = bars_of(self.venue, rows_of(self.venue, answer, _FIELDS, micros=1_000, width=11))
-            page = in_order(self.venue, lawful(self.venue, page, self._clock()))
+            page = in_order(self.venue, valid_bars(self.venue, page, self._clock()))
             if page.is_empty():
                 break
             pages.append(page)
@@ -97,7 +97,7 @@ class BinanceSource:
                 break
             if newest < first:
                 raise SourceMalformedError(
-                    f"binance was asked for bars from {first:%Y-%m-%d %H:%M} UTC on and answered only older ones, up "
+                    f"binance returned only bars before the requested {first:%Y-%m-%d %H:%M} UTC, up "
                     f"to {newest:%Y-%m-%d %H:%M}. {REMEDY}"
                 )
             first = newest + HOUR
@@ -107,11 +107,11 @@ class BinanceSource:
     def _archived(self, first: datetime, last: datetime) -> tuple[list[pl.DataFrame], datetime]:
         """Read whole months, then whole days, as far as they are published.
 
-        Months without a file at the beginning are left to the REST API, like everything when the archive is out
-        of reach: it has the same bars.
+        The REST API, which has the same bars, covers first months without a file, and everything if the archive is
+        unreachable.
 
         Returns:
-            The bars, and the hour from which the REST API must be asked.
+            The bars, and the hour from which on the REST API is needed.
         """
         parts: list[pl.DataFrame] = []
         reached = first
@@ -132,11 +132,11 @@ class BinanceSource:
                 parts.append(part)
                 reached = midnight(reached.date() + timedelta(days=1))
         except (SourceUnavailableError, SourceRefusedError) as error:
-            _LOG.warning("The archive of binance is out of reach (%s); the REST API is asked from %s.", error, reached)
+            _LOG.warning("The archive of binance is unreachable (%s); using the REST API from %s on.", error, reached)
         return parts, reached
 
     def _file(self, period: str, stamp: str) -> pl.DataFrame | None:
-        """Return the bars of one archive file, verified, or None where there is none."""
+        """Return the verified bars of one archive file, or None if the file does not exist."""
         name = f"{self._symbol}-1h-{stamp}.zip"
         path = f"/data/spot/{period}/klines/{self._symbol}/1h/{name}"
         content = self._archive.content_if_found(path)
@@ -145,14 +145,14 @@ class BinanceSource:
         checksum = self._archive.content_if_found(f"{path}.CHECKSUM")
         if checksum is not None:
             expected = (checksum.decode("ascii", "replace").split() or [""])[0].lower()
-            found = hashlib.sha256(content).hexdigest()
-            if expected != found:
+            actual = hashlib.sha256(content).hexdigest()
+            if expected != actual:
                 raise SourceMalformedError(
-                    f"binance archive {name}: expected sha256 {expected}, got {found}; the download is damaged. Try "
-                    f"again; if it stays so, an intermediary changes it (BTC_BINANCE_ARCHIVE_URL)."
+                    f"binance archive {name}: expected sha256 {expected}, got {actual}; the download is damaged. Try "
+                    f"again; if this persists, a proxy changes the file (BTC_BINANCE_ARCHIVE_URL)."
                 )
         table = read_table(f"binance archive {name}", content, remedy=REMEDY, limit=_UNZIPPED_LIMIT)
-        bars = lawful(f"binance archive {name}", table, self._clock())
+        bars = valid_bars(f"binance archive {name}", table, self._clock())
         return in_order(self.venue, bars.select(list(PRICES.columns)).with_columns(pl.lit(self.venue).alias("venue")))
 
 

@@ -1,4 +1,4 @@
-"""The source a deployment's settings ask for."""
+"""Build the market source that the settings choose."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from btc_assets.settings import Settings
 from btc_assets.transport import Limits, Transport
 
 REMEDY = "check the base URL and symbol, or choose another BTC_MARKET_SOURCE"
-"""What a person may do where a venue refuses, the end of a sentence."""
-
-
+"""What to do if a venue refuses; ends a sentence."""
 EAGER_TIMEOUT_S = 5.0
-"""Longest wait for one answer while a bar is awaited; the request is retried anyway."""
+"""Longest wait for one answer while polling for a new bar, seconds; the request is retried anyway."""
 
 
 def source_of(config: Settings) -> MarketSource:
-    """Build the market source that `BTC_MARKET_SOURCE` names; nothing is asked of it yet."""
+    """Build the market source that `BTC_MARKET_SOURCE` names; it requests nothing yet."""
     if config.market_source == "sample":
         return sample_source()
     if config.market_source == "files":
@@ -33,9 +31,9 @@ def source_of(config: Settings) -> MarketSource:
 
 
 def eager_sources_of(config: Settings) -> tuple[MarketSource, ...]:
-    """Build the venues to wait for a bar at, the preferred first: each tries once and reports the result at once.
+    """Build the venues to poll for a new bar, in order of preference: each tries a request once.
 
-    None for a history of files, where nothing is waited for.
+    Empty for files, which are never waited for.
     """
     if config.market_source in ("sample", "files"):
         return ()
@@ -53,7 +51,7 @@ def _limits(config: Settings) -> Limits:
 
 
 def _venues(config: Settings, limits: Limits) -> tuple[MarketSource, ...]:
-    """Return the venue that is chosen, or all of them in order of preference."""
+    """Return the chosen venue, or all venues in order of preference."""
 
     def transport(base_url: str) -> Transport:
         return Transport(base_url, limits, remedy=REMEDY)

@@ -1,4 +1,4 @@
-"""Coinbase Exchange: candles of one product, 300 a page, newest first; it tells no order flow."""
+"""Coinbase Exchange: candles of one product, 300 per page, newest first, without order flow."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from datetime import datetime
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.market.sources.answer import bars_of, closed_between, expect_some, in_order, lawful, rows_of, wall_clock
+from btc_assets.market.sources.answer import (
+    bars_of,
+    closed_between,
+    expect_bars,
+    in_order,
+    rows_of,
+    valid_bars,
+    wall_clock,
+)
 from btc_assets.transport import Transport
 
 PAGE = 300
-"""Most candles of one answer; the first and the last hour asked for are both included."""
+"""Maximum number of candles per answer; the first and the last requested hour are both included."""
 _FIELDS = {"open_time": 0, "low": 1, "high": 2, "open": 3, "close": 4, "volume": 5}
 
 
@@ -39,7 +47,7 @@ class CoinbaseSource:
                 {"granularity": 3600, "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"},
             )
             page = bars_of(self.venue, rows_of(self.venue, answer, _FIELDS, micros=1_000_000))
-            pages.append(in_order(self.venue, lawful(self.venue, page, self._clock()), descending=True))
+            pages.append(in_order(self.venue, valid_bars(self.venue, page, self._clock()), descending=True))
             start = end + HOUR
         bars = closed_between(pl.concat(pages), first, last, now)
-        return expect_some(self.venue, bars, first, last, now)
+        return expect_bars(self.venue, bars, first, last, now)

@@ -1,4 +1,4 @@
-"""Bars from the user's own Parquet, CSV or zip files, with the column names and time stamps people use."""
+"""Bars from the user's own Parquet, CSV or zip files, with common column names and time formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from btc_assets.archives import MAX_BYTES, UnreadableError, decode_text, invalid_file, unpack
 from btc_assets.market.bars import first_fault
-from btc_assets.market.sources.answer import closed_between, lawful, wall_clock
+from btc_assets.market.sources.answer import closed_between, valid_bars, wall_clock
 from btc_assets.market.sources.instrument import Instrument, instrument_of
 from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
 from btc_assets.market.sources.text_table import LINE, text_table
@@ -52,7 +52,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "close_time": ("close_time", "closetime", "close_timestamp", "time_period_end", "period_end", "end_time"),
 }  # fmt: skip
-"""Names a column may go by, lower case with `_` between words; the first one present is taken."""
+"""Accepted names of each column, lower case with `_` between words; the first one present is used."""
 _NEEDED = ("open_time", "open", "high", "low", "close", "volume")
 _INSTRUMENTS = (
     "symbol", "pair", "ticker", "instrument", "market", "tic", "product_id", "product", "instrument_id",
@@ -63,26 +63,26 @@ KLINE_COLUMNS = (
     "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "trades",
     "taker_buy_volume", "taker_buy_quote_volume", "ignore",
 )  # fmt: skip
-"""Columns of a Binance kline file, which carries no header."""
-_HEADLESS = {
+"""Columns of a Binance kline file, which has no header."""
+_HEADERLESS = {
     len(KLINE_COLUMNS): KLINE_COLUMNS,
     7: ("open_time", "open", "high", "low", "close", "volume", "trades"),
     6: ("open_time", "open", "high", "low", "close", "volume"),
 }
-"""Columns of files without a header, by their number: Binance's, Kraken's, and the least a bar needs."""
+"""Columns of files without a header, by their number: Binance's, Kraken's, and the minimum."""
 _NOTHING = ("", "nan", "null", "none", "na", "n/a", "-")
 """Spellings of a missing number, in lower case."""
 INSTRUMENT = "instrument named"
-"""Column of bars from files: the instrument in their symbol column or file name, as it is spelt there."""
+"""Column with the instrument as a symbol column or the file name spells it."""
 _PRICES = ("open", "high", "low", "close")
 _PRICES_IN_A_HEADER = 3
-"""Names of prices from which a line is a header."""
+"""A line with this many names of prices is a header."""
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|\.\d+)([eE][+-]?\d+)?")
 _DECORATION = r"[\s\x{00a0}\x{202f}'_$€£₿]"
 """Characters in a number that carry no meaning."""
 _DECIMAL_COMMA = r"^[+-]?([\d.]*,(\d{0,2}|\d{4,})|0,\d+|[\d.]+\.\d{3},\d*|[1-9]\d{3,},\d+|\d{1,3}(\.\d{3}){2,})$"
 _DECIMAL_POINT = r"^[+-]?([\d,]*\.(\d{0,2}|\d{4,})|0\.\d+|[\d,]+,\d{3}\.\d*|[1-9]\d{3,}\.\d+|\d{1,3}(,\d{3}){2,})$"
-"""Numbers that can be written only one way: 1,5 and 0,125 and 1.234,5 and 1.234.567, or the same with a point."""
+"""Unambiguous numbers: 1,5 and 0,125 and 1.234,5 and 1.234.567, or the same with a decimal point."""
 _GROUPED = r"^[+-]?\d{1,3}(T\d{3})+(D\d*)?$"
 """A number with thousands separators, T and the decimal sign, D."""
 _SHOWN = 300
@@ -94,10 +94,10 @@ _judged: dict[tuple[tuple[str, int, int], ...], None] = {}
 
 
 class FileSource:
-    """Bars of files on disk.
+    """Source of bars from files on disk.
 
     Attributes:
-        venue: the venue written on each row.
+        venue: venue of each row.
         pattern: path or glob of `.parquet`, `.csv`, `.csv.gz` or `.zip` files; times without a zone are UTC.
     """
 
@@ -108,25 +108,25 @@ class FileSource:
         self._clock = clock
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-        """Return the closed bars of the span; see `MarketSource.fetch`. Hours that two files hold come twice.
+        """Return the closed bars of the span; see `MarketSource.fetch`. An hour in two files is returned twice.
 
         Raises:
-            SourceRefusedError: no file is there, or one may not be read.
-            SourceMalformedError: a file cannot be understood, holds bars from the future or of another span than an
-                hour, or the files are of more than one instrument.
+            SourceRefusedError: there is no file, or a file cannot be read.
+            SourceMalformedError: a file cannot be parsed, holds bars from the future or bars that are not hourly, or
+                the files hold more than one instrument.
         """
         wall = self._clock()
         paths = matching_files("BTC_MARKET_FILES", self.pattern, _SUFFIXES, "hourly bars")
         frames = [self._bars(path, wall) for path in paths]
         stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
-        if stamps not in _judged:  # all of the files, whatever span is requested
+        if stamps not in _judged:  # judges all files, not only the requested span
             _judge(paths, frames)
             _judged[stamps] = None
         spans = [closed_between(frame, first, last, now).drop(FILE, LINE, INSTRUMENT) for frame in frames]
         return pl.concat(spans, how="diagonal").with_columns(pl.lit(self.venue).alias("venue"))
 
     def _bars(self, path: Path, wall: datetime) -> pl.DataFrame:
-        """Return one file's bars; a file is read again only when its time or size changed."""
+        """Return one file's bars; a file is parsed again only if its modification time or size changed."""
         try:
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
@@ -138,7 +138,7 @@ class FileSource:
                 f"{path} cannot be read: {error.strerror}. Make it readable or point BTC_MARKET_FILES at another."
             ) from error
         _parsed[str(path)] = known
-        return lawful(path.name, known[1], wall, remedy=_REMEDY)
+        return valid_bars(path.name, known[1], wall, remedy=_REMEDY)
 
 
 def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
@@ -148,7 +148,7 @@ def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
     named: dict[Instrument, str] = {}
     for path, frame in zip(paths, frames, strict=True):
         folders = path.parent.relative_to(root).parts
-        from_folders = next((found for folder in reversed(folders) if (found := instrument_of(folder))), None)
+        from_folders = next((match for folder in reversed(folders) if (match := instrument_of(folder))), None)
         for name, file, line in (
             frame.unique(INSTRUMENT, keep="first", maintain_order=True).select(INSTRUMENT, FILE, LINE).rows()
         ):
@@ -169,16 +169,16 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MA
     """Read one file of hourly bars.
 
     Args:
-        name: of the file, for messages; its ending counts where its first bytes do not identify it.
-        content: its bytes; in a zip every Parquet or CSV member counts.
-        remedy: the sentence that says what to do about a file that cannot be used.
-        limit: most bytes it may unpack to.
+        name: file name, for messages; its suffix counts if the first bytes do not identify the format.
+        content: bytes of the file; of a zip, every Parquet or CSV member is read.
+        remedy: sentence that says what to do about an unusable file.
+        limit: largest unpacked size, bytes.
 
     Returns:
-        PRICES columns (venue empty), `close_time` where the file has it, and `FILE`, `LINE` and the instrument named.
+        PRICES columns (venue empty), `close_time` if the file has it, `FILE`, `LINE` and `INSTRUMENT`.
 
     Raises:
-        SourceMalformedError: the sentence names the file, what was expected and what came.
+        SourceMalformedError: the message names the file, what was expected and what it holds.
     """
     try:
         parts = unpack(name, content, (".csv", ".parquet"), limit)
@@ -186,13 +186,13 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MA
     except UnreadableError as error:
         raise SourceMalformedError(f"{error}. {remedy}") from error
     for frame in frames:
-        if fault := span_fault(frame) or _broken_law(frame):
+        if fault := span_fault(frame) or _invalid_bar(frame):
             raise SourceMalformedError(f"{fault}. {remedy}")
     return pl.concat(frames, how="diagonal")
 
 
-def _broken_law(frame: pl.DataFrame) -> str | None:
-    """Return the first bar that breaks a law of bars, with its line."""
+def _invalid_bar(frame: pl.DataFrame) -> str | None:
+    """Return the first invalid bar, with its line."""
     if first_fault(frame) is None:
         return None
     row = bisect_left(range(frame.height), True, key=lambda last: first_fault(frame[: last + 1]) is not None)
@@ -211,30 +211,30 @@ def _table(name: str, content: bytes) -> pl.DataFrame:
 
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:
-    """Return the names of a header of bars, or those of a first row without one; None where a line is neither."""
+    """Return the column names if a line is a header of bars or a first row without one; None if it is neither."""
     if len({"open", "high", "low", "close"} & set(find_columns(cells, _NAMES))) >= _PRICES_IN_A_HEADER:
         return cells
     stamps = pl.DataFrame({"cell": cells[:1]}).select(epoch_time(pl.col("cell")).fill_null(iso_time(pl.col("cell"))))
     numbers = sum(bool(_NUMBER.fullmatch(cell)) for cell in cells[1:])
     if len(cells) > 1 and numbers == len(cells) - 1 and stamps.item() is not None:
-        return _HEADLESS.get(len(cells))
+        return _HEADERLESS.get(len(cells))
     return None
 
 
 def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Turn a table with the names and types people use into bars.
+    """Convert a table with common column names and types into bars.
 
     Args:
-        table: any columns; times as epochs (s, ms, µs, ns), ISO strings or datetimes, without a zone UTC. `FILE` and
-            `LINE` say where each row comes from.
-        name: of the file, for messages.
+        table: any columns; times as epochs (s, ms, µs, ns), ISO strings or datetimes, UTC if without a zone; the
+            origin of each row in `FILE` and `LINE`.
+        name: file name, for messages.
 
     Returns:
-        PRICES columns (venue empty), `close_time` where the table has it, `FILE`, `LINE`, and `INSTRUMENT` as a column
-        or the file's name gives it. Rows without any price are left out.
+        PRICES columns (venue empty), `close_time` if the table has it, `FILE`, `LINE` and `INSTRUMENT`. Rows without
+        any price are left out.
 
     Raises:
-        UnreadableError: a column is missing, a value cannot be read, or the rows are of several instruments.
+        UnreadableError: a column is missing, a value cannot be parsed, or the rows are of several instruments.
     """
     chosen = find_columns(table.columns, _NAMES)
     if missing := [wanted for wanted in _NEEDED if wanted not in chosen]:
@@ -255,7 +255,7 @@ def as_bars(table: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
-    """Return what each row is of, as its columns or else the file's name spell it; empty where neither does."""
+    """Return the instrument of each row from a symbol column, else from the file name; empty if neither names one."""
     words = normalised_names(table.columns)
     called = next((words[word] for word in _INSTRUMENTS if word in words), None)
     if called is None:
@@ -274,7 +274,7 @@ def _instrument(table: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
-    """Read the columns of numbers; all of a table's text is taken to write its decimals alike."""
+    """Parse the numeric columns; all text of a table is assumed to use one decimal sign."""
     texts = {
         wanted: table.get_column(called).str.replace_all(_DECORATION, "").alias(wanted)
         for wanted, called in chosen.items()
@@ -291,8 +291,8 @@ def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
         for wanted, called in chosen.items()
         if wanted not in texts and (table.schema[called].is_numeric() or table.schema[called] == pl.Null)
     }
-    if strange := [wanted for wanted in chosen if wanted not in read]:
-        called = chosen[strange[0]]
+    if unsupported := [wanted for wanted in chosen if wanted not in read]:
+        called = chosen[unsupported[0]]
         raise UnreadableError(f"{table[FILE][0]}s: column {called!r} holds {table.schema[called]}, expected numbers")
     no_bar = pl.DataFrame([read[price] for price in _PRICES]).select(pl.all_horizontal(pl.all().is_null())).to_series()
     for wanted, values in read.items():
@@ -307,10 +307,10 @@ def _numbers(table: pl.DataFrame, chosen: dict[str, str]) -> list[pl.Series]:
 
 
 def _with_points(texts: pl.Series) -> pl.Series:
-    """Read numbers with thousands separators or decimal commas, null where one fits neither way of writing.
+    """Parse numbers with thousands separators or decimal commas; null if the style is unclear.
 
-    `1,234.5` and `1.234,5` show the style; a lone `1,234` does not, and where no other number of the table does either
-    nothing with a comma is read.
+    `1,234.5` and `1.234,5` show the style; `1,234` alone does not. If no number of the table shows the style, numbers
+    with a comma are null.
     """
     commas = texts.str.contains(_DECIMAL_COMMA).any()
     points = texts.str.contains(_DECIMAL_POINT).any()
@@ -330,7 +330,7 @@ def _shown(value: object) -> str:
 
 
 def _times(table: pl.DataFrame, called: str, wanted: str) -> pl.Series:
-    """Read a column of times as UTC; `close_time` may be absent from a row."""
+    """Parse a column of times as UTC; `close_time` may be blank."""
     column = table.get_column(called)
     time = pl.col(called)
     read = time_of(time, column.dtype, iso_time)

@@ -1,4 +1,4 @@
-"""Which instrument bars are of, as symbol columns and file names spell it."""
+"""Recognise the instrument of bars from symbol columns and file names."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _COINS = {
     **dict.fromkeys(("DOGE", "XDG", "DOGECOIN"), "DOGE"), **dict.fromkeys(("SOL", "SOLANA"), "SOL"),
     **dict.fromkeys(("ADA", "CARDANO"), "ADA"), **dict.fromkeys(("BNB", "BCH", "XMR", "TRX", "XLM", "ETC")),
 }  # fmt: skip
-"""Words that name a coin wherever they are; None means the word itself."""
+"""Words that always name a coin, and its symbol; None means the word itself."""
 _DOLLARS = ("USD", "ZUSD", "USDT", "USDC", "BUSD", "FDUSD", "TUSD", "USDP", "UST", "DAI")
 _QUOTES = {
     **dict.fromkeys(_DOLLARS, "USD"), **dict.fromkeys(("EUR", "ZEUR"), "EUR"), **dict.fromkeys(("GBP", "ZGBP"), "GBP"),
     **dict.fromkeys(("JPY", "ZJPY"), "JPY"), **dict.fromkeys(("BTC", "XBT"), "BTC"),
     **dict.fromkeys(("KRW", "TRY", "AUD", "CAD", "CHF", "BRL", "RUB", "INR", "UAH", "NGN", "ETH", "BNB")),
 }  # fmt: skip
-"""What a pair may be priced in; every dollar coin counts as the dollar."""
+"""Quote currencies of a pair; every dollar stablecoin counts as USD."""
 _SURE_QUOTES = ("USDT", "USDC", "BUSD", "FDUSD", "TUSD")
-"""Endings that no word but a pair has."""
+"""Endings that only pairs have."""
 _PERPETUAL = ("PERP", "PERPETUAL", "SWAP", "FUTURES", "FUT")
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """What is traded.
+    """A traded instrument.
 
     Attributes:
-        base: the coin.
-        quote: the currency of its price, all dollars alike; None where the name does not include it.
-        perpetual: whether it is a future.
+        base: symbol of the coin.
+        quote: currency of its price, USD for every dollar; None if the name does not include it.
+        perpetual: whether it is a perpetual future.
     """
 
     base: str
@@ -41,19 +41,19 @@ class Instrument:
     perpetual: bool = False
 
     def differs(self, other: Instrument) -> bool:
-        """Return whether two names cannot mean one price series; what a name leaves open matches anything."""
+        """Return whether two instruments cannot share one price series; an unknown quote matches any quote."""
         quotes = {self.quote, other.quote} - {None}
         return self.base != other.base or len(quotes) > 1 or self.perpetual != other.perpetual
 
 
 def instrument_of(name: str, *, symbol: bool = False) -> Instrument | None:
-    """Return the instrument in a name, None where it has none or several.
+    """Return the instrument in a name, None if it contains none or several.
 
     Args:
-        name: of a file or folder, or a symbol; `BTCUSDT`, `BTC-USD`, `XBT/USD` and `bitcoin` are one instrument.
-        symbol: it names an instrument for certain, so one that is not known is one of its own.
+        name: file name, folder name or symbol; `BTCUSDT`, `BTC-USD`, `XBT/USD` and `bitcoin` are one instrument.
+        symbol: whether the name is a symbol; an unknown symbol is then an instrument of its own.
     """
-    # Bitfinex puts a small t before its pairs.
+    # Bitfinex prefixes its pairs with a lower-case t.
     words = re.findall(r"[A-Z0-9]+", re.sub(r"(?<![A-Za-z])t(?=[A-Z]{6})", "", name).upper())
     perpetual = any(word in _PERPETUAL for word in words)
     pairs = {pair for word in words if (pair := _pair(word, symbol=symbol))}
@@ -72,7 +72,7 @@ def instrument_of(name: str, *, symbol: bool = False) -> Instrument | None:
 
 
 def _pair(word: str, *, symbol: bool) -> tuple[str, str] | None:
-    """Split a word like BTCUSDT: by a known coin, else by the longest quote that no other word ends in."""
+    """Split a word like BTCUSDT: by a known coin, else by the longest quote that only pairs end in."""
     splits = [
         (word.removesuffix(quote), quote)
         for quote in sorted(_QUOTES, key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Kraken: OHLC of the newest 720 hours, whatever is asked; with trade counts."""
+"""Kraken: OHLC of the newest 720 hours only, with trade counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from btc_assets.market.sources.answer import (
     REMEDY,
     bars_of,
     closed_between,
-    expect_some,
+    expect_bars,
     in_order,
-    lawful,
     number,
     rows_of,
+    valid_bars,
     wall_clock,
 )
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
 REACH_HOURS = 720
-"""Hours the endpoint goes back."""
+"""Number of hours that the endpoint serves."""
 _FIELDS = {"open_time": 0, "open": 1, "high": 2, "low": 3, "close": 4, "volume": 6, "trades": 7}
 _VWAP = 5
 _BUSY = ("rate limit", "too many", "unavailable", "busy", "throttled", "internal error")
@@ -44,35 +44,35 @@ class KrakenSource:
         """Return the closed bars of the span; see `MarketSource.fetch`.
 
         Raises:
-            SourceRefusedError: the span begins before what Kraken serves.
+            SourceRefusedError: the span begins before the hours that Kraken serves.
         """
         reach = self._clock() - REACH_HOURS * HOUR
         if first < reach:
             raise SourceRefusedError(
                 f"kraken serves only the newest {REACH_HOURS} hours, from {reach:%Y-%m-%d %H:%M} UTC on, and "
-                f"{first:%Y-%m-%d %H:%M} was asked for; set BTC_MARKET_SOURCE to binance, coinbase or files for older "
+                f"{first:%Y-%m-%d %H:%M} was requested; set BTC_MARKET_SOURCE to binance, coinbase or files for older "
                 f"days."
             )
-        # The endpoint answers what comes after `since`.
+        # The endpoint returns the bars after `since`.
         since = int((first - HOUR).timestamp())
         answer = self._api.json("/0/public/OHLC", {"pair": self._pair, "interval": 60, "since": since})
         rows = self._series(answer)
         columns = rows_of(self.venue, rows, _FIELDS, micros=1_000_000, width=8)
         vwap = [number(self.venue, "vwap", row[_VWAP]) for row in rows]
         columns["quote_volume"] = [price * size for price, size in zip(vwap, columns["volume"], strict=True)]
-        bars = in_order(self.venue, lawful(self.venue, bars_of(self.venue, columns), self._clock()))
-        return expect_some(self.venue, closed_between(bars, first, last, now), first, last, now)
+        bars = in_order(self.venue, valid_bars(self.venue, bars_of(self.venue, columns), self._clock()))
+        return expect_bars(self.venue, closed_between(bars, first, last, now), first, last, now)
 
     def _series(self, answer: Any) -> list[Any]:
-        """Return the one list of rows in an answer; its name may differ from the pair asked for."""
+        """Return the single list of rows in an answer; its name may differ from the requested pair."""
         if not isinstance(answer, dict):
             raise SourceMalformedError(f"kraken: expected a JSON object, got {str(answer)[:80]!r}. {REMEDY}")
         if errors := answer.get("error"):
-            said = ", ".join(str(error) for error in errors) if isinstance(errors, list) else str(errors)
-            if any(word in said.lower() for word in _BUSY):
-                raise SourceUnavailableError(f"kraken is busy and says {said!r}; try later.")
+            message = ", ".join(str(error) for error in errors) if isinstance(errors, list) else str(errors)
+            if any(word in message.lower() for word in _BUSY):
+                raise SourceUnavailableError(f"kraken is busy: {message!r}; try again later.")
             raise SourceRefusedError(
-                f"kraken refuses the request for {self._pair} and says {said!r}; check BTC_KRAKEN_PAIR."
+                f"kraken refused the request for {self._pair}: {message!r}; check BTC_KRAKEN_PAIR."
             )
         result = answer.get("result")
         series = [value for name, value in result.items() if name != "last"] if isinstance(result, dict) else []

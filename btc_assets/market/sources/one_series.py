@@ -1,9 +1,9 @@
-"""What keeps bars of files from being one hourly series: other spans than an hour, and more than one price.
+"""Detect bars from files that are not one hourly series: bars longer than an hour, and several instruments.
 
-A daily bar stored as an hour leaks the close of the day into its first hour, so what looks longer than an
-hour is refused rather than repaired. Each rule returns a sentence that names the file and line, or None.
+A daily bar stored as an hour leaks the close of the day into its first hour, so bars that look longer than an
+hour are refused and not repaired. Each rule returns a sentence that names the file and line, or None.
 
-Frames hold open_time, open, high, low, close and volume, and `FILE` and `LINE`, where each row comes from.
+Frames hold open_time, open, high, low, close and volume, and the origin of each row in `FILE` and `LINE`.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from btc_assets.clock import HOUR
 from btc_assets.market.sources.text_table import LINE
 
 FILE = "file"
-"""Column of the file a row comes from, with the word for its rows: `bars.csv, line`."""
-
+"""Column with a row's file and the word for its rows: `bars.csv, line`."""
 _EVEN_STEPS = 3
-"""Equal steps in a row, each of `_LONG_STEP` or more, that make bars of that span: outages are not that regular."""
+"""Equal consecutive steps of `_LONG_STEP` or more that prove bars of that span: outages are not that regular."""
 _LONG_STEP = 4 * HOUR
 _WIDE_STEPS = 12
-"""Steps in a row, each longer than an hour, that make no history of hours."""
+"""Consecutive steps longer than an hour that an hourly history does not have."""
 _NEAR_AN_HOUR = timedelta(minutes=55)
 _GAPS_JUDGED = timedelta(days=32)
-"""Longest step that is checked as the span of a bar; months are the longest bars there are."""
+"""Longest gap that may be the span of one bar: monthly bars are the longest in use."""
 _USUAL_HOURS = 48
 _TIMES_THE_VOLUME, _VOLUME_AN_HOUR, _TIMES_THE_RANGE = 6.0, 0.3, 1.5
-"""What a bar before a gap has to have of the usual hour to be one of the whole gap.
+"""Multiples of a usual hour from which a bar before a gap counts as a bar of the whole gap.
 
-On eight years of Bitcoin hours 93 of 100 days, 90 of 100 half days and all weeks pass as what they are, and no hour
-before one of the 28 outages does.
+On eight years of Bitcoin hours these thresholds detect 93 of 100 daily bars, 90 of 100 half-day bars and all weekly
+bars, and flag no hour before any of the 28 outages.
 """
 _SAME_PRICE = 3e-4
-"""Largest |log| of two prices that are one."""
+"""Largest |log ratio| of two prices that count as equal."""
 _OTHER_PRICE = 0.5
-"""|log| of two prices an hour or less apart that are of two instruments; the largest step between hours is 0.03."""
+"""Smallest |log ratio| within an hour that proves two instruments; the largest real step between hours is 0.03."""
 _OTHER_PRICES = 0.02
-"""Median |log| of the prices of the same hours that is too large for one instrument."""
+"""Median |log ratio| of prices of the same hours from which on they are of two instruments."""
 _ENOUGH_HOURS = 6
 _SPANS_H = (2, 3, 4, 6, 8, 12, 24, 72, 168)
 
@@ -51,10 +50,10 @@ _KRAKEN_MINUTES = r"[A-Z]{5,9}_(\d{1,4})"
 
 
 def span_fault(bars: pl.DataFrame) -> str | None:
-    """Return the first sign that rows of one file are not bars of an hour.
+    """Return the first sign that the rows of one file are not hourly bars.
 
     Args:
-        bars: rows in the order of the file, `close_time` among them where the file has it.
+        bars: rows in the order of the file, with `close_time` if the file has it.
     """
     ordered = bars.unique("open_time", keep="first", maintain_order=True).sort("open_time")
     return (
@@ -62,7 +61,7 @@ def span_fault(bars: pl.DataFrame) -> str | None:
         or _opens_off_the_hour(bars)
         or _usual_step(ordered)
         or _even_steps(ordered)
-        # Days beside their own hours show in the order they are written in.
+        # Daily rows mixed with their own hours are visible in file order only.
         or (_even_steps(bars) if ordered.height < bars.height else None)
         or _no_hourly_step(ordered)
         or _named_otherwise(ordered)
@@ -70,7 +69,7 @@ def span_fault(bars: pl.DataFrame) -> str | None:
 
 
 def series_fault(bars: pl.DataFrame) -> str | None:
-    """Return the first sign that the rows of several files are not one series of hours.
+    """Return the first sign that the rows of several files are not one hourly series.
 
     Args:
         bars: rows of all files, in any order.
@@ -88,7 +87,7 @@ def series_fault(bars: pl.DataFrame) -> str | None:
 
 
 def place(row: dict[str, object]) -> str:
-    """Return where a row comes from, as `bars.csv, line 7`."""
+    """Return the origin of a row, such as `bars.csv, line 7`."""
     return f"{row[FILE]} {row[LINE]}"
 
 
@@ -116,7 +115,7 @@ def _opens_off_the_hour(bars: pl.DataFrame) -> str | None:
 
 
 def _even_steps(bars: pl.DataFrame) -> str | None:
-    """Find a stretch of bars that follow each other evenly and by more than an hour."""
+    """Find consecutive bars with equal steps of several hours."""
     steps = bars.select(pl.col("open_time").diff().abs().alias("step")).with_row_index("row")
     even = (
         steps.with_columns(run=pl.col("step").rle_id())
@@ -125,17 +124,17 @@ def _even_steps(bars: pl.DataFrame) -> str | None:
         .filter((pl.col("steps") >= _EVEN_STEPS) & (pl.col("step") >= _LONG_STEP))
     )
     if even.height:
-        found = even.row(0, named=True)
-        row = bars.row(found["row"] - 1, named=True)
+        run = even.row(0, named=True)
+        row = bars.row(run["row"] - 1, named=True)
         return (
-            f"{place(row)}: {_expected(row['open_time'])}, but it and the {found['steps']} after it follow each other "
-            f"every {_in_words(found['step'])}"
+            f"{place(row)}: {_expected(row['open_time'])}, but it and the {run['steps']} bars after it follow each "
+            f"other every {_in_words(run['step'])}"
         )
     return None
 
 
 def _no_hourly_step(bars: pl.DataFrame) -> str | None:
-    """Find a stretch of bars, in order and one a time, in which no bar opens an hour after the one before."""
+    """Find consecutive bars (in time order, no duplicates), none of which opens an hour after the previous one."""
     steps = bars.select(pl.col("open_time").diff().alias("step")).with_row_index("row")
     wide = (
         steps.with_columns(wide=(pl.col("step") > HOUR).fill_null(value=False))
@@ -147,11 +146,11 @@ def _no_hourly_step(bars: pl.DataFrame) -> str | None:
     )
     if wide.is_empty():
         return None
-    found = wide.row(0, named=True)
-    row = bars.row(found["row"] - 1, named=True)
+    run = wide.row(0, named=True)
+    row = bars.row(run["row"] - 1, named=True)
     return (
-        f"{place(row)}: {_expected(row['open_time'])}, but none of the {found['steps']} after it opens an hour after "
-        f"the one before; their usual step is {_in_words(found['step'])}"
+        f"{place(row)}: {_expected(row['open_time'])}, but none of the {run['steps']} bars after it opens an hour "
+        f"after the previous one; their usual step is {_in_words(run['step'])}"
     )
 
 
@@ -185,7 +184,7 @@ def _named_otherwise(bars: pl.DataFrame) -> str | None:
 
 # --- several files -----------------------------------------------------------------------------------
 def _other_price_of_the_hour(ordered: pl.DataFrame) -> str | None:
-    """Find hours that come more than once, at prices that cannot be of one instrument."""
+    """Find hours with several bars whose prices cannot be of one instrument."""
     twice = (
         ordered.filter(pl.col("open_time").is_duplicated())
         .group_by("open_time", maintain_order=True)
@@ -208,13 +207,13 @@ def _other_price_of_the_hour(ordered: pl.DataFrame) -> str | None:
     row = far.row(0, named=True)
     return (
         f"{row[f'low {FILE}']} {row[f'low {LINE}']} and {row[f'high {FILE}']} {row[f'high {LINE}']}: expected one "
-        f"price of the hour {row['open_time']:%Y-%m-%d %H:%M}, got {row['low']:g} and {row['high']:g}; they are of two "
+        f"price of the hour {row['open_time']:%Y-%m-%d %H:%M}, got {row['low']:g} and {row['high']:g}; these are two "
         f"instruments or currencies"
     )
 
 
 def _contains_later_hours(ordered: pl.DataFrame) -> str | None:
-    """Find a bar that comes twice for its hour, once with the prices of several hours from it on."""
+    """Find an hour with two bars, one of which has the prices of several hours from it on."""
     twice = ordered.filter(pl.col("open_time").is_duplicated() & pl.struct("open_time", "close").is_unique())
     if twice.is_empty():
         return None
@@ -238,9 +237,9 @@ def _contains_later_hours(ordered: pl.DataFrame) -> str | None:
 
 
 def _fills_the_gap(single: pl.DataFrame) -> str | None:
-    """Find a bar that spans the gap after it: it closes where the next one opens, and is too large for an hour.
+    """Find a bar that spans the gap after it: it closes where the next bar opens, and is too large for an hour.
 
-    Two such bars in a row need be less large; at the end, where no bar follows, one that opens a day more.
+    The thresholds are lower for two such bars in a row, and higher for the last bar, which must open a UTC day.
     """
     spread = (pl.col("high") / pl.col("low")).log()
     step = pl.col("open_time").diff().shift(-1)
@@ -266,10 +265,10 @@ def _fills_the_gap(single: pl.DataFrame) -> str | None:
     pair = one_of_two & (one_of_two & (step == step.shift(1))).shift(-1)
     newest = pl.col("next").is_null() & (pl.col("volumes") > 2 * _TIMES_THE_VOLUME)
     newest &= (pl.col("spreads") > 2 * _TIMES_THE_RANGE) & (pl.col("open_time").dt.hour() == 0)
-    found = large.filter((joins & alone) | pair | newest)
-    if found.is_empty():
+    spanning = large.filter((joins & alone) | pair | newest)
+    if spanning.is_empty():
         return None
-    row = found.row(0, named=True)
+    row = spanning.row(0, named=True)
     after = "and nothing after it"
     if row["next"] is not None:
         after = f"that closes where the next bar opens, {_in_words(row['step'])} later"
@@ -278,20 +277,20 @@ def _fills_the_gap(single: pl.DataFrame) -> str | None:
 
 
 def _jumps(single: pl.DataFrame) -> str | None:
-    """Find an hour whose price has nothing to do with that of the hour before."""
+    """Find an hour whose price is far from that of the previous hour."""
     steps = single.with_columns(
         before=pl.col("close").shift(1),
         step=pl.col("open_time").diff(),
         **{f"{name} before": pl.col(name).shift(1) for name in (FILE, LINE)},
     )
-    found = steps.filter((pl.col("step") == HOUR) & ((pl.col("open") / pl.col("before")).log().abs() > _OTHER_PRICE))
-    if found.is_empty():
+    jumps = steps.filter((pl.col("step") == HOUR) & ((pl.col("open") / pl.col("before")).log().abs() > _OTHER_PRICE))
+    if jumps.is_empty():
         return None
-    row = found.row(0, named=True)
+    row = jumps.row(0, named=True)
     return (
         f"{row[f'{FILE} before']} {row[f'{LINE} before']} and {place(row)}: expected the hour from "
-        f"{row['open_time']:%Y-%m-%d %H:%M} UTC to open near {row['before']:g}, where the one before closes, got "
-        f"{row['open']:g}; they are of two instruments or currencies"
+        f"{row['open_time']:%Y-%m-%d %H:%M} UTC to open near {row['before']:g}, the previous close, got "
+        f"{row['open']:g}; these are two instruments or currencies"
     )
 
 

@@ -1,4 +1,4 @@
-"""What every market source promises; its errors are those of `btc_assets.transport`."""
+"""The interface of every market source; its errors are those of `btc_assets.transport`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import polars as pl
 
 
 class MarketSource(Protocol):
-    """Where hourly bars come from.
+    """A source of hourly bars.
 
     Attributes:
         venue: name of the source, for messages and metadata.
-        venues: the venues its rows may come from, the preferred first.
+        venues: the venues its rows may come from, in order of preference.
     """
 
     venue: str
@@ -23,15 +23,15 @@ class MarketSource(Protocol):
         """Return the closed bars with `first` <= open_time < `last`.
 
         Args:
-            first: first open time wanted, UTC.
+            first: first open_time, UTC.
             last: end of the span, UTC, exclusive.
-            now: the moment asked at, UTC; a bar is closed when open_time + 1 h <= now.
+            now: current time, UTC; a bar is closed when open_time + 1 h <= now.
 
         Returns:
-            The columns of the PRICES contract; a file source may add `close_time` and may hold an hour twice, which
-            `bars.clean` decides. Hours without a bar are absent.
+            The columns of the PRICES contract; a file source may add `close_time` and may repeat hours, which
+            `bars.clean` resolves. Hours without a bar are absent.
 
         Raises:
-            SourceError: there is no answer, or none that can be trusted.
+            SourceError: there is no usable answer.
         """
         ...

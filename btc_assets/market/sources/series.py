@@ -1,4 +1,4 @@
-"""Series of numbers beside the bars: answers of services and files, read strictly into a table's columns."""
+"""Numeric series: strict parsing of service answers and files into a table's columns."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from btc_assets.transport import SourceMalformedError, SourceRefusedError
 _ENDINGS = (".parquet", ".csv", ".csv.gz", ".zip")
 _SHOWN = 80
 _MILLISECONDS = 1_000
-"""Microseconds in one."""
+"""Microseconds in a millisecond."""
 
 
 def milliseconds(at: datetime) -> int:
-    """Return an epoch in ms."""
+    """Return a time as an epoch in ms."""
     return int(at.timestamp() * 1000)
 
 
 def rows_of(service: str, answer: Any, fields: Mapping[str, int | str], *, micros: int = _MILLISECONDS) -> pl.DataFrame:
-    """Read a list of rows, each a list or an object.
+    """Parse a list of rows, each a list or an object.
 
     Args:
-        service: whose answer it is, for messages.
+        service: name of the service, for messages.
         answer: parsed JSON.
-        fields: place or name of each column in a row; the first is the time.
+        fields: index or name of each column in a row; the first is the time.
         micros: microseconds in one unit of the time.
 
     Returns:
-        One row each, the time in UTC and Float64 columns, in the order of the answer.
+        The rows in the order of the answer: the time in UTC, and Float64 columns.
 
     Raises:
-        SourceMalformedError: it is no list of such rows, or a value is no finite number.
+        SourceMalformedError: the answer is not a list of such rows, or a value is not a finite number.
     """
     if not isinstance(answer, list):
         raise SourceMalformedError(f"{service}: expected a list of rows, got {str(answer)[:_SHOWN]!r}")
@@ -60,29 +60,27 @@ def rows_of(service: str, answer: Any, fields: Mapping[str, int | str], *, micro
 
 
 def pages(
-    service: str, ask: Callable[[datetime], pl.DataFrame], first: datetime, last: datetime, *, full: int
+    service: str, request_page: Callable[[datetime], pl.DataFrame], first: datetime, last: datetime, *, full: int
 ) -> pl.DataFrame:
-    """Ask page after page, oldest first, until one is not full or reaches the end.
+    """Request page after page, oldest first, until a page is not full or reaches the end.
 
     Args:
-        service: whose pages they are, for messages.
-        ask: returns the page that begins at a moment; its first column is the time.
-        first: first time wanted, UTC.
-        last: end, not included, UTC.
-        full: rows of a full page.
+        service: name of the service, for messages.
+        request_page: returns the page from a time on; its first column is the time.
+        first: first time, UTC.
+        last: end, exclusive, UTC.
+        full: number of rows in a full page.
 
     Raises:
-        SourceMalformedError: a page holds only rows before the moment it was to begin at.
+        SourceMalformedError: a page holds only rows before the requested time.
     """
-    parts = [page := ask(first)]
+    parts = [page := request_page(first)]
     time = page.columns[0]
     while page.height >= full and (newest := page[time].max()) is not None and newest < last:  # type: ignore[operator]
         if newest < first:  # type: ignore[operator]
-            raise SourceMalformedError(
-                f"{service} was asked for rows from {first:%Y-%m-%d %H:%M} UTC on and answered only older ones"
-            )
+            raise SourceMalformedError(f"{service} returned only rows before the requested {first:%Y-%m-%d %H:%M} UTC")
         first = newest + timedelta(milliseconds=1)  # type: ignore[operator, assignment]
-        parts.append(page := ask(first))
+        parts.append(page := request_page(first))
     return pl.concat(parts)
 
 
@@ -90,17 +88,17 @@ def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[
     """Read a series from files.
 
     Args:
-        setting: the variable that names them, for messages.
+        setting: environment variable that names them, for messages.
         pattern: path or glob of Parquet, CSV or zip files.
-        contract: whose columns are read.
-        aliases: further names of each column, lower case; the first one present is taken.
+        contract: of the columns to read.
+        aliases: further names of each column, lower case; the first one present is used.
 
     Returns:
-        The contract's columns, in the order of the files; a row that two files hold comes twice.
+        The contract's columns, in the order of the files; a row in two files is returned twice.
 
     Raises:
-        SourceRefusedError: there is no file, or one may not be read.
-        SourceMalformedError: a file cannot be understood; the sentence names it, and the line.
+        SourceRefusedError: there is no file, or a file cannot be read.
+        SourceMalformedError: a file cannot be parsed; the message names the file and line.
     """
     paths = matching(pattern, _ENDINGS)
     if not paths:
@@ -135,9 +133,9 @@ def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str,
     chosen = {
         column: next((called[alias] for alias in names if alias in called), "") for column, names in known.items()
     }
-    if lacking := [column for column, found in chosen.items() if not found]:
+    if missing := [column for column, found in chosen.items() if not found]:
         shown = ", ".join(column for column in table.columns if column != LINE)
-        raise UnreadableError(f"{name}: found no column for {', '.join(lacking)}; got {shown}")
+        raise UnreadableError(f"{name}: found no column for {', '.join(missing)}; got {shown}")
     read = table.select(
         LINE,
         *(
@@ -157,7 +155,7 @@ def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str,
 
 
 def _read(stored: pl.DataType, name: str, wanted: pl.DataType) -> pl.Expr:
-    """Return a column as the type wanted, null where it cannot be read; a time without a zone is UTC."""
+    """Return a column as a type, null where it cannot be parsed; a time without a zone is UTC."""
     column = pl.col(name)
     if not wanted.is_temporal():
         return column.cast(wanted, strict=False)

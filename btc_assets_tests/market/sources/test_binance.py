@@ -41,7 +41,7 @@ def zipped(times: list[datetime], *, unit: str = "ms", header: bool = False) -> 
 
 
 class Archive:
-    """An archive that knows some months and days, beside the REST API."""
+    """An archive with some months and days, next to the REST API."""
 
     def __init__(self, exchange: Exchange, times: list[datetime], months: list[str], days: list[str]) -> None:
         self.files: dict[str, bytes] = {}
@@ -64,11 +64,11 @@ def test_a_recorded_answer_is_read_as_recorded(exchange: Exchange, shared_data: 
     exchange.script = [Answer(recorded["httpResponse"])]
     first = datetime(2024, 3, 13, 9, tzinfo=UTC)
     frame = binance(exchange).fetch(first, first + 3 * HOUR, NOW)
-    told = [
+    parsed = [
         [int(row["open_time"].timestamp() * 1000), *(row[name] for name in ("open", "high", "low", "close", "volume"))]
         for row in frame.iter_rows(named=True)
     ]
-    assert told == recorded["parsedResponse"]
+    assert parsed == recorded["parsedResponse"]
     assert frame["trades"].to_list() == [100913, 81470, 87471]
     assert frame["taker_buy_quote_volume"][0] == 81760569.5451198
     path, query = exchange.requests[0]
@@ -106,10 +106,10 @@ def test_pages_of_1000_are_followed_to_the_end(exchange: Exchange) -> None:
     assert len(exchange.requests) == 3
 
 
-def test_a_venue_that_repeats_one_page_is_not_asked_for_ever(exchange: Exchange) -> None:
+def test_a_venue_that_repeats_one_page_is_refused(exchange: Exchange) -> None:
     page = [kline(at) for at in hours(START, 1000)]
     exchange.respond = lambda path, query: Answer(page)
-    with pytest.raises(SourceMalformedError, match="answered only older ones"):
+    with pytest.raises(SourceMalformedError, match="returned only bars before the requested"):
         binance(exchange)._pages(START, START + 5000 * HOUR)
 
 
@@ -125,14 +125,14 @@ def test_a_long_span_is_read_from_the_archive_and_its_end_from_the_api(exchange:
     ]
 
 
-def test_a_first_month_the_archive_lacks_is_asked_of_the_api(exchange: Exchange) -> None:
+def test_a_first_month_that_the_archive_lacks_comes_from_the_api(exchange: Exchange) -> None:
     times = hours(START, 24 * 62)
     Archive(exchange, times, ["2025-01"], [])
     frame = binance(exchange).fetch(START, START + len(times) * HOUR, NOW)
     assert frame["open_time"].to_list() == times
 
 
-def test_the_archive_and_the_api_tell_the_same_bars(exchange: Exchange) -> None:
+def test_the_archive_and_the_api_return_the_same_bars(exchange: Exchange) -> None:
     times = hours(START, 24 * 62)
     exchange.respond = klines_from(times)
     from_api = binance(exchange).fetch(START, START + len(times) * HOUR, NOW)
@@ -143,20 +143,20 @@ def test_the_archive_and_the_api_tell_the_same_bars(exchange: Exchange) -> None:
     assert rest_requests(exchange) == []
 
 
-def test_a_short_span_leaves_the_archive_alone(exchange: Exchange) -> None:
+def test_a_short_span_does_not_use_the_archive(exchange: Exchange) -> None:
     exchange.respond = klines_from(hours(START, 24 * 40))
     binance(exchange).fetch(START, START + timedelta(days=31), NOW)
     assert {path for path, _ in exchange.requests} == {"/api/v3/klines"}
 
 
-def test_months_before_the_listing_are_simply_not_there(exchange: Exchange) -> None:
+def test_months_before_the_listing_are_absent(exchange: Exchange) -> None:
     times = hours(datetime(2025, 1, 10, tzinfo=UTC), 24 * 22)
     Archive(exchange, times, ["2025-01"], [])
     frame = binance(exchange).fetch(START, datetime(2025, 2, 1, tzinfo=UTC), NOW)
     assert frame["open_time"].to_list() == times
 
 
-def test_an_archive_out_of_reach_is_made_up_for_by_the_api(exchange: Exchange) -> None:
+def test_the_api_replaces_an_unreachable_archive(exchange: Exchange) -> None:
     times = hours(START, 24 * 62)
     rest = klines_from(times)
     exchange.respond = lambda path, query: rest(path, query) if path.startswith("/api") else Answer(status=403)
@@ -175,7 +175,7 @@ def test_a_damaged_archive_is_refused(exchange: Exchange) -> None:
     ("content", "sentence"),
     [(b"PK not a zip", "is not a valid zip file"), (b"<html>sorry</html>", "is not a valid zip file")],
 )
-def test_an_archive_without_checksum_must_still_be_one(exchange: Exchange, content: bytes, sentence: str) -> None:
+def test_an_archive_without_checksum_must_still_be_valid(exchange: Exchange, content: bytes, sentence: str) -> None:
     archive = Archive(exchange, hours(START, 24 * 62), ["2024-12"], [])
     for name in list(archive.files):
         if name.endswith(".CHECKSUM"):

@@ -1,4 +1,4 @@
-"""The user's own files: the names, stamps and traps seen in the wild."""
+"""The user's own files: column names, time formats and defects found in practice."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_zip_and_a_glob_are_read_whole(tmp_path: Path) -> None:
         (b"<html>\n<body>\nsorry</body>\n</html>", "found no column"),
     ],
 )
-def test_what_cannot_be_understood_is_refused_with_a_sentence(content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_refused_with_an_explanation(content: bytes, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(SourceMalformedError) as error:
         fetch(tmp_path / "x.csv")
@@ -171,16 +171,16 @@ def test_a_zip_without_bars_is_refused(tmp_path: Path) -> None:
         fetch(tmp_path / "x.zip")
 
 
-def test_no_file_is_a_sentence_that_names_the_setting(tmp_path: Path) -> None:
+def test_a_missing_file_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(SourceRefusedError, match=r"BTC_MARKET_FILES='.*' matches no \.parquet"):
         fetch(tmp_path / "*.csv")
 
 
-def test_a_dump_stamped_ahead_is_from_the_future(tmp_path: Path) -> None:
+def test_a_dump_with_times_ahead_is_from_the_future(tmp_path: Path) -> None:
     now = DAY + 24 * HOUR
     rows = (f"{at + 9 * HOUR:%Y-%m-%d %H:%M:%S},100,101,99,100,1" for at in hours(DAY, 24))
     (tmp_path / "kst.csv").write_bytes(csv("date,open,high,low,close,volume", *rows))
-    with pytest.raises(SourceMalformedError, match=r"kst.csv gave a bar from the future.*KST is 9 hours ahead"):
+    with pytest.raises(SourceMalformedError, match=r"kst.csv returned a bar from the future.*KST is 9 hours ahead"):
         fetch(tmp_path / "kst.csv", now)
 
 
@@ -203,7 +203,7 @@ def test_yearly_dumps_that_overlap_are_cleaned_and_their_conflicts_counted(tmp_p
     assert cleaned.frame["trades"][20] == 43
 
 
-def test_a_bar_cut_short_gives_way_to_the_complete_one(tmp_path: Path) -> None:
+def test_a_complete_bar_replaces_a_truncated_one(tmp_path: Path) -> None:
     short, whole = kline(DAY), kline(DAY, 100.5)
     short[6], short[8] = short[0] + 600_000, 999
     (tmp_path / "x.csv").write_bytes("\n".join(",".join(map(str, row)) for row in (whole, short)).encode())
@@ -261,7 +261,7 @@ def test_the_sample_script_makes_whole_hours_only() -> None:
     assert hourly(halves).rows() == [(datetime(2018, 1, 1, tzinfo=UTC), 10, 14, 8, 13, 3.0)]
 
 
-# --- what people's files look like -------------------------------------------------------------------
+# --- variants of files -------------------------------------------------------------------------------
 HEADER = "timestamp,open,high,low,close,volume"
 ROWS = [f"{at:%Y-%m-%d %H:%M:%S},43125.5,43200.25,43000,{43100 + n}.75,1.5" for n, at in enumerate(hours(DAY, 4))]
 EUROPEAN = [";".join(cell.replace(".", ",") for cell in row.split(",")) for row in ROWS]
@@ -333,8 +333,8 @@ def test_klines_without_a_header_in_any_unit_are_read(lines: list[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (csv(HEADER, *ROWS, ROWS[0][:30]), "x.csv, line 6: expected 6 values as above it, got 3;"),
-        (csv(HEADER, *(row.replace(".", ",") for row in ROWS)), "x.csv, line 2: expected 6 values as above it"),
+        (csv(HEADER, *ROWS, ROWS[0][:30]), "x.csv, line 6: expected 6 values as in the lines above, got 3;"),
+        (csv(HEADER, *(row.replace(".", ",") for row in ROWS)), "x.csv, line 2: expected 6 values as in the line"),
         (csv(HEADER, "", ROWS[0], "", "2018-05-05 02:00,1,1,1,one,1"), "x.csv, line 5: expected a number in column"),
         (csv("a line above", HEADER, *ROWS, "05/06/2018,1,1,1,1,1"), "x.csv, line 7: expected a time in column"),
         (csv(HEADER.replace(",", ";"), "2018-05-05;43,125;43,200;43,000;43,100;1"), "x.csv, line 2: expected a numb"),
@@ -348,7 +348,7 @@ def test_klines_without_a_header_in_any_unit_are_read(lines: list[str]) -> None:
         (b" \n\n", "x.csv is empty"),
     ],
 )  # fmt: skip
-def test_what_is_refused_is_named_by_its_line_in_our_words(content: bytes, sentence: str) -> None:
+def test_a_refusal_names_the_line_in_words_of_the_project(content: bytes, sentence: str) -> None:
     with pytest.raises(SourceMalformedError) as error:
         read_table("x.csv", content)
     assert str(error.value).startswith(sentence)

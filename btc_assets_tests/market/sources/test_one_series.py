@@ -1,4 +1,4 @@
-"""What is not one hourly series of one instrument is refused with its file and line; outages are not."""
+"""Bars that are not one hourly series of one instrument are refused with file and line; outages are accepted."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ LEAKS = {
     ),
     "days, then hours, in one file": (
         {"bars.csv": text(pl.concat([between(0, 10, of_span("1d")).select(PLAIN), between(10, 20).select(PLAIN)]))},
-        "bars.csv, line 2: .* but it and the 10 after it follow each other every 1 day",
+        "bars.csv, line 2: .* but it and the 10 bars after it follow each other every 1 day",
     ),
     "hours, then days, in one file": (
         {"bars.csv": text(pl.concat([between(0, 10).select(PLAIN), between(10, 20, of_span("1d")).select(PLAIN)]))},
@@ -106,7 +106,7 @@ LEAKS = {
     ),
     "four days, each in a file": (
         {f"{n}.csv": text(between(n, n + 1, of_span("1d"))) for n in range(4)} | {"b.csv": text(between(4, 20))},
-        "0.csv, line 2: .* it and the 4 after it follow each other every 1 day",
+        "0.csv, line 2: .* it and the 4 bars after it follow each other every 1 day",
     ),
     "one day among hours": (
         {"bars.csv": text(pl.concat([between(0, 5), between(5, 6, of_span("1d")), between(6, 20)], how="diagonal"))},
@@ -130,11 +130,11 @@ LEAKS = {
     ),
     "four hours, several times": (
         {"bars.csv": text(pl.concat([between(0, 5), between(5, 6, of_span("4h")), between(6, 20)], how="diagonal"))},
-        "bars.csv, line 122: .* it and the 6 after it follow each other every 4 hours",
+        "bars.csv, line 122: .* it and the 6 bars after it follow each other every 4 hours",
     ),
     "two hours": ({"bars.csv": text(of_span("2h"))}, "bars.csv, line 2: .* the usual step .* is 2 hours"),
     "a month": ({"bars-1mo.csv": text(of_span("1mo"))}, "but the file's name says '1mo'"),
-    "a single day that only its name tells": (
+    "a single day that only its name reveals": (
         {"a.csv": text(between(0, 10)), "Binance_BTCUSDT_d.csv": text(between(10, 11, of_span("1d")))},
         "Binance_BTCUSDT_d.csv, line 2: .* but the file's name says 'd'",
     ),
@@ -154,7 +154,7 @@ LEAKS = {
         {"BTCUSDT-2018.csv": klines(HOURS, timedelta(minutes=15))},
         "BTCUSDT-2018.csv, line 1: expected a bar of the hour .* got one that closes at 00:14:59",
     ),
-    "a day that only its close time tells": (
+    "a day that only its close time reveals": (
         {"bars.csv": text(HOURS.with_columns(close_time=pl.when(pl.int_range(pl.len()) == 50)
             .then(pl.col("open_time") + timedelta(days=1)).otherwise(pl.col("open_time") + HOUR)), CLOSES)},
         "bars.csv, line 52: .* got one that closes at 2018-01-04 02:00",
@@ -169,7 +169,7 @@ def test_a_bar_that_is_not_of_an_hour_is_refused_with_its_file_and_line(case: st
         read(**files)
 
 
-def lacking(hours: Sequence[int]) -> pl.DataFrame:
+def without(hours: Sequence[int]) -> pl.DataFrame:
     return HOURS.with_row_index("n").filter(~pl.col("n").is_in(list(hours))).drop("n")
 
 
@@ -182,7 +182,7 @@ def lacking(hours: Sequence[int]) -> pl.DataFrame:
     ids=["to midnight", "a day", "a week", "every other hour", "around one bar", "two days but for their midnight"],
 )  # fmt: skip
 def test_gaps_are_no_longer_bars(missing: Sequence[int], read: Read) -> None:
-    assert read(**{"bars.csv": text(lacking(missing))}).height == HOURS.height - len(missing)
+    assert read(**{"bars.csv": text(without(missing))}).height == HOURS.height - len(missing)
 
 
 def test_a_thin_history_is_still_one_of_hours(read: Read) -> None:

@@ -53,7 +53,7 @@ def candles_from(times: list[datetime]) -> Any:
 
 
 # --- Coinbase --------------------------------------------------------------------------------------
-def test_coinbase_is_asked_300_hours_a_page(exchange: Exchange) -> None:
+def test_coinbase_is_requested_300_hours_per_page(exchange: Exchange) -> None:
     times = hours(DAY, 700)
     exchange.respond = candles_from(times)
     frame = coinbase(exchange).fetch(DAY, DAY + 700 * HOUR, NOW)
@@ -78,7 +78,7 @@ def test_coinbase_columns_are_not_in_the_usual_order(exchange: Exchange, shared_
 
 def test_coinbase_oldest_first_is_out_of_order(exchange: Exchange) -> None:
     exchange.script = [Answer([candle(at) for at in hours(DAY, 5)])]
-    with pytest.raises(SourceMalformedError, match=r"coinbase answered with rows out of order at .*newest first"):
+    with pytest.raises(SourceMalformedError, match=r"coinbase returned rows out of order at .*newest first"):
         coinbase(exchange).fetch(DAY, DAY + 5 * HOUR, NOW)
 
 
@@ -102,17 +102,17 @@ def test_kraken_does_not_go_back_further_than_720_hours(exchange: Exchange) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "sentence"),
+    ("message", "kind", "sentence"),
     [
         ("EQuery:Unknown asset pair", SourceRefusedError, "check BTC_KRAKEN_PAIR"),
-        ("EGeneral:Too many requests", SourceUnavailableError, "try later"),
-        ("EService:Unavailable", SourceUnavailableError, "try later"),
+        ("EGeneral:Too many requests", SourceUnavailableError, "try again later"),
+        ("EService:Unavailable", SourceUnavailableError, "try again later"),
     ],
 )
-def test_kraken_says_its_errors_in_a_good_answer(
-    said: str, kind: type[Exception], sentence: str, exchange: Exchange
+def test_kraken_reports_errors_in_a_successful_response(
+    message: str, kind: type[Exception], sentence: str, exchange: Exchange
 ) -> None:
-    exchange.script = [Answer({"error": [said]})]
+    exchange.script = [Answer({"error": [message]})]
     with pytest.raises(kind, match=sentence):
         kraken(exchange, DAY + 6 * HOUR).fetch(DAY, DAY + 5 * HOUR, DAY + 6 * HOUR)
 
@@ -133,12 +133,12 @@ class Venues:
     def __init__(self, exchange: Exchange) -> None:
         self.known: dict[str, list[datetime]] = {"binance": [], "coinbase": [], "kraken": []}
         self.down: set[str] = set()
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         exchange.respond = self.respond
 
     def respond(self, path: str, query: dict[str, str]) -> Answer:
         venue = {"api": "binance", "products": "coinbase", "0": "kraken"}[path.split("/")[1]]
-        self.asked.append(venue)
+        self.requests.append(venue)
         if venue in self.down:
             return Answer(status=451)
         times = self.known[venue]
@@ -162,27 +162,27 @@ def auto(exchange: Exchange, now: datetime) -> AutoSource:
 NOON = DAY + 12 * HOUR + timedelta(minutes=5)
 
 
-def test_the_first_venue_that_has_all_is_the_only_one_asked(exchange: Exchange, venues: Venues) -> None:
+def test_the_first_venue_that_has_every_hour_is_the_only_one_requested(exchange: Exchange, venues: Venues) -> None:
     venues.known = dict.fromkeys(venues.known, hours(DAY, 13))
     frame = auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)
     assert frame["venue"].to_list() == ["binance"] * 12
-    assert venues.asked == ["binance"]
+    assert venues.requests == ["binance"]
 
 
 @pytest.mark.parametrize(
-    ("down", "teller"), [({"binance"}, "coinbase"), ({"binance", "coinbase"}, "kraken"), ({"coinbase"}, "binance")]
+    ("down", "source"), [({"binance"}, "coinbase"), ({"binance", "coinbase"}, "kraken"), ({"coinbase"}, "binance")]
 )
-def test_the_next_venue_stands_in_and_is_named_on_each_row(
-    down: set[str], teller: str, exchange: Exchange, venues: Venues
+def test_the_next_venue_takes_over_and_is_named_on_each_row(
+    down: set[str], source: str, exchange: Exchange, venues: Venues
 ) -> None:
     venues.known = dict.fromkeys(venues.known, hours(DAY, 12))
     venues.down = down
     frame = auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)
-    assert frame["venue"].to_list() == [teller] * 12
+    assert frame["venue"].to_list() == [source] * 12
     assert PRICES.faults(frame) == []
 
 
-def test_missing_hours_are_filled_by_the_next_venue_and_no_hour_is_of_two(exchange: Exchange, venues: Venues) -> None:
+def test_missing_hours_are_filled_by_the_next_venue_hour_by_hour(exchange: Exchange, venues: Venues) -> None:
     every = hours(DAY, 12)
     venues.known = {"binance": every[:4] + every[6:], "coinbase": every[:5] + every[8:], "kraken": every}
     frame = auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)
@@ -191,7 +191,7 @@ def test_missing_hours_are_filled_by_the_next_venue_and_no_hour_is_of_two(exchan
     assert PRICES.faults(frame) == []
 
 
-def test_a_gap_nobody_can_fill_stays_a_gap(exchange: Exchange, venues: Venues) -> None:
+def test_a_gap_that_no_venue_can_fill_stays_a_gap(exchange: Exchange, venues: Venues) -> None:
     every = hours(DAY, 12)
     venues.known = dict.fromkeys(venues.known, every[:4] + every[6:])
     assert auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)["open_time"].to_list() == every[:4] + every[6:]
@@ -201,11 +201,11 @@ def test_when_every_venue_fails_each_says_why(exchange: Exchange, venues: Venues
     venues.down = {"binance", "coinbase"}
     with pytest.raises(SourceUnavailableError) as error:
         auto(exchange, NOON).fetch(DAY, DAY + 24 * HOUR, NOON)
-    for said in ("No venue gave a bar from 2018-05-05 00:00", "binance: ", "HTTP 451", "coinbase: ", "kraken: "):
-        assert said in str(error.value)
+    for message in ("No venue returned a bar from 2018-05-05 00:00", "binance: ", "HTTP 451", "coinbase: ", "kraken: "):
+        assert message in str(error.value)
 
 
-def test_an_archive_fault_of_one_venue_makes_the_next_one_asked(exchange: Exchange, venues: Venues) -> None:
+def test_an_archive_fault_of_one_venue_fails_over_to_the_next(exchange: Exchange, venues: Venues) -> None:
     """Every member of a password-protected zip asks for a password, which is no error of the transport."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
