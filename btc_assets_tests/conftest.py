@@ -9,12 +9,13 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio._backends._asyncio  # noqa: F401 - pytest rewrites it, which CPython 3.11 may fail to do in a thread
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -51,9 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what is imported: walking it again and again is a tenth of the run."""
-    gc.freeze()
+    """Collect garbage seldom, and walk what a full collection has kept, the imports, no second time."""
     gc.set_threshold(50_000, 20, 20)
+    gc.callbacks.append(_set_aside)
+    gc.collect()
+
+
+def _set_aside(phase: str, info: dict[str, int]) -> None:
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -124,6 +131,19 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def instance(_instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """Return an empty Dagster instance in memory; all tests use the same, as making one costs more than most tests."""
+    _instance.wipe()
+    return _instance
 
 
 # --- data -------------------------------------------------------------------------------------------

@@ -159,8 +159,7 @@ while True:
         writer.wait(WATCHDOG_S)
 
 
-def test_a_frame_that_breaks_its_contract_is_not_written(lake: Lake) -> None:
-    instance = dg.DagsterInstance.ephemeral()
+def test_a_frame_that_breaks_its_contract_is_not_written(lake: Lake, instance: dg.DagsterInstance) -> None:
     assert materialise(lake, one_day(), instance)
     before = lake.fingerprint(PRICES, DAY)
     broken = one_day().with_columns(low=pl.col("low") * -1)
@@ -168,15 +167,14 @@ def test_a_frame_that_breaks_its_contract_is_not_written(lake: Lake) -> None:
     assert lake.fingerprint(PRICES, DAY) == before
 
 
-def test_rows_of_another_day_are_refused(lake: Lake) -> None:
-    assert not materialise(lake, random_walk_bars(25), dg.DagsterInstance.ephemeral())
+def test_rows_of_another_day_are_refused(lake: Lake, instance: dg.DagsterInstance) -> None:
+    assert not materialise(lake, random_walk_bars(25), instance)
     assert lake.days(PRICES) == []
     with pytest.raises(LakeError, match=r"1 rows belong to 2018-01-02, which this run does not materialise"):
         list(by_day(PRICES, random_walk_bars(25), [DAY]))
 
 
-def test_a_range_run_writes_one_partition_a_day_with_its_own_digest(lake: Lake) -> None:
-    instance = dg.DagsterInstance.ephemeral()
+def test_a_range_run_writes_one_partition_a_day_with_its_own_digest(lake: Lake, instance: dg.DagsterInstance) -> None:
     bars = random_walk_bars(72)
     tags = {"dagster/asset_partition_range_start": "2018-01-01", "dagster/asset_partition_range_end": "2018-01-03"}
     result = dg.materialize([prices_asset(bars)], resources={"io_manager": lake}, instance=instance, tags=tags)
@@ -192,8 +190,7 @@ def test_a_range_run_writes_one_partition_a_day_with_its_own_digest(lake: Lake) 
     assert shown == expected
 
 
-def test_the_data_version_is_the_content(lake: Lake) -> None:
-    instance = dg.DagsterInstance.ephemeral()
+def test_the_data_version_is_the_content(lake: Lake, instance: dg.DagsterInstance) -> None:
     versions = []
     for seed in (1, 1, 2):
         assert materialise(lake, one_day(seed), instance)
@@ -272,7 +269,9 @@ import polars as pl
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.lake import Lake
 root, writer = sys.argv[1], int(sys.argv[2])
-for n in range(10):
+print("ready", flush=True)
+sys.stdin.read()
+for n in range(15):
     at = datetime(2018, 1, 1, tzinfo=UTC) + timedelta(seconds=100 * writer + n)
     row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
     Lake(root=root).append(MODEL_HISTORY, DAY, pl.DataFrame([row], schema=MODEL_HISTORY.columns))
@@ -281,8 +280,19 @@ for n in range(10):
 
 @pytest.mark.slow
 def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", APPENDING, lake.root, str(n)]) for n in range(3)]
-    assert [writer.wait(WATCHDOG_S) for writer in writers] == [0, 0, 0]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", APPENDING, lake.root, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for n in range(2)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()
+    assert [writer.wait(WATCHDOG_S) for writer in writers] == [0, 0]
     stored = lake.read(MODEL_HISTORY, DAY)
     assert stored is not None
     assert stored.height == 30

@@ -29,11 +29,6 @@ NOW = START + timedelta(hours=HOURS, minutes=7)
 
 
 @pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
-
-
-@pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     """Return a lake with a month of synthetic bars with a nearly constant close."""
     lake = Lake(root=str(tmp_path / "lake"))

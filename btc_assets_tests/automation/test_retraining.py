@@ -34,11 +34,6 @@ NOW = datetime(2019, 6, 5, 9, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
-
-
-@pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     chosen = Lake(root=str(tmp_path / "lake"))
     schema = HOURLY_FEATURES.columns

@@ -52,11 +52,10 @@ def test_a_cron_expression_that_dagster_refuses_fails_by_the_name_of_its_variabl
 
 
 @pytest.fixture(autouse=True)
-def instance(monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
+def instance(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
     """The instance of every tick; a schedule's context is built for stored instances only, which cost a second."""
-    kept = dg.DagsterInstance.ephemeral()
-    monkeypatch.setattr(dg.ScheduleEvaluationContext, "instance", kept)
-    return kept
+    monkeypatch.setattr(dg.ScheduleEvaluationContext, "instance", instance)
+    return instance
 
 
 @pytest.fixture

@@ -114,13 +114,15 @@ def store_forecast(lake: Lake, day: date) -> None:
     lake.write(FORECASTS, day, pl.DataFrame([dict.fromkeys(columns) | row], schema=columns))
 
 
-def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, clock: Callable[[datetime], None]) -> None:
+def test_forecasts_are_published_on_after_a_clock_was_ahead(
+    instance: dg.DagsterInstance, tmp_path: Path, clock: Callable[[datetime], None]
+) -> None:
     """Shown by what the sensor asks for.
 
     A clock that was a day ahead had tomorrow's partition made, without a row. When it is right again, each new
     forecast of today is asked to be published, once; and tomorrow's when its time has come.
     """
-    lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
+    lake = Lake(root=str(tmp_path))
     today, tomorrow = TODAY.date(), (TODAY + DAY).date()
     store_forecast(lake, today)
     cursor = None
@@ -147,7 +149,7 @@ def test_forecasts_are_published_on_after_a_clock_was_ahead(tmp_path: Path, cloc
 
 @JUMPS
 def test_no_sensor_asks_without_end_when_the_clock_jumps(
-    jump: timedelta, tmp_path: Path, clock: Callable[[datetime], None]
+    jump: timedelta, instance: dg.DagsterInstance, tmp_path: Path, clock: Callable[[datetime], None]
 ) -> None:
     """Shown by the requests of nine ticks of every sensor.
 
@@ -155,7 +157,7 @@ def test_no_sensor_asks_without_end_when_the_clock_jumps(
     again; the events that it follows are told once, before. Whatever it asks for it asks for at its first tick, as
     each later request has been asked for before under the same key, or is none.
     """
-    lake, instance = Lake(root=str(tmp_path)), dg.DagsterInstance.ephemeral()
+    lake = Lake(root=str(tmp_path))
     today = TODAY.date()
     lake.write(PRICES, today, PRICES.empty())
     store_forecast(lake, today)
@@ -182,14 +184,15 @@ def test_no_sensor_asks_without_end_when_the_clock_jumps(
 
 
 @pytest.mark.parametrize(("jump", "asked"), [(DAY, 0), (-DAY, 1), (timedelta(), 1)], ids=["ahead", "back", "right"])
-def test_a_failed_run_is_asked_for_again_once_whatever_the_clock_says(jump: timedelta, asked: int) -> None:
+def test_a_failed_run_is_asked_for_again_once_whatever_the_clock_says(
+    jump: timedelta, asked: int, instance: dg.DagsterInstance
+) -> None:
     """Shown by the requests of three clocks.
 
     A run of a sensor fails. Six minutes later it is asked for again by a clock that is right, and by one that was
     put back a day since. One that is a day ahead asks when it is right again; what is asked for carries its
     attempt, so that it ends after three whatever the clock does.
     """
-    instance = dg.DagsterInstance.ephemeral()
 
     @dg.asset
     def fails() -> None:

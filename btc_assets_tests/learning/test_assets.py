@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("BTC_FEATURE_SET", "streamlined")
         patch.setenv("BTC_TRAIN_DAYS", "60")
         patch.setenv("BTC_CV_FOLDS", "2")
-        patch.setenv("BTC_CV_TEST_DAYS", "14")
+        patch.setenv("BTC_CV_TEST_DAYS", "7")
         patch.setenv("BTC_TUNE_TRIALS", "2")
         patch.setenv("BTC_TRAIN_THREADS", "1")
         settings.cache_clear()

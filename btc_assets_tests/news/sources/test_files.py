@@ -191,7 +191,7 @@ def test_a_text_with_day_precision_is_filed_after_the_day(tmp_path: Path) -> Non
 
 
 def test_every_text_is_fetched_on_the_day_of_its_availability(tmp_path: Path) -> None:
-    stamps = [f"{FIRST + n * 3 * HOUR:%Y-%m-%d %H:%M:%S}" for n in range(-14, 14)]
+    stamps = [f"{FIRST + n * 6 * HOUR:%Y-%m-%d %H:%M:%S}" for n in range(-7, 7)]
     rows = [f"{n},{at},{seen},Title {n * 7919},{precision}" for n, (at, seen, precision) in enumerate(
         (at, seen, precision)
         for at in stamps for seen in ("", "2025-05-05 20:00:00") for precision in ("day", "minute", "second")
