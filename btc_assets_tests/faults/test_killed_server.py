@@ -106,42 +106,27 @@ def answers(client: httpx.Client) -> list[tuple[int, str]]:
     ]
 
 
-def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_again(
-    forge: Forge, tmp_path: Path
-) -> None:
-    """Shown by what a real server answers before, and after it was started again.
-
-    The server dies by SIGKILL when it has read the new bundle's model and not yet its tables; until then it answers
-    from the old bundle, which is what it was started with. Started again it answers every question from the new
-    one, to which the pointer had moved.
-    """
-    deployment = published(forge, tmp_path)
-    old = deployment.live
-    with deployment.server("-c", DIES) as (process, url):
-        with httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
-            assert {answer for answer in answers(client) if answer[1]} == {(200, old)}
-        forge.succeed(tasks.publish_hour, deployment.serving, deployment.models, 1)
-        assert process.wait(WATCHDOG_S) == -signal.SIGKILL
-    new = deployment.live
-    assert new != old
-    with deployment.server("-m", "serve") as (_, url), httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
-        assert [status for status, _ in answers(client)] == [200] * 3
-        assert {bundle for _, bundle in answers(client) if bundle} == {new}
-
-
 @dataclass(frozen=True)
 class Killed:
-    """What is left of publishers of ever later hours, each killed one step later than the one before.
+    """A server killed within a swap, then publishers of ever later hours, each killed one step later than the last.
 
     Attributes:
         deployment: where they published; the last one was not killed.
-        first: bundle that was live before them.
+        old: bundle that was live before the swap.
+        served: every answer of the server that was killed within the swap, before it.
+        server_status: how that server ended.
+        restarted: every answer of the server that was started next, before a publisher was killed.
+        first: bundle that was live when it was started.
         statuses: how each ended.
         live: bundle that was live after each; its model and its tables were whole.
         answers: status and bundle of everything a client got meanwhile from a real server that polls the folder.
     """
 
     deployment: Deployment
+    old: str
+    served: list[tuple[int, str]]
+    server_status: int
+    restarted: list[tuple[int, str]]
     first: str
     statuses: list[int]
     live: list[str]
@@ -163,6 +148,12 @@ def whole_bundle(deployment: Deployment) -> str:
 @pytest.fixture(scope="module")
 def killed(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     deployment = published(forge, tmp_path_factory.mktemp("killed"))
+    old = deployment.live
+    with deployment.server("-c", DIES) as (process, url):
+        with httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
+            served = answers(client)
+        forge.succeed(tasks.publish_hour, deployment.serving, deployment.models, 1)
+        server_status = process.wait(WATCHDOG_S)
     first = deployment.live
     statuses: list[int] = []
     live: list[str] = []
@@ -172,14 +163,16 @@ def killed(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     def ask(url: str) -> None:
         # A connection a request: one that is kept is closed by the server where a busy machine leaves it idle.
         with httpx.Client(base_url=url, timeout=WATCHDOG_S, headers={"Connection": "close"}) as client:
-            while not stop.wait(0.1):
+            while not stop.wait(0.2):
                 received.extend(answers(client))
 
     with deployment.server("-m", "serve") as (process, url), ThreadPoolExecutor() as pool:
+        with httpx.Client(base_url=url, timeout=WATCHDOG_S) as client:
+            restarted = answers(client)
         asking = pool.submit(ask, url)
         try:
             for step in itertools.count(1):
-                arguments = (deployment.serving, deployment.models, step, step)
+                arguments = (deployment.serving, deployment.models, step + 1, step)
                 statuses.append(forge.run(tasks.publish_hour_and_die, *arguments))
                 live.append(whole_bundle(deployment))
                 if statuses[-1] != -signal.SIGKILL:
@@ -192,7 +185,21 @@ def killed(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         finally:
             stop.set()
         asking.result()
-    return Killed(deployment, first, statuses, live, received)
+    return Killed(deployment, old, served, server_status, restarted, first, statuses, live, received)
+
+
+def test_a_server_killed_within_a_swap_serves_the_new_bundle_when_it_is_started_again(killed: Killed) -> None:
+    """Shown by what a real server answers before, and after it was started again.
+
+    The server dies by SIGKILL when it has read the new bundle's model and not yet its tables; until then it answers
+    from the old bundle, which is what it was started with. Started again it answers every question from the new
+    one, to which the pointer had moved.
+    """
+    assert killed.server_status == -signal.SIGKILL
+    assert killed.first != killed.old
+    for received, bundle in ((killed.served, killed.old), (killed.restarted, killed.first)):
+        assert [status for status, _ in received] == [200] * 3
+        assert {answered for _, answered in received if answered} == {bundle}
 
 
 def test_a_publisher_killed_at_any_step_leaves_a_whole_live_bundle(killed: Killed) -> None:
