@@ -176,15 +176,16 @@ def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]
             subsets[upstream] = subsets[upstream] | mapped if upstream in subsets else mapped
             if is_everything(mapping):
                 from_the_beginning.add(upstream)
-    return {table: _spans_of(subset, table in from_the_beginning) for table, subset in subsets.items()}
+    first = window.start.date()
+    return {table: _spans_of(subset, first, table in from_the_beginning) for table, subset in subsets.items()}
 
 
-def _spans_of(subset: Any, from_the_beginning: bool) -> list[Days]:
+def _spans_of(subset: Any, first: date, from_the_beginning: bool) -> list[Days]:
     parts = sorted(subset.included_time_windows, key=lambda part: part.start)
     spans = [(part.start.date(), part.end.date() - _DAY) for part in parts]
-    if from_the_beginning and spans:
-        spans[0] = (date.min, spans[0][1])
-    return spans
+    # An edge from the first day of the history maps to no day: it is declared, and empty.
+    spans = spans or [(first, first - _DAY)]
+    return [(date.min, spans[0][1]), *spans[1:]] if from_the_beginning else spans
 
 
 def lake_resources(lake: Lake) -> dict[str, Any]:

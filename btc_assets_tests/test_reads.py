@@ -15,6 +15,7 @@ from btc_assets.definitions import defs
 from btc_assets.features.tables import HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import DAILY, days_before, everything_until, key_of
 from btc_assets.reads import DeclaredReads, Tables, UndeclaredReadError, lake_resources
 from btc_assets.settings import PROJECT_ROOT
@@ -36,8 +37,10 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-def run(lake: Lake, read: Callable[[DeclaredReads], object], *, last: date = DAY) -> dg.ExecuteInProcessResult:
-    """Materialise the labels of days up to `last`, from the bars of the four days before each and its own."""
+def run(
+    lake: Lake, read: Callable[[DeclaredReads], object], *, first: date = DAY, last: date = DAY
+) -> dg.ExecuteInProcessResult:
+    """Materialise the labels of days up to `last`, from bars of four days before each and its own, and texts of two."""
 
     @dg.asset(
         key=HOURLY_LABELS.asset_key,
@@ -45,6 +48,7 @@ def run(lake: Lake, read: Callable[[DeclaredReads], object], *, last: date = DAY
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[
             dg.AssetDep(PRICES.asset_key, partition_mapping=days_before(4, and_today=True)),
+            dg.AssetDep(ARTICLES.asset_key, partition_mapping=days_before(2, and_today=False)),
             dg.AssetDep(HOURLY_LABELS.asset_key, partition_mapping=everything_until(and_today=False)),
         ],
     )
@@ -52,9 +56,9 @@ def run(lake: Lake, read: Callable[[DeclaredReads], object], *, last: date = DAY
         read(tables.of(context))
         return HOURLY_LABELS.empty()
 
-    tags = {"dagster/asset_partition_range_start": key_of(DAY), "dagster/asset_partition_range_end": key_of(last)}
+    tags = {"dagster/asset_partition_range_start": key_of(first), "dagster/asset_partition_range_end": key_of(last)}
     return dg.materialize(
-        [planted, dg.AssetSpec(PRICES.asset_key, partitions_def=DAILY)],
+        [planted, *(dg.AssetSpec(table.asset_key, partitions_def=DAILY) for table in (PRICES, ARTICLES))],
         selection=[planted],
         resources=lake_resources(lake),
         tags=tags,
@@ -146,6 +150,13 @@ def test_an_edge_to_everything_reads_what_an_earlier_start_of_the_history_stored
     assert run(lake, lambda reads: found.append(reads.days(HOURLY_LABELS))).success
     assert run(lake, lambda reads: found.append(reads.days(HOURLY_LABELS, BEFORE, BEFORE))).success
     assert found == [[BEFORE], [BEFORE]]
+
+
+def test_an_edge_from_the_first_day_of_the_history_is_empty_and_not_refused(lake: Lake) -> None:
+    start, found = DAILY.start.date(), list[list[date]]()
+    assert run(lake, lambda reads: found.append(reads.days(ARTICLES)), first=start, last=start).success
+    assert found == [[]]
+    assert not run(lake, lambda reads: reads.read(ARTICLES, start), first=start, last=start).success
 
 
 def test_its_own_partition_in_hand_may_be_read(lake: Lake) -> None:
