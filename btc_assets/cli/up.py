@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ CODE = "Dagster's code server"
 """The part that loads the graph and launches runs, for Dagster's webserver and daemon."""
 LOCATION = "btc_assets"
 """Name of the code location, as in `workspace.yaml`: Dagster stores cursors and sensor states under it."""
+MOST_RESTARTS = 5
+"""Restarts of the code server within a minute; one that exits again has a fault that a restart does not mend."""
 READY_S = 600.0
 """Longest wait for a part to start, seconds: long enough for a busy machine; a part that exits fails at once."""
 
@@ -175,6 +178,8 @@ def up(chosen: Settings) -> int:
             return 2
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, request_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores the end of the terminal
+            signal.signal(signal.SIGHUP, request_stop)
         make_database_folder(chosen.tracking_uri)
         write_workspace(folder)
         processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -227,12 +232,16 @@ def _watch(
     """Wait until `stopping` is set; restart the code server when it exits, as `dagster dev` does.
 
     Raises:
-        ProcessError: another part exited.
+        ProcessError: another part exited, or the code server keeps exiting.
     """
+    restarts: list[float] = []
     while not stopping.wait(0.5):
         if processes[CODE].poll() is not None:
+            restarts = [at for at in restarts if at > time.monotonic() - 60] + [time.monotonic()]
+            if len(restarts) > MOST_RESTARTS:
+                raise ProcessError(f"{CODE} exited {len(restarts)} times within a minute")
             print(f"==> {CODE} exited; restarting it", file=sys.stderr, flush=True)
             start(CODE)
         for name, process in processes.items():
-            if process.poll() is not None:
+            if name != CODE and process.poll() is not None:
                 raise ProcessError(f"{name} exited with status {process.returncode}")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ import pytest
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 
-from btc_assets.cli.up import CODE, mlflow_environment, pages_of, parts_of, port_faults, up, write_workspace
-from btc_assets.processes import free_port, stop
+from btc_assets.cli.up import (
+    CODE,
+    MOST_RESTARTS,
+    _watch,
+    mlflow_environment,
+    pages_of,
+    parts_of,
+    port_faults,
+    up,
+    write_workspace,
+)
+from btc_assets.processes import ProcessError, free_port, stop
 from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 
@@ -153,3 +164,26 @@ def environment_of(process: Path) -> bytes:
         return (process / "environ").read_bytes()
     except OSError:  # the process has ended
         return b""
+
+
+def test_a_code_server_that_keeps_exiting_ends_the_command() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(name: str) -> None:
+        started.append(subprocess.Popen(["true"]))
+        started[-1].wait()
+        processes[name] = started[-1]
+
+    start(CODE)
+    with pytest.raises(ProcessError, match="within a minute"):
+        _watch(processes, start, ImpatientEvent())
+    assert len(started) == 1 + MOST_RESTARTS
+
+
+class ImpatientEvent(threading.Event):
+    """An event whose `wait` does not wait."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether the event is set."""
+        return self.is_set()
