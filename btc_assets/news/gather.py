@@ -1,7 +1,7 @@
 """Fetch every source and file new texts under the day they became available.
 
 A stored row never changes: a repeated delivery adds nothing, and a text edited by its live source adds a row with the
-next revision. Filing is a pure function of the deliveries, independent of their order.
+next revision. Filing is a pure function of the fetch results, independent of their order.
 """
 
 from __future__ import annotations
@@ -90,20 +90,20 @@ class KnownTexts:
 
     @classmethod
     def look_up(
-        cls, kind: Kind, rows: pl.LazyFrame, deliveries: Iterable[FetchResult], days: Sequence[date]
+        cls, kind: Kind, rows: pl.LazyFrame, results: Iterable[FetchResult], days: Sequence[date]
     ) -> KnownTexts:
         """Look up the delivered texts, and the titles of stories that they may join, in the stored rows of other days.
 
         Args:
             kind: article or post.
             rows: stored rows of that kind; rows of `days` are ignored.
-            deliveries: the fetch results to file; only their texts are looked up.
+            results: the fetch results to file; only their texts are looked up.
             days: the days to file.
         """
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
         key = contract.key[0]
-        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(item_ids(deliveries, kind))).collect())
+        texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(item_ids(results, kind))).collect())
         if kind == "post":
             return cls(texts, pl.DataFrame(schema=_TITLES))
         reach = pl.col("available_at") >= midnight(min(days)) - STORY_WINDOW
@@ -157,12 +157,12 @@ class SourceReport:
 
 
 @dataclass(frozen=True)
-class Filed:
+class FilingResult:
     """Rows of the requested days and one report per source.
 
     Attributes:
         frame: ARTICLES or POSTS rows in key order, including the unchanged stored rows.
-        reports: one per source, in the order of the deliveries.
+        reports: one per source, in the order of the fetch results.
     """
 
     frame: pl.DataFrame
@@ -321,13 +321,13 @@ class _Candidate:
 
 
 def file_items(
-    deliveries: Sequence[FetchResult],
+    results: Sequence[FetchResult],
     kind: Kind,
     stored: pl.DataFrame,
     known: KnownTexts,
     days: Sequence[date],
     now: datetime,
-) -> Filed:
+) -> FilingResult:
     """Add new texts to the stored rows of the requested days.
 
     The address or id identifies a text (see `identity`). A text that is already stored, on these or other days, is a
@@ -336,7 +336,7 @@ def file_items(
     by a fixed order of their contents. New articles are assigned a story.
 
     Args:
-        deliveries: results of `fetch_all`.
+        results: the results of `fetch_all`.
         kind: the kind to file; other texts are ignored.
         stored: rows of `days`, which are kept unchanged.
         known: texts stored under other days.
@@ -349,10 +349,10 @@ def file_items(
     contract = CONTRACTS[kind]
     wanted = set(days)
     texts = _stored_texts(known.texts, _texts(kind, stored))
-    counts = [_SourceCounts(gathered) for gathered in deliveries]
+    counts = [_SourceCounts(result) for result in results]
     candidates: list[_Candidate] = []
-    for position, gathered in enumerate(deliveries):
-        candidates.extend(_candidates(position, gathered, kind, wanted, now, counts[position]))
+    for position, result in enumerate(results):
+        candidates.extend(_candidates(position, result, kind, wanted, now, counts[position]))
     rows = []
     for candidate in sorted(candidates, key=lambda candidate: candidate.order):
         row, count = candidate.row, counts[candidate.position]
@@ -373,7 +373,7 @@ def file_items(
     if kind == "article" and rows:
         added = _assign_stories(added, stored, known, texts)
     frame = pl.concat([stored, added]).sort(contract.key)
-    return Filed(frame, tuple(count.report() for count in counts))
+    return FilingResult(frame, tuple(count.report() for count in counts))
 
 
 def _stored_texts(*frames: pl.DataFrame) -> dict[str, _TextState]:
@@ -391,38 +391,38 @@ def _stored_texts(*frames: pl.DataFrame) -> dict[str, _TextState]:
 class _SourceCounts:
     """Counts the outcomes of one source's texts."""
 
-    def __init__(self, gathered: FetchResult) -> None:
-        self._gathered = gathered
+    def __init__(self, result: FetchResult) -> None:
+        self._result = result
         self.fetched = self.new = self.revised = self.duplicate = self.outside = self.left_out = 0
-        self.notes: list[str] = list(gathered.delivery.faults) if gathered.delivery else []
+        self.notes: list[str] = list(result.delivery.faults) if result.delivery else []
 
     def report(self) -> SourceReport:
-        gathered = self._gathered
+        result = self._result
         return SourceReport(
-            name=gathered.name,
+            name=result.name,
             fetched=self.fetched,
             new=self.new,
             revised=self.revised,
             duplicate=self.duplicate,
             outside=self.outside,
             left_out=self.left_out,
-            unchanged=gathered.delivery is not None and gathered.delivery.unchanged,
-            fault=gathered.fault,
+            unchanged=result.delivery is not None and result.delivery.unchanged,
+            fault=result.fault,
             notes=tuple(self.notes),
-            seconds=gathered.seconds,
+            seconds=result.seconds,
         )
 
 
 def _candidates(
-    position: int, gathered: FetchResult, kind: Kind, days: set[date], now: datetime, count: _SourceCounts
+    position: int, result: FetchResult, kind: Kind, days: set[date], now: datetime, count: _SourceCounts
 ) -> Iterable[_Candidate]:
     """Yield the items of a delivery that may be filed under the days; count the others."""
-    seen_now = gathered.live and now.astimezone(UTC).date() in days
-    for item in gathered.delivery.items if gathered.delivery else ():
+    seen_now = result.live and now.astimezone(UTC).date() in days
+    for item in result.delivery.items if result.delivery else ():
         if item.kind != kind:
             continue
         count.fetched += 1
-        at = available_at(item, live=gathered.live, lag=gathered.lag, days=days, now=now)
+        at = available_at(item, live=result.live, lag=result.lag, days=days, now=now)
         if at is None or at > now or at.date() not in days:
             count.outside += 1
             continue
@@ -431,7 +431,7 @@ def _candidates(
         except ValueError as error:
             count.left_out += 1
             count.notes.append(
-                f"{gathered.name}: {_one_line(item.title or item.guid or item.url)!r} was left out: {error}"
+                f"{result.name}: {_one_line(item.title or item.guid or item.url)!r} was left out: {error}"
             )
             continue
         item_id, digest = row[CONTRACTS[kind].key[0]], _digest(kind, row)
@@ -533,10 +533,10 @@ def _digest(kind: Kind, row: Mapping[str, Any]) -> str:
     return text_digest(row["title"], row["summary"]) if kind == "article" else text_digest(row["text"])
 
 
-def item_ids(deliveries: Iterable[FetchResult], kind: Kind) -> list[str]:
+def item_ids(results: Iterable[FetchResult], kind: Kind) -> list[str]:
     """Return the article_id or post_id of every delivered text that has one, sorted."""
     ids = set()
-    for item in (item for gathered in deliveries if gathered.delivery for item in gathered.delivery.items):
+    for item in (item for result in results if result.delivery for item in result.delivery.items):
         with suppress(ValueError):
             if item.kind == kind == "article":
                 ids.add(article_id(item.url, item.source, item.guid))

@@ -19,7 +19,7 @@ from btc_assets.news.gather import (
     CONTRACTS,
     MAX_REVISIONS,
     FetchResult,
-    Filed,
+    FilingResult,
     KnownTexts,
     SourceReport,
     available_at,
@@ -79,7 +79,7 @@ class Days:
         days: Sequence[date] = DAYS,
         now: datetime = NOW,
         write: Callable[[date], bool] = lambda day: True,
-    ) -> Filed:
+    ) -> FilingResult:
         """Materialise some days; `write` selects the partitions that are written before the run is killed."""
         contract = CONTRACTS[self.kind]
         stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
@@ -214,14 +214,14 @@ def test_an_invalid_item_is_reported_and_stops_no_other() -> None:
         assert reason in notes
 
 
-def test_of_two_sources_the_one_that_had_it_first_is_filed() -> None:
+def test_of_two_sources_the_earlier_text_is_filed() -> None:
     early, late = item(1, hours=10, source="a"), item(1, hours=12, source="b", title="Other words")
     filed = Days().run([fetched(late, name="b"), fetched(early, name="a")])
     assert filed.frame["source"].to_list() == ["a"]
     assert [report.duplicate for report in filed.reports] == [1, 0]
 
 
-def test_of_two_seen_at_once_the_fuller_one_is_filed() -> None:
+def test_of_two_seen_at_the_same_time_the_one_with_a_summary_is_filed() -> None:
     bare, full = item(1, hours=5, source="a"), item(1, hours=6, source="b", summary="And a summary.")
     deliveries = [fetched(bare, name="a", live=True), fetched(full, name="b", live=True)]
     assert Days().run(deliveries, days=DAYS[2:]).frame["source"].to_list() == ["b"]
@@ -262,7 +262,7 @@ def test_stories_continue_within_a_refiled_day() -> None:
 
 
 # --- edits -------------------------------------------------------------------------------------------
-def deliver_edit(lake: Days, text: Item, *, now: datetime = NOW, live: bool = True) -> Filed:
+def deliver_edit(lake: Days, text: Item, *, now: datetime = NOW, live: bool = True) -> FilingResult:
     return lake.run([fetched(text, live=live)], days=[now.date()], now=now)
 
 
@@ -397,9 +397,9 @@ def test_the_result_does_not_depend_on_the_order_of_delivery(batch: list[Item], 
 
 @no_deadline
 @given(BATCHES, BATCHES)
-def test_two_partial_fetches_in_either_order_give_the_same_texts(one: list[Item], other: list[Item]) -> None:
+def test_two_partial_fetches_in_either_order_give_the_same_texts(first: list[Item], second: list[Item]) -> None:
     names = []
-    for order in ((one, other), (other, one), (one + other,)):
+    for order in ((first, second), (second, first), (first + second,)):
         lake = Days()
         for batch in order:
             lake.run(deliveries_of(batch))
@@ -488,7 +488,7 @@ def slow() -> Delivery:
     return Delivery([item(1)])
 
 
-def ask(*sources: Source, concurrency: int = 8) -> list[FetchResult]:
+def fetch_from(*sources: Source, concurrency: int = 8) -> list[FetchResult]:
     return fetch_all(sources, DAY0, DAY0 + 24 * HOUR, NOW, concurrency)
 
 
@@ -499,13 +499,13 @@ def test_a_slow_or_failing_source_stops_no_other() -> None:
         Source("odd", broken),
         Source("fine", lambda: Delivery([])),
     ]
-    gathered = ask(*sources)
-    assert [result.name for result in gathered] == ["shut", "slow", "odd", "fine"]
-    assert gathered[0].fault == "shut: HTTP 403; check the key"
-    assert "odd could not process its response" in gathered[2].fault
-    assert "KeyError" in gathered[2].fault
-    assert [result.delivery is None for result in gathered] == [True, False, True, False]
-    assert gathered[1].seconds >= 0.3 > gathered[3].seconds
+    results = fetch_from(*sources)
+    assert [result.name for result in results] == ["shut", "slow", "odd", "fine"]
+    assert results[0].fault == "shut: HTTP 403; check the key"
+    assert "odd could not process its response" in results[2].fault
+    assert "KeyError" in results[2].fault
+    assert [result.delivery is None for result in results] == [True, False, True, False]
+    assert results[1].seconds >= 0.3 > results[3].seconds
 
 
 def test_the_number_of_concurrent_fetches_is_bounded() -> None:
@@ -521,7 +521,7 @@ def test_the_number_of_concurrent_fetches_is_bounded() -> None:
             running -= 1
         return Delivery([])
 
-    ask(*(Source(f"s{n}", counted) for n in range(12)), concurrency=3)
+    fetch_from(*(Source(f"s{n}", counted) for n in range(12)), concurrency=3)
     assert most == 3
 
 
@@ -537,12 +537,12 @@ def test_a_stopped_run_starts_no_further_fetch() -> None:
         return Delivery([])
 
     with pytest.raises(KeyboardInterrupt):
-        ask(Source("stopped", stopped), *(Source(f"s{n}", noted) for n in range(40)), concurrency=1)
+        fetch_from(Source("stopped", stopped), *(Source(f"s{n}", noted) for n in range(40)), concurrency=1)
     assert len(fetches) < 40
 
 
 def test_no_sources_is_not_an_error() -> None:
-    assert ask() == []
+    assert fetch_from() == []
     assert source_table([]) == "No source was fetched."
 
 
