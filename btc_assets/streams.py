@@ -19,6 +19,7 @@ from btc_assets.clock import HOUR
 from btc_assets.schema import UTC_TIME, Contract
 
 if TYPE_CHECKING:
+    from btc_assets.settings import Settings
     from btc_assets.transport import Transport
 
 IN_ITS_HOUR = pl.col("available_at").dt.truncate("1h")
@@ -105,6 +106,8 @@ class Stream:
         gathered: stored days and rows to the days that were gathered; None where silence says nothing.
         features: what is made of it, where the catalogue does not declare that itself.
         service: where its asset gets it; None where its domain has an asset of its own.
+        is_gathered: whether a deployment's settings name somewhere to get it from.
+        followed_as: what its newest rows are called in the name of the sensor that follows them; its name unless given.
         is_clock: whether its rows are the rows of the feature table.
     """
 
@@ -126,6 +129,8 @@ class Stream:
     gathered: Callable[[Collection[date], pl.DataFrame], frozenset[date]] | None = None
     features: tuple[Feature, ...] = ()
     service: Service | None = None
+    is_gathered: Callable[[Settings], bool] = field(default=lambda _settings: True)
+    followed_as: str = ""
     is_clock: bool = False
 
     @property
@@ -134,7 +139,12 @@ class Stream:
         return self.tables[0]
 
     @property
-    def read_last(self) -> Contract:
+    def derived(self) -> tuple[Contract, ...]:
+        """Tables made from its own, which features read beside it."""
+        return self.tables[1:]
+
+    @property
+    def followed(self) -> Contract:
         """The table whose change reaches the features: the stream's own, or the last one derived from it."""
         return self.tables[-1]
 

@@ -100,7 +100,8 @@ def test_streams_that_are_turned_on_join_the_graph_and_the_features() -> None:
         "from btc_assets.features.tables import HOURLY_FEATURES; graph = defs.resolve_asset_graph(); "
         "on = [key for key in graph.get_all_asset_keys() if key.path[0] == 'market']; "
         "features = graph.get(HOURLY_FEATURES.asset_key); "
-        "print(len(on), len(set(on) & features.parent_keys), len(HOURLY_FEATURES.columns))"
+        "print(len(on), len(set(on) & features.parent_keys), len(HOURLY_FEATURES.columns)); "
+        "print(*[one.name for one in (*defs.jobs, *defs.schedules, *defs.sensors)])"
     )
     names = ",".join(stream.name for stream in CONTEXT)
     environment = {**os.environ, "BTC_CONTEXT": names}
@@ -108,7 +109,11 @@ def test_streams_that_are_turned_on_join_the_graph_and_the_features() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=environment
     )
     columns = len(HOURLY_FEATURES.columns) + sum(len(stream.features) for stream in CONTEXT)
-    assert found.stdout.split() == ["5", "5", str(columns)]
+    counts, automation = found.stdout.splitlines()
+    assert counts.split() == ["5", "5", str(columns)]
+    for stream in CONTEXT:
+        assert automation.split().count(f"gather_{stream.name}") == 2, "a job and a schedule"
+        assert f"forecast_from_new_{stream.name}" in automation.split()
 
 
 CHECKED = {

@@ -23,11 +23,11 @@ from btc_assets.automation.sensors import (
 )
 from btc_assets.automation.spans import DAY, RANGE_START_TAG
 from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.features.inputs import BESIDE_THE_CLOCK
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
-from btc_assets.news.tables import ARTICLES, POSTS
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.settings import settings
@@ -100,7 +100,7 @@ def on_dagster(book: Rulebook, instance: dg.DagsterInstance, keys: Sequence[dg.A
                 name = key.to_user_string()
                 for rule in rules:
                     yield Finding(rule, name, f"{name} is older than its freshness policy allows")
-    for key in (ARTICLES.asset_key, POSTS.asset_key):
+    for key in (stream.contract.asset_key for stream in BESIDE_THE_CLOCK):
         event = instance.get_latest_materialization_event(key)
         silent_metadata = (
             event.asset_materialization.metadata.get(SILENT_SOURCES) if event and event.asset_materialization else None

@@ -14,12 +14,11 @@ from btc_assets.alerts.tables import ALERTS
 from btc_assets.automation.walk_forward import BACKGROUND
 from btc_assets.champion.assets import history_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
+from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, TABLES
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
-from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
-from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.serving.tables import SERVING_BUNDLE
 
 ONE_AT_A_TIME = "btc/one_at_a_time"
@@ -48,7 +47,7 @@ def _tags(alone: str, *, minutes: int) -> dict[str, str]:
 refresh_forecast = dg.define_asset_job(
     "refresh_forecast",
     selection=dg.AssetSelection.assets(
-        PRICES.asset_key,
+        CLOCK.contract.asset_key,
         HOURLY_FEATURES.asset_key,
         HOURLY_LABELS.asset_key,
         FORECASTS.asset_key,
@@ -63,21 +62,32 @@ refresh_forecast = dg.define_asset_job(
 
 refresh_prices = dg.define_asset_job(
     "refresh_prices",
-    selection=dg.AssetSelection.assets(PRICES.asset_key),
+    selection=dg.AssetSelection.assets(CLOCK.contract.asset_key),
     description="Fetch the bars of a day or a range of days.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 gather_texts = dg.define_asset_job(
     "gather_texts",
-    selection=dg.AssetSelection.assets(ARTICLES.asset_key, POSTS.asset_key),
+    selection=dg.AssetSelection.assets(*(stream.contract.asset_key for stream in OF_OTHER_ASSETS)),
     description="Gather the articles and posts of a day or a range of days.",
     tags=_tags("texts", minutes=60),
 )
 
+GATHERINGS = {
+    stream: dg.define_asset_job(
+        f"gather_{stream.name}",
+        selection=dg.AssetSelection.assets(stream.contract.asset_key),
+        description=f"Gather the rows of {stream.contract.table} of a day or a range of days.",
+        tags=_tags(stream.name, minutes=60),
+    )
+    for stream in GATHERED_ALONE
+}
+"""The job of each stream whose asset is made from its declaration."""
+
 score_texts = dg.define_asset_job(
     "score_texts",
-    selection=dg.AssetSelection.assets(SENTIMENT_SCORES.asset_key),
+    selection=dg.AssetSelection.assets(*(table.asset_key for table in DERIVED)),
     description="Score the sentiment of the articles and posts that are stored of a day or a range of days.",
     tags=_tags("scores", minutes=120),
 )
@@ -92,10 +102,7 @@ build_features = dg.define_asset_job(
 prepare_days = dg.define_asset_job(
     "prepare_days",
     selection=dg.AssetSelection.assets(
-        PRICES.asset_key,
-        ARTICLES.asset_key,
-        POSTS.asset_key,
-        SENTIMENT_SCORES.asset_key,
+        *(table.asset_key for table in TABLES),
         HOURLY_FEATURES.asset_key,
         HOURLY_LABELS.asset_key,
     ),
@@ -174,6 +181,7 @@ JOBS: list[Any] = [
     refresh_forecast,
     refresh_prices,
     gather_texts,
+    *GATHERINGS.values(),
     score_texts,
     build_features,
     prepare_days,

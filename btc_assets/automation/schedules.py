@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from btc_assets.automation.jobs import UNFINISHED, gather_texts, refresh_forecast, train_cutoff
+from btc_assets.automation.jobs import GATHERINGS, UNFINISHED, gather_texts, refresh_forecast, train_cutoff
 from btc_assets.automation.sensors import refresh_assets
 from btc_assets.automation.spans import DAY, Span
 from btc_assets.champion.history import is_written
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
+from btc_assets.features.inputs import CLOCK, GATHERED_ALONE, OF_OTHER_ASSETS
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
-from btc_assets.market.tables import PRICES
-from btc_assets.news.tables import ARTICLES
 from btc_assets.partitions import key_of
 from btc_assets.settings import ENV_PREFIX, SettingsError, settings
+from btc_assets.streams import Stream
 
 CLOSING_HOURS = 3
 """How long after midnight yesterday's bars are fetched again whether or not they look complete."""
@@ -80,7 +81,7 @@ def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | No
 def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
     """Return when the newest bar of these days opened; a day may be stored without one."""
     for day in reversed(days):
-        frame = lake.read(PRICES, day)
+        frame = lake.read(CLOCK.contract, day)
         if frame is not None and not frame.is_empty():
             return frame.select(pl.col("open_time").max()).item()
     return None
@@ -106,7 +107,7 @@ def hourly_refresh(
     now = settings().now()
     if end is not None and now.date() >= end:
         return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
-    stored = lake.days(PRICES)
+    stored = lake.days(CLOCK.contract)
     span = days_to_refresh(now, stored, _newest_bar(lake, [day for day in stored if day <= now.date()]))
     if span is None:
         return dg.SkipReason("no bar of the first day has closed yet")
@@ -119,11 +120,11 @@ def hourly_refresh(
 
 
 def days_to_gather(now: datetime, stored: list[date]) -> Span:
-    """Decide which days' texts to gather: today's, and those since the newest stored day where the machine was off.
+    """Decide which days of a stream to gather: today, and those since the newest stored one where the machine was off.
 
     Args:
         now: of the tick, UTC.
-        stored: days whose articles are stored, in order.
+        stored: days stored of it, in order.
     """
     today = now.date()
     newest = max((day for day in stored if day <= today), default=today)
@@ -142,16 +143,44 @@ def gather_news(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[La
     """Ask for today's texts; while an earlier gathering still runs no other is started."""
     if not settings().news:
         return dg.SkipReason("BTC_NEWS_SOURCES is none: there is nothing to gather")
+    return _gathering(context, gather_texts.name, lake.days(OF_OTHER_ASSETS[0].contract))
+
+
+def gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule of a stream whose asset is made from its declaration.
+
+    Args:
+        stream: which.
+        job: that gathers it.
+    """
+    assert stream.service is not None
+
+    @dg.schedule(
+        name=f"gather_{stream.name}",
+        cron_schedule=stream.service.cron,
+        execution_timezone="UTC",
+        job=job,
+        default_status=RUNNING_WHEN_LIVE,
+        description=f"Gather {stream.contract.table} into today's partition, and make up for days the machine was off.",
+    )
+    def gather(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
+        return _gathering(context, job.name, lake.days(stream.contract))
+
+    return gather
+
+
+def _gathering(context: dg.ScheduleEvaluationContext, job: str, stored: list[date]) -> dg.RunRequest | dg.SkipReason:
+    """Ask for the days to gather; while an earlier run of the job is at work no other is started."""
     now = context.scheduled_execution_time.astimezone(UTC)
     end = settings().history_end
     if end is not None and now.date() >= end:
         return dg.SkipReason(f"the history is closed: it ends on {key_of(end - DAY)}")
     if now.date() < settings().first_day:
         return dg.SkipReason(f"the history begins on {key_of(settings().first_day)}")
-    running = dg.RunsFilter(job_name=gather_texts.name, statuses=UNFINISHED)
+    running = dg.RunsFilter(job_name=job, statuses=UNFINISHED)
     if runs := context.instance.get_runs(running, limit=1):
         return dg.SkipReason(f"an earlier gathering still runs (run {runs[0].run_id})")
-    span = days_to_gather(now, lake.days(ARTICLES))
+    span = days_to_gather(now, stored)
     run_key = f"{now.isoformat()}|{span}"
     if span.first == span.last:
         return dg.RunRequest(run_key=run_key, partition_key=key_of(span.last))
@@ -194,4 +223,9 @@ def weekly_training(
     return dg.RunRequest(run_key=f"weekly|{now.isoformat()}", partition_key=key_of(cutoff))
 
 
-SCHEDULES = [hourly_refresh, gather_news, weekly_training]
+SCHEDULES = [
+    hourly_refresh,
+    gather_news,
+    *(gathering_of(stream, GATHERINGS[stream]) for stream in GATHERED_ALONE),
+    weekly_training,
+]

@@ -32,18 +32,17 @@ from btc_assets.clock import HOUR, midnight
 from btc_assets.digest import digest
 from btc_assets.features import checks as features_checks
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.inputs import BESIDE_THE_CLOCK, CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting import checks as forecasting_checks
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.market import checks as market_checks
-from btc_assets.market.tables import PRICES
-from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of, key_of
 from btc_assets.serving.assets import newest_champion
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
-from btc_assets.streams import IN_ITS_HOUR
+from btc_assets.streams import Stream
 from btc_assets.vocabulary import CHAMPION
 
 BATCH = 2_000
@@ -222,7 +221,7 @@ def asked_again(
         # An end far in the future comes from a clock that has been put back since and does not count.
         if record.end_time is None or abs(now.timestamp() - record.end_time) < rest:
             continue
-        if schedule and PRICES.asset_key in accepted(instance, run):
+        if schedule and CLOCK.contract.asset_key in accepted(instance, run):
             continue
         asked = run.tags.get(RUN_KEY_TAG, run.run_id).removesuffix(f"|attempt {attempt}")
         kept = {tag: run.tags[tag] for tag in (RANGE_START_TAG, RANGE_END_TAG) if tag in run.tags}
@@ -276,17 +275,17 @@ def forecast_assets(lake: Lake, day: date) -> list[dg.AssetKey]:
 def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
     """Return what `refresh_forecast` makes: forecasts only with a champion, the bundle only with its forecast."""
     hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
-    made = [PRICES.asset_key, *forecast_assets(lake, hour.date())]
+    made = [CLOCK.contract.asset_key, *forecast_assets(lake, hour.date())]
     champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
     return made if champion is None else [*made, SERVING_BUNDLE.asset_key]
 
 
-def scores_by_hour(lake: Lake, days: Collection[date]) -> dict[str, str]:
-    """Return the content of the scores of each hour of these days, by open_time in ISO format."""
+def rows_by_hour(lake: Lake, stream: Stream, days: Collection[date]) -> dict[str, str]:
+    """Return the content of the rows that features read last, of these days, by the open_time they count for."""
     if not days:
         return {}
-    rows = lake.scan_days(SENTIMENT_SCORES, sorted(days)).sort(SENTIMENT_SCORES.key).collect()
-    by_hour = rows.group_by(IN_ITS_HOUR.alias("hour"), maintain_order=True)
+    rows = lake.scan_days(stream.followed, sorted(days)).sort(stream.followed.key).collect()
+    by_hour = rows.group_by(stream.hour.alias("hour"), maintain_order=True)
     return {hour.isoformat(): digest(part)[:16] for (hour,), part in by_hour}
 
 
@@ -327,9 +326,9 @@ def forecast_from_new_prices(
     """Ask for the days whose bars have changed: neighbouring days in one run, unchanged days not at all."""
     position = Position.parse(context.cursor)
     then = forecast_assets(lake, settings().now().date())
-    moved, changed = new_content(context.instance, PRICES.asset_key, position, then=then)
+    moved, changed = new_content(context.instance, CLOCK.contract.asset_key, position, then=then)
     requests = asked_again(context.instance, "forecast_from_new_prices", datetime.now(tz=UTC))
-    touched = days_touched(map(day_of, changed), lake.days(PRICES)) if changed else []
+    touched = days_touched(map(day_of, changed), lake.days(CLOCK.contract)) if changed else []
     for span in spans(touched):
         content = "|".join(changed.get(key_of(day), "") for day in span.days)
         content = content if span.first == span.last else _sha256(content)
@@ -348,7 +347,7 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     """Ask for the scores of the days with new texts; articles and posts of one gathering are one request."""
     positions = positions_of(context.cursor)
     changed: dict[str, str] = {}
-    for asset in (ARTICLES.asset_key, POSTS.asset_key):
+    for asset in (stream.contract.asset_key for stream in BESIDE_THE_CLOCK if stream.derived):
         name = asset.path[-1]
         positions[name], content = new_content(context.instance, asset, positions.get(name, Position()))
         for key, texts in content.items():
@@ -361,41 +360,59 @@ def score_new_texts(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg
     return answered(context, requests, moved, "no new articles or posts")
 
 
-@dg.sensor(
-    name="forecast_from_new_scores",
-    job=forecast_days,
-    minimum_interval_seconds=15,
-    default_status=RUNNING_WHEN_LIVE,
-    description="Carry new sentiment scores on to features and forecasts of the days they touch.",
-)
-def forecast_from_new_scores(
-    context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
-) -> dg.SensorResult | dg.SkipReason:
-    """Ask for the days whose scores have changed in an hour that has closed.
+def forecast_from(stream: Stream) -> dg.SensorDefinition:
+    """Return the sensor that carries new rows of a stream on to the features and forecasts of the days they touch.
 
-    A text seen within an hour counts for that hour's row, which is made when the hour has closed: what is scored
-    before that is joined by the forecast of the hour. While that one is running nothing is requested.
+    Args:
+        stream: which; where several share the table that features read last, any one of them.
     """
-    position = Position.parse(context.cursor)
-    at_work = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
-    if context.instance.get_runs(at_work, limit=1):
-        return dg.SkipReason("the forecast of the hour is at work; it joins what is scored by then")
-    moved, changed = new_content(context.instance, SENTIMENT_SCORES.asset_key, position)
-    requests = asked_again(context.instance, "forecast_from_new_scores", datetime.now(tz=UTC))
-    now = settings().now()
-    recent = {day for day in map(day_of, changed) if day >= now.date() - DAY}
-    hours = scores_by_hour(lake, recent)
-    moved.hours = {hour: content for hour, content in position.hours.items() if day_of(hour[:10]) >= now.date() - DAY}
-    closed = {hour for hour in hours if datetime.fromisoformat(hour) + HOUR <= now}
-    late = {day_of(hour[:10]) for hour in closed if moved.hours.get(hour) != hours[hour]}
-    moved.hours |= hours
-    stored = lake.days(PRICES)
-    days = [day for day in map(day_of, changed) if day in late or day not in recent]
-    touched = [day for day in days_touched(days, stored) if day in set(stored)] if days else []
-    for span in spans(touched):
-        content = json.dumps([sorted(changed.items()), sorted((hour, hours[hour]) for hour in closed)])
-        requests.append(_request(span, f"{span}|{_sha256(content)}", forecast_assets(lake, span.last)))
-    return answered(context, requests, str(moved), "no new scores of closed hours of days that have bars")
+    rows = stream.followed_as or stream.name
+    name = f"forecast_from_new_{rows}"
+
+    @dg.sensor(
+        name=name,
+        job=forecast_days,
+        minimum_interval_seconds=15,
+        default_status=RUNNING_WHEN_LIVE,
+        description=f"Carry new {rows} on to features and forecasts of the days they touch.",
+    )
+    def follow(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.SensorResult | dg.SkipReason:
+        """Ask for the days whose rows have changed in an hour that has closed.
+
+        A row that becomes available within an hour counts for that hour's features, which are made when the hour has
+        closed: what is stored before that is joined by the forecast of the hour. While that one is running nothing is
+        requested.
+        """
+        position = Position.parse(context.cursor)
+        at_work = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
+        if context.instance.get_runs(at_work, limit=1):
+            return dg.SkipReason(f"the forecast of the hour is at work; it joins the {rows} stored by then")
+        moved, changed = new_content(context.instance, stream.followed.asset_key, position)
+        requests = asked_again(context.instance, name, datetime.now(tz=UTC))
+        now = settings().now()
+        recent = {day for day in map(day_of, changed) if day >= now.date() - DAY}
+        hours = rows_by_hour(lake, stream, recent)
+        moved.hours = {
+            hour: content for hour, content in position.hours.items() if day_of(hour[:10]) >= now.date() - DAY
+        }
+        closed = {hour for hour in hours if datetime.fromisoformat(hour) + HOUR <= now}
+        late = {day_of(hour[:10]) for hour in closed if moved.hours.get(hour) != hours[hour]}
+        moved.hours |= hours
+        stored = lake.days(CLOCK.contract)
+        days = late | (set(map(day_of, changed)) - recent)
+        touched = [day for day in days_touched(days, stored) if day in set(stored)] if days else []
+        for span in spans(touched):
+            content = json.dumps([sorted(changed.items()), sorted((hour, hours[hour]) for hour in closed)])
+            requests.append(_request(span, f"{span}|{_sha256(content)}", forecast_assets(lake, span.last)))
+        return answered(context, requests, str(moved), f"no new {rows} of closed hours of days that have bars")
+
+    return follow
+
+
+FOLLOWING = [
+    forecast_from(stream) for stream in {stream.followed.table: stream for stream in BESIDE_THE_CLOCK}.values()
+]
+"""A sensor for each table that features read last, but the clock's."""
 
 
 @dg.sensor(
@@ -439,7 +456,7 @@ def forecast_from_new_models(
     moved, changed = new_content(context.instance, MODEL_HISTORY.asset_key, position, even_failed=True)
     requests = asked_again(context.instance, "forecast_from_new_models", datetime.now(tz=UTC))
     today = settings().now().date()
-    stored = [day for day in lake.days(PRICES) if day <= today]
+    stored = [day for day in lake.days(CLOCK.contract) if day <= today]
     recent = {key: content for key, content in changed.items() if day_of(key) >= today - DAY}
     if recent and stored and stored[-1] >= today - DAY and has_champion(lake, stored[-1]):
         content = _sha256(json.dumps(recent, sort_keys=True))
@@ -501,7 +518,7 @@ SENSORS = [
     refresh_late_bars,
     score_new_texts,
     forecast_from_new_prices,
-    forecast_from_new_scores,
+    *FOLLOWING,
     forecast_from_new_models,
     publish_new_forecasts,
     report_on_closed_days,

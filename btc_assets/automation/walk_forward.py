@@ -27,6 +27,7 @@ from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPO
 from btc_assets.clock import HOUR, midnight
 from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
+from btc_assets.features.inputs import BESIDE_THE_CLOCK, CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
@@ -42,11 +43,10 @@ from btc_assets.learning.tables import (
 from btc_assets.market.assets import closed_hours
 from btc_assets.market.bars import coverage_fault
 from btc_assets.market.sources.choose import source_of
-from btc_assets.market.tables import PRICES
-from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.schema import Contract
 from btc_assets.settings import Settings, settings
+from btc_assets.streams import Stream
 from btc_assets.transport import SourceError
 from btc_assets.vocabulary import CHALLENGER, HELD_ROLES
 
@@ -169,11 +169,11 @@ def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]
     stays one.
     """
     days = list(days)
-    wanted = set(days_lacking(lake, PRICES, days))
-    newest = max(lake.days(PRICES), default=None)
+    wanted = set(days_lacking(lake, CLOCK.contract, days))
+    newest = max(lake.days(CLOCK.contract), default=None)
     if newest is not None and newest in days:
         first, end = closed_hours([newest], now)
-        told = lake.scan_days(PRICES, [newest]).select(pl.col("open_time").max()).collect().item()
+        told = lake.scan_days(CLOCK.contract, [newest]).select(pl.col("open_time").max()).collect().item()
         if first < end and (told is None or told < end - timedelta(hours=1)):
             wanted.add(newest)
     return sorted(wanted)
@@ -252,12 +252,18 @@ class Walk:
         fetched = Span(max(first, start - timedelta(days=WARMUP_DAYS)), last_day).days
         bars = set(days_to_fetch(self.lake, fetched, self.settings.now()))
         self._expect_bars(first_cutoff, sorted(bars))
-        wanted, changed = [(PRICES, bars)], set(bars)
-        if self.settings.news:
-            texts = {*days_lacking(self.lake, ARTICLES, fetched), *days_lacking(self.lake, POSTS, fetched)}
-            scores = {*days_lacking(self.lake, SENTIMENT_SCORES, fetched), *texts}
-            wanted += [(ARTICLES, texts), (POSTS, texts), (SENTIMENT_SCORES, scores)]
-            changed |= scores
+        wanted, changed = [(CLOCK.contract, bars)], set(bars)
+        together: dict[str, list[Stream]] = {}  # streams that share a derived table, whose days are made together
+        for stream in BESIDE_THE_CLOCK:
+            if stream.is_gathered(self.settings):
+                together.setdefault(stream.followed.table, []).append(stream)
+        for streams in together.values():
+            days = {day for stream in streams for day in days_lacking(self.lake, stream.contract, fetched)}
+            wanted += [(stream.contract, days) for stream in streams]
+            for table in streams[0].derived:
+                days = {*days_lacking(self.lake, table, fetched), *days}
+                wanted.append((table, days))
+            changed |= days
         reached = {day + i * DAY for day in changed for i in range(WARMUP_DAYS + 1)}
         for contract in (HOURLY_FEATURES, HOURLY_LABELS):
             built = set(Span(max(first, start), last_day).days)
@@ -359,7 +365,7 @@ class Walk:
 
     def _forecast(self, leg: Leg, *, again: bool) -> bool:
         """Forecast a leg's days unless that is done; return whether it was done now."""
-        tables = (PRICES, HOURLY_FEATURES, HOURLY_LABELS)
+        tables = (CLOCK.contract, HOURLY_FEATURES, HOURLY_LABELS)
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
         content += [self._digest(HOURLY_FEATURES, leg.cutoff - n * DAY) for n in range(1, LOOK_BACK_DAYS + 1)]
         content += [self._digest(table, leg.cutoff) for table in (TRAINED_MODEL, TRAINING_PROFILE)]

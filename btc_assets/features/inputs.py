@@ -20,6 +20,12 @@ CLOCK = next(stream for stream in STREAMS if stream.is_clock)
 """The stream whose rows are the rows of the features."""
 BESIDE_THE_CLOCK = tuple(stream for stream in STREAMS if not stream.is_clock)
 """The streams that may be absent."""
+OF_OTHER_ASSETS = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is None)
+"""Those whose domain has assets of its own; the other assets are made from the declaration."""
+GATHERED_ALONE = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is not None)
+"""Those whose asset is made from the declaration, each gathered by a job and a schedule of its own."""
+DERIVED = tuple({table.table: table for stream in STREAMS for table in stream.derived}.values())
+"""Tables made from those of streams, which features read beside them."""
 TABLES: tuple[Contract, ...] = tuple({table.table: table for stream in STREAMS for table in stream.tables}.values())
 """Every table that features are made from, once."""
 

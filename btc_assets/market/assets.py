@@ -13,6 +13,7 @@ from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
+from btc_assets.market.streams import BARS
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.reads import DeclaredReads, Tables
@@ -39,9 +40,7 @@ class PricesConfig(dg.Config):
     dagster_type=dagster_type(PRICES),
     group_name="market",
     kinds={"polars", "parquet"},
-    freshness_policy=dg.FreshnessPolicy.time_window(
-        fail_window=timedelta(hours=2), warn_window=timedelta(hours=1, minutes=15)
-    ),
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=BARS.fail_after, warn_window=BARS.warn_after),
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="1",
     op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},

@@ -14,6 +14,7 @@ from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
 from btc_assets.news.sources.protocol import Kind
+from btc_assets.news.streams import ARTICLE_STREAM
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_BENCHMARK, SENTIMENT_SCORES
 from btc_assets.partitions import DAILY, day_of, everything_until
 from btc_assets.reads import DeclaredReads, Tables
@@ -24,7 +25,9 @@ GROUP = "news"
 CODE_VERSION = "1"
 CONCURRENCY = 8
 """Maximum number of sources fetched at the same time."""
-_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=40))
+_FRESHNESS = dg.FreshnessPolicy.time_window(
+    fail_window=ARTICLE_STREAM.fail_after, warn_window=ARTICLE_STREAM.warn_after
+)
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,

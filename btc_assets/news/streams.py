@@ -84,6 +84,8 @@ def _texts(name: str, about: str, contract: Contract, kind: Kind, *edit: pl.Expr
         fail_after=timedelta(hours=1),
         tempting=_tempting,
         gathered=days_gathered,
+        is_gathered=lambda settings: bool(settings.news),
+        followed_as="scores",
     )
 
 

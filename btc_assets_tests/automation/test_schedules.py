@@ -16,6 +16,7 @@ from btc_assets.automation.schedules import (
     days_to_gather,
     days_to_refresh,
     gather_news,
+    gathering_of,
     hourly_refresh,
     weekly_training,
 )
@@ -27,6 +28,7 @@ from btc_assets.definitions import defs
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
+from btc_assets.market.funding_rates import FUNDING, FUNDING_RATES
 from btc_assets.market.tables import PRICES
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings, SettingsError
@@ -330,6 +332,17 @@ def test_a_tick_asks_for_todays_texts(lake: Lake) -> None:
     asked = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
     assert isinstance(asked, dg.RunRequest)
     assert asked.partition_key == "2024-05-10"
+
+
+def test_a_stream_of_its_own_is_gathered_by_its_own_schedule(lake: Lake) -> None:
+    job = dg.define_asset_job("gather_funding", dg.AssetSelection.assets(FUNDING_RATES.asset_key))
+    schedule = gathering_of(FUNDING, job)
+    assert (schedule.name, schedule.cron_schedule) == ("gather_funding", "50 * * * *")
+    lake.write(FUNDING_RATES, date(2024, 5, 9), FUNDING_RATES.empty())
+    now = datetime(2024, 5, 10, 9, 50, tzinfo=UTC)
+    asked = schedule(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.tags.items() >= Span(date(2024, 5, 9), date(2024, 5, 10)).tags.items()
 
 
 def test_while_one_gathering_runs_no_other_is_started(lake: Lake, instance: dg.DagsterInstance) -> None:

@@ -15,13 +15,14 @@ from btc_assets.automation.jobs import JOBS, ONE_AT_A_TIME
 from btc_assets.automation.sensors import (
     ATTEMPT_TAG,
     ATTEMPTS,
+    FOLLOWING,
     RETRY_AFTER,
     Position,
     asked_again,
     days_touched,
+    forecast_from,
     forecast_from_new_models,
     forecast_from_new_prices,
-    forecast_from_new_scores,
     positions_of,
     publish_new_forecasts,
     report_on_closed_days,
@@ -38,6 +39,7 @@ from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.market.perpetual import BASIS, PERPETUAL
 from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.serving.tables import SERVING_BUNDLE
@@ -58,6 +60,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 
 
 RESOURCES: dict[str, object] = {}
+(forecast_from_new_scores,) = FOLLOWING
 
 
 def crown(lake: Lake, cutoff: date, *, champion: int | None) -> None:
@@ -604,6 +607,25 @@ def test_scores_wait_while_the_forecast_of_the_hour_is_at_work(
     assert requests == []
     instance.report_run_canceled(run)
     assert len(tick(forecast_from_new_scores, instance, cursor)[0]) == 1
+
+
+def test_a_row_of_a_stream_is_carried_to_the_day_of_the_hour_it_counts_for(
+    instance: dg.DagsterInstance, lake: Lake, clock: Callable[[datetime], None]
+) -> None:
+    """The future's bar of 23:00 is known at midnight and counts for the first hour of the next day."""
+    bars_of(lake, date(2018, 5, 1), date(2018, 5, 2))
+    row = {"open_time": datetime(2018, 5, 1, 23, tzinfo=UTC), "close": 9_000.0, "volume": 1.0}
+    lake.write(PERPETUAL, date(2018, 5, 1), pl.DataFrame([row], schema=PERPETUAL.columns))
+    sensor, cursor = forecast_from(BASIS), None
+    assert sensor.name == "forecast_from_new_basis"
+    for now, content, days in (("00:51", "a", []), ("01:51", "b", ["2018-05-02"]), ("02:51", "c", [])):
+        clock(datetime.fromisoformat(f"2018-05-02T{now}+00:00"))
+        tell(instance, PERPETUAL.asset_key, {"2018-05-01": content})
+        requests, cursor = tick(sensor, instance, cursor)
+        assert [request.partition_key for request in requests] == days
+        if content == "a":  # restated after its hour has closed
+            row["close"] = 9_001.0
+            lake.write(PERPETUAL, date(2018, 5, 1), pl.DataFrame([row], schema=PERPETUAL.columns))
 
 
 # --- the forecast of the hour ------------------------------------------------------------------------

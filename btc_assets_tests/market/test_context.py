@@ -261,7 +261,12 @@ def test_files_give_the_same_rows_as_the_service_would(stream: Stream, tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "is empty"), ("a,b\n1,2\n", "found no column"), ("HEADER\n2018-05-05,x,x,x\n", "row 2"), (None, "names no")],
+    [
+        ("", "is empty"),
+        ("a,b\n1,2\n", "found no column"),
+        ("HEADER\n2018-05-05,x,x,x\n", "row 2"),
+        (None, "no .parquet"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_named(stream: Stream, tmp_path: Path, text: str | None, sentence: str) -> None:
     if text is not None:

@@ -11,9 +11,9 @@ import polars as pl
 from btc_assets.archives import UnreadableError, decode_text, invalid_file, unpack
 from btc_assets.market.sources.answer import number, whole
 from btc_assets.market.sources.text_table import LINE, text_table
-from btc_assets.paths import matching
-from btc_assets.schema import UTC_TIME, Contract
-from btc_assets.timestamps import epoch_time, iso_time
+from btc_assets.schema import Contract
+from btc_assets.table_files import find_columns, matching_files
+from btc_assets.timestamps import iso_time, time_of
 from btc_assets.transport import SourceMalformedError, SourceRefusedError
 
 _ENDINGS = (".parquet", ".csv", ".csv.gz", ".zip")
@@ -100,9 +100,7 @@ def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[
         SourceRefusedError: there is no file, or a file cannot be read.
         SourceMalformedError: a file cannot be parsed; the message names the file and line.
     """
-    paths = matching(pattern, _ENDINGS)
-    if not paths:
-        raise SourceRefusedError(f"{setting} names no {', '.join(_ENDINGS)} file at {pattern!r}; give a path or glob")
+    paths = matching_files(setting, pattern, _ENDINGS, contract.table)
     frames = []
     for path in paths:
         try:
@@ -116,42 +114,34 @@ def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[
 
 
 def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    known = {column: (column, *aliases.get(column, ())) for column in contract.columns}
+    names = {column: (column, *aliases.get(column, ())) for column in contract.columns}
     if content.startswith(b"PAR1"):
         try:
             table = pl.read_parquet(content, hive_partitioning=False).with_row_index(LINE, offset=1)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise invalid_file(name, "Parquet") from error
     else:
-
-        def header(cells: Sequence[str]) -> Sequence[str] | None:
-            lower = {cell.lower() for cell in cells}
-            return cells if all(lower & set(names) for names in known.values()) else None
-
-        table = text_table(name, decode_text(name, content)[0], header)
-    called = {column.lower(): column for column in table.columns}
-    chosen = {
-        column: next((called[alias] for alias in names if alias in called), "") for column, names in known.items()
-    }
-    if missing := [column for column, found in chosen.items() if not found]:
+        table = text_table(
+            name,
+            decode_text(name, content)[0],
+            lambda cells: cells if len(find_columns(cells, names)) == len(names) else None,
+        )
+    chosen = find_columns(table.columns, names)
+    if missing := [column for column in names if column not in chosen]:
         shown = ", ".join(column for column in table.columns if column != LINE)
         raise UnreadableError(f"{name}: found no column for {', '.join(missing)}; got {shown}")
     read = table.select(
-        LINE,
-        *(
-            _read(table.schema[found], found, contract.columns[column]).alias(column)
-            for column, found in chosen.items()
-        ),
+        _read(table.schema[chosen[column]], chosen[column], dtype).alias(column)
+        for column, dtype in contract.columns.items()
     )
-    for column, found in chosen.items():
-        unread = read[column].is_null() & ~table[found].is_null()
-        if unread.any() or (column in contract.key and read[column].has_nulls()):
-            row = (unread | read[column].is_null()).arg_max() or 0
+    for column, called in chosen.items():
+        if read[column].has_nulls():
+            row = read[column].is_null().arg_max() or 0
             raise UnreadableError(
-                f"{name}, row {table[LINE][row]}: expected {contract.columns[column]} in column {found!r}, got "
-                f"{table[found][row]!r}"
+                f"{name}, row {table[LINE][row]}: expected {contract.columns[column]} in column {called!r}, got "
+                f"{table[called][row]!r}"
             )
-    return read.drop(LINE)
+    return read
 
 
 def _read(stored: pl.DataType, name: str, wanted: pl.DataType) -> pl.Expr:
@@ -159,14 +149,5 @@ def _read(stored: pl.DataType, name: str, wanted: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if not wanted.is_temporal():
         return column.cast(wanted, strict=False)
-    if isinstance(stored, pl.Datetime):
-        time = column.dt.convert_time_zone("UTC") if stored.time_zone else column.dt.replace_time_zone("UTC")
-    elif stored == pl.Date:
-        time = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    elif stored.is_numeric():
-        time = epoch_time(column)
-    else:
-        text = column.str.strip_chars()
-        numeric = text.str.contains(r"^\d+(\.\d*)?$")
-        time = pl.when(numeric).then(epoch_time(text)).otherwise(iso_time(text))
-    return time.cast(UTC_TIME).cast(wanted)
+    time = time_of(column, stored, iso_time)
+    return pl.lit(None, wanted) if time is None else time.cast(wanted)
