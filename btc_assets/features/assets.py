@@ -18,22 +18,18 @@ from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
 from btc_assets.vocabulary import HORIZONS
 
-GROUP = "features"
-CODE_VERSION = "2"
 LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
-"""Days of bars before a day that the labels known in it reach back to."""
-_BACKFILL = dg.BackfillPolicy.single_run()
-_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
-_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
+"""Days of bars before a day that its labels need."""
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
-    "group_name": GROUP,
-    "freshness_policy": _FRESHNESS,
-    "backfill_policy": _BACKFILL,
-    "code_version": CODE_VERSION,
-    "op_tags": _LIMITS,
+    "group_name": "features",
+    "freshness_policy": dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2)),
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "code_version": "2",
+    # The priority runs these assets before the non-blocking checks.
+    "op_tags": {"dagster/max_runtime": "3600", "dagster/priority": "1"},
 }
-"""What every asset of this domain has in common."""
+"""Options shared by every asset of this domain."""
 
 
 def _back(table: str, days: int) -> dg.AssetIn:
@@ -41,7 +37,7 @@ def _back(table: str, days: int) -> dg.AssetIn:
 
 
 def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
-    """Return the start of the run's first day and the end of its last, UTC."""
+    """Return the start of the run's first day and the end of its last day, UTC."""
     first, last = (day_of(key) for key in (context.partition_keys[0], context.partition_keys[-1]))
     return midnight(first), midnight(last + timedelta(days=1))
 
@@ -54,11 +50,11 @@ def _span(context: dg.AssetExecutionContext) -> tuple[datetime, datetime]:
     kinds={"polars"},
 )
 def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[Tables]) -> dg.Output[pl.DataFrame]:
-    """Every declared feature of each closed hour, from bars up to and including that hour and texts available in it.
+    """Every declared feature of each closed hour, from bars up to that hour and texts available in it.
 
-    A row is available one hour after its open_time. Earlier rows of every stream are read only to warm indicators up,
-    so one day costs the same whatever the length of history. A value that is not known is null: of a day whose articles
-    or posts were never gathered, everything made of them.
+    A row is available one hour after its open_time. Earlier rows of every stream are read only for the warm-up, so the
+    cost of a day does not depend on the length of history. An unknown value is null; features of articles or posts are
+    null on days that were not gathered.
     """
     first, end = _span(context)
     reads = tables.of(context)
@@ -87,10 +83,10 @@ def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[
     kinds={"polars"},
 )
 def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """What the price did over the next 1, 4 and 24 hours, in the partition of the day that became known.
+    """Log return over the next 1, 4 and 24 hours, in the partition of the day on which it became known.
 
-    Filing a label under the day its window closed keeps the lineage honest: a partition needs no later price,
-    and a model of a cutoff reads earlier partitions only. Returns across a gap are null.
+    A label is stored under the day on which its window closed, so a partition needs no later price and a model of a
+    cutoff reads earlier partitions only. Returns across a gap are null.
     """
     frame = compute_labels(prices.sort("open_time").collect(), *_span(context))
     return output_of(

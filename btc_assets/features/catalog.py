@@ -1,11 +1,10 @@
-"""The declared features: each one named, grouped, in a unit, with its warm-up and its expression, once.
+"""The declared features: name, group, unit, warm-up and expression of each.
 
-An expression runs over bars in time order (columns of `market/prices`) and looks back only. Windows are
-counted in bars, as TA-Lib counts them; whatever claims a span in hours is null when the span holds a gap.
-The expressions of a feature that reads other streams run over every hour instead, with or without a bar, so that
-their windows are counted in hours; they may name a column or a feature of the bars.
-A value that is not known is null: never NaN, never a zero that looks like data. The engine blanks the
-first `warmup_hours` of a history, so a value never depends on where the history happens to start.
+An expression runs over bars in time order (columns of `market/prices`) and looks back only. Windows are counted in
+bars, as in TA-Lib; a feature of a span in hours is null if the span contains a gap. Expressions of features that read
+other streams run over every hour, with or without a bar, so their windows are counted in hours; they may use columns
+and features of the bars. An unknown value is null: never NaN, never a zero that looks like data. The engine blanks the
+first `warmup_hours` of a history, so a value never depends on where the history starts.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from btc_assets.features.inputs import STREAMS
 from btc_assets.streams import Feature
 
 GAP_SLACK_HOURS = 72
-"""Added to every warm-up: windows are counted in bars, and the longest outage on record lasted 33 hours."""
-
+"""Hours added to every warm-up: windows are counted in bars, and the longest recorded outage lasted 33 hours."""
 
 _open_time, _open, _high, _low, _close, _volume = (
     pl.col(name) for name in ("open_time", "open", "high", "low", "close", "volume")
@@ -31,7 +29,7 @@ _quote, _trades, _taker = pl.col("quote_volume"), pl.col("trades"), pl.col("take
 
 
 def _spans(hours: int) -> pl.Expr:
-    """Whether the bar `hours` rows back opened exactly `hours` hours ago."""
+    """Return whether the bar `hours` rows before opened exactly `hours` hours earlier."""
     return (_open_time - _open_time.shift(hours)) == pl.duration(hours=hours)
 
 
@@ -40,7 +38,7 @@ def _log_return(hours: int) -> pl.Expr:
 
 
 def _over(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
-    """Divide, null where there is nothing to divide by."""
+    """Divide; null where the denominator is zero."""
     return pl.when(denominator.abs() > _TINY).then(numerator / denominator)
 
 
@@ -49,16 +47,16 @@ _return = _log_return(1)
 
 
 def _volatility(bars: int) -> pl.Expr:
-    return _return.rolling_std(bars, min_samples=_most_of(bars))
+    return _return.rolling_std(bars, min_samples=_min_samples(bars))
 
 
-def _most_of(bars: int) -> int:
-    """Fewest known values in a window: a gap's two null returns must not blank a day."""
+def _min_samples(bars: int) -> int:
+    """Return the smallest number of known values in a window: the two null returns of a gap must not blank a day."""
     return max(2, math.ceil(0.75 * bars))
 
 
 def _imbalance(bars: int) -> pl.Expr:
-    """Taker buys less taker sells over taker volume; null unless order flow is known for every bar."""
+    """Return taker buys less taker sells over taker volume; null unless the order flow of every bar is known."""
     return 2 * _over(_taker.rolling_sum(bars), _volume.rolling_sum(bars)) - 1
 
 
@@ -97,9 +95,9 @@ _hour = _open_time.dt.hour().cast(pl.Float64)
 _weekday = _open_time.dt.weekday().cast(pl.Float64)
 
 WILDER = 420
-"""Hours after which a Wilder average of 14 bars has forgotten its start to 1e-12."""
+"""Hours after which the start of a Wilder average of 14 bars weighs less than 1e-12."""
 SLOW_EMA = 520
-"""The same for an exponential average of 26 bars, smoothed again."""
+"""The same for a twice smoothed exponential average of 26 bars."""
 
 _PRICE = (
     *(
@@ -281,7 +279,7 @@ _FLOW = (
         "ratio",
         "mean trade size over its mean of 24 bars",
         24,
-        _over(_trade_size, _trade_size.rolling_mean(24, min_samples=_most_of(24))),
+        _over(_trade_size, _trade_size.rolling_mean(24, min_samples=_min_samples(24))),
     ),
     Feature(
         "trades_ratio",
@@ -351,7 +349,7 @@ _REGIME = (
         "0-1",
         "rank of the 24-bar realised volatility among its last 720 values: 0 calm, 1 wild",
         745,
-        (_volatility(24).rolling_rank(720, min_samples=_most_of(720)) - 1) / 719,
+        (_volatility(24).rolling_rank(720, min_samples=_min_samples(720)) - 1) / 719,
     ),
     Feature(
         "trend_regime",
@@ -392,36 +390,36 @@ _TIME = (
 # --- articles and posts --------------------------------------------------------------------------
 
 HALF_LIVES = 7
-"""Half-lives after which a text no longer counts: by then it weighs less than a hundredth of a new one."""
+"""Half-lives after which a text no longer counts: it then weighs less than a hundredth of a new text."""
 LONGEST_SILENCE_HOURS = 168
 _WEEK = 168
 _WEEKS = 4
 _EQUAL_SCORES = 1e-12
-"""Variance of scores that is rounding."""
+"""Variance of scores up to which it is rounding error."""
 
 
 def _text(kind: str, amount: str) -> pl.Expr:
     return pl.col(f"{kind}_{amount}")
 
 
-def _recent(value: pl.Expr, hours: int, half_life: float | None = None) -> pl.Expr:
-    """Add up the known values of a window of hours; null unless most of its hours are known.
+def _window_sum(value: pl.Expr, hours: int, half_life: float | None = None) -> pl.Expr:
+    """Return the sum of the known values of a window of hours; null unless most of its hours are known.
 
-    Given weights, even equal ones, every window is added up afresh: what lies before it leaves no rounding behind.
+    With weights, even equal ones, polars sums every window separately, so earlier values leave no rounding error.
 
     Args:
-        value: of an hour.
-        hours: in the window, this one included.
-        half_life: hours after which a value counts half; None for equal weights.
+        value: hourly values.
+        hours: length of the window, including the current hour.
+        half_life: hours after which a value counts half; None: equal weights.
     """
     weights = [1.0 if half_life is None else 0.5 ** (back / half_life) for back in reversed(range(hours))]
-    known = value.is_not_null().cast(pl.Float64).rolling_sum(hours) >= _most_of(hours)
+    known = value.is_not_null().cast(pl.Float64).rolling_sum(hours) >= _min_samples(hours)
     return pl.when(known).then(value.fill_null(0.0).rolling_sum(hours, weights=weights))
 
 
-def _of_each(kind: str, amount: str, count: str, hours: int, half_life: float | None = None) -> pl.Expr:
-    """Divide an amount by what it was added up over, both over a window."""
-    return _over(_recent(_text(kind, amount), hours, half_life), _recent(_text(kind, count), hours, half_life))
+def _window_mean(kind: str, amount: str, count: str, hours: int, half_life: float | None = None) -> pl.Expr:
+    """Divide the sum of an amount by the sum of a count, both over a window."""
+    return _over(_window_sum(_text(kind, amount), hours, half_life), _window_sum(_text(kind, count), hours, half_life))
 
 
 def _mean_score(kind: str) -> pl.Expr:
@@ -429,16 +427,16 @@ def _mean_score(kind: str) -> pl.Expr:
 
 
 def _decayed(kind: str, half_life: int) -> pl.Expr:
-    return _of_each(kind, "score_sum", "scored", HALF_LIVES * half_life, half_life)
+    return _window_mean(kind, "score_sum", "scored", HALF_LIVES * half_life, half_life)
 
 
 def _dispersion(kind: str, hours: int) -> pl.Expr:
-    n, total = _recent(_text(kind, "scored"), hours), _recent(_text(kind, "score_sum"), hours)
-    variance = (_recent(_text(kind, "score_squares"), hours) - total * _over(total, n)) / (n - 1)
+    n, total = _window_sum(_text(kind, "scored"), hours), _window_sum(_text(kind, "score_sum"), hours)
+    variance = (_window_sum(_text(kind, "score_squares"), hours) - total * _over(total, n)) / (n - 1)
     return pl.when(n > 1).then(pl.when(variance > _EQUAL_SCORES).then(variance.sqrt()).otherwise(0.0))
 
 
-def _furthest_from_zero(kind: str) -> pl.Expr:
+def _most_extreme(kind: str) -> pl.Expr:
     high, low = _text(kind, "high"), _text(kind, "low")
     return pl.when(high > -low).then(high).otherwise(low)
 
@@ -446,12 +444,12 @@ def _furthest_from_zero(kind: str) -> pl.Expr:
 def _volume_surprise(kind: str) -> pl.Expr:
     count = _text(kind, "count")
     before = [count.shift(_WEEK * week) for week in range(1, _WEEKS + 1)]
-    known = pl.sum_horizontal(past.is_not_null() for past in before) >= _most_of(_WEEKS)
+    known = pl.sum_horizontal(past.is_not_null() for past in before) >= _min_samples(_WEEKS)
     return pl.when(known).then(((1 + count) / (1 + pl.mean_horizontal(before))).log())
 
 
 def _hours_since(kind: str) -> pl.Expr:
-    """Hours from the newest text to the end of this one; null where it may lie in an hour nobody gathered."""
+    """Return the hours from the newest text to the end of the hour; null if a newer one may not have been gathered."""
     newest = _text(kind, "last_at").forward_fill()
     unknown = pl.when(_text(kind, "count").is_null()).then(_open_time).forward_fill()
     hours = (_open_time.dt.offset_by("1h") - newest).dt.total_microseconds() / 3_600_000_000
@@ -477,7 +475,7 @@ _SENTIMENT = (
         "-1 to 1",
         "score of the hour's articles that is furthest from zero; of two as far, the negative one",
         0,
-        _furthest_from_zero("article"),
+        _most_extreme("article"),
     ),
     *(
         Feature(
@@ -504,7 +502,7 @@ _SENTIMENT = (
         "fraction",
         "share of negative articles among those of 24 h",
         24,
-        _of_each("article", "negative", "scored", 24),
+        _window_mean("article", "negative", "scored", 24),
     ),
     Feature(
         "sentiment_outlet_mean_24h",
@@ -512,7 +510,7 @@ _SENTIMENT = (
         "-1 to 1",
         "mean score of 24 h in which an outlet counts once an hour, however much it wrote",
         24,
-        _of_each("article", "outlet_sum", "outlets", 24),
+        _window_mean("article", "outlet_sum", "outlets", 24),
     ),
     Feature(
         "sentiment_volatility_regime",
@@ -536,7 +534,7 @@ _SENTIMENT = (
         "fraction",
         "share of the articles of 24 h that are the first of their story; the rest repeat one",
         24,
-        _of_each("article", "first", "count", 24),
+        _window_mean("article", "first", "count", 24),
     ),
     Feature(
         "news_volume_surprise",
@@ -584,7 +582,7 @@ _SOCIAL = (
         "fraction",
         "share of negative posts among those of 24 h",
         24,
-        _of_each("post", "negative", "scored", 24),
+        _window_mean("post", "negative", "scored", 24),
     ),
     Feature(
         "social_originality_24h",
@@ -592,7 +590,7 @@ _SOCIAL = (
         "fraction",
         "share of the posts of 24 h that repeat no other",
         24,
-        _of_each("post", "first", "count", 24),
+        _window_mean("post", "first", "count", 24),
     ),
     Feature(
         "social_volume_surprise",
@@ -621,11 +619,11 @@ FEATURES: tuple[Feature, ...] = (
     *(replace(feature, streams=("posts",)) for feature in _SOCIAL),
     *(feature for stream in STREAMS for feature in stream.features),
 )
-"""Every feature, in the order of the columns of `features/hourly_features`; those of streams that are on come last."""
+"""Every feature, in column order of `features/hourly_features`; features of `BTC_CONTEXT` streams come last."""
 GROUPS = tuple(dict.fromkeys(feature.group for feature in FEATURES))
-"""Groups of features, in the order the catalogue lists them."""
+"""Groups of features, in catalogue order."""
 JOINED_GROUPS = tuple(dict.fromkeys(feature.group for feature in FEATURES if feature.streams))
-"""Groups made from other streams than the bars; null where nobody gathered those."""
+"""Groups of features of other streams than the bars; null where the streams were not gathered."""
 
 _STREAMLINED = (
     "sma_20",
@@ -668,7 +666,7 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "comprehensive": _COMPREHENSIVE,
     "extended": tuple(feature.name for feature in FEATURES),
 }
-"""Named sets a model may be trained on."""
+"""Named feature sets that a model can be trained on."""
 
 WARMUP_DAYS = math.ceil((reduce(max, (feature.warmup_hours for feature in FEATURES)) + 2 * GAP_SLACK_HOURS) / 24)
-"""Days of every stream before a day that its features need."""
+"""Days before a day that its features need, of every stream."""

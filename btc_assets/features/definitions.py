@@ -1,4 +1,4 @@
-"""What features and labels bring to the graph."""
+"""Dagster definitions of features and labels."""
 
 import dagster as dg
 

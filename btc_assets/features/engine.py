@@ -1,4 +1,4 @@
-"""One engine for all of history and for the newest hour: the same declarations, the same numbers."""
+"""Feature engine: the same code for all of history and for the newest hour."""
 
 from __future__ import annotations
 
@@ -15,51 +15,55 @@ def compute_features(inputs: Inputs, features: Sequence[Feature] = FEATURES) -> 
     """Compute features for every row of the clock.
 
     Args:
-        inputs: the clock's rows, (n, ...), in time order, one an hour, gaps left as gaps; and the other streams of the
-            same span. What is made of a stream that is absent is null.
-        features: the ones to compute.
+        inputs: the clock's rows, (n, ...), in time order, one per hour, with gaps; and the other streams of the same
+            span. Features of an absent stream are null.
+        features: the features to compute.
 
     Returns:
-        HOURLY_FEATURES rows, (n, 2 + f): open_time, available_at and one Float64 column a feature. A
-        feature is null for the first `warmup_hours` (and the slack for gaps) after the first row.
+        HOURLY_FEATURES rows, (n, 2 + f): open_time, available_at and one Float64 column per feature. A feature is null
+        for the first `warmup_hours` (plus the slack for gaps) after the first row.
     """
-    of_the_clock = [feature for feature in features if not feature.streams]
-    joined = [feature for feature in features if feature.streams and all(name in inputs for name in feature.streams)]
-    lacking = [feature.name for feature in features if feature.streams and feature not in joined]
-    # Eager on purpose: planning so many expressions costs a quarter more than it saves.
-    made = inputs.clock.select(
-        "open_time", pl.col("open_time").dt.offset_by("1h").alias("available_at"), *map(_column, of_the_clock)
+    clock_features = [feature for feature in features if not feature.streams]
+    joined_features = [
+        feature for feature in features if feature.streams and all(name in inputs for name in feature.streams)
+    ]
+    unknown = [feature.name for feature in features if feature.streams and feature not in joined_features]
+    # Eager on purpose: lazy planning of so many expressions costs a quarter more than it saves.
+    table = inputs.clock.select(
+        "open_time", pl.col("open_time").dt.offset_by("1h").alias("available_at"), *map(_column, clock_features)
     )
-    if joined:
-        made = made.join(_joined(inputs, joined), on="open_time", how="left", maintain_order="left")
-    made = made.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking)
-    return made.select("open_time", "available_at", *(feature.name for feature in features))
+    if joined_features:
+        table = table.join(_joined(inputs, joined_features), on="open_time", how="left", maintain_order="left")
+    table = table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in unknown)
+    return table.select("open_time", "available_at", *(feature.name for feature in features))
 
 
 def features_between(inputs: Inputs, first: datetime, last: datetime) -> pl.DataFrame:
-    """Compute the features of the hours with first <= open_time < last; earlier rows only warm them up.
+    """Compute the features of the hours with first <= open_time < last; earlier rows are only for the warm-up.
 
     Args:
-        inputs: reaching `WARMUP_DAYS` before `first` where history does.
-        first: first open_time wanted, UTC.
-        last: end, not included, UTC.
+        inputs: from `WARMUP_DAYS` before `first` on, as far as history reaches.
+        first: first open_time, UTC.
+        last: end, exclusive, UTC.
     """
     return compute_features(inputs).filter(pl.col("open_time").is_between(first, last, closed="left"))
 
 
 def _joined(inputs: Inputs, features: Sequence[Feature]) -> pl.DataFrame:
-    """Compute features of other streams for every hour, with or without a row of the clock, from its first to its last.
+    """Compute the features of other streams for every hour between the clock's first and last row, gaps included.
 
-    An expression may name features of the clock and columns of it, unknown where the hour has none.
+    An expression may use features and columns of the clock; these are null in hours without a row of the clock.
     """
     hours = inputs.joined({name for feature in features for name in feature.streams}, every_hour(inputs.clock))
     named = {name for feature in features for name in feature.expression.meta.root_names()} - set(hours.columns)
     if named:
-        read = [feature for feature in FEATURES if feature.name in named]
+        clock_features = [feature for feature in FEATURES if feature.name in named]
         columns = [name for name in inputs.clock.columns if name in named]
-        beside = compute_features(inputs, read).drop("available_at")
-        beside = beside.join(inputs.clock.select("open_time", *columns), on="open_time", maintain_order="left")
-        hours = hours.join(beside, on="open_time", how="left", maintain_order="left")
+        clock_values = compute_features(inputs, clock_features).drop("available_at")
+        clock_values = clock_values.join(
+            inputs.clock.select("open_time", *columns), on="open_time", maintain_order="left"
+        )
+        hours = hours.join(clock_values, on="open_time", how="left", maintain_order="left")
     return hours.select("open_time", *map(_column, features))
 
 

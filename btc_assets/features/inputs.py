@@ -1,4 +1,4 @@
-"""The streams of this deployment, and how what the lake stores of them becomes `Inputs`."""
+"""The streams of this deployment, and `Inputs` from their stored tables."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 
 from btc_assets.lake import Reader
-from btc_assets.market.streams import STREAMS as OF_THE_MARKET
-from btc_assets.news.streams import STREAMS as OF_THE_NEWS
+from btc_assets.market.streams import STREAMS as MARKET_STREAMS
+from btc_assets.news.streams import STREAMS as NEWS_STREAMS
 from btc_assets.schema import Contract
 from btc_assets.streams import Inputs, Rows, Stream
 
-STREAMS: tuple[Stream, ...] = (*OF_THE_MARKET, *OF_THE_NEWS)
-"""Every stream that is on, the clock first."""
+STREAMS: tuple[Stream, ...] = (*MARKET_STREAMS, *NEWS_STREAMS)
+"""Every enabled stream, the clock first."""
 CLOCK = next(stream for stream in STREAMS if stream.is_clock)
-"""The stream whose rows are the rows of the features."""
+"""The stream whose rows are the rows of the feature table."""
 BESIDE_THE_CLOCK = tuple(stream for stream in STREAMS if not stream.is_clock)
 """The streams that may be absent."""
 OF_OTHER_ASSETS = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is None)
@@ -27,26 +27,26 @@ GATHERED_ALONE = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service i
 DERIVED = tuple({table.table: table for stream in STREAMS for table in stream.derived}.values())
 """Tables made from those of streams, which features read beside them."""
 TABLES: tuple[Contract, ...] = tuple({table.table: table for stream in STREAMS for table in stream.tables}.values())
-"""Every table that features are made from, once."""
+"""Every table that features are computed from, without duplicates."""
 
 
 def inputs_of(clock: pl.DataFrame, others: Mapping[Stream, Rows] | None = None) -> Inputs:
-    """Return inputs of the clock's rows and those of other streams, as they are.
+    """Return inputs from the clock's rows and the rows of other streams.
 
     Args:
         clock: rows in time order.
-        others: by stream; none where the clock is all there is.
+        others: rows by stream; None: the clock only.
     """
     return Inputs({CLOCK: Rows(clock), **(others or {})})
 
 
 def read_inputs(tables: Reader, first: date | None = None, last: date | None = None) -> Inputs:
-    """Read every stream; one that was not gathered on any of the days is absent.
+    """Read every stream; a stream that was not gathered on any of the days is absent.
 
     Args:
-        tables: where the rows are stored.
-        first: first day, UTC; None for all that the reader holds.
-        last: last day, UTC, included.
+        tables: reader of the stored tables.
+        first: first day, UTC; None: from the first stored day.
+        last: last day, UTC, inclusive; None: to the last stored day.
     """
     rows: dict[Stream, Rows] = {}
     for stream in STREAMS:
@@ -59,12 +59,14 @@ def read_inputs(tables: Reader, first: date | None = None, last: date | None = N
 
 
 def made_up(hours: pl.Series, seed: int, streams: Collection[Stream] = STREAMS) -> Inputs:
-    """Return made-up rows of streams that say nothing of one another, so that nothing tells the next hour.
+    """Return synthetic rows of independent streams, in which nothing predicts the next hour.
 
     Args:
-        hours: open_times, one an hour, three days of them or more.
-        seed: of everything.
-        streams: which.
+        hours: open_times, one per hour, at least three days.
+        seed: random seed.
+        streams: the streams.
     """
     seeds = np.random.SeedSequence(seed).generate_state(len(streams))
-    return Inputs({stream: stream.made_up(hours, int(own)) for stream, own in zip(streams, seeds, strict=True)})
+    return Inputs(
+        {stream: stream.made_up(hours, int(stream_seed)) for stream, stream_seed in zip(streams, seeds, strict=True)}
+    )

@@ -1,4 +1,4 @@
-"""What happened next: the log return over each horizon, in the partition of the day it became known."""
+"""Labels: the log return over each horizon, in the partition of the day on which it became known."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def compute_labels(
 ) -> pl.DataFrame:
     """Compute the labels that became known in (first, last].
 
-    A label of horizon h at hour t is `ln(close[t+h] / close[t])`. The bar t+h closes at t + h + 1 h, and
-    then the label is known: a forecast made at t + 1 h is about the h hours that follow.
+    A label of horizon h at hour t is `ln(close[t+h] / close[t])`. It is known when the bar t+h closes, at t + h + 1 h:
+    a forecast made at t + 1 h is about the next h hours.
 
     Args:
-        bars: PRICES rows reaching `max(horizons) + 1` hours before `first`.
-        first: start of the span the labels became known in, not included, UTC.
-        last: its end, included, UTC.
+        bars: PRICES rows from `max(horizons) + 1` hours before `first` on.
+        first: start of the span in which the labels became known, exclusive, UTC.
+        last: end of the span, inclusive, UTC.
         horizons: hours ahead.
 
     Returns:
-        HOURLY_LABELS rows, one for each bar and horizon whose last hour has a bar. `log_return` is null when
-        any hour between the two closes is missing: a move across a gap is nobody's hour.
+        HOURLY_LABELS rows, one for each bar and horizon whose last hour has a bar. `log_return` is null if any hour
+        between the two closes is missing.
     """
     ordered = bars.lazy().sort("open_time").select("open_time", "close")
     parts = []
     for horizon in horizons:
         end = pl.col("open_time") + pl.duration(hours=horizon)
-        unbroken = pl.col("open_time").shift(-horizon) - pl.col("open_time") == pl.duration(hours=horizon)
+        gapless = pl.col("open_time").shift(-horizon) - pl.col("open_time") == pl.duration(hours=horizon)
         parts.append(
             ordered.with_columns(ends=end.is_in(pl.col("open_time").implode())).select(
                 "open_time",
                 pl.lit(horizon, dtype=pl.Int64).alias("horizon_hours"),
                 (pl.col("open_time") + pl.duration(hours=horizon + 1)).alias("known_at"),
-                pl.when(unbroken).then((pl.col("close").shift(-horizon) / pl.col("close")).log()).alias("log_return"),
+                pl.when(gapless).then((pl.col("close").shift(-horizon) / pl.col("close")).log()).alias("log_return"),
                 "ends",
             )
         )

@@ -1,4 +1,4 @@
-"""Forecasts of every hour, and what became of them."""
+"""Forecasts of every hour, and their outcomes."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,38 +22,25 @@ from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, ROLES
 
-GROUP = "forecasting"
-
-
-CODE_VERSION = "1"
-
-
-_BACKFILL = dg.BackfillPolicy.single_run()
-
-
 _HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
-
-
-_LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # before the checks that block nothing
-
-
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
-    "group_name": GROUP,
-    "backfill_policy": _BACKFILL,
-    "code_version": CODE_VERSION,
-    "op_tags": _LIMITS,
+    "group_name": "forecasting",
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "code_version": "1",
+    # The priority runs these assets before the non-blocking checks.
+    "op_tags": {"dagster/max_runtime": "3600", "dagster/priority": "1"},
 }
-"""What every asset of this domain has in common."""
+"""Options shared by every asset of this domain."""
 
 
 def _models_as_of(table: str) -> dg.AssetIn:
-    """Everything written by cutoffs up to the day itself, as far back as a training window."""
+    """Declare the partitions up to the day itself, as far back as a training window."""
     return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
 
 
 def profiles_of(tables: Reader, chosen: pl.DataFrame) -> pl.DataFrame:
-    """Return what the models chosen saw in training, of however long ago: TRAINING_PROFILE rows of their cutoffs."""
+    """Return the TRAINING_PROFILE rows of the chosen models' cutoffs, of any age."""
     return tables.scan_days(TRAINING_PROFILE, sorted(chosen["model_cutoff"].unique())).collect()
 
 
@@ -86,30 +73,30 @@ def forecasts(
     """Forecasts of every closed hour with features: P(up) and five return quantiles for 1, 4 and 24 hours.
 
     Three roles forecast an hour: the champion of that hour, the newest cutoff's own model and, in shadow, the
-    challenger. Who they are is read from the append-only history, of however long ago, and never from a registry
-    alias, so that materialising an old day again gives the same rows. A day before the first model has none.
+    challenger. Their models come from the append-only history, never from a registry alias, so materialising an old
+    day again gives the same rows. A day before the first model has no forecasts.
 
     A forecast whose inputs are missing beyond what its model saw in training (`learning/training_profile`) is marked as
-    degraded, with the inputs named; these are answered at their training median, and where they carry too much of the
-    model, base rate and volatility answer in its place.
+    degraded, with the inputs named. These inputs are set to their training medians; if they carry too much of the
+    model, base rate and volatility replace its forecast.
     """
     days = [day_of(key) for key in context.partition_keys]
     features = hourly_features.sort("open_time").collect()
-    own = pl.col("open_time").dt.date().is_in(days)
+    in_partitions = pl.col("open_time").dt.date().is_in(days)
     reads = tables.of(context)
     history = reads.scan(MODEL_HISTORY).collect()
-    hours = features.filter(own)["open_time"]
+    hours = features.filter(in_partitions)["open_time"]
     chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().window_days)
     frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(reads, chosen))
     champion = frame.filter(pl.col("role") == CHAMPION)
-    with_a_champion = champion["open_time"].dt.date().unique()
+    champion_days = champion["open_time"].dt.date().unique()
     return output_of(
         context,
         FORECASTS,
         frame,
         {
             "models": {role: sorted(frame.filter(pl.col("role") == role)["model_version"].unique()) for role in ROLES},
-            "days_without_a_champion": len(set(days) - set(with_a_champion)),
+            "days_without_a_champion": len(set(days) - set(champion_days)),
             "degraded_hours": champion.filter("degraded")["open_time"].n_unique(),
             "missing_inputs": sorted(set(",".join(champion["missing_inputs"].unique()).split(",")) - {""}),
             "newest": dg.MetadataValue.md(_newest_forecasts(frame)),
@@ -131,10 +118,10 @@ def forecasts(
 def forecast_outcomes(
     context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, hourly_labels: pl.LazyFrame
 ) -> dg.Output[pl.DataFrame]:
-    """What became of each forecast, on the day it was known.
+    """The outcome of each forecast, on the day on which it was known.
 
-    Correct, incorrect, or too small to call (a return below `BTC_TOO_SMALL_TO_CALL`), with the return in the
-    direction forecast before and after one round trip at `BTC_FEE_BPS` one-way.
+    Correct, incorrect, or too small to call (a return below `BTC_TOO_SMALL_TO_CALL`), with the return in the forecast
+    direction before and after one round trip at `BTC_FEE_BPS` one-way.
     """
     config = settings()
     frame = judge_forecasts(
@@ -150,7 +137,7 @@ def forecast_outcomes(
 def _newest_forecasts(frame: pl.DataFrame) -> str:
     """Return the forecasts of the newest hour as a Markdown table."""
     if frame.is_empty():
-        return "No model stands on this day yet."
+        return "There is no model on this day yet."
     newest = frame.filter(pl.col("open_time") == pl.col("open_time").max())
     return markdown_rows(
         ("made at", "horizon", "role", "version", "P(up)", "median", "90 % interval"),

@@ -1,4 +1,4 @@
-"""Checks on forecasts and outcomes, of the newest day a run made or else the newest stored."""
+"""Checks on forecasts and outcomes: of the newest day of the run, or of the newest stored day outside a run."""
 
 from datetime import date, timedelta
 
@@ -8,7 +8,7 @@ import polars as pl
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.assets import forecast_outcomes, forecasts, profiles_of
-from btc_assets.forecasting.completeness import missing_forecasts, missing_outcomes, moved_forecasts
+from btc_assets.forecasting.completeness import changed_forecasts, missing_forecasts, missing_outcomes
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
@@ -22,17 +22,14 @@ from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION
 
 _COVERAGE_DAYS = 90
-
-
 _COVERAGE_TOLERANCE = 0.05
-"""How far the 90 % interval's coverage over `_COVERAGE_DAYS` may be from 90 % before it is worth a warning."""
-
-
+"""Largest deviation of the 90 % interval's coverage over `_COVERAGE_DAYS` without a warning."""
 _COVERAGE_ROWS = 24 * 14
+"""Fewest outcomes from which coverage is checked."""
 
 
 def _chosen(lake: Lake, day: date) -> pl.DataFrame:
-    """Return who forecasts each hour of a day, from what the forecasts themselves are shown."""
+    """Return the model of each hour and role of a day, from the same rows that `forecasts` reads."""
     window = settings().window_days
     history = lake.scan(MODEL_HISTORY, None, day).collect()
     trained = lake.scan(TRAINED_MODEL, day - timedelta(days=window), day).collect()
@@ -55,7 +52,7 @@ def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.Reso
         return dg.AssetCheckResult(
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"No champion stands on {day}: train and judge a cutoff on or before that day.",
+            description=f"There is no champion on {day}: train and judge a cutoff on or before that day.",
         )
     missing = missing_forecasts(
         _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _one_day(lake, FORECASTS, day), chosen
@@ -72,19 +69,19 @@ def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.Reso
 def replay_gives_the_same(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], registry: ModelRegistry
 ) -> dg.AssetCheckResult:
-    """Forecasting the day again from what is stored gives the stored rows, bit for bit."""
+    """Forecasting the day again from the stored tables gives the stored rows, bit for bit."""
     day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
         return nothing_stored(FORECASTS.table)
     chosen = _chosen(lake, day)
     features = lake.scan(HOURLY_FEATURES, day - timedelta(days=LOOK_BACK_DAYS), day).sort("open_time").collect()
     replayed = forecast_hours(features, _one_day(lake, PRICES, day), chosen, registry, profiles_of(lake, chosen))
-    moved = moved_forecasts(_one_day(lake, FORECASTS, day), replayed)
+    changed = changed_forecasts(_one_day(lake, FORECASTS, day), replayed)
     return dg.AssetCheckResult(
-        passed=moved.is_empty(),
-        description=f"{moved.height} forecasts of {day} differ from a replay"
-        + (f", the first of {moved['open_time'][0]}." if moved.height else "."),
-        metadata={"day": str(day), "rows": replayed.height, "moved": moved.height},
+        passed=changed.is_empty(),
+        description=f"{changed.height} forecasts of {day} differ from a replay"
+        + (f", the first of {changed['open_time'][0]}." if changed.height else "."),
+        metadata={"day": str(day), "rows": replayed.height, "changed": changed.height},
     )
 
 
@@ -92,7 +89,7 @@ def replay_gives_the_same(
 def every_model_has_a_profile(
     context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
 ) -> dg.AssetCheckResult:
-    """What each model of the day saw in training is known; without it no missing input can be detected."""
+    """Every model of the day has a training profile, without which missing inputs cannot be detected."""
     day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
         return nothing_stored(FORECASTS.table)
@@ -103,14 +100,14 @@ def every_model_has_a_profile(
         severity=dg.AssetCheckSeverity.WARN,
         description=f"Missing inputs of {day} cannot be detected: materialise learning/training_profile of {named}."
         if missing
-        else f"Every model of {day} has its profile.",
+        else f"Every model of {day} has a training profile.",
         metadata={"day": str(day), "missing": len(missing)},
     )
 
 
 @dg.asset_check(asset=forecasts, name="no_input_is_missing")
 def no_input_is_missing(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """No champion forecast of the day lacks an input beyond what its model saw in training."""
+    """No champion forecast of the day misses an input beyond what its model saw in training."""
     day = day_to_check(context.run.tags, lake.days(FORECASTS))
     if day is None:
         return nothing_stored(FORECASTS.table)
@@ -120,7 +117,7 @@ def no_input_is_missing(context: dg.AssetCheckExecutionContext, lake: dg.Resourc
     return dg.AssetCheckResult(
         passed=not hours,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{hours} hours of {day} lack {', '.join(named[:8])}{' and others' if len(named) > 8 else ''}."
+        description=f"{hours} hours of {day} miss {', '.join(named[:8])}{' and others' if len(named) > 8 else ''}."
         if hours
         else f"No input is missing on {day}.",
         metadata={"day": str(day), "degraded_hours": hours, "missing_inputs": named},
@@ -150,28 +147,30 @@ def every_known_label_is_judged(
 
 @dg.asset_check(asset=forecast_outcomes, name="intervals_hold")
 def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """The champion's 90 % intervals held about 90 % of the outcomes of the last 90 days, at each horizon."""
+    """The champion's 90 % intervals cover about 90 % of the outcomes of the last 90 days, at each horizon."""
     day = day_to_check(context.run.tags, lake.days(FORECAST_OUTCOMES))
     if day is None:
         return nothing_stored(FORECAST_OUTCOMES.table)
-    held = (
+    coverage = (
         lake.scan(FORECAST_OUTCOMES, day - timedelta(days=_COVERAGE_DAYS - 1), day)
         .filter(pl.col("role") == CHAMPION)
         .group_by("horizon_hours")
-        .agg(pl.col("log_return").is_between(pl.col("q05"), pl.col("q95")).mean().alias("held"), pl.len().alias("n"))
+        .agg(
+            pl.col("log_return").is_between(pl.col("q05"), pl.col("q95")).mean().alias("coverage"), pl.len().alias("n")
+        )
         .sort("horizon_hours")
         .collect()
     )
-    judged = held.filter(pl.col("n") >= _COVERAGE_ROWS)
-    far = judged.filter((pl.col("held") - 0.9).abs() > _COVERAGE_TOLERANCE)
-    said = ", ".join(
-        f"{row['horizon_hours']} h {row['held']:.1%} of {row['n']:,}" for row in held.iter_rows(named=True)
+    enough = coverage.filter(pl.col("n") >= _COVERAGE_ROWS)
+    outside = enough.filter((pl.col("coverage") - 0.9).abs() > _COVERAGE_TOLERANCE)
+    shares = ", ".join(
+        f"{row['horizon_hours']} h {row['coverage']:.1%} of {row['n']:,}" for row in coverage.iter_rows(named=True)
     )
     return dg.AssetCheckResult(
-        passed=far.is_empty(),
+        passed=outside.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"90 % intervals held {said or 'no outcome yet'} in the {_COVERAGE_DAYS} days to {day}; "
-        f"fewer than {_COVERAGE_ROWS} outcomes are not judged.",
+        description=f"90 % intervals cover {shares or 'no outcome yet'} in the {_COVERAGE_DAYS} days to {day}; "
+        f"fewer than {_COVERAGE_ROWS} outcomes are not checked.",
     )
 
 

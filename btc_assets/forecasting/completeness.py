@@ -1,4 +1,4 @@
-"""Is every forecast and outcome there that should be, and would it be the same again?"""
+"""Completeness and reproducibility of forecasts and outcomes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ def missing_forecasts(
     forecasts: pl.DataFrame,
     chosen: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Return (open_time, horizon_hours, role) of each forecast that should be there and is not.
+    """Return (open_time, horizon_hours, role) of each expected forecast that is not stored.
 
     Args:
         features: HOURLY_FEATURES rows.
         prices: PRICES rows of the same hours.
-        forecasts: FORECASTS rows stored.
+        forecasts: the stored FORECASTS rows.
         chosen: the model of each hour and role, see `forecasting.choose_models`.
     """
     hours = features.join(prices, on="open_time", how="semi")
     horizons = pl.DataFrame({"horizon_hours": HORIZONS}, schema={"horizon_hours": pl.Int64})
-    wanted = chosen.join(hours, on="open_time", how="semi").join(horizons, how="cross").select(_KEY)
-    return wanted.join(forecasts, on=_KEY, how="anti").sort(_KEY)
+    expected = chosen.join(hours, on="open_time", how="semi").join(horizons, how="cross").select(_KEY)
+    return expected.join(forecasts, on=_KEY, how="anti").sort(_KEY)
 
 
 def missing_outcomes(forecasts: pl.DataFrame, labels: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     """Return the key of each forecast whose label is known but whose outcome is not stored.
 
     Args:
-        forecasts: FORECASTS rows, of the labels' day and the two before.
+        forecasts: FORECASTS rows of the labels' day and the two days before.
         labels: HOURLY_LABELS rows of one day.
-        outcomes: FORECAST_OUTCOMES rows stored of that day.
+        outcomes: the stored FORECAST_OUTCOMES rows of that day.
     """
     known = labels.drop_nulls("log_return")
-    judged = forecasts.join(known, on=["open_time", "horizon_hours"], how="semi").select(_KEY)
-    return judged.join(outcomes, on=_KEY, how="anti").sort(_KEY)
+    due = forecasts.join(known, on=["open_time", "horizon_hours"], how="semi").select(_KEY)
+    return due.join(outcomes, on=_KEY, how="anti").sort(_KEY)
 
 
-def moved_forecasts(stored: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
+def changed_forecasts(stored: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:
     """Return the key of each row that differs between the stored forecasts and a replay, bit for bit."""
     columns = list(FORECASTS.columns)
     return (

@@ -1,4 +1,4 @@
-"""What forecasting brings to the graph."""
+"""Dagster definitions of forecasting."""
 
 import dagster as dg
 

@@ -1,8 +1,8 @@
-"""Forecasts of closed hours by the models that stood in the hour itself.
+"""Forecasts of closed hours by the models that held a role in that hour.
 
-Which model forecasts an hour is read from what was decided by then: the champion and the challenger from the
-append-only history of models, the newest from the table of trained models. A registry alias says who stands today
-and is never asked, so a replay gives the same forecasts.
+The champion and the challenger of an hour come from the append-only history of models, the newest model from the table
+of trained models. Registry aliases are not used, as they show the present roles only; so a replay gives the same
+forecasts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from btc_assets.vocabulary import HELD_ROLES, NEWEST, QUANTILE_NAMES
 
 
 class ForecastError(RuntimeError):
-    """A model cannot forecast as its verdict says it should."""
+    """A model cannot be used for the forecasts it was chosen for."""
 
 
 class Predictor(Protocol):
-    """What a forecast needs of a model; `learning.forecast_model.ForecastModel` has it."""
+    """The interface of a model that forecasts; `learning.forecast_model.ForecastModel` implements it."""
 
     digest: str
     cutoff: date
@@ -39,7 +39,7 @@ class Predictor(Protocol):
 
 
 class Models(Protocol):
-    """Where models come from."""
+    """A source of registered models."""
 
     def load(self, version: int) -> Predictor:
         """Return one registered version, verified."""
@@ -47,13 +47,13 @@ class Models(Protocol):
 
 
 def choose_models(history: pl.DataFrame, trained: pl.DataFrame, hours: pl.Series, *, window_days: int) -> pl.DataFrame:
-    """Return who forecasts each hour: open_time, role, model_version, model_cutoff, model_digest.
+    """Return the model of each hour and role: open_time, role, model_version, model_cutoff, model_digest.
 
     Args:
-        history: MODEL_HISTORY rows; the champion and the challenger of an hour are the ones it names for that hour.
+        history: MODEL_HISTORY rows, with the champion and the challenger of each hour.
         trained: TRAINED_MODEL rows; the newest model of an hour is that of the newest cutoff, judged or not.
         hours: open_time, UTC.
-        window_days: models trained more than this many days before an hour are not its newest.
+        window_days: largest age of the newest model, days.
     """
     parts = {role: holders(history, role, hours) for role in HELD_ROLES}
     parts[NEWEST] = _newest(trained, hours, window_days)
@@ -69,9 +69,9 @@ def _newest(trained: pl.DataFrame, hours: pl.Series, window_days: int) -> pl.Dat
         .with_columns(pl.col("model_cutoff").cast(UTC_TIME).alias("since"))
         .sort("since")
     )
-    held = pl.DataFrame({"open_time": hours.sort()}).join_asof(models, left_on="open_time", right_on="since")
-    recent = pl.col("model_cutoff") >= pl.col("open_time").dt.date() - timedelta(days=window_days)
-    return held.drop_nulls("model_version").filter(recent).drop("since")
+    newest = pl.DataFrame({"open_time": hours.sort()}).join_asof(models, left_on="open_time", right_on="since")
+    young_enough = pl.col("model_cutoff") >= pl.col("open_time").dt.date() - timedelta(days=window_days)
+    return newest.drop_nulls("model_version").filter(young_enough).drop("since")
 
 
 def forecast_hours(
@@ -79,41 +79,41 @@ def forecast_hours(
 ) -> pl.DataFrame:
     """Forecast every hour that has features, a bar and a model.
 
-    A feature that is not known is missing to the model, not a reason to be silent; where it is missing beyond what the
-    model saw in training, the forecast is marked as degraded and answered as `learning.missingness` says. Each model is
-    loaded once and each hour is put to it once, whichever roles it has.
+    An unknown feature is a missing value for the model and does not prevent a forecast. If it is missing beyond what
+    the model saw in training, the forecast is marked as degraded and made by the rules of `learning.missingness`. Each
+    model is loaded once and forecasts each hour once, whatever its roles.
 
     Args:
         features: HOURLY_FEATURES rows of the hours and, so that runs of missing hours can be counted, of
             `missingness.LOOK_BACK_DAYS` before them.
         prices: PRICES rows of the same hours.
         chosen: the model of each hour and role, see `choose_models`.
-        models: where the models come from.
-        profiles: TRAINING_PROFILE rows of their cutoffs; a model without any is taken as it is.
+        models: source of the models.
+        profiles: TRAINING_PROFILE rows of their cutoffs; forecasts of a model without a profile are never degraded.
 
     Returns:
         FORECASTS rows, by open_time, horizon and role; none for an hour without a model.
 
     Raises:
-        ForecastError: a model is not the one chosen, is newer than the day, or needs a feature that is not there.
+        ForecastError: a model is not the chosen one, is newer than the day, or needs a feature that does not exist.
     """
     early = chosen.filter(pl.col("model_cutoff") > pl.col("open_time").dt.date())
     if early.height:
         first = early.sort("open_time").row(0, named=True)
         raise ForecastError(
             f"model version {first['model_version']} was cut off on {first['model_cutoff']}, after "
-            f"{first['open_time']:%Y-%m-%d}: it would have seen the hours it is to forecast"
+            f"{first['open_time']:%Y-%m-%d}: it would have seen the hours that it forecasts"
         )
     features = features.sort("open_time")
     hours = features.join(prices.select("open_time", "close"), on="open_time", how="inner").sort("open_time")
     parts = []
-    for _, own in sorted(chosen.group_by("model_version"), key=lambda part: part[0]):
-        choice = ModelChoice(*own.select("model_version", "model_cutoff", "model_digest").row(0))
-        asked = hours.join(own, on="open_time", how="semi")
-        if asked.height:
+    for _, assigned in sorted(chosen.group_by("model_version"), key=lambda part: part[0]):
+        choice = ModelChoice(*assigned.select("model_version", "model_cutoff", "model_digest").row(0))
+        rows = hours.join(assigned, on="open_time", how="semi")
+        if rows.height:
             profile = profiles.filter(pl.col("cutoff") == choice.cutoff)
-            forecast = _forecast_by(choice, models.load(choice.version), asked, features, profile)
-            parts.append(forecast.join(own.select("open_time", "role"), on="open_time"))
+            forecast = _forecast_by(choice, models.load(choice.version), rows, features, profile)
+            parts.append(forecast.join(assigned.select("open_time", "role"), on="open_time"))
     if not parts:
         return FORECASTS.empty()
     return pl.concat(parts).select(list(FORECASTS.columns)).sort(FORECASTS.key)
@@ -122,7 +122,7 @@ def forecast_hours(
 def _forecast_by(
     choice: ModelChoice, model: Predictor, hours: pl.DataFrame, features: pl.DataFrame, training: pl.DataFrame
 ) -> pl.DataFrame:
-    """Put hours to one model; FORECASTS columns without the role."""
+    """Forecast hours by one model; FORECASTS columns without the role."""
     if (model.digest, model.cutoff) != (choice.digest, choice.cutoff):
         raise ForecastError(
             f"registry version {choice.version} holds the model {model.digest[:12]} of {model.cutoff}, "

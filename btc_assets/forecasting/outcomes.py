@@ -1,4 +1,4 @@
-"""What became of each forecast, once its label is known."""
+"""Outcomes of forecasts whose labels are known."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 def judge_forecasts(
     forecasts: pl.DataFrame, labels: pl.DataFrame, *, too_small_to_call: float, fee_bps: float
 ) -> pl.DataFrame:
-    """Match forecasts with the labels that are known.
+    """Match forecasts with known labels.
 
-    The direction forecast is up when `p_up > 0.5`, else down; it is right when the return has its sign. The
-    return is signed by that direction: what one unit of notional earned before costs. One round trip costs
-    `2 * fee_bps`, which is what a trade on this forecast alone would pay.
+    The forecast direction is up if `p_up > 0.5`, else down; it is correct if the return has its sign. The signed return
+    is the return in that direction: the earnings of one unit of notional before costs. One round trip costs
+    `2 * fee_bps`, as for a trade on this forecast alone.
 
     Args:
         forecasts: FORECASTS rows.
         labels: HOURLY_LABELS rows; a null return (a gap) gives no outcome.
-        too_small_to_call: |log return| below which nobody is right or wrong, fraction.
+        too_small_to_call: |log return| below which a forecast is neither correct nor incorrect, fraction.
         fee_bps: one-way cost, basis points.
 
     Returns:

@@ -21,9 +21,9 @@ FORECASTS = declare(
         {
             "open_time": OPEN_TIME,
             "horizon_hours": HORIZON,
-            "role": Column(pl.String, check("isin", ROLES), about="whose forecast it is"),
+            "role": Column(pl.String, check("isin", ROLES), about="role of the model that forecasts"),
             "made_at": Column(UTC_TIME, about="open_time + 1 h"),
-            "target_time": Column(UTC_TIME, about="end of the window forecast: made_at + horizon"),
+            "target_time": Column(UTC_TIME, about="end of the forecast window: made_at + horizon"),
             "model_version": Column(pl.Int64, about="registry version"),
             "model_cutoff": CUTOFF,
             "model_digest": MODEL_DIGEST,
@@ -31,12 +31,12 @@ FORECASTS = declare(
             "p_up": Column(pl.Float64, *PROBABILITY, about="calibrated probability of a rise"),
             **RETURN_QUANTILES,
             "degraded": Column(pl.Boolean, about="whether inputs are missing beyond what the model saw in training"),
-            "missing_inputs": Column(pl.String, about="these inputs, joined by commas; empty where there are none"),
+            "missing_inputs": Column(pl.String, about="these inputs, joined by commas; empty if there are none"),
             "missing_weight": Column(
-                pl.Float64, *PROBABILITY, about="share of the model's mean |SHAP value| that they carry"
+                pl.Float64, *PROBABILITY, about="share of the model's mean |SHAP value| of these inputs"
             ),
             "fallback": Column(
-                pl.Boolean, about="whether base rate and volatility of the training window answer in place of the model"
+                pl.Boolean, about="whether base rate and volatility of the training window replace the model's forecast"
             ),
         },
         ORDERED_QUANTILES,
@@ -55,17 +55,19 @@ FORECAST_OUTCOMES = declare(
         {
             "open_time": OPEN_TIME,
             "horizon_hours": HORIZON,
-            "role": Column(pl.String, check("isin", ROLES), about="whose forecast it was"),
+            "role": Column(pl.String, check("isin", ROLES), about="role of the model that forecast"),
             "known_at": Column(UTC_TIME, about="when the outcome was known"),
             "model_version": Column(pl.Int64, about="registry version"),
             "model_cutoff": CUTOFF,
             "p_up": Column(pl.Float64, *PROBABILITY, about="calibrated probability of a rise"),
             **RETURN_QUANTILES,
-            "log_return": Column(pl.Float64, FINITE, about="what happened, fraction"),
+            "log_return": Column(pl.Float64, FINITE, about="realised log return, fraction"),
             "outcome": Column(
-                pl.String, check("isin", ["correct", "incorrect", "too_small_to_call"]), about="of the direction"
+                pl.String,
+                check("isin", ["correct", "incorrect", "too_small_to_call"]),
+                about="of the forecast direction",
             ),
-            "signed_return_bps": Column(pl.Float64, FINITE, about="return in the direction forecast, basis points"),
+            "signed_return_bps": Column(pl.Float64, FINITE, about="return in the forecast direction, basis points"),
             "net_return_bps": Column(pl.Float64, FINITE, about="the same after one round trip of costs, basis points"),
         },
         ORDERED_QUANTILES,

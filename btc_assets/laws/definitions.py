@@ -1,4 +1,4 @@
-"""What the causality laws bring to the graph: checks on the feature tables."""
+"""Dagster definitions of the causality laws: checks on the feature tables."""
 
 import dagster as dg
 

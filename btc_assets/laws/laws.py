@@ -1,9 +1,9 @@
-"""The causality suite: laws that any feature, label, fit or forecast must obey to be free of the future.
+"""The causality suite: laws that every feature, label, fit or forecast must obey to be free of look-ahead.
 
-Accuracy cannot stand in for these laws: an engine that is one hour too early looks a tenth of a point better,
-no more. Each law is a pure function over a callable, so that the same law judges the project's own engine,
-a forecast, and the planted bugs that show the law can see (law 7, `mutants.mutation_score`). The laws take `Inputs`
-and name no stream: when a row may be used is decided by the `available_at` of its stream and nothing else.
+Accuracy cannot replace these laws: an engine that is one hour too early gains only a tenth of a percentage point. Each
+law is a pure function over a callable, so that the same law tests the project's own engine, a forecast, and the planted
+bugs that prove that the law detects them (law 7, `mutants.mutation_score`). The laws take `Inputs` and name no stream:
+only the `available_at` of its stream decides when a row may be used.
 
 Run on the current lake with `python -m btc_assets.laws.report`.
 """
@@ -24,9 +24,9 @@ from btc_assets.features.engine import compute_features
 from btc_assets.streams import Inputs, numbers_poisoned
 
 Engine = Callable[[Inputs], pl.DataFrame]
-"""Inputs to a frame with one row an `open_time`: features, forecasts, anything made from them."""
+"""Function from inputs to a frame with one row per `open_time`: features, or forecasts from them."""
 TOLERANCE = 1e-9
-"""Largest difference allowed, relative to the value and the usual size of its column."""
+"""Largest allowed difference, relative to the value and the mean size of its column."""
 PREFIX = "prefix_invariance"
 POISONING = "future_poisoning"
 AVAILABILITY = "availability"
@@ -36,22 +36,22 @@ LABELS = "labels"
 PURGE = "purge"
 PLACEBO = "placebo"
 TOO_FEW_BARS = "too_few_bars"
-_AFTERMATH = 24
-"""Bars left after a cut where there is a choice, so that poison and permutations have something to change."""
-_MOMENTS_OF_A_CHECK = 4
-"""Moments at which the cheap run of the laws tries availability."""
+_BARS_AFTER_CUT = 24
+"""Bars after a cut, where possible, so that poison and permutations change something."""
+_CHECK_MOMENTS = 4
+"""Number of moments at which the cheap run of the laws tests availability."""
 
 
 @dataclass(frozen=True)
 class LawResult:
-    """What one law found.
+    """Result of one law.
 
     Attributes:
-        law: its name.
+        law: name of the law.
         passed: whether it holds.
-        detail: a sentence for a person.
-        worst: largest relative difference met, infinite where a value appeared or vanished; None where
-            the law measures nothing.
+        detail: an explanation.
+        worst: largest relative difference, infinite if a value appeared or vanished; None if
+            the law measures no difference.
     """
 
     law: str
@@ -62,7 +62,7 @@ class LawResult:
 
 @dataclass(frozen=True)
 class _Difference:
-    """The largest difference between two frames: how large, in which column, at which row."""
+    """The largest difference between two frames: size, column and row."""
 
     size: float = 0.0
     column: str = ""
@@ -73,29 +73,29 @@ class _Difference:
         return self.size <= TOLERANCE
 
     def sentence(self) -> str:
-        amount = "has rows or values that come and go" if np.isinf(self.size) else f"moves by {self.size:.1e}"
+        amount = "has rows or values that appear or vanish" if np.isinf(self.size) else f"changes by {self.size:.1e}"
         return f"{self.column} {amount}" + (f" at {self.open_time:%Y-%m-%d %H:%M}" if self.open_time else "")
 
 
-def _difference(expected: pl.DataFrame, found: pl.DataFrame) -> _Difference:
-    """Compare two frames row by row; the size is relative to the value and its column's mean size."""
-    if not expected["open_time"].equals(found["open_time"]) or expected.columns != found.columns:
+def _difference(expected: pl.DataFrame, actual: pl.DataFrame) -> _Difference:
+    """Compare two frames row by row; the difference is relative to the value and the mean size of its column."""
+    if not expected["open_time"].equals(actual["open_time"]) or expected.columns != actual.columns:
         return _Difference(float("inf"), "open_time")
     if expected.is_empty():
         return _Difference()
     times = [name for name, dtype in expected.schema.items() if dtype.is_temporal() and name != "open_time"]
     for name in times:
-        if not expected[name].equals(found[name]):
+        if not expected[name].equals(actual[name]):
             return _Difference(float("inf"), name)
     names = [name for name, dtype in expected.schema.items() if dtype.is_numeric()]
-    ours, theirs = _matrix(expected, names), _matrix(found, names)
-    unknown = np.isnan(ours), np.isnan(theirs)
+    expected_values, actual_values = _matrix(expected, names), _matrix(actual, names)
+    unknown = np.isnan(expected_values), np.isnan(actual_values)
     known = ~unknown[0]
-    usual = np.where(known, np.abs(ours), 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    mean_size = np.where(known, np.abs(expected_values), 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        sizes = np.abs(ours - theirs) / np.maximum(np.abs(ours), usual)
+        sizes = np.abs(expected_values - actual_values) / np.maximum(np.abs(expected_values), mean_size)
     sizes = np.where(unknown[0] != unknown[1], np.inf, sizes)
-    sizes = np.where((unknown[0] & unknown[1]) | (ours == theirs), 0.0, sizes)
+    sizes = np.where((unknown[0] & unknown[1]) | (expected_values == actual_values), 0.0, sizes)
     row, column = np.unravel_index(int(np.argmax(sizes)), sizes.shape)
     return _Difference(float(sizes[row, column]), names[column], expected["open_time"][int(row)])
 
@@ -113,23 +113,23 @@ def _until(frame: pl.DataFrame, last: datetime) -> pl.DataFrame:
     return frame.filter(pl.col("open_time") <= last)
 
 
-def moved(expected: pl.DataFrame, found: pl.DataFrame) -> str:
-    """Return a sentence on the largest difference beyond `TOLERANCE` between two frames, empty where there is none."""
-    worst = _difference(expected, found)
+def largest_change(expected: pl.DataFrame, actual: pl.DataFrame) -> str:
+    """Return a sentence on the largest difference above `TOLERANCE` between two frames; empty if there is none."""
+    worst = _difference(expected, actual)
     return "" if worst.tolerable else worst.sentence()
 
 
 def hours_to_cut(clock: pl.DataFrame, *, random: int = 4, seed: int = 11) -> list[datetime]:
-    """Choose the open_times at which a history of the clock is cut.
+    """Choose the open_times at which the clock's history is cut.
 
     Args:
-        clock: its rows in time order.
-        random: how many to draw from the newer half, where most features are warm.
-        seed: of the draw.
+        clock: the clock's rows in time order.
+        random: number of random cuts from the newer half, where most features are warm.
+        seed: random seed.
 
     Returns:
-        Random cuts, and the ones where bugs hide: the newest midnight, both sides of the widest gap, the
-        last row before an unknown value becomes known, and the last row but one.
+        Random cuts, and cuts where bugs are likely: the newest midnight, both sides of the widest gap, the last row
+        before an unknown value becomes known, and the last row but one.
     """
     times = clock["open_time"]
     newest = clock.height - 2
@@ -137,7 +137,7 @@ def hours_to_cut(clock: pl.DataFrame, *, random: int = 4, seed: int = 11) -> lis
     rng = np.random.default_rng(seed)
     rows.update(int(row) for row in rng.integers(clock.height // 2, max(clock.height // 2 + 1, newest), size=random))
     midnights = (times.dt.hour() == 23).arg_true().to_list()
-    rows.update([row for row in midnights if row < clock.height - _AFTERMATH][-1:])
+    rows.update([row for row in midnights if row < clock.height - _BARS_AFTER_CUT][-1:])
     steps = times.diff().fill_null(HOUR)
     if steps.max() > HOUR:  # type: ignore[operator]
         after_gap = int(steps.arg_max() or 0)
@@ -153,25 +153,24 @@ def cuts(inputs: Inputs, *, random: int = 4) -> list[datetime]:
 
     Args:
         inputs: of one span.
-        random: how many to draw from the newer half.
+        random: number of random cuts from the newer half.
 
     Returns:
-        `hours_to_cut` of the clock, and the last hours that must not know of a row that tempts, as the other streams
-        name them.
+        `hours_to_cut` of the clock, and the last hours before the tempting moments of the other streams.
     """
     times = inputs.clock["open_time"]
     since = times[inputs.clock.height // 2]
     tempting = [at for stream, rows in inputs.rows.items() for at in stream.tempting(rows, since)]
-    # The last hour that closed before the moment: one that closes at it may know.
+    # The last hour that closed before the moment: an hour that closes at the moment may use the row.
     ends = [at - timedelta(microseconds=1) for at in tempting]
     before = {end.replace(minute=0, second=0, microsecond=0) - HOUR for end in ends}
     return sorted({*hours_to_cut(inputs.clock, random=random), *(before & set(times[:-1]))})
 
 
 def prefix_invariance(engine: Engine, inputs: Inputs, at: Sequence[datetime] | None = None) -> LawResult:
-    """Law 1: the rows up to t from the clock's rows up to t equal those from all of them, in every column.
+    """Law 1: rows up to t computed from the clock's rows up to t equal those computed from all rows, in every column.
 
-    The other streams do not end at t: a live row is made while they already hold what came since.
+    The other streams do not end at t: when a live row is computed, they may already hold later rows.
 
     Args:
         engine: under test.
@@ -182,21 +181,21 @@ def prefix_invariance(engine: Engine, inputs: Inputs, at: Sequence[datetime] | N
     where = cuts(inputs) if at is None else at
     worst = _Difference()
     for cut in where:
-        made = engine(inputs.with_clock(_until(inputs.clock, cut)))
-        worst = max(worst, _difference(_until(whole, cut), made), key=lambda d: d.size)
+        recomputed = engine(inputs.with_clock(_until(inputs.clock, cut)))
+        worst = max(worst, _difference(_until(whole, cut), recomputed), key=lambda d: d.size)
     return _result(PREFIX, worst, f"{whole.width} columns, {len(where)} cuts")
 
 
 def poisons(rows: pl.DataFrame, cut: datetime) -> dict[str, pl.DataFrame]:
-    """Return rows with everything after `cut` made unknown, a million times larger, and shuffled, by name."""
+    """Return rows whose values after `cut` are unknown, multiplied by a million, or shuffled, by name."""
     return numbers_poisoned(rows, pl.col("open_time") > cut)
 
 
 def future_poisoning(engine: Engine, inputs: Inputs, at: Sequence[datetime] | None = None) -> LawResult:
-    """Law 2: whatever becomes available after t + 1 h, in any stream, the rows up to t do not move.
+    """Law 2: rows that become available after t + 1 h, in any stream, do not change the rows up to t.
 
     Args:
-        engine: under test; features, or forecasts made from them.
+        engine: under test; features, or forecasts from them.
         inputs: of one span.
         at: the cuts; `cuts(inputs)` unless given.
     """
@@ -205,18 +204,18 @@ def future_poisoning(engine: Engine, inputs: Inputs, at: Sequence[datetime] | No
     worst, how = _Difference(), ""
     for cut in where:
         for name, poisoned in inputs.poisoned(cut + HOUR).items():
-            found = _difference(_until(whole, cut), _until(engine(poisoned), cut))
-            if found.size > worst.size:
-                worst, how = found, f", worst when the future is {name}"
+            difference = _difference(_until(whole, cut), _until(engine(poisoned), cut))
+            if difference.size > worst.size:
+                worst, how = difference, f", worst when the future is {name}"
     return _result(POISONING, worst, f"{whole.width} columns, {len(where)} cuts, 3 poisons{how}")
 
 
 def availability(engine: Engine, inputs: Inputs, at: Sequence[datetime] | None = None) -> LawResult:
-    """Law 3: what `available_at` offers at a moment can be made from the rows of every stream available by then.
+    """Law 3: the rows with `available_at` up to a moment follow from the stream rows available by then.
 
-    A bar closes one hour after its open_time. The moments lie on the hour and inside it, where an engine
-    that files a row under its event time offers a bar that is still trading. A text that was published before the
-    moment and seen after it, and an edit of one that was seen before it, are things of the future.
+    A bar closes one hour after its open_time. The moments lie on the hour and inside it, where an engine that uses
+    event times would offer a bar that is still trading. A text that was published before the moment but seen after it,
+    and a later edit of a text seen before it, belong to the future.
 
     Args:
         engine: under test; its frame has `available_at`.
@@ -226,40 +225,40 @@ def availability(engine: Engine, inputs: Inputs, at: Sequence[datetime] | None =
     moments = _moments(cuts(inputs)) if at is None else at
     whole, worst = engine(inputs), _Difference()
     for moment in moments:
-        offered = pl.col("available_at") <= moment
-        found = _difference(whole.filter(offered), engine(inputs.until(moment)).filter(offered))
-        worst = max(worst, found, key=lambda d: d.size)
+        available = pl.col("available_at") <= moment
+        difference = _difference(whole.filter(available), engine(inputs.until(moment)).filter(available))
+        worst = max(worst, difference, key=lambda d: d.size)
     return _result(AVAILABILITY, worst, f"{whole.width} columns, {len(moments)} moments")
 
 
 def _moments(where: Sequence[datetime]) -> list[datetime]:
-    """Return the moment each cut's row becomes available, and one inside the next hour."""
+    """Return the moment at which each cut's row becomes available, and a moment inside the next hour."""
     return [cut + HOUR + step for cut in where for step in (timedelta(0), timedelta(minutes=30))]
 
 
 def warm_up(
     engine: Engine, inputs: Inputs, *, days: int = 1, starts: int = 0, window_days: int = WARMUP_DAYS
 ) -> LawResult:
-    """Law 4: the declared warm-up suffices, and a day made from its own window equals the day made from everything.
+    """Law 4: the declared warm-up suffices, and a day computed from its own window equals the day from all rows.
 
     Args:
         engine: under test.
         inputs: of a span longer than `window_days`.
-        days: newest days to make again from their window alone.
-        starts: further random starts of history; whatever an engine calls known after one must be right.
-        window_days: days a day is given of every stream.
+        days: number of newest days to recompute from their own window.
+        starts: number of random starts of history; every value that is known after a start must be correct.
+        window_days: length of a day's window, days.
     """
     times = inputs.clock["open_time"]
     first, newest = times[0], times[-1]
-    whole, worst, made = engine(inputs), _Difference(), 0
+    whole, worst, recomputed = engine(inputs), _Difference(), 0
     for back in range(days):
         start = newest.replace(hour=0) - timedelta(days=back)
         if start - timedelta(days=window_days) < first:
             break
         end = start + timedelta(hours=23)
-        alone = engine(inputs.between(start - timedelta(days=window_days), end + HOUR))
-        found = _difference(_since(_until(whole, end), start), _since(alone, start))
-        worst, made = max(worst, found, key=lambda d: d.size), made + 1
+        from_window = engine(inputs.between(start - timedelta(days=window_days), end + HOUR))
+        difference = _difference(_since(_until(whole, end), start), _since(from_window, start))
+        worst, recomputed = max(worst, difference, key=lambda d: d.size), recomputed + 1
     rng = np.random.default_rng(2)
     for row in rng.integers(1, max(2, times.len() // 2), size=starts):
         begin = times[int(row)]
@@ -270,7 +269,7 @@ def warm_up(
             pl.when(known[name]).then(pl.col(name)).alias(name) for name in _values(expected)
         )
         worst = max(worst, _difference(expected, late), key=lambda d: d.size)
-    return _result(WARM_UP, worst, f"{made} days from {window_days} days, {starts} other starts")
+    return _result(WARM_UP, worst, f"{recomputed} days from {window_days} days, {starts} other starts")
 
 
 def _since(frame: pl.DataFrame, first: datetime) -> pl.DataFrame:
@@ -282,10 +281,10 @@ def _values(frame: pl.DataFrame) -> list[str]:
 
 
 def feature_failures(inputs: Inputs, engine: Engine = compute_features) -> list[str]:
-    """Run the cheap laws on the newest rows and return the names of those that are broken; empty is green.
+    """Run the cheap laws on the newest rows and return the names of the broken laws.
 
     Args:
-        inputs: with the clock's rows in any order, at least `WARMUP_DAYS` + 1 days of them.
+        inputs: at least `WARMUP_DAYS` + 1 days, the clock's rows in any order.
         engine: under test.
     """
     ordered = inputs.with_clock(inputs.clock.sort("open_time"))
@@ -293,74 +292,72 @@ def feature_failures(inputs: Inputs, engine: Engine = compute_features) -> list[
     span = times[-1] - times[0] if times.len() else timedelta(0)
     if span < timedelta(days=WARMUP_DAYS + 1):
         return [TOO_FEW_BARS]
-    rough, cut = ordered.roughened(), times[-_AFTERMATH - 7]
+    rough, cut = ordered.roughened(), times[-_BARS_AFTER_CUT - 7]
     results = [
         prefix_invariance(engine, ordered, [times[-2]]),
         prefix_invariance(engine, rough, hours_to_cut(rough.clock, random=0)[:-1]),
         future_poisoning(engine, ordered, [cut]),
-        availability(engine, ordered, [at + HOUR for at in cuts(ordered, random=0)[-_MOMENTS_OF_A_CHECK:]]),
+        availability(engine, ordered, [at + HOUR for at in cuts(ordered, random=0)[-_CHECK_MOMENTS:]]),
         warm_up(engine, ordered),
     ]
     return list(dict.fromkeys(result.law for result in results if not result.passed))
 
 
 Fit = Callable[[pl.DataFrame, datetime], bytes]
-"""Rows in time order and a boundary to the fingerprint of everything that was fitted for use from the boundary on."""
+"""Function from rows in time order and a boundary to a fingerprint of everything fitted for use after the boundary."""
 
 
 def fitted_state(fit: Fit, rows: pl.DataFrame, boundary: datetime, purge: timedelta) -> LawResult:
-    """Law 5: what is fitted for use from `boundary` on does not move when later rows do, and does when earlier rows do.
+    """Law 5: a fit for use from `boundary` on does not depend on later rows, and does depend on earlier rows.
 
-    The second half keeps the first from being empty: a fit that looks at nothing is no fit.
+    Without the second half, a fit that reads no rows would pass.
 
     Args:
         fit: under test; deterministic.
         rows: a frame with `open_time`, in time order.
         boundary: start of the test, or the cutoff, UTC.
-        purge: a row may be learnt from when `open_time` + purge <= boundary.
+        purge: a row may be used for the fit if `open_time` + purge <= boundary.
     """
     last = boundary - purge
     fitted = fit(rows, boundary)
-    moved = [name for name, poisoned in poisons(rows, last).items() if name != "unknown"
+    changes = [name for name, poisoned in poisons(rows, last).items() if name != "unknown"
              if fit(poisoned, boundary) != fitted]  # fmt: skip
-    if moved:
-        return LawResult(FITTED_STATE, False, f"moves when the rows after {last:%Y-%m-%d %H:%M} are {moved[0]}")
+    if changes:
+        return LawResult(FITTED_STATE, False, f"changes when the rows after {last:%Y-%m-%d %H:%M} are {changes[0]}")
     numbers = [name for name in _values(rows) if rows.schema[name].is_float()]
     earlier = rows.with_columns(
         pl.when(pl.col("open_time") <= last).then(pl.col(name).reverse()).otherwise(pl.col(name)).alias(name)
         for name in numbers
     )
     if fit(earlier, boundary) == fitted:
-        return LawResult(FITTED_STATE, False, "does not move when the rows it may learn from do: it fits nothing")
-    return LawResult(FITTED_STATE, True, f"learns from rows up to {last:%Y-%m-%d %H:%M} only")
+        return LawResult(FITTED_STATE, False, "does not depend on the rows it may use: it fits nothing")
+    return LawResult(FITTED_STATE, True, f"uses rows up to {last:%Y-%m-%d %H:%M} only")
 
 
 LabelEngine = Callable[[pl.DataFrame, datetime, datetime], pl.DataFrame]
-"""Bars, and the span (first, last] in which the labels became known, to HOURLY_LABELS rows."""
+"""Function from bars and the span (first, last] in which labels became known to HOURLY_LABELS rows."""
 
 
 def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> LawResult:
-    """Law 6: a label of horizon h at t is made of the bars from t to t + h only, and known at t + 1 h + h.
+    """Law 6: a label of horizon h at t depends on the bars from t to t + h only, and is known at t + 1 h + h.
 
     Args:
         labels: under test.
         bars: PRICES rows in time order.
-        days: newest days whose partition is made again from its own bars alone.
+        days: number of newest days to recompute from their own bars.
     """
     first, end = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
     whole = labels(bars, first, end)
     known = pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1)
     early = whole.filter(pl.col("known_at") != known)
     if not early.is_empty():
-        return LawResult(
-            LABELS, False, f"{early.height} labels claim to be known before, or after, their window closed"
-        )
+        return LawResult(LABELS, False, f"{early.height} labels are known before or after their window closes")
     worst = _Difference()
     for cut in hours_to_cut(bars):
         closed = cut + HOUR
-        found = _difference(whole.filter(pl.col("known_at") <= closed), labels(_until(bars, cut), first, closed))
+        difference = _difference(whole.filter(pl.col("known_at") <= closed), labels(_until(bars, cut), first, closed))
         later = _difference(_since(whole, cut), _since(labels(_since(bars, cut), first, end), cut))
-        worst = max(worst, found, later, key=lambda d: d.size)
+        worst = max(worst, difference, later, key=lambda d: d.size)
     midnight = end.replace(hour=0)
     reach = timedelta(hours=int(whole["horizon_hours"].max() or 0) + 1)  # type: ignore[arg-type]
     for back in range(1, days + 1):
@@ -372,51 +369,55 @@ def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> Law
 
 
 def purge_law(folds: pl.DataFrame) -> LawResult:
-    """Law 6, of folds: every label trained on is known when the fold's test starts.
+    """Law 6 for folds: every training label is known when the fold's test starts.
 
     Args:
         folds: CV_FOLDS rows.
     """
     known = pl.col("train_end") + pl.duration(hours=pl.col("horizon_hours") + 1)
     broken = folds.filter((known > pl.col("test_start")) | (pl.col("purge_hours") < pl.col("horizon_hours")))
-    detail = f"{folds.height} folds" if broken.is_empty() else f"{broken.height} of {folds.height} folds know too much"
+    detail = (
+        f"{folds.height} folds"
+        if broken.is_empty()
+        else f"{broken.height} of {folds.height} folds use labels that are not known yet"
+    )
     return LawResult(PURGE, broken.is_empty(), detail)
 
 
 Matrix = npt.NDArray[np.float64]
 FitPredict = Callable[[Matrix, Matrix, Matrix], Matrix]
-"""Inputs (n, f) and 0/1 targets (n,) to train on, inputs (m, f) to forecast, to scores (m,)."""
+"""Function from training inputs (n, f), 0/1 targets (n,) and test inputs (m, f) to scores (m,)."""
 PLACEBO_Z = 3.29
-"""Half-width of the placebo's interval in standard errors: a fair learner fails it once in a thousand times."""
+"""Half-width of the placebo's interval, standard errors: a leak-free learner fails once in a thousand times."""
 
 
 def placebo(
     fit_predict: FitPredict, inputs: Matrix, up: Matrix, *, train_share: float = 0.6, base: float = 0.5
 ) -> LawResult:
-    """Law 8: where nothing can be known, the AUC is 0.5 within its interval.
+    """Law 8: on unpredictable targets, the AUC is 0.5 within its interval.
 
-    Scores are ranked among the scores of the training rows. Ranked among themselves, the slow features of
-    a random walk would seem to know its turns, because such a rank looks at the whole test span at once (the
-    bias of Stambaugh, 1999). Ranked against the past, (rank - 1/2)(up - base) is a martingale difference, and
+    Scores are ranked among the scores of the training rows. If they were ranked among themselves, the slow features of
+    a random walk would seem to predict it, because such a rank uses the whole test span (the bias of Stambaugh, 1999).
+    Ranked against the past, (rank - 1/2)(up - base) is a martingale difference, and
     0.5 + 4 mean((rank - 1/2)(up - base)) has mean 0.5 and a known variance.
 
     Args:
         fit_predict: the learner.
-        inputs: (n, f) in time order; NaN where not known.
-        up: (n,) 0/1 targets that no input can know: of a random walk, or permuted.
-        train_share: share of rows, the oldest, to train on.
+        inputs: (n, f) in time order; NaN where unknown.
+        up: (n,) 0/1 targets that no input predicts: of a random walk, or permuted.
+        train_share: share of rows to train on, the oldest.
         base: probability of 1.
     """
     split = int(len(up) * train_share)
-    train, test, happened = inputs[:split], inputs[split + 1 :], up[split + 1 :]
+    train, test, outcomes = inputs[:split], inputs[split + 1 :], up[split + 1 :]
     scores = fit_predict(train, up[:split], np.concatenate([train, test]))
     reference, judged = np.sort(scores[:split]), scores[split:]
     below = np.searchsorted(reference, judged, "left") + np.searchsorted(reference, judged, "right")
     rank = below / (2 * split) - 0.5
     n = len(test)
     if not np.abs(rank).sum() > 0:
-        return LawResult(PLACEBO, False, f"the learner says the same of all {n} hours, so nothing is shown")
-    area = 0.5 + 4 * float(rank @ (happened - base)) / n
+        return LawResult(PLACEBO, False, f"the learner gives all {n} hours the same score, so nothing is tested")
+    area = 0.5 + 4 * float(rank @ (outcomes - base)) / n
     width = PLACEBO_Z * 4 * float(np.sqrt(base * (1 - base) * (rank @ rank))) / n
     detail = f"AUC {area:.4f} on {n:,} hours, expected 0.5 ± {width:.4f}"
     return LawResult(PLACEBO, abs(area - 0.5) <= width, detail, abs(area - 0.5))

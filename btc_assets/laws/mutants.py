@@ -1,4 +1,4 @@
-"""Law 7 of the causality suite: planted bugs that the laws must catch, and clean controls they must let pass."""
+"""Law 7 of the causality suite: planted bugs that the laws must catch, and clean controls that they must pass."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from btc_assets.streams import Inputs, Rows, Stream, every_hour, latest
 
 @dataclass(frozen=True)
 class Subject:
-    """A planted bug, or a clean control, and the laws it is put before.
+    """A planted bug or a clean control, and the laws that test it.
 
     Attributes:
-        name: of the bug or control.
+        name: name of the bug or control.
         planted: whether it is a bug.
-        laws: bars to what the laws say.
+        laws: function from bars to the results of the laws.
     """
 
     name: str
@@ -51,26 +51,26 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Caught:
-    """Which laws a subject broke."""
+class MutationResult:
+    """The laws that a subject broke."""
 
     name: str
     planted: bool
     caught_by: tuple[str, ...]
 
     @property
-    def as_it_should(self) -> bool:
-        """Whether a bug was caught, or a control let pass."""
+    def as_expected(self) -> bool:
+        """Whether a bug was caught, or a control passed."""
         return self.planted == bool(self.caught_by)
 
 
 _SUBJECT_WINDOW = 20
-"""Days a subject's day is given: the controls need fewer."""
+"""Length of the window of a subject's day, days; the controls need less."""
 _SUBJECT_DAYS = _SUBJECT_WINDOW + 4
-"""Newest days a subject that reads more than the clock is judged on."""
+"""Newest days on which a subject that reads another stream is tested."""
 
 
-def _judged(engine: Engine, inputs: Inputs, at: Sequence[datetime]) -> Sequence[LawResult]:
+def _results(engine: Engine, inputs: Inputs, at: Sequence[datetime]) -> Sequence[LawResult]:
     return (
         prefix_invariance(engine, inputs, at),
         future_poisoning(engine, inputs, at),
@@ -82,7 +82,7 @@ def _judged(engine: Engine, inputs: Inputs, at: Sequence[datetime]) -> Sequence[
 def _of_clock(engine: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         inputs = inputs_of(bars)
-        return _judged(lambda some: engine(some.clock), inputs, cuts(inputs))
+        return _results(lambda some: engine(some.clock), inputs, cuts(inputs))
 
     return laws
 
@@ -98,7 +98,7 @@ def _of_value(value: pl.Expr, *, warmup_hours: int = 0) -> Callable[[pl.DataFram
 def _of_stream(
     stream: Stream, values: Callable[[Rows, pl.Series], pl.DataFrame]
 ) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """Join one stream to the clock: `values` makes one row an hour of its rows."""
+    """Test a join of one stream to the clock: `values` turns its rows into one row per hour."""
 
     def engine(inputs: Inputs) -> pl.DataFrame:
         closed = inputs.clock.select("open_time", _CLOSED.alias("available_at"))
@@ -108,8 +108,8 @@ def _of_stream(
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_DAYS))
         inputs = inputs_of(newest, {stream: stream.made_up(every_hour(newest), 6)})
-        where = set(cuts(inputs, random=0)) - set(hours_to_cut(newest, random=0))  # those of the stream alone
-        return _judged(engine, inputs, sorted(where))
+        where = set(cuts(inputs, random=0)) - set(hours_to_cut(newest, random=0))  # cuts due to the stream only
+        return _results(engine, inputs, sorted(where))
 
     return laws
 
@@ -117,7 +117,7 @@ def _of_stream(
 def _of_join(
     *values: pl.Expr, seen: Callable[[pl.DataFrame], pl.DataFrame] = lambda texts: texts
 ) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """Join articles as the project does: `seen` changes them before, `values` are made of them after."""
+    """Test the project's join of articles: `seen` changes the articles before it, `values` are computed after it."""
     return _of_stream(
         ARTICLE_STREAM,
         lambda rows, hours: ARTICLE_STREAM.join(replace(rows, frame=seen(rows.frame)), hours).select(
@@ -127,7 +127,7 @@ def _of_join(
 
 
 def _of_articles(value: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """Give each scored article a value, and each hour the mean of its own."""
+    """Test a value per scored article: each hour gets the mean of its articles."""
 
     def values(rows: Rows, _hours: pl.Series) -> pl.DataFrame:
         stories = rows.frame.filter(pl.col("revision") == 0).select("story_id", item_id="article_id")
@@ -146,17 +146,18 @@ def _an_hour_early(texts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _as_edited(texts: pl.DataFrame) -> pl.DataFrame:
-    """Return each text as it reads after its last edit."""
+    """Return each text after its last edit."""
     latest = texts.sort("revision").unique("article_id", keep="last", maintain_order=True)
     return latest.with_columns(pl.lit(0, pl.Int64).alias("revision"))
 
 
 def _of_numbers(stream: Stream) -> tuple[Subject, ...]:
-    """Plant leaks in the join of a stream of numbers, and a control: the join as it is declared."""
-    names = [name for name in stream.join(stream.made_up(_SOME_HOURS, 0), _SOME_HOURS).columns if name != "open_time"]
+    """Return planted leaks in the join of a numeric stream, and a control: the declared join."""
+    joined = stream.join(stream.made_up(_SAMPLE_HOURS, 0), _SAMPLE_HOURS)
+    names = [name for name in joined.columns if name != "open_time"]
     first = pl.col(names[0])
-    # A row that counts for the hour that closes as it becomes available is no leak yet; one hour earlier it is.
-    own = {name: name for name in stream.made_up(_SOME_HOURS, 0).frame.columns[1:]}
+    # A row may count for the hour that closes when the row becomes available; one hour earlier is a leak.
+    own = {name: name for name in stream.made_up(_SAMPLE_HOURS, 0).frame.columns[1:]}
     early = latest(stream.hour - stream.cadence - HOUR, own, stream.lookback)
 
     def declared(*values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
@@ -183,15 +184,15 @@ def _of_fit(fit: Fit) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
 
 
 def _of_labels(shift_known: int, lead: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """Labels known `shift_known` hours from when they should be, that end `lead` bars late."""
+    """Test labels that are known `shift_known` hours too late and end `lead` bars too late."""
 
     def labels(bars: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
         made = compute_labels(bars, first, last + timedelta(hours=max(0, -shift_known)), horizons=(1, 4))
-        moved = bars.select("open_time", (pl.col("close").shift(-lead) / pl.col("close")).log().alias("_ahead"))
+        ahead = bars.select("open_time", (pl.col("close").shift(-lead) / pl.col("close")).log().alias("_ahead"))
         return (
             made.with_columns(pl.col("known_at") + pl.duration(hours=shift_known))
             .filter((pl.col("known_at") > first) & (pl.col("known_at") <= last))
-            .join(moved, on="open_time", how="left", maintain_order="left")
+            .join(ahead, on="open_time", how="left", maintain_order="left")
             .with_columns(pl.col("log_return") + (pl.col("_ahead") if lead else 0))
             .drop("_ahead")
         )
@@ -208,15 +209,15 @@ def _of_folds(purge_hours: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]
     return laws
 
 
-def _of_learner(*, told: bool) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
-    """A nearest-mean learner on a random walk; `told` slips the answer in among its inputs."""
+def _of_learner(*, leaks: bool) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Test a nearest-mean learner on a random walk; with `leaks`, the answer is among its inputs."""
 
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         walk = random_walk(max(2_000, bars.height), seed=1)
         steps = np.diff(np.log(walk["close"].to_numpy()))
         past, ahead = steps[:-1], steps[1:]
         answer = ahead + np.random.default_rng(4).normal(0, 0.03, len(ahead))
-        return (placebo(_nearest_mean, np.column_stack([past, answer if told else past]), (ahead > 0) * 1.0),)
+        return (placebo(_nearest_mean, np.column_stack([past, answer if leaks else past]), (ahead > 0) * 1.0),)
 
     return laws
 
@@ -231,7 +232,7 @@ def _off_by_one(bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def _forward_join(bars: pl.DataFrame) -> pl.DataFrame:
-    """News every fifth bar, joined to the bar before it."""
+    """Return news every fifth bar, joined to the bar before it."""
     news = bars.gather_every(5).select("open_time", pl.col("volume").alias("news"))
     return bars.select("open_time", _CLOSED.alias("available_at")).join_asof(news, on="open_time", strategy="forward")
 
@@ -243,7 +244,7 @@ def _unfinished_day(bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def _fit_until(purge: timedelta | None) -> Fit:
-    """Fit a scaler on rows up to a purge before the boundary; on all rows where there is none."""
+    """Return a scaler fitted on the rows up to a purge before the boundary; None: on all rows."""
 
     def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
         kept = rows if purge is None else rows.filter(pl.col("open_time") <= boundary - purge)
@@ -264,7 +265,7 @@ _MEAN = (pl.col("article_score_sum") / pl.col("article_scored")).fill_nan(None).
 _score = pl.col("score")
 _DAY = pl.col("open_time").dt.date()
 
-_SOME_HOURS = pl.datetime_range(
+_SAMPLE_HOURS = pl.datetime_range(
     datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 6, tzinfo=UTC), "1h", eager=True, time_unit="us"
 )
 
@@ -287,7 +288,7 @@ SUBJECTS = (
     Subject("label known too early", True, _of_labels(shift_known=-1, lead=0)),
     Subject("label one bar too long", True, _of_labels(shift_known=0, lead=5)),
     Subject("fold without purge", True, _of_folds(1)),
-    Subject("answer among the inputs", True, _of_learner(told=True)),
+    Subject("answer among the inputs", True, _of_learner(leaks=True)),
     Subject("published_at for available_at", True, _of_join(seen=_when_published)),
     Subject("text of the next hour", True, _of_join(seen=_an_hour_early)),
     Subject("edited text", True, _of_join(seen=_as_edited)),
@@ -304,7 +305,7 @@ SUBJECTS = (
     Subject("scaler fitted before the purge", False, _of_fit(_fit_until(2 * HOUR))),
     Subject("labels", False, _of_labels(shift_known=0, lead=0)),
     Subject("fold with purge", False, _of_folds(5)),
-    Subject("learner told nothing", False, _of_learner(told=False)),
+    Subject("learner without the answer", False, _of_learner(leaks=False)),
     Subject("texts of the hour", False, _of_join()),
     Subject("texts of a day's hours", False, _of_join(_COUNT.rolling_sum(24), _MEAN.shift(1).forward_fill(6))),
     Subject("score of its hour's articles", False, _of_articles(_score)),
@@ -313,15 +314,17 @@ SUBJECTS = (
 """The planted bugs and the clean controls."""
 
 
-def mutation_score(bars: pl.DataFrame | None = None, subjects: Sequence[Subject] = SUBJECTS) -> tuple[Caught, ...]:
-    """Law 7: put every planted bug and every control before the laws, on roughened bars.
+def mutation_score(
+    bars: pl.DataFrame | None = None, subjects: Sequence[Subject] = SUBJECTS
+) -> tuple[MutationResult, ...]:
+    """Law 7: test every planted bug and every control by the laws, on bars with gaps.
 
     Args:
-        bars: PRICES rows in time order, 30 days or more, order flow known; made up unless told, as all texts are.
-        subjects: what to try.
+        bars: PRICES rows in time order, at least 30 days with known order flow; default: synthetic, like all texts.
+        subjects: bugs and controls to test.
     """
     rough = stressed(random_walk(60 * 24, seed=7) if bars is None else bars)
     return tuple(
-        Caught(subject.name, subject.planted, tuple(r.law for r in subject.laws(rough) if not r.passed))
+        MutationResult(subject.name, subject.planted, tuple(r.law for r in subject.laws(rough) if not r.passed))
         for subject in subjects
     )

@@ -31,24 +31,16 @@ from btc_assets.laws.laws import (
 from btc_assets.streams import Inputs
 
 REPORT_DAYS = 60
-"""Newest days of the lake that the command judges."""
-
-
+"""Newest days of the lake that the command tests."""
 _PLACEBO_HOURS = 10_000
-
-
 _TRIAL_FOLD = {"n_folds": 2, "test_days": 4}
-
-
 _TRIAL_ROUNDS = 20
-
-
 _HORIZON = 24
-"""Horizon of the trial fit, hours: the longest, whose purge is the widest."""
+"""Horizon of the trial fit, hours: the longest, with the longest purge."""
 
 
 def _trial_fit(names: Sequence[str]) -> Fit:
-    """Fit the project's learner as a cutoff does: folds, boosters, calibration and intervals, to their bytes."""
+    """Return a fit like that of a cutoff (folds, boosters, calibration and intervals), as bytes."""
 
     def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
         from btc_assets.learning import folds, training
@@ -56,9 +48,11 @@ def _trial_fit(names: Sequence[str]) -> Fit:
 
         own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
         learnt = own.between(own.open_time[0], folds.last_train_open_time(boundary, _HORIZON))
-        laid = folds.make_folds({_HORIZON: learnt}, cutoff=boundary.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD)
+        fold_frame = folds.make_folds(
+            {_HORIZON: learnt}, cutoff=boundary.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD
+        )
         parameters = BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
-        forecasts = training.forecast_folds({_HORIZON: learnt}, laid, {_HORIZON: parameters}, seed=0, threads=1)
+        forecasts = training.forecast_folds({_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1)
         lesson = training.learn(forecasts, learnt, _HORIZON)
         model = GradientBoosting(parameters, seed=0, threads=1).fit_direction(
             learnt.inputs, training.up(learnt), training.row_weights(learnt, 1, parameters.half_life_days)
@@ -75,7 +69,7 @@ def _trial_fit(names: Sequence[str]) -> Fit:
 
 
 def _trial_rows(inputs: Inputs, names: Sequence[str]) -> pl.DataFrame:
-    """Return features and log_return of the trial's horizon, one row a labelled hour, features float64."""
+    """Return features (float64) and log_return of the trial's horizon, one row per labelled hour."""
     from btc_assets.features.labels import compute_labels
 
     bars = inputs.clock
@@ -86,7 +80,7 @@ def _trial_rows(inputs: Inputs, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _rows_of_a_cutoff(inputs: Inputs, names: Sequence[str]) -> Fit:
-    """Make the labelled rows of a cutoff from the clock's rows and all of the other streams, to their bytes."""
+    """Return a fit that gives the labelled rows of a cutoff, from the clock's rows and all other streams, as bytes."""
 
     def rows_at(bars: pl.DataFrame, boundary: datetime) -> bytes:
         from btc_assets.features.labels import compute_labels
@@ -107,7 +101,7 @@ def _rows_of_a_cutoff(inputs: Inputs, names: Sequence[str]) -> Fit:
 
 
 def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
-    """Return the forecasts that a model, fitted once on these inputs, makes from any."""
+    """Return an engine that forecasts by a model fitted once on these inputs."""
     from btc_assets.learning import folds, training
     from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 
@@ -131,7 +125,7 @@ def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
 
 
 def _boosting(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
-    """Fit and forecast with the project's learner as it is by default."""
+    """Fit and forecast with the project's learner with default parameters."""
     from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 
     model = GradientBoosting(BoostingParameters(rounds=30), seed=0, threads=2)
@@ -140,7 +134,7 @@ def _boosting(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
 
 
 def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
-    """Return every law with what it is put to, in the order of the report."""
+    """Return every test: its subject and its law, in the order of the report."""
     from btc_assets.features.catalog import FEATURE_SETS, FEATURES
     from btc_assets.features.labels import compute_labels
     from btc_assets.learning import folds
@@ -185,7 +179,7 @@ def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
 
 
 def _trials_of_features(inputs: Inputs, rough: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
-    """Return the laws of features with what they are put to."""
+    """Return the tests of features: subject and law."""
     return [
         ("features", lambda: prefix_invariance(compute_features, inputs)),
         ("features, roughened rows", lambda: prefix_invariance(compute_features, rough)),
@@ -197,36 +191,38 @@ def _trials_of_features(inputs: Inputs, rough: Inputs) -> list[tuple[str, Callab
 
 
 def report(inputs: Inputs) -> tuple[str, bool]:
-    """Put the project before every law on these inputs, and the laws before the planted bugs on made-up ones.
+    """Test the project by every law on these inputs, and the laws by planted bugs on synthetic inputs.
 
     Args:
-        inputs: of more than `WARMUP_DAYS` days.
+        inputs: rows of more than `WARMUP_DAYS` days.
 
     Returns:
-        A table for a person, and whether everything is as it should be.
+        A text table, and whether every law holds and every planted bug was caught.
     """
     from btc_assets.laws.mutants import mutation_score
 
     lines = [f"{'law':<18} {'of':<34} {'':<6} {'seconds':>7}  found"]
-    green = True
+    ok = True
     for subject, law in _trials(inputs):
         begin = time.perf_counter()
         result = law()
-        took = time.perf_counter() - begin
-        green &= result.passed
+        duration = time.perf_counter() - begin
+        ok &= result.passed
         lines.append(
-            f"{result.law:<18} {subject:<34} {'holds' if result.passed else 'BROKEN':<6} {took:7.1f}  {result.detail}"
+            f"{result.law:<18} {subject:<34} {'holds' if result.passed else 'BROKEN':<6} {duration:7.1f}  "
+            f"{result.detail}"
         )
-    caught = mutation_score()
-    planted = [one for one in caught if one.planted]
-    found = sum(bool(one.caught_by) for one in planted)
+    results = mutation_score()
+    planted = [mutant for mutant in results if mutant.planted]
+    found = sum(bool(mutant.caught_by) for mutant in planted)
     lines += ["", f"mutation score {found} of {len(planted)}", f"{'planted bug or clean control':<34} broke"]
-    for one in caught:
-        said = ", ".join(one.caught_by) or "nothing"
+    for mutant in results:
+        broken = ", ".join(mutant.caught_by) or "nothing"
         lines.append(
-            f"{one.name:<34} {said}{'' if one.planted else '  (control)'}{'' if one.as_it_should else '  <- WRONG'}"
+            f"{mutant.name:<34} {broken}{'' if mutant.planted else '  (control)'}"
+            f"{'' if mutant.as_expected else '  <- WRONG'}"
         )
-    return "\n".join(lines), green and all(one.as_it_should for one in caught)
+    return "\n".join(lines), ok and all(mutant.as_expected for mutant in results)
 
 
 def main() -> int:
@@ -247,10 +243,10 @@ def main() -> int:
     times = inputs.clock["open_time"]
     heights = ", ".join(f"{rows.frame.height:,} rows of {stream.name}" for stream, rows in inputs.rows.items())
     print(f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC: {heights}\n")
-    table, green = report(inputs)
+    table, ok = report(inputs)
     print(table)
-    print("\nEvery law holds and every planted bug was caught." if green else "\nA law is broken.")
-    return 0 if green else 1
+    print("\nEvery law holds and every planted bug was caught." if ok else "\nA law is broken.")
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The published bundle: the last asset of the graph, and all that the forecast server reads."""
+"""The published bundle: the last asset of the graph, and the only data that the forecast server reads."""
 
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -32,19 +32,18 @@ PRICE_DAYS = 7
 ALERT_DAYS = 7
 """Days of alerts that are published."""
 ALERT_COLUMNS = ("alert_id", "channel", "raised_at", "rule", "kind", "severity", "state")
-"""What is published of an alert: enough to count by; what it says stays with whom it was told."""
-
+"""Published columns of an alert: enough to count alerts; their texts go to the channels only."""
 NEWEST_DAYS = 2
-"""Days among which the newest champion forecast is looked for: the day itself, and the one before it."""
+"""Days searched for the newest champion forecast: the day itself and the day before."""
 
 
 def _read(table: str, days: int) -> dg.AssetDep:
-    """Declare that the newest `days` days of a table are read, the day itself included."""
+    """Declare a read of the newest `days` days of a table, including the day itself."""
     return dg.AssetDep(table.split("/"), partition_mapping=days_before(days - 1, and_today=True))
 
 
 class Registry(Protocol):
-    """Where the folder of a registered model is, and who stands; the model registry is one."""
+    """The part of the model registry that publishing uses."""
 
     def folder(self, version: int) -> Path:
         """Return the verified folder of a registry version."""
@@ -59,8 +58,8 @@ class BundleConfig(dg.Config):
     """How to publish.
 
     Attributes:
-        allow_older: publish even if the live forecast was made later; only for going back to old data. A rollback
-            forecasts the newest hour anew and needs it not.
+        allow_older: publish even if the live forecast was made later; only for a return to old data. A rollback
+            re-forecasts the newest hour and does not need it.
     """
 
     allow_older: bool = False
@@ -98,17 +97,17 @@ def bundle(
     tables: dg.ResourceParam[Tables],
     registry: dg.ResourceParam[Registry],
 ) -> dg.Output[pl.DataFrame]:
-    """Publish the champion's newest forecast to the server, in one step nobody can see halfway.
+    """Publish the champion's newest forecast to the server in one atomic step.
 
     A folder with the champion's ONNX graphs and `model.json`, a manifest, and `serving.duckdb` (the last
     90 days of forecasts and outcomes, the newest performance and drift reports, a week of prices and of
-    alerts, without their texts) is built aside and verified; then the pointer the server watches moves onto
-    it. Publishing the same again changes nothing, and an older forecast never replaces a newer one unless
-    `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry move with the
-    pointer, just before it.
+    alerts, without their texts) is built in a new folder and verified; then the pointer that the server watches is
+    moved to it. Publishing the same bundle again changes nothing, and an older forecast never replaces a newer one
+    unless `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry are moved just
+    before the pointer.
 
-    The row records what was published for the day: bundle, model, when the newest forecast was made and when it was
-    published. A run over several days publishes the newest of them and leaves the rows of the others as they are.
+    The row records the publication of the day: bundle, model, when the newest forecast was made and when it was
+    published. A run over several days publishes the newest day and does not change the rows of the others.
     """
     *earlier, day = sorted(map(day_of, context.partition_keys))
     recent = pl.col("open_time").dt.date() > day - timedelta(days=NEWEST_DAYS)
@@ -125,7 +124,7 @@ def bundle(
     model_folder = registry.folder(facts["model_version"])
     stands = standing(reads.scan(MODEL_HISTORY, None, day).collect())
     refused = is_older(facts, live_manifest(settings().serving_dir)) and not config.allow_older
-    # Another champion than the one that forecast has not forecast yet, so it is not what is served.
+    # If the champion has changed since this forecast, its own forecast is not published yet; keep the aliases.
     if stands.champion == facts["model_version"] and not refused:
         registry.set_aliases(stands.aliases())
     try:
@@ -167,13 +166,13 @@ def bundle(
 
 
 def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
-    """Return the champion's rows of the newest hour, one a horizon."""
+    """Return the champion's forecasts of the newest hour, one row per horizon."""
     champion = forecasts.filter(pl.col("role") == "champion")
     return champion.filter(pl.col("made_at") == pl.col("made_at").max()).sort("horizon_hours")
 
 
 def published_tables(tables: Reader, day: date) -> dict[str, pl.DataFrame]:
-    """Read what `serving.duckdb` holds as of `day`: nothing stored under a later day enters."""
+    """Read the tables of `serving.duckdb` as of `day`, without rows of later days."""
     first = day - timedelta(days=FORECAST_DAYS - 1)
 
     def newest_report(contract: Contract) -> pl.DataFrame:
@@ -190,7 +189,7 @@ def published_tables(tables: Reader, day: date) -> dict[str, pl.DataFrame]:
 
 
 def newest_features(tables: Reader, newest: pl.DataFrame) -> dict[str, float | None]:
-    """Return the feature row the newest forecast was made from; empty when it is not stored."""
+    """Return the feature row of the newest forecast; empty if it is not stored."""
     open_time = newest["open_time"][0]
     row = tables.scan(HOURLY_FEATURES, open_time.date(), open_time.date()).filter(pl.col("open_time") == open_time)
     values = row.drop("open_time", "available_at").collect().to_dicts()

@@ -1,4 +1,4 @@
-"""The laws hold for the project, and each of them can see."""
+"""The laws hold for the project, and each law detects planted bugs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from btc_assets.laws.laws import (
     purge_law,
     warm_up,
 )
-from btc_assets.laws.mutants import SUBJECTS, Caught, mutation_score
+from btc_assets.laws.mutants import SUBJECTS, MutationResult, mutation_score
 from btc_assets.market.made_up import random_walk, stressed
 from btc_assets.market.streams import CONTEXT
 from btc_assets.market.tables import PRICES
@@ -99,7 +99,7 @@ _OF_TEXTS = [feature for feature in FEATURES if feature.group in JOINED_GROUPS]
 
 
 def _text_features(inputs: Inputs) -> pl.DataFrame:
-    """Return the features of texts alone; those of bars do not depend on them, see `test_texts.py`."""
+    """Return the features of texts only; those of bars do not depend on texts, see `test_texts.py`."""
     return compute_features(inputs, _OF_TEXTS)
 
 
@@ -111,23 +111,23 @@ def walk() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def rough(walk: pl.DataFrame) -> pl.DataFrame:
-    """Return the walk with holes, an hour without trades and unknown order flow."""
+    """Return the walk with gaps, an hour without trades and unknown order flow."""
     return stressed(walk)
 
 
 @pytest.fixture(scope="module")
 def texts(walk: pl.DataFrame) -> Texts:
-    """Return made-up articles and posts of the walk's hours."""
+    """Return synthetic articles and posts of the walk's hours."""
     return random_texts(walk, seed=3)
 
 
 @pytest.fixture(scope="module")
-def score() -> dict[str, Caught]:
-    """Return what became of every planted bug and control."""
-    return {one.name: one for one in mutation_score()}
+def score() -> dict[str, MutationResult]:
+    """Return the result of every planted bug and control."""
+    return {mutant.name: mutant for mutant in mutation_score()}
 
 
-# --- the project obeys -------------------------------------------------------------------------
+# --- the project obeys the laws ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
@@ -179,14 +179,14 @@ def test_rows_and_fits_of_a_cutoff_end_before_it(walk: pl.DataFrame) -> None:
         assert result.passed, result.detail
 
 
-def test_forecasts_do_not_move_when_the_future_does(walk: pl.DataFrame) -> None:
+def test_forecasts_do_not_change_when_the_future_does(walk: pl.DataFrame) -> None:
     names = ("returns_1h", "rsi", "realised_volatility_24h")
     inputs = inputs_of(walk)
     result = future_poisoning(report._trial_forecasts(inputs, names), inputs, cuts(inputs, random=1)[-2:])
     assert result.passed, result.detail
 
 
-def test_the_learner_knows_nothing_of_a_random_walk() -> None:
+def test_the_learner_cannot_predict_a_random_walk() -> None:
     made = random_walk(4_000, seed=6)
     inputs = compute_features(inputs_of(made)).drop("open_time", "available_at").fill_null(float("nan")).to_numpy()
     up = (np.diff(made["close"].to_numpy()) > 0) * 1.0
@@ -194,7 +194,7 @@ def test_the_learner_knows_nothing_of_a_random_walk() -> None:
     assert result.passed, result.detail
 
 
-# --- the laws can see --------------------------------------------------------------------------
+# --- the laws detect planted bugs --------------------------------------------------------------
 
 
 def test_every_planted_bug_has_a_test() -> None:
@@ -203,16 +203,16 @@ def test_every_planted_bug_has_a_test() -> None:
 
 @pytest.mark.parametrize("name", CAUGHT_BY)
 @pytest.mark.slow
-def test_a_planted_bug_is_caught(name: str, score: dict[str, Caught]) -> None:
+def test_a_planted_bug_is_caught(name: str, score: dict[str, MutationResult]) -> None:
     assert CAUGHT_BY[name] in score[name].caught_by
-    assert score[name].as_it_should
+    assert score[name].as_expected
 
 
 @pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS if not subject.planted])
 @pytest.mark.slow
-def test_a_clean_control_passes_every_law(name: str, score: dict[str, Caught]) -> None:
+def test_a_clean_control_passes_every_law(name: str, score: dict[str, MutationResult]) -> None:
     assert score[name].caught_by == ()
-    assert score[name].as_it_should
+    assert score[name].as_expected
 
 
 def _feature(expression: pl.Expr, warmup_hours: int = 0) -> Feature:
@@ -269,21 +269,19 @@ def test_a_bug_in_the_projects_own_join_is_caught(
     assert {AVAILABILITY, POISONING} <= set(feature_failures(inputs_of(walk, texts), _text_features))
 
 
-def test_the_stroke_of_an_hour_belongs_to_the_hour_that_begins(
-    walk: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Were it the end of the hour before, a text of midnight would be in a partition its day does not read."""
-    told = inputs_of(walk, texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))]))
-    assert warm_up(_text_features, told, days=2).passed
+def test_the_full_hour_belongs_to_the_hour_that_begins(walk: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it belonged to the previous hour, a text of midnight would be in a partition that its day does not read."""
+    inputs = inputs_of(walk, texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))]))
+    assert warm_up(_text_features, inputs, days=2).passed
     closed = pl.col("available_at").dt.offset_by("-1us").dt.truncate("1h")
     monkeypatch.setattr("btc_assets.news.hourly.HOUR_OF_TEXT", closed)
-    assert not warm_up(_text_features, told, days=2).passed
+    assert not warm_up(_text_features, inputs, days=2).passed
 
 
-def test_edits_let_into_the_projects_own_join_are_caught(
+def test_edits_in_the_projects_own_join_are_caught(
     walk: pl.DataFrame, texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scored as if the newest text of an article had been its first."""
+    """The newest text of an article is scored as if it had been the first."""
 
     def edited(kind: Kind, frame: pl.DataFrame) -> pl.DataFrame:
         latest = frame.sort("revision").unique(kind.item_id, keep="last").with_columns(revision=pl.lit(0))
@@ -293,7 +291,7 @@ def test_edits_let_into_the_projects_own_join_are_caught(
     assert {AVAILABILITY, POISONING} <= set(feature_failures(inputs_of(walk, texts), _text_features))
 
 
-def test_the_gates_run_is_green_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
+def test_the_gates_run_passes_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
     newest = walk.tail((WARMUP_DAYS + 3) * 24)
     assert feature_failures(inputs_of(newest)) == []
     assert feature_failures(inputs_of(newest.sample(fraction=1.0, shuffle=True, seed=1))) == []
@@ -301,7 +299,7 @@ def test_the_gates_run_is_green_on_the_real_engine(walk: pl.DataFrame, texts: Te
 
 
 @pytest.mark.parametrize("hours", [0, 1, 500, WARMUP_DAYS * 24])
-def test_too_few_bars_is_a_failure_with_a_name(hours: int, walk: pl.DataFrame) -> None:
+def test_too_few_bars_is_a_named_failure(hours: int, walk: pl.DataFrame) -> None:
     assert feature_failures(inputs_of(walk.head(hours))) == [TOO_FEW_BARS]
 
 
@@ -314,7 +312,7 @@ def test_a_result_names_the_column_and_the_hour(walk: pl.DataFrame) -> None:
     assert f"{cut:%Y-%m-%d %H:%M}" in result.detail
 
 
-# --- the parts ---------------------------------------------------------------------------------
+# --- parts of the laws -------------------------------------------------------------------------
 
 
 def test_cuts_lie_at_a_midnight_a_gap_an_unknown_value_and_the_last_bar(rough: pl.DataFrame) -> None:
@@ -331,7 +329,7 @@ def test_cuts_lie_at_a_midnight_a_gap_an_unknown_value_and_the_last_bar(rough: p
     assert max(where) < times[-1]
 
 
-def test_poison_leaves_the_past_and_the_hours_as_they_are(walk: pl.DataFrame) -> None:
+def test_poison_changes_neither_the_past_nor_the_hours(walk: pl.DataFrame) -> None:
     cut = walk["open_time"][900]
     for name, poisoned in poisons(walk, cut).items():
         assert poisoned.schema == walk.schema, name
@@ -340,7 +338,7 @@ def test_poison_leaves_the_past_and_the_hours_as_they_are(walk: pl.DataFrame) ->
         assert not poisoned.tail(-901).equals(walk.tail(-901)), name
 
 
-def test_cuts_lie_before_the_texts_that_tempt(walk: pl.DataFrame, texts: Texts) -> None:
+def test_cuts_lie_before_the_tempting_texts(walk: pl.DataFrame, texts: Texts) -> None:
     where = cuts(inputs_of(walk, texts), random=2)
     assert set(hours_to_cut(walk, random=2)) <= set(where) <= set(walk["open_time"][:-1])
     articles = texts[ARTICLE_STREAM]
@@ -353,7 +351,7 @@ def test_cuts_lie_before_the_texts_that_tempt(walk: pl.DataFrame, texts: Texts) 
     assert any(cut.hour == 23 and cut.date() not in (articles.days or ()) for cut in where)
 
 
-def test_poison_of_texts_leaves_what_was_known_as_it_is(walk: pl.DataFrame, texts: Texts) -> None:
+def test_poison_of_texts_does_not_change_known_texts(walk: pl.DataFrame, texts: Texts) -> None:
     moment = walk["open_time"][900]
     inputs = Inputs(texts)
     known, poisoned = inputs.until(moment), inputs.poisoned(moment)
@@ -370,7 +368,7 @@ def test_poison_of_texts_leaves_what_was_known_as_it_is(walk: pl.DataFrame, text
     assert tempting.filter(pl.col("published_at") < moment).height > 50
 
 
-def test_a_future_is_made_up_though_none_is_there(walk: pl.DataFrame, texts: Texts) -> None:
+def test_a_future_is_synthesised_where_there_is_none(walk: pl.DataFrame, texts: Texts) -> None:
     moment = walk["open_time"][24 * 40]
     known = Inputs(texts).until(moment)
     absurd = known.poisoned(moment)["absurd"]
@@ -405,11 +403,11 @@ def test_a_fold_whose_last_label_is_known_at_the_start_is_allowed_and_one_hour_m
     assert not purge_law(pl.DataFrame([fold | {"train_end": start - 24 * HOUR, "purge_hours": 24}])).passed
 
 
-def test_a_learner_that_says_one_thing_shows_nothing() -> None:
+def test_a_learner_with_a_constant_score_fails_the_placebo() -> None:
     rng = np.random.default_rng(1)
     result = placebo(lambda _x, _y, test: np.full(len(test), 0.5), rng.normal(size=(500, 2)), rng.integers(0, 2, 500))
     assert not result.passed
-    assert "the same" in result.detail
+    assert "the same score" in result.detail
 
 
 def test_the_placebo_is_fair_to_slow_features() -> None:
@@ -425,7 +423,7 @@ def test_the_placebo_is_fair_to_slow_features() -> None:
     assert 0.7 < np.std(z) < 1.3
 
 
-# --- real bars, and the command ----------------------------------------------------------------
+# --- real bars and the command - ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -462,9 +460,9 @@ def _lake_of(bars: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_the_command_reports_and_ends_well_on_honest_bars(
+def test_the_command_reports_and_returns_0_on_leak_free_bars(
     walk: pl.DataFrame,
-    score: dict[str, Caught],
+    score: dict[str, MutationResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -473,15 +471,15 @@ def test_the_command_reports_and_ends_well_on_honest_bars(
     monkeypatch.setattr(report, "_PLACEBO_HOURS", 3_000)
     monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", lambda: tuple(score.values()))
     assert report.main() == 0
-    said = capsys.readouterr().out
-    assert "BROKEN" not in said
-    assert "1,440 rows of bars\n" in said
-    assert f"mutation score {len(CAUGHT_BY)} of {len(CAUGHT_BY)}" in said
-    assert "Every law holds" in said
+    printed = capsys.readouterr().out
+    assert "BROKEN" not in printed
+    assert "1,440 rows of bars\n" in printed
+    assert f"mutation score {len(CAUGHT_BY)} of {len(CAUGHT_BY)}" in printed
+    assert "Every law holds" in printed
 
 
 @pytest.mark.slow
-def test_the_command_judges_texts_where_the_lake_has_them(
+def test_the_command_tests_texts_if_the_lake_has_them(
     walk: pl.DataFrame,
     texts: Texts,
     tmp_path: Path,
@@ -497,18 +495,18 @@ def test_the_command_judges_texts_where_the_lake_has_them(
     assert f"{texts[POST_STREAM].frame.height:,} rows of posts" in capsys.readouterr().out
 
 
-def test_the_command_ends_with_1_when_a_law_is_broken(
+def test_the_command_returns_1_if_a_law_is_broken(
     walk: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _lake_of(walk, tmp_path, monkeypatch)
-    broken = LawResult(PREFIX, False, "planted moves by 1e-3")
+    broken = LawResult(PREFIX, False, "planted changes by 1e-3")
     monkeypatch.setattr(report, "_trials", lambda *_: [("features", lambda: broken)])
     monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
     assert report.main() == 1
     assert "BROKEN" in capsys.readouterr().out
 
 
-def test_the_command_says_when_there_is_nothing_to_judge(
+def test_the_command_returns_2_if_there_are_too_few_days(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("btc_assets.settings.settings", lambda: type("Some", (), {"lake_root": str(tmp_path)}))

@@ -17,7 +17,7 @@ from btc_assets.clock import midnight
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting import assets as forecasting
 from btc_assets.forecasting import checks as forecasting_checks
-from btc_assets.forecasting.completeness import moved_forecasts
+from btc_assets.forecasting.completeness import changed_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.registry import ModelRegistry
@@ -269,8 +269,8 @@ def test_a_change_of_one_bit_is_a_moved_forecast(root: Path, run: dg.ExecuteInPr
     nudged = day.with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(pl.col("q50") + 1e-16).otherwise("q50").alias("q50")
     )
-    assert moved_forecasts(day, day).is_empty()
-    assert moved_forecasts(day, nudged).rows() == [day.row(3)[:3]]
+    assert changed_forecasts(day, day).is_empty()
+    assert changed_forecasts(day, nudged).rows() == [day.row(3)[:3]]
 
 
 def test_forecasts_do_not_depend_on_models_of_later_days() -> None:
