@@ -1,4 +1,4 @@
-"""Once for real: `dagster dev`, the forecast server, a local exchange and feed, and nobody at the keyboard."""
+"""Once for real: Dagster's daemon, the forecast server, a local exchange and feed, and nobody at the keyboard."""
 
 import contextlib
 import os
@@ -95,7 +95,7 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
     feeds.write_text(
         f'[[feed]]\nname = "desk"\nurl = "{venue.exchange.url}/feed.xml"\noutlet = "desk.example"\nrhythm_hours = 24\n'
     )
-    port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
+    port = free_port(LOOPBACK, 0)
     environment = deployment_of(
         tmp_path,
         venue,
@@ -115,20 +115,13 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         check=False,
     )
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    dagster = [
-        str(Path(sys.executable).parent / "dagster"),
-        "dev",
-        "-w",
-        str(PROJECT_ROOT / "workspace.yaml"),
-        "-p",
-        str(ui),
-    ]
-    dev_log = tmp_path / "dagster_dev.log"
+    daemon = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    daemon_log = tmp_path / "daemon.log"
     with (
         (tmp_path / "serve.log").open("wb") as serve_output,
-        dev_log.open("wb") as dev_output,
+        daemon_log.open("wb") as output,
         running([sys.executable, "-m", "serve"], environment=environment, log=serve_output.fileno()) as server,
-        running(dagster, environment=environment, log=dev_output.fileno()) as dev,
+        running(daemon, environment=environment, log=output.fileno()) as dagster,
     ):
         wait_for_port(server, LOOPBACK, port, seconds=WATCHDOG_S)
 
@@ -148,9 +141,9 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         def scored() -> bool:
             return lake.scan(SENTIMENT_SCORES).filter(pl.col("score") > 0).collect().height > 0
 
-        wait_until(scored, dev_log, dev)
+        wait_until(scored, daemon_log, dagster)
         print(f"published to scored: {time.monotonic() - published:.0f} s")
-        wait_until(lambda: made_at() >= this_hour, dev_log, dev, server)
+        wait_until(lambda: made_at() >= this_hour, daemon_log, dagster, server)
         assert told_time("published_at") >= began
         with contextlib.closing(sqlite3.connect(tmp_path / "data" / "dagster" / "history" / "runs.db")) as runs:
             walked = f"SELECT run_id FROM run_tags WHERE key = '{WALK_TAG}'"

@@ -1,10 +1,12 @@
 """Once for real: a champion gone bad is found out, a new cutoff is trained, judged and served, and nobody is asked."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -32,19 +34,30 @@ WRONG_WAY = -40.0
 """Slope of the bad champion's calibration: it says the contrary of what it has learnt, and loudly."""
 
 IN_DAGSTER = """
-import sys
+import json, sys
 import dagster as dg
+from btc_assets.cli.main import main
 from btc_assets.definitions import defs
-job, first, last, *assets = sys.argv[1:]
-tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-with dg.DagsterInstance.get() as instance:
-    result = defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=first if first == last else None,
-        tags=None if first == last else tags,
-        asset_selection=[dg.AssetKey(name.split("/")) for name in assets],
-    )
+
+def run(job, first, last, *assets):
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    with dg.DagsterInstance.get() as instance:
+        defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            partition_key=first if first == last else None,
+            tags=None if first == last else tags,
+            asset_selection=[dg.AssetKey(name.split("/")) for name in assets],
+        )
+
+for line in sys.stdin:
+    name, *arguments = json.loads(line)
+    if name == "command":
+        assert main(arguments) == 0
+    else:
+        run(name, *arguments)
+    print("done", flush=True)
 """
+"""Runs commands of the project and jobs, one a line of its input, in one process."""
 
 
 class Project:
@@ -61,16 +74,27 @@ class Project:
         )
         self.lake = Lake(root=str(root / "data" / "lake"))
 
-    def run(self, *command: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", *command],
-            env=self.environment,
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    @contextlib.contextmanager
+    def other_process(self) -> Iterator[Callable[..., None]]:
+        """Yield a function that runs a command or a job in another process and waits for its end."""
+        log = self.root / "other_process.log"
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", IN_DAGSTER],
+                env=self.environment, cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            ) as process,
+        ):  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            requests, answers = process.stdin, process.stdout
+
+            def run(*words: str) -> None:
+                requests.write(json.dumps(words).encode() + b"\n")
+                requests.flush()
+                assert b"done\n" in iter(answers.readline, b""), log.read_text()[-4000:]
+
+            yield run
 
     def spoil(self, cutoff: date) -> int:
         """Make a champion of the model of a cutoff with its calibration turned round; return its version."""
@@ -139,31 +163,32 @@ def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Pat
     today, yesterday = now.date(), now.date() - DAY
     cutoff = today - FORECAST_DAYS * DAY
     project = Project(tmp_path, venue, today)
-    project.run("-m", "btc_assets", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
-    bad = project.spoil(cutoff)
-    in_dagster = ("-c", IN_DAGSTER)
     forecast = ("forecasting/forecasts", "forecasting/forecast_outcomes")
-    project.run(*in_dagster, "forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
-    project.run(*in_dagster, "publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
-    dagster = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")]
-    ui, dev_log = free_port(LOOPBACK, 0), tmp_path / "dagster_dev.log"
-    with (
-        (tmp_path / "serve.log").open("wb") as serve_output,
-        dev_log.open("wb") as dev_output,
-        running([sys.executable, "-m", "serve"], environment=project.environment, log=serve_output.fileno()) as server,
-        running([*dagster, "-p", str(ui)], environment=project.environment, log=dev_output.fileno()) as dev,
-    ):
-        wait_for_port(server, LOOPBACK, project.port, seconds=WATCHDOG_S)
-        wait_for_port(dev, LOOPBACK, ui, seconds=WATCHDOG_S)
-        with Client(project.port) as client:
-            wait_until(lambda: client.version == bad, dev_log, server)
-            planted = time.monotonic()
-            report = "monitoring/performance_report"
-            project.run(*in_dagster, "report_performance", key_of(yesterday), key_of(yesterday), report)
-            wait_until(lambda: client.version not in (0, bad), dev_log, dev, server)
-            took = time.monotonic() - planted
-            print(f"from the report that proves it to the new champion served: {took:.0f} s")
-        assert client.statuses == {200}, "no request was dropped"
+    daemon = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    daemon_log = tmp_path / "daemon.log"
+    with project.other_process() as run:
+        run("command", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
+        bad = project.spoil(cutoff)
+        run("forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
+        run("publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
+        with (
+            (tmp_path / "serve.log").open("wb") as serve_output,
+            daemon_log.open("wb") as output,
+            running(
+                [sys.executable, "-m", "serve"], environment=project.environment, log=serve_output.fileno()
+            ) as server,
+            running(daemon, environment=project.environment, log=output.fileno()) as dagster,
+        ):
+            wait_for_port(server, LOOPBACK, project.port, seconds=WATCHDOG_S)
+            with Client(project.port) as client:
+                wait_until(lambda: client.version == bad, daemon_log, server)
+                planted = time.monotonic()
+                report = "monitoring/performance_report"
+                run("report_performance", key_of(yesterday), key_of(yesterday), report)
+                wait_until(lambda: client.version not in (0, bad), daemon_log, dagster, server)
+                took = time.monotonic() - planted
+                print(f"from the report that proves it to the new champion served: {took:.0f} s")
+            assert client.statuses == {200}, "no request was dropped"
     verdict = project.lake.read(MODEL_VERDICT, today)
     assert verdict is not None
     assert verdict["decision"][0] == "promoted", verdict.select("criterion", "value", "passed").rows()
