@@ -14,12 +14,13 @@ from btc_assets.alerts.tables import ALERTS
 from btc_assets.automation.walk_forward import BACKGROUND
 from btc_assets.champion.assets import history_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
-from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, TABLES
+from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.serving.tables import SERVING_BUNDLE
+from btc_assets.settings import Settings, settings
 
 ONE_AT_A_TIME = "btc/one_at_a_time"
 """Tag of runs that must not overlap: `dagster.yaml` lets one run a value of it through, the next one waits."""
@@ -42,6 +43,14 @@ def _tags(alone: str, *, minutes: int) -> dict[str, str]:
     """
     tags = {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: alone}
     return tags if alone == FORECAST_LANE else tags | {BACKGROUND: "yes"}
+
+
+def gathered_tables(config: Settings) -> set[dg.AssetKey]:
+    """Return the tables of the streams that a deployment gathers.
+
+    A stream without a source yields no output, and Dagster skips what follows a missing output in the same run.
+    """
+    return {table.asset_key for stream in STREAMS if stream.is_gathered(config) for table in stream.tables}
 
 
 refresh_forecast = dg.define_asset_job(
@@ -102,7 +111,7 @@ build_features = dg.define_asset_job(
 prepare_days = dg.define_asset_job(
     "prepare_days",
     selection=dg.AssetSelection.assets(
-        *(table.asset_key for table in TABLES),
+        *gathered_tables(settings()),
         HOURLY_FEATURES.asset_key,
         HOURLY_LABELS.asset_key,
     ),
