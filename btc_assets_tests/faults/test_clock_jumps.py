@@ -16,6 +16,7 @@ from btc_assets.alerts.deliver import deliver
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
 from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
+from btc_assets.automation.spans import Span
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
@@ -76,10 +77,12 @@ def refreshed(venue: Venue, root: Path, monkeypatch: pytest.MonkeyPatch, off: ti
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The digests of two days whose clock never jumped."""
+    """The digests of two days that are filled in one go, by a clock that is right, when the last tick is over."""
     exchange = Exchange()
     with pytest.MonkeyPatch.context() as patch:
-        refresher = refreshed(Venue(exchange, NOW), tmp_path_factory.mktemp("calm"), patch, timedelta())
+        venue = Venue(exchange, NOW + timedelta(hours=5))
+        refresher = Refresher(venue, Lake(root=str(tmp_path_factory.mktemp("calm"))), patch)
+        assert refresher.run(None, Span(*DAYS[:2]).tags)
     exchange.close()
     assert all(refresher.bars(day).height for day in DAYS[:2])
     return [digest(refresher.bars(day)) for day in DAYS[:2]]
@@ -94,8 +97,8 @@ def test_bars_survive_a_clock_that_jumps(
     The refresh of a real local exchange, whose own clock is right, ticks once an hour; after the second tick the
     project's clock is a day off for three. While it is, no stored hour is lost and no hour is stored that the
     exchange has not begun. The hour it is in the middle of cannot be told from a closed one by a clock that is
-    ahead; an hour after the clock is right again it is replaced, and every day has the digest of a lake whose clock
-    never jumped. A tick that is evaluated twice asks under one key.
+    ahead; an hour after the clock is right again it is replaced, and every day has the digest of a lake that was
+    filled in one go. A tick that is evaluated twice asks under one key.
     """
     jumped = refreshed(venue, tmp_path, monkeypatch, jump)
     assert [digest(jumped.bars(day)) for day in DAYS[:2]] == calm

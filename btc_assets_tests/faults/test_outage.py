@@ -57,10 +57,10 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
 ) -> None:
     """Shown by digests of two lakes, one of which had no outage.
 
-    The exchange answers 503 from 22:05 of one day to 22:05 of the next; every hourly tick asks, and every run fails
-    and stores nothing. At 23:05 it answers again: that tick's run stores every missed hour, and the digests of both
-    days are those of a lake whose exchange was never down. `forecast_from_new_prices` asks for both days, its run
-    gives the features, forecasts and outcomes of the undisturbed lake, and `publish_new_forecasts` asks for the
+    The exchange answers 503 from 22:05 of one day to 22:05 of the next; the tick of every fifth hour asks, and every
+    run fails and stores nothing. At 23:05 it answers again: that tick's run stores every missed hour, and the digests
+    of both days are those of a lake whose exchange was never down. `forecast_from_new_prices` asks for both days, its
+    run gives the features, forecasts and outcomes of the undisturbed lake, and `publish_new_forecasts` asks for the
     bundle. Then neither asks for more.
     """
     data, calm = tmp_path / "data", tmp_path / "calm"
@@ -77,8 +77,8 @@ def test_the_hole_of_a_day_is_filled_and_carried_on_to_forecasts(
     stored = digest(refresher.bars(BEFORE.date()))
 
     venue.down = True
-    for _ in range(25):
-        refresher.hour_later()
+    for _ in range(5):
+        refresher.hour_later(5)
         assert not refresher.tick()
     assert digest(refresher.bars(BEFORE.date())) == stored
     assert refresher.bars(DAY.date()).is_empty()

@@ -18,7 +18,7 @@ from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, publish_sm
 from serve.state import RETRY_S, Watcher
 
 ROW = dict.fromkeys(FEATURE_NAMES, 0.1)
-SWAPS = 8
+SWAPS = 4
 RESPONSES_PER_SWAP = 12
 """Responses to wait for after each swap, so that every thread sees the new bundle."""
 SEEDS = (7, 8)
@@ -45,7 +45,7 @@ def test_no_request_fails_or_mixes_bundles_during_swaps(tmp_path: Path, models: 
     publish_small(tmp_path / "serving", models)
     with running_server(tmp_path, models) as server:
         stop, responses = threading.Event(), []
-        threads = [threading.Thread(target=send_requests, args=(server, stop, responses)) for _ in range(3)]
+        threads = [threading.Thread(target=send_requests, args=(server, stop, responses)) for _ in range(2)]
         for thread in threads:
             thread.start()
         try:
