@@ -10,7 +10,7 @@ import polars as pl
 from btc_assets.automation.jobs import GATHERINGS, UNFINISHED, gather_texts, refresh_forecast, train_cutoff
 from btc_assets.automation.sensors import refresh_assets
 from btc_assets.automation.spans import DAY, Span
-from btc_assets.champion.history import is_written
+from btc_assets.champion.history import is_recorded
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.features.inputs import CLOCK, GATHERED_ALONE, OF_OTHER_ASSETS
 from btc_assets.features.tables import HOURLY_FEATURES
@@ -209,7 +209,7 @@ def weekly_training(
     if end is not None and cutoff > end:
         return dg.SkipReason(f"the history is closed: its last cutoff is {key_of(end)}")
     verdict = lake.read(MODEL_VERDICT, cutoff)
-    if verdict is not None and not verdict.is_empty() and is_written(lake.scan(MODEL_HISTORY).collect(), verdict):
+    if verdict is not None and not verdict.is_empty() and is_recorded(lake.scan(MODEL_HISTORY).collect(), verdict):
         return dg.SkipReason(f"the model of {key_of(cutoff)} is trained and judged")
     running = dg.RunsFilter(job_name=train_cutoff.name, tags={"dagster/partition": key_of(cutoff)}, statuses=UNFINISHED)
     if runs := context.instance.get_runs(running, limit=1):

@@ -22,7 +22,7 @@ from pydantic import Field
 from btc_assets.automation.failures import why_failed
 from btc_assets.automation.spans import DAY, Span, spans
 from btc_assets.champion.assets import shadow_config
-from btc_assets.champion.history import holder, holders, is_written, shadow_decision
+from btc_assets.champion.history import holder, holders, is_recorded, shadow_decision
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import HOUR, midnight
 from btc_assets.digest import digest
@@ -324,7 +324,7 @@ class Walk:
     def _lacks_verdict(self, leg: Leg) -> bool:
         """Say whether a cutoff is still to be judged, or its verdict to be written into the history."""
         verdict = self.lake.read(MODEL_VERDICT, leg.cutoff)
-        if verdict is None or not is_written(self.lake.scan(MODEL_HISTORY).collect(), verdict):
+        if verdict is None or not is_recorded(self.lake.scan(MODEL_HISTORY).collect(), verdict):
             return True
         fingerprint = self._judging_fingerprint(leg)
         return not all(self._made_from(table, [leg.cutoff], fingerprint) for table in JUDGED)

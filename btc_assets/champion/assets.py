@@ -1,4 +1,4 @@
-"""The champion: verdicts of the gate, the history of who holds a role, the challenger in shadow."""
+"""The champion: verdicts of the gate, the history of roles, and the challenger in shadow."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -48,106 +48,74 @@ from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, NEWEST
 
 GROUP = "champion"
-
-
-CODE_VERSION = "1"
-
-
-WEEK = timedelta(days=7)
-
-
+DECISIONS = "champion__decisions"
+"""Name of the step that makes verdict and history."""
+MAX_SHADOW_DAYS = 370
+"""Days back to the earliest start of a shadow; `BTC_SHADOW_HOURS` allows a year."""
+CAUSALITY_DAYS = 3
+"""Newest days of the window on which a verdict tests the causality laws."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
-
-
-_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK + timedelta(days=1))
-
-
+_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=14), warn_window=timedelta(days=8))
 _LIMITS = {"dagster/max_runtime": "3600"}
 
 
-_COMMON: dict[str, Any] = {
-    "partitions_def": DAILY,
-    "group_name": GROUP,
-    "freshness_policy": _FRESHNESS,
-    "backfill_policy": _BACKFILL,
-    "code_version": CODE_VERSION,
-    "op_tags": _LIMITS,
-}
-"""What every asset of this domain has in common."""
-_REPORT: dict[str, Any] = {
-    "code_version": "2",
-    "backfill_policy": dg.BackfillPolicy.single_run(),
-    "freshness_policy": dg.FreshnessPolicy.time_window(
-        fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
-    ),
-    "op_tags": _LIMITS | {"dagster/priority": "1"},
-}
-"""What differs for a report of each day."""
-
-
-MOST_DAYS_IN_SHADOW = 370
-"""Days back a shadow may have begun; `BTC_SHADOW_HOURS` allows a year."""
-
-
-CAUSALITY_DAYS = 3
-"""Newest days of the window on which a verdict runs the causality laws."""
-
-
 def _of_window(contract: Contract) -> dg.AssetDep:
-    """Declare that the training window of a table is read: the days before the cutoff."""
+    """Declare a read of the training window of a table: the days before the cutoff."""
     return dg.AssetDep(contract.asset_key, partition_mapping=days_before(settings().window_days, and_today=False))
 
 
 def _of_newest_days(contract: Contract) -> dg.AssetDep:
-    """Declare what the causality laws run on: the newest days before the cutoff, and the warm-up before them."""
+    """Declare the input of the causality laws: the newest days before the cutoff, and their warm-up."""
     days = days_before(WARMUP_DAYS + CAUSALITY_DAYS, and_today=False)
     return dg.AssetDep(contract.asset_key, partition_mapping=days)
 
 
-_JUDGED_FROM = [
+_DECISION_DEPS = [
     *map(_of_newest_days, TABLES),
     *map(_of_window, (HOURLY_FEATURES, HOURLY_LABELS)),
     *(dg.AssetDep(contract.asset_key) for contract in (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS)),
     dg.AssetDep(TRAINED_MODEL.asset_key, partition_mapping=days_before(settings().window_days, and_today=True)),
     dg.AssetDep(TRAINING_PROFILE.asset_key, partition_mapping=everything_until(and_today=False)),
 ]
-"""What a decision of the gate rests on, beside the champions before it."""
+"""The upstream tables of a decision of the gate, without the history."""
 
 
-def _decided(contract: Contract, history_of: dg.AssetDep, *, about: str, kinds: set[str]) -> dg.AssetSpec:
-    """Return the spec of a table that the step of decisions makes."""
+def _decision_spec(contract: Contract, history_of: dg.AssetDep, *, about: str, kinds: set[str]) -> dg.AssetSpec:
+    """Return the spec of a table that the step `decisions` makes."""
     return dg.AssetSpec(
         contract.asset_key,
         description=cleandoc(about),
-        deps=[*_JUDGED_FROM, history_of],
+        deps=[*_DECISION_DEPS, history_of],
         group_name=GROUP,
         code_version="2",
         kinds=kinds,
         freshness_policy=_FRESHNESS,
-        # Where Dagster finds the type and the IO manager of an output that is given as a spec.
+        # Dagster reads the type and the IO manager of an output from these keys when it is declared by a spec.
         metadata={"dagster/dagster_type": dagster_type(contract), "dagster/io_manager_key": "io_manager"},
     )
 
 
 class HistoryChange(dg.Config):
-    """What to write into the history; empty for an ordinary training."""
+    """The change to record in the history; the defaults are an ordinary training."""
 
     event: Literal["verdict", "shadow", "rollback", "replay"] = Field(
         default="verdict",
-        description="verdict: judge the day's cutoff and record the decision. shadow: record what the shadow report of "
-        "the day before decided, given below. rollback: go back to an earlier champion. replay: as shadow, but drop "
-        "the day's decisions first, for a walk-forward that decides the day again.",
+        description="verdict: judge the day's cutoff and record the decision. shadow: record the decision of the "
+        "shadow report of the day before, given below. rollback: go back to an earlier champion. replay: like shadow, "
+        "but drop the day's decisions first, for a walk-forward that decides the day again.",
     )
     to: int = Field(default=0, ge=0, description="Registry version to roll back to; 0 is the previous champion.")
-    reason: str = Field(default="", max_length=2000, description="Why: of a rollback, or of a shadow's decision.")
-    actor: str = Field(default="", max_length=100, description="Who rolls back.")
-    decision: Literal["", "promote", "dismiss"] = Field(default="", description="Of a shadow report; empty: none.")
-    version: int = Field(default=0, ge=0, description="Registry version of the challenger that was decided about.")
+    reason: str = Field(default="", max_length=2000, description="Reason of a rollback or of a shadow's decision.")
+    actor: str = Field(default="", max_length=100, description="User who rolls back.")
+    decision: Literal["", "promote", "dismiss"] = Field(
+        default="", description="Decision of a shadow report; empty: none."
+    )
+    version: int = Field(default=0, ge=0, description="Registry version of the challenger.")
     cutoff: str = Field(default="", description="Its cutoff, YYYY-MM-DD.")
     digest: str = Field(default="", description="Its digest.")
 
     def shadow(self) -> history.ShadowDecision | None:
-        """Return the decision about the challenger; None when nothing was decided.
+        """Return the decision about the challenger; None if there is none.
 
         Raises:
             ValueError: the cutoff is not a date.
@@ -158,17 +126,13 @@ class HistoryChange(dg.Config):
         return history.ShadowDecision(self.decision, challenger, self.reason)
 
 
-DECISIONS = "champion__decisions"
-"""Name of the step that makes verdict and history."""
-
-
 def history_config(**change: str | int) -> dict[str, Any]:
     """Return the run config of a change of `champion/model_history`, see `HistoryChange`."""
     return {"ops": {DECISIONS: {"config": change}}}
 
 
 def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDecision | None) -> dict[str, Any]:
-    """Return the run config that records what a shadow report decided; None: nothing."""
+    """Return the run config that records the decision of a shadow report; None: no decision."""
     if decided is None:
         return history_config(event=event)
     return history_config(
@@ -188,34 +152,34 @@ def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDec
     op_tags=_LIMITS,
     can_subset=True,
     specs=[
-        _decided(
+        _decision_spec(
             MODEL_HISTORY,
             dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=False)),
             kinds={"polars"},
-            about="""Who is champion and who is in shadow, since which hour, by whose decision and why.
+            about="""The champion and the challenger in shadow of every hour, with the decision and the reason.
 
-            Rows are only ever added. A verdict promotes its candidate or sends a changed recipe into the shadow; a
-            shadow report promotes the challenger or dismisses it; a rollback is manual. Forecasts of every hour, past
-            or present, are made by the model that this table names for that hour. A change counts from the newest hour
-            served by then, so that a forecast that was served is never replaced by another model's. Requesting again
-            what is already written adds nothing. One exception: a walk-forward that decides a day again, since when
-            nobody was served, drops what verdicts and shadows decided on it before, never what a person did.
+            Rows are only added. A verdict promotes its candidate or sends a changed recipe into shadow; a shadow report
+            promotes or dismisses the challenger; a rollback is manual. Every hour, past or present, is forecast by the
+            model that this table names for it. A change takes effect from the newest hour served by then, so that a
+            served forecast is never replaced by another model's. Repeating a recorded change adds nothing. One
+            exception: a walk-forward that repeats the decisions of a day without served forecasts since then drops the
+            day's earlier decisions of verdicts and shadows, but never a manual one.
             """,
         ),
-        _decided(
+        _decision_spec(
             MODEL_VERDICT,
             dg.AssetDep(MODEL_HISTORY.asset_key),
             kinds={"mlflow"},
-            about="""The gate: does the candidate of this cutoff replace the champion? One row a criterion, both sides.
+            about="""The gate: does the candidate of this cutoff replace the champion? One row per criterion.
 
             The first valid model becomes champion. After that a *refresh* (the champion's recipe on a newer window) is
-            promoted unless its log-loss, on hours neither has learnt from, is shown to be higher by more than
+            promoted unless its log-loss, on hours that neither model was trained on, is shown to be higher by more than
             `BTC_GATE_TOLERANCE_NATS`. A *changed recipe* must show a log-loss lower by `BTC_GATE_MARGIN_NATS`,
             significant at `BTC_GATE_SIGNIFICANCE` by a one-sided Diebold-Mariano test, and with at least four of five
             paired seeds; its Sharpe ratio after costs must not be shown to be worse, and its inputs must be the
-            champion's. Either must equal its library, keep the causality laws, and hold calibration and coverage at
-            least where the champion does. The champion it is compared with comes from `champion/model_history` of the
-            earlier days; the same step records the decision there, so both tables are made together.
+            champion's. Both kinds must match their library, obey the causality laws, and keep calibration and coverage
+            at least where the champion does. The champion comes from `champion/model_history` of the earlier days; the
+            same step records the decision there, so both tables are made together.
             """,
         ),
     ],
@@ -226,23 +190,23 @@ def decisions(
     registry: ModelRegistry,
     tables: dg.ResourceParam[Tables],
 ) -> Iterator[dg.Output[pl.DataFrame]]:
-    """Judge the cutoff of the day, or take another change, and record it in the history; the verdict explains it."""
+    """Judge the cutoff of the day or apply another change, and record it in the history; the verdict explains it."""
     reads, judging = tables.of(context), config.event == "verdict"
     expected = {MODEL_HISTORY.asset_key, *([MODEL_VERDICT.asset_key] if judging else [])}
     if context.selected_asset_keys != expected:
         names = " and ".join(sorted(key.to_user_string() for key in expected))
-        raise dg.Failure(f"the event {config.event} makes {names}: select exactly that", allow_retries=False)
-    verdict, judged = _judged(context, registry, reads) if judging else (MODEL_VERDICT.empty(), None)
+        raise dg.Failure(f"the event {config.event} makes {names}: select exactly these", allow_retries=False)
+    verdict, verdict_output = _judged(context, registry, reads) if judging else (MODEL_VERDICT.empty(), None)
     with tables.locked(MODEL_HISTORY):
         yield _recorded(context, config, registry, reads, verdict)
-    if judged is not None:
-        yield judged
+    if verdict_output is not None:
+        yield verdict_output
 
 
 def _judged(
     context: dg.AssetExecutionContext, registry: ModelRegistry, reads: DeclaredReads
 ) -> tuple[pl.DataFrame, dg.Output[pl.DataFrame]]:
-    """Judge the candidate of the cutoff against the champion before it: the verdict, and its output."""
+    """Judge the candidate of the cutoff against the previous champion; return the verdict and its output."""
     from btc_assets.laws.laws import feature_failures
 
     config, cutoff = settings(), day_of(context.partition_key)
@@ -250,24 +214,24 @@ def _judged(
     trained = models.filter(pl.col("cutoff") == cutoff)
     candidate = history.ModelChoice(trained["model_version"][0], cutoff, trained["model_digest"][0])
     past = reads.scan(MODEL_HISTORY).filter(pl.col("verdict_cutoff").ne_missing(cutoff)).collect()
-    before = history.holder(past, CHAMPION, takes_effect(cutoff, replayed=is_replay(cutoff)))
+    rival = history.holder(past, CHAMPION, effective_hour(cutoff, replayed=is_replay(cutoff)))
     wide, known = reads.scan(HOURLY_FEATURES).collect(), reads.scan(HOURLY_LABELS).collect()
     forecasts = reads.scan(FOLD_FORECASTS).collect()
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, learnt_inputs(wide, cutoff))[gate.PRIMARY]
     newest = (
         reads.scan(CV_FOLDS).filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
     )
-    learnt, judged = folds.split(rows, newest)
+    train_rows, test_rows = folds.split(rows, newest)
     parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[gate.PRIMARY]
     fits = training.fit_seeds(
-        learnt, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
+        train_rows, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
     )
-    evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(judged.inputs) for fit in fits]))
+    evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test_rows.inputs) for fit in fits]))
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
-    if before is not None:
-        bundle = registry.load(before.version)
-        # A model of this very cutoff, made champion by hand, has its profile made after the verdict.
-        profile = reads.read(TRAINING_PROFILE, before.cutoff) if before.cutoff < cutoff else None
+    if rival is not None:
+        bundle = registry.load(rival.version)
+        # The profile of a model of this same cutoff, made champion by hand, is written after the verdict.
+        profile = reads.read(TRAINING_PROFILE, rival.cutoff) if rival.cutoff < cutoff else None
         changes = recipe_changes(
             registry.load(candidate.version).document,
             bundle.document,
@@ -275,12 +239,12 @@ def _judged(
             lost_inputs=set(known_inputs(wide, cutoff)) - set(rows.names),
             lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
         )
-        champion_parity = models.filter(model_digest=before.digest).select(pl.col("parity_error").max()).item()
+        champion_parity = models.filter(model_digest=rival.digest).select(pl.col("parity_error").max()).item()
         champion = gate.champion_evidence(
             bundle,
             wide.sort("open_time"),
             evidence,
-            _fits_of(registry, before.version, len(bundle.features)),
+            _fits_of(registry, rival.version, len(bundle.features)),
             None if profile is None else missingness.Profile.of(profile, bundle.features),
         )
         changed = set(bundle.features) ^ set(rows.names)
@@ -300,14 +264,14 @@ def _judged(
         significance=config.gate_significance,
         fee_bps=config.fee_bps,
     )
-    frame = gate.verdict_rows(verdict, cutoff=cutoff, candidate=candidate, before=before)
+    frame = gate.verdict_rows(verdict, cutoff=cutoff, candidate=candidate, rival=rival)
     summary = markdown_table(frame.select("criterion", "value", "champion_value", "bound", "passed", "reason"))
     versions = data_versions(hourly_features=wide, hourly_labels=known, fold_forecasts=forecasts, trained_model=trained)
     tags = {"decision": verdict.decision, "kind": verdict.kind, "model_version": str(candidate.version)}
     with registry.run(context, MODEL_VERDICT.asset_key, tags | versions) as run:
-        run.metrics({one.name: one.value for one in verdict.criteria if one.value is not None})
+        run.metrics({criterion.name: criterion.value for criterion in verdict.criteria if criterion.value is not None})
         run.metrics(
-            {f"champion.{one.name}": one.champion_value for one in verdict.criteria if one.champion_value is not None}
+            {f"champion.{row.name}": row.champion_value for row in verdict.criteria if row.champion_value is not None}
         )
         run.table("verdict.md", f"# {verdict.decision} ({verdict.kind})\n\n{summary}\n")
         link = run.link()
@@ -319,7 +283,7 @@ def _judged(
             "decision": verdict.decision,
             "kind": verdict.kind,
             "recipe_changes": "; ".join(verdict.recipe_changes) or "none",
-            "held_against": before.version if before else "nobody",
+            "compared_with": rival.version if rival else "none",
             "verdict": dg.MetadataValue.md(summary),
             "mlflow_run": link,
         },
@@ -327,7 +291,7 @@ def _judged(
 
 
 def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[BoostedOutput]:
-    """Return a model's fits with the other seeds; a model that came without them has the one that serves."""
+    """Return a model's fits with the other seeds; empty for a model that was stored without them."""
     try:
         natives = registry.native(version)
     except RegistryError:
@@ -345,28 +309,28 @@ def _recorded(
 ) -> dg.Output[pl.DataFrame]:
     """Add a change to the history of the day."""
     day = day_of(context.partition_key)
-    until_now = reads.scan(MODEL_HISTORY).collect()
+    past = reads.scan(MODEL_HISTORY).collect()
     on_the_day = MODEL_HISTORY.day == day
     replaced = config.event == "replay" and is_replay(day)
     if replaced:
-        until_now = until_now.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
+        past = past.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
     try:
-        added = _added(config, until_now, reads, verdict, day)
+        added = _added(config, past, reads, verdict, day)
     except history.HistoryError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     for version in added["model_version"].drop_nulls().unique():
-        _can_forecast(registry.load(version), version)
-    frame = pl.concat([until_now.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
-    stands = history.standing(pl.concat([until_now, added]))
+        _require_features(registry.load(version), version)
+    frame = pl.concat([past.filter(on_the_day), added]).sort(MODEL_HISTORY.key)
+    roles = history.current_roles(pl.concat([past, added]))
     return output_of(
         context,
         MODEL_HISTORY,
         frame,
         {
             "added": added.height,
-            "champion": stands.champion or "nobody",
-            "previous": stands.previous or "nobody",
-            "challenger": stands.challenger or "nobody",
+            "champion": roles.champion or "none",
+            "previous": roles.previous or "none",
+            "challenger": roles.challenger or "none",
             "changes": dg.MetadataValue.md(
                 markdown_table(frame.select("effective_from", "role", "event", "model_version", "actor", "reason"))
             ),
@@ -377,44 +341,44 @@ def _recorded(
 
 def _added(
     config: HistoryChange,
-    until_now: pl.DataFrame,
+    past: pl.DataFrame,
     reads: DeclaredReads,
     verdict: pl.DataFrame,
     day: date,
 ) -> pl.DataFrame:
     """Return the rows that a change adds to the history."""
-    written = history.moment(until_now, datetime.now(tz=UTC))
+    recorded_at = history.recording_time(past, datetime.now(tz=UTC))
     if config.event == "rollback":
         _refuse_served_past(day)
         return history.after_rollback(
-            pl.concat([until_now, reads.filed_later(MODEL_HISTORY).collect()]),
-            to=config.to or _unserved_rollback(until_now),
-            reason=" ".join(config.reason.split()) or "no reason was given",
+            pl.concat([past, reads.filed_later(MODEL_HISTORY).collect()]),
+            to=config.to or _unserved_rollback(past),
+            reason=" ".join(config.reason.split()) or "no reason given",
             actor=" ".join(config.actor.split()) or "unknown",
-            effective_from=takes_effect(day, replayed=False),
-            recorded_at=written,
+            effective_from=effective_hour(day, replayed=False),
+            recorded_at=recorded_at,
         )
     replayed = is_replay(day)
-    times = {"effective_from": takes_effect(day, replayed=replayed), "recorded_at": written}
+    times = {"effective_from": effective_hour(day, replayed=replayed), "recorded_at": recorded_at}
     if config.event == "shadow" and not config.decision:
         raise history.HistoryError(
-            "the run config gives no decision of a shadow report: the sensor settle_shadows gives decision, version, "
+            "the run config has no decision of a shadow report: the sensor settle_shadows gives decision, version, "
             "cutoff, digest and reason"
         )
     if config.event != "verdict":
-        added = history.after_shadow(until_now, config.shadow(), **times)
+        added = history.after_shadow(past, config.shadow(), **times)
     else:
-        added = history.after_verdict(until_now, verdict, **times)
+        added = history.after_verdict(past, verdict, **times)
     if added.height and not replayed and has_passed(day):
         raise history.HistoryError(
-            f"{day} has passed and what was forecast since was served, so nothing is decided for it any more: train "
-            f"the cutoff {settings().now().date()}, or replay the period in a data folder of its own"
+            f"{day} cannot be decided any more, because later forecasts were served: train "
+            f"the cutoff {settings().now().date()}, or replay the period in another data folder"
         )
     return added
 
 
-def _can_forecast(bundle: ForecastModel, version: int) -> None:
-    """Refuse a model that the hourly features of today cannot feed: it would stop every forecast."""
+def _require_features(bundle: ForecastModel, version: int) -> None:
+    """Refuse a model with inputs that are not computed any more: it would stop every forecast."""
     missing = sorted(set(bundle.features) - set(HOURLY_FEATURES.columns))
     if missing:
         raise dg.Failure(
@@ -423,15 +387,15 @@ def _can_forecast(bundle: ForecastModel, version: int) -> None:
         )
 
 
-def takes_effect(day: date, *, replayed: bool) -> datetime:
-    """Return the first hour (open_time, UTC) that a change decided on a day holds for.
+def effective_hour(day: date, *, replayed: bool) -> datetime:
+    """Return the first hour (open_time, UTC) for which a change of a day is effective.
 
-    In a replay that is the day's first hour. On the running day, hours were forecast and served before the change was
-    decided: it holds from the newest of them on, which is forecast again at once, and never before.
+    In a replay, this is the day's first hour. On the current day, some hours were already forecast and served: the
+    change is effective from the newest of them on, which is forecast again at once, and never earlier.
 
     Args:
         day: the day of the change.
-        replayed: whether the day has passed, so that its decision is made as if at its first hour.
+        replayed: whether the decision counts as made at the day's first hour.
     """
     served = None if replayed else newest_served_hour(settings().serving_dir)
     return served if served is not None and served.date() == day else midnight(day)
@@ -441,16 +405,16 @@ def _refuse_served_past(day: date) -> None:
     """Refuse a rollback on a day before the newest served; a later one may hold a champion that cannot be published."""
     served = newest_served_hour(settings().serving_dir)
     if served is not None and day < served.date():
-        raise history.HistoryError(f"roll back on {served.date()}, the newest day that is served, not on {day}")
+        raise history.HistoryError(f"roll back on {served.date()}, the newest served day, not on {day}")
 
 
 def has_passed(day: date) -> bool:
-    """Say whether the last hour of a day has closed."""
+    """Return whether the last hour of a day has closed."""
     return day < (settings().now() - HOUR).date()
 
 
 def is_replay(day: date) -> bool:
-    """Say whether a day is decided as if at its first hour: of a closed history, or with nothing served since."""
+    """Return whether a day's decision counts as made at its first hour: closed history, or nothing served since."""
     if settings().history_end is not None:
         return True
     if not has_passed(day):
@@ -459,9 +423,9 @@ def is_replay(day: date) -> bool:
     return served is None or served.date() < day
 
 
-def _unserved_rollback(until_now: pl.DataFrame) -> int | None:
-    """Return the version of a rollback that is written but not served yet: one that was killed, to be finished."""
-    champion = until_now.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
+def _unserved_rollback(past: pl.DataFrame) -> int | None:
+    """Return the version of a recorded rollback that is not served yet, because it was killed before the end."""
+    champion = past.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
     live = live_manifest(settings().serving_dir)
     if champion.is_empty() or live is None or champion["event"][-1] != "rolled_back":
         return None
@@ -470,13 +434,18 @@ def _unserved_rollback(until_now: pl.DataFrame) -> int | None:
 
 @dg.asset(
     key=["champion", "shadow_report"],
-    **(_COMMON | _REPORT),
+    partitions_def=DAILY,
+    group_name=GROUP,
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version="2",
+    op_tags=_LIMITS | {"dagster/priority": "1"},
     dagster_type=dagster_type(SHADOW_REPORT),
     ins={
         "forecasts": dg.AssetIn(key=["forecasting", "forecasts"]),
         "forecast_outcomes": dg.AssetIn(
             key=["forecasting", "forecast_outcomes"],
-            partition_mapping=days_before(MOST_DAYS_IN_SHADOW, and_today=True),
+            partition_mapping=days_before(MAX_SHADOW_DAYS, and_today=True),
         ),
     },
     kinds={"polars", "matplotlib"},
@@ -484,19 +453,19 @@ def _unserved_rollback(until_now: pl.DataFrame) -> int | None:
 def shadow_report(
     context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, forecast_outcomes: pl.LazyFrame
 ) -> dg.Output[pl.DataFrame]:
-    """Champion against challenger, by the tests of the gate, on every hour the challenger has spent in shadow.
+    """Champion against challenger, by the tests of the gate, on every hour that the challenger was in shadow.
 
-    The challenger forecasts beside the champion without being served. After `BTC_SHADOW_HOURS` realised hours it is
+    The challenger forecasts every hour but is not served. After `BTC_SHADOW_HOURS` hours with known outcomes it is
     judged once: promoted if it is shown to be better, else dismissed. Empty on days without a model in shadow.
     """
     config = settings()
-    outcomes, made = forecast_outcomes.collect(), forecasts.collect()
+    outcomes, role_forecasts = forecast_outcomes.collect(), forecasts.collect()
     days = sorted(map(day_of, context.partition_keys))
     known, at = KNOWN_DAY, pl.col("open_time").dt.date()
     reports = [
         shadow.shadow_rows(
             outcomes.filter(known <= day),
-            made.filter(at == day),
+            role_forecasts.filter(at == day),
             day=day,
             least_hours=config.shadow_hours,
             margin_nats=config.gate_margin_nats,
@@ -506,16 +475,16 @@ def shadow_report(
         for day in days
     ]
     newest = reports[-1]
-    metadata: dict[str, Any] = {"decision": "Nobody is in shadow."}
+    metadata: dict[str, Any] = {"decision": "No model is in shadow."}
     if newest.height:
         first = newest.row(0, named=True)
-        drawn = plots.shadow(outcomes.filter(pl.col("role") != NEWEST), version=first["challenger_version"])
+        picture = plots.shadow(outcomes.filter(pl.col("role") != NEWEST), version=first["challenger_version"])
         metadata = {
             "decision": first["decision"],
             "challenger": first["challenger_version"],
             "champion": first["champion_version"],
             "criteria": table_metadata(newest.select("criterion", "value", "bound", "passed", "reason")),
-            **({"picture": dg.MetadataValue.md(markdown_image(drawn, "shadow"))} if drawn else {}),
+            **({"picture": dg.MetadataValue.md(markdown_image(picture, "shadow"))} if picture else {}),
         }
     return output_of(context, SHADOW_REPORT, pl.concat(reports), metadata)
 

@@ -1,4 +1,4 @@
-"""What the champion brings to the graph."""
+"""Dagster definitions of the champion."""
 
 import dagster as dg
 

@@ -1,13 +1,13 @@
-"""The gate: which candidate becomes champion, by two rules.
+"""The gate: decides by two rules which candidate becomes champion.
 
 A *refresh* is the champion's recipe on a newer window: it is promoted unless it is shown to be worse. A *changed
-recipe* must be shown to be better, and any doubt keeps the champion. Either must be valid in itself, but a bound that
-the champion breaks as much on the same hours does not keep a candidate out.
+recipe* must be shown to be better; in doubt the champion stays. Both must be valid, but a bound that the champion
+breaks by as much on the same hours does not refuse a candidate.
 
-Both are judged on the same hours, which neither has learnt from: the newest fold of the candidate's window, as far as
-it lies after the champion's own cutoff. For the candidate that means its recipe fitted before the fold, with
-calibration and intervals learnt from the older folds. Each side is fitted with several seeds, the same for both, and
-losses are averaged over them, so that a lucky seed is no evidence.
+Candidate and champion are judged on the same hours, on which neither was trained: the newest fold of the candidate's
+window, as far as it lies after the champion's cutoff. For the candidate, its recipe is fitted before the fold, with
+calibration and intervals from the older folds. Both sides are fitted with the same seeds, and losses are averaged over
+the seeds, so that a lucky seed does not count.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, VERDICT_KINDS
 
 FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
 PRIMARY = HORIZONS[0]
-"""The horizon a verdict rests on, hours."""
+"""Horizon of a verdict, hours."""
 MIN_HOURS = 120
-"""Fewest common hours a comparison may rest on: five days."""
+"""Fewest common hours of a comparison: five days."""
 COVERAGE_SLACK = 0.06
-"""How far the 90 % interval may cover more or less than it claims on the judged hours."""
+"""Largest deviation of the 90 % interval's coverage from 90 % on the judged hours."""
 BIAS_BOUND = 0.06
-"""How far the mean forecast may lie from the share of rises on the judged hours."""
+"""Largest deviation of the mean forecast from the share of rises on the judged hours."""
 SEED_WINS = 4
-"""Seeds of which the candidate must lose less."""
+"""Number of seeds with which the candidate's log-loss must be lower."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Forecasts of the primary horizon on judged hours, and what happened.
+    """Forecasts of the primary horizon on judged hours, with their outcomes.
 
     Attributes:
         open_time: (n,) Datetime series, UTC.
@@ -67,7 +67,7 @@ class Evidence:
     other_seeds: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
     def at(self, times: pl.Series) -> Evidence:
-        """Return the hours that are among `times`."""
+        """Return the evidence of the hours in `times`."""
         kept = self.open_time.is_in(times.implode())
         mask = kept.to_numpy()
         others = self.other_seeds[:, mask] if len(self.other_seeds) else self.other_seeds
@@ -76,7 +76,7 @@ class Evidence:
         )
 
     def losses(self, seeds: int = 1) -> npt.NDArray[np.float64]:
-        """Return the log-loss of each seed and hour, (seeds, n), nats; a side with one fit repeats it."""
+        """Return the log-loss of each seed and hour, (seeds, n), nats; a single fit is repeated."""
         rose = self.log_return > 0
         fits = [self.p_up, *self.other_seeds]
         fits = fits[:seeds] if len(fits) > 1 else fits * seeds
@@ -89,9 +89,9 @@ class Criterion:
 
     Attributes:
         name: what is measured.
-        value: of the candidate; None when it cannot be measured.
-        champion_value: of the champion on the same hours; None without one.
-        bound: of the value; None when it is for information.
+        value: value of the candidate; None if it cannot be measured.
+        champion_value: value of the champion on the same hours; None without a champion.
+        bound: bound of the value; None if it is for information.
         passed: whether the candidate passes.
         reason: a sentence.
     """
@@ -106,12 +106,12 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decides about a candidate.
+    """Decision of the gate about a candidate.
 
     Attributes:
-        decision: promoted, kept (the champion stays) or refused (the candidate is not valid in itself).
-        kind: which rule decides, of `VERDICT_KINDS`.
-        recipe_changes: what differs from the champion's recipe; empty for a refresh.
+        decision: promoted, kept (the champion stays) or refused (the candidate is not valid).
+        kind: the rule that decides, of `VERDICT_KINDS`.
+        recipe_changes: differences from the champion's recipe; empty for a refresh.
         criteria: every measurement.
     """
 
@@ -124,12 +124,12 @@ class Verdict:
 def candidate_evidence(
     forecasts: pl.DataFrame, rows: Rows, other_seeds: npt.NDArray[np.float64] | None = None
 ) -> Evidence:
-    """Return the candidate's evidence: its newest fold, corrected by what the older folds taught.
+    """Return the candidate's evidence: its newest fold, calibrated on the older folds.
 
     Args:
         forecasts: FOLD_FORECASTS rows of the candidate's cutoff.
         rows: the labelled rows of the primary horizon in its window.
-        other_seeds: (s, n) uncalibrated probabilities of the newest fold by other seeds.
+        other_seeds: (s, n) uncalibrated probabilities of the newest fold from fits with other seeds.
     """
     judged = newest_fold(forecasts)
     lesson = _lesson(forecasts, rows, judged)
@@ -147,8 +147,8 @@ def candidate_evidence(
 
 def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the primary horizon's newest fold, in time order."""
-    own = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
-    return own.filter(pl.col("fold") == own["fold"].max())
+    miss_of_candidate = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
+    return miss_of_candidate.filter(pl.col("fold") == miss_of_candidate["fold"].max())
 
 
 def champion_evidence(
@@ -163,9 +163,9 @@ def champion_evidence(
     Args:
         bundle: the champion.
         features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the judged hours on.
-        candidate: whose hours are judged.
+        candidate: evidence whose hours are judged.
         other_seeds: P(up) of the champion's recipe fitted on its window with other seeds.
-        profile: what it saw in training, by which lost inputs are answered; None: as they are.
+        profile: its training profile, by which lost inputs are replaced; None: not replaced.
     """
     times = candidate.open_time.filter(candidate.open_time >= midnight(bundle.cutoff))
     at = features["open_time"].is_in(times.implode()).to_numpy()
@@ -191,10 +191,10 @@ def champion_evidence(
 
 
 def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> Lesson:
-    """Return what the hours known when the judged ones began teach."""
+    """Return calibration and intervals from the hours known before the judged hours."""
     known = last_train_open_time(judged["open_time"][0], PRIMARY)
-    own = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
-    return learn(own.filter(pl.col("open_time") <= known), rows, PRIMARY)
+    miss_of_candidate = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
+    return learn(miss_of_candidate.filter(pl.col("open_time") <= known), rows, PRIMARY)
 
 
 def _calibrated(calibration: Calibration, p_up: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
@@ -220,13 +220,13 @@ def judge(
 
     Args:
         candidate: its evidence.
-        champion: the champion's on the same hours, or None when there is no champion yet.
+        champion: the champion's evidence on the same hours; None if there is no champion yet.
         parity_error: largest |ONNX - library| of its graphs.
-        champion_parity_error: that of the champion's graphs; None when it is not known any more.
-        causality_failures: names of the laws its features broke; empty is green.
-        recipe_changes: what differs from the champion's recipe, see `recipe.recipe_changes`; empty makes it a refresh.
-        inputs_changed: inputs that the candidate has and the champion lacks, or the other way round.
-        new_inputs_allowed: whether that may be.
+        champion_parity_error: the same for the champion's graphs; None if unknown.
+        causality_failures: names of the laws that its features break.
+        recipe_changes: see `recipe.recipe_changes`; empty makes the candidate a refresh.
+        inputs_changed: inputs that only one of candidate and champion has.
+        new_inputs_allowed: whether changed inputs are allowed.
         margin_nats: how much lower the log-loss of a changed recipe must be.
         tolerance_nats: how much higher the log-loss of a refresh may be.
         significance: largest p-value at which either counts as shown.
@@ -248,7 +248,7 @@ def judge(
             None if champion is None else failures,
             0.0,
             not causality_failures,
-            f"causality laws that the features both models use break: {', '.join(causality_failures) or 'none'}",
+            f"causality laws broken by the features of both models: {', '.join(causality_failures) or 'none'}",
         ),
         Criterion(
             "hours",
@@ -256,7 +256,7 @@ def judge(
             None if champion is None else float(len(champion.p_up)),
             float(MIN_HOURS),
             len(candidate.p_up) >= MIN_HOURS,
-            "out-of-sample hours, those of the champion after its cutoff",
+            "out-of-sample hours; for the champion, those after its cutoff",
         ),
         *promises(candidate, champion),
     ]
@@ -273,7 +273,7 @@ def judge(
                 0.0,
                 None if new_inputs_allowed else 0.0,
                 new_inputs_allowed or not inputs_changed,
-                f"inputs that only one of the two models has: {named}; callers of /predict send the champion's",
+                f"inputs that only one of the two models has: {named}; callers of /predict send the champion's inputs",
             ),
             *shown_better(
                 candidate,
@@ -298,12 +298,12 @@ def judge(
 def promises(candidate: Evidence, champion: Evidence | None) -> list[Criterion]:
     """Return whether calibration and coverage hold on the judged hours.
 
-    A bound that the champion breaks by as much or more on the hours both have does not count: what serves now is no
+    A bound that the champion breaks by as much or more on the common hours does not count: the served model is no
     better.
 
     Args:
         candidate: its evidence.
-        champion: the champion's, on some of the same hours; None when there is no champion.
+        champion: the champion's evidence on some of the same hours; None if there is no champion.
     """
     return [
         _promise(
@@ -322,7 +322,7 @@ def promises(candidate: Evidence, champion: Evidence | None) -> list[Criterion]:
             value=_coverage,
             miss=_coverage_miss,
             bound=COVERAGE_SLACK,
-            reason="share of outcomes inside the 90 % interval, which may be off by the bound",
+            reason="share of outcomes inside the 90 % interval, which may deviate by the bound",
         ),
     ]
 
@@ -337,23 +337,21 @@ def _promise(
     bound: float,
     reason: str,
 ) -> Criterion:
-    own = miss(candidate)
+    miss_of_candidate = miss(candidate)
     theirs = None if champion is None else value(champion)
-    if own is not None and own <= bound:
+    if miss_of_candidate is not None and miss_of_candidate <= bound:
         return Criterion(name, value(candidate), theirs, bound, True, reason)
     if champion is not None and len(champion.p_up) >= MIN_HOURS:
         ours, missed = miss(candidate.at(champion.open_time)), miss(champion)
         if ours is not None and missed is not None and missed > bound and missed >= ours:
-            reason += (
-                f"; off by {ours:.3f} on the {len(champion.p_up)} common hours, where the champion is by {missed:.3f}"
-            )
+            reason += f"; off by {ours:.3f} on the {len(champion.p_up)} common hours, the champion by {missed:.3f}"
             return Criterion(name, value(candidate), theirs, bound, True, reason)
     return Criterion(name, value(candidate), theirs, bound, False, reason)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two models on the hours they share."""
+    """Two models on their common hours."""
 
     ours: Evidence
     theirs: Evidence
@@ -373,12 +371,12 @@ class _Pair:
         return len(self.theirs.p_up)
 
     def log_loss(self, bound: float | None, passed: bool, reason: str) -> Criterion:
-        """Return the row with the log-loss of both, seeds averaged."""
+        """Return the criterion with both log-losses, averaged over seeds."""
         ours, theirs = (float(side.mean()) if self.hours else None for side in (self.losses, self.rival_losses))
         return Criterion("log_loss", ours, theirs, bound, passed, reason)
 
     def net_sharpe(self, fee_bps: float, *, required: bool) -> Criterion:
-        """Return the row with the Sharpe ratio of both after costs."""
+        """Return the criterion with both Sharpe ratios after costs."""
         ours, theirs = (
             strategy(sign_signal(side.p_up), side.log_return, fee_bps=fee_bps) for side in (self.ours, self.theirs)
         )
@@ -399,15 +397,15 @@ def shown_better(
     significance: float,
     fee_bps: float,
 ) -> list[Criterion]:
-    """Return whether one model is shown to be better than another on the hours they share.
+    """Return the criteria by which a model is shown to be better than another on their common hours.
 
     Args:
-        challenger: evidence of the one that must be better.
-        champion: of the other.
-        seeds: fits of each that are compared; 1 asks nothing of seeds.
-        min_hours: fewest hours they must share.
+        challenger: evidence of the model that must be better.
+        champion: evidence of the other model.
+        seeds: number of fits of each side; 1 leaves the criterion of seeds out.
+        min_hours: fewest common hours.
         margin_nats: how much lower the log-loss must be.
-        significance: largest p-value of that.
+        significance: largest p-value of the difference.
         fee_bps: one-way cost of the Sharpe ratios, basis points.
     """
     pair = _Pair.of(challenger, champion, seeds)
@@ -415,14 +413,14 @@ def shown_better(
     gain = -pair.test.value if enough and pair.test.value is not None else None
     p_value = pair.test.p_below() if enough else None
     champions = float(pair.rival_losses.mean()) if pair.hours else None
-    found = [
+    criteria = [
         Criterion(
             "common_hours",
             float(pair.hours),
             float(pair.hours),
             float(min_hours),
             enough,
-            "hours neither of the two has learnt from",
+            "hours on which neither of the two was trained",
         ),
         pair.log_loss(
             None if champions is None else champions - margin_nats,
@@ -435,33 +433,33 @@ def shown_better(
             None,
             significance,
             p_value is not None and p_value <= significance,
-            "one-sided Diebold-Mariano test (HAC) that the candidate does not lose less",
+            "one-sided Diebold-Mariano test (HAC) that the candidate's loss is not lower",
         ),
     ]
     if seeds > 1:
         wins = float((pair.rival_losses.mean(axis=1) > pair.losses.mean(axis=1)).sum()) if enough else None
         fits = 1 + len(pair.ours.other_seeds)
-        sentence = f"of {seeds} pairs of fits with the same seed, those in which the side loses less"
+        sentence = f"of {seeds} pairs of fits with the same seed, those in which the side's loss is lower"
         won = fits >= seeds and wins is not None and wins >= SEED_WINS
-        found.append(
+        criteria.append(
             Criterion("seed_wins", wins, None if wins is None else seeds - wins, float(SEED_WINS), won, sentence)
         )
-    found.append(pair.net_sharpe(fee_bps, required=True))
-    return found
+    criteria.append(pair.net_sharpe(fee_bps, required=True))
+    return criteria
 
 
 def not_shown_worse(
     candidate: Evidence, champion: Evidence, *, tolerance_nats: float, significance: float, fee_bps: float
 ) -> list[Criterion]:
-    """Return whether a refresh is promoted: it is, unless its log-loss is shown to be higher by more than a tolerance.
+    """Return the criteria of a refresh: it passes unless its log-loss is shown to be higher by more than a tolerance.
 
-    Fewer than `MIN_HOURS` common hours show nothing, so they do not keep a valid refresh out.
+    Fewer than `MIN_HOURS` common hours show nothing, so a valid refresh then passes.
 
     Source of the test: F. X. Diebold & R. S. Mariano (1995), one-sided against a difference of the tolerance.
 
     Args:
         candidate: evidence of the refresh.
-        champion: of the champion.
+        champion: evidence of the champion.
         tolerance_nats: how much higher its log-loss may be.
         significance: largest p-value at which more than that counts as shown.
         fee_bps: one-way cost of the Sharpe ratios, basis points; for information.
@@ -476,8 +474,8 @@ def not_shown_worse(
             None,
             significance,
             p_value is None or p_value > significance,
-            f"one-sided Diebold-Mariano test (HAC) that the candidate loses at most {tolerance_nats:g} nats more; "
-            "at or below the bound it is shown to be worse",
+            f"one-sided Diebold-Mariano test (HAC) that the candidate's loss is at most {tolerance_nats:g} nats "
+            "higher; at or below the bound it is shown to be worse",
         ),
         pair.net_sharpe(fee_bps, required=False),
     ]
@@ -498,8 +496,8 @@ def _coverage(evidence: Evidence) -> float | None:
     return interval_coverage(evidence.log_return, evidence.quantiles[:, 0], evidence.quantiles[:, 2 * MEDIAN]).value
 
 
-def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, before: ModelChoice | None) -> pl.DataFrame:
-    """Return MODEL_VERDICT rows, one a criterion; `before` is the champion the candidate was held against."""
+def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, rival: ModelChoice | None) -> pl.DataFrame:
+    """Return MODEL_VERDICT rows, one per criterion; `rival` is the champion that the candidate was compared with."""
     return (
         pl.DataFrame(
             [
@@ -516,9 +514,9 @@ def verdict_rows(verdict: Verdict, *, cutoff: date, candidate: ModelChoice, befo
                     "recipe_changes": "; ".join(verdict.recipe_changes),
                     "candidate_version": candidate.version,
                     "candidate_digest": candidate.digest,
-                    "champion_version": before.version if before else None,
-                    "champion_cutoff": before.cutoff if before else None,
-                    "champion_digest": before.digest if before else None,
+                    "champion_version": rival.version if rival else None,
+                    "champion_cutoff": rival.cutoff if rival else None,
+                    "champion_digest": rival.digest if rival else None,
                 }
                 for criterion in verdict.criteria
             ],

@@ -1,8 +1,8 @@
-"""Who holds a role, and since when: the append-only history of promotions, rollbacks and shadows.
+"""The append-only history of roles: promotions, rollbacks and shadows.
 
-A row says that from an hour on a role is held by a model, or by nobody. Rows are only ever added; of two for the same
-hour the one recorded later holds. Who forecast an hour is read from here alone, so a replay of a past hour finds the
-model of that hour whatever has happened since.
+A row says that from an hour on a role is held by a model, or by no model. Rows are only added; of two rows for the same
+hour the one recorded later is effective. The model of an hour is read from this history only, so a replay of a past
+hour finds the model of that hour whatever happened later.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from btc_assets.clock import midnight
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, VERDICT_KINDS
 
 PREVIOUS = "previous"
-"""Alias of the champion before; the other aliases are named as the roles."""
+"""Alias of the previous champion; the other aliases are named like the roles."""
 CHANGED_RECIPE = VERDICT_KINDS[-1]
 VERDICT = "model_verdict"
-"""The actor of what the gate decides."""
+"""Actor of a decision of the gate."""
 SHADOW = "shadow_report"
-"""The actor of what the hours in shadow decide."""
+"""Actor of a decision of the shadow report."""
 _HELD = ("model_version", "model_cutoff", "model_digest")
 
 
 class HistoryError(ValueError):
-    """What is asked for cannot be done with the models that have stood."""
+    """A change does not fit the history."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class ShadowDecision:
-    """What the hours in shadow decide about a challenger.
+    """Decision of a shadow report about a challenger.
 
     Attributes:
         decision: promote or dismiss.
-        challenger: the model decided about.
+        challenger: the model in shadow.
         reason: a sentence.
     """
 
@@ -57,21 +57,21 @@ class ShadowDecision:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the registry's aliases belong: registry versions, None where nobody stands."""
+class CurrentRoles:
+    """Registry versions of the present roles, None where no model holds a role."""
 
     champion: int | None
     previous: int | None
     challenger: int | None
 
     def aliases(self) -> dict[str, int | None]:
-        """Return the registry version of each alias; the history is the record, aliases only show it."""
+        """Return the registry version of each alias; the aliases only mirror the history."""
         return {CHAMPION: self.champion, PREVIOUS: self.previous, CHALLENGER: self.challenger}
 
 
 # --- reading --------------------------------------------------------------------------------------
 def holder(history: pl.DataFrame, role: str, at: datetime) -> ModelChoice | None:
-    """Return who holds a role in the hour that opens at `at`, or None.
+    """Return the model that holds a role in the hour that opens at `at`, or None.
 
     Args:
         history: MODEL_HISTORY rows.
@@ -82,12 +82,12 @@ def holder(history: pl.DataFrame, role: str, at: datetime) -> ModelChoice | None
 
 
 def holders(history: pl.DataFrame, role: str, hours: pl.Series) -> pl.DataFrame:
-    """Return who holds a role in each hour: open_time, model_version, model_cutoff, model_digest.
+    """Return the model that holds a role in each hour: open_time, model_version, model_cutoff, model_digest.
 
     Args:
         history: MODEL_HISTORY rows.
         role: champion or challenger.
-        hours: open_time, UTC; an hour in which nobody holds the role is left out.
+        hours: open_time, UTC; an hour in which no model holds the role is left out.
     """
     changes = _in_order(history, role).unique("effective_from", keep="last").sort("effective_from")
     since = changes.select("effective_from", *_HELD)
@@ -95,10 +95,10 @@ def holders(history: pl.DataFrame, role: str, hours: pl.Series) -> pl.DataFrame:
     return held.drop_nulls("model_version").select("open_time", *_HELD)
 
 
-def line_of_champions(history: pl.DataFrame) -> list[ModelChoice]:
-    """Return the champions a rollback may go back through, the present one last.
+def rollback_line(history: pl.DataFrame) -> list[ModelChoice]:
+    """Return the champions that a rollback can return to, the present champion last.
 
-    A promotion adds one, a rollback or a withdrawn promotion takes away those after the one it goes back to.
+    A promotion adds a champion; a rollback or a withdrawn promotion removes those after the champion it returns to.
     """
     line: list[ModelChoice] = []
     for row in _in_order(history, CHAMPION).iter_rows(named=True):
@@ -112,11 +112,11 @@ def line_of_champions(history: pl.DataFrame) -> list[ModelChoice]:
     return line
 
 
-def standing(history: pl.DataFrame) -> Standing:
-    """Return who stands after the whole history; the previous champion is the one a rollback goes back to."""
-    line = line_of_champions(history)
+def current_roles(history: pl.DataFrame) -> CurrentRoles:
+    """Return the roles at the end of the history; the previous champion is the target of a rollback."""
+    line = rollback_line(history)
     challenger = _held(_in_order(history, CHALLENGER))
-    return Standing(
+    return CurrentRoles(
         champion=line[-1].version if line else None,
         previous=line[-2].version if len(line) > 1 else None,
         challenger=challenger.version if challenger else None,
@@ -127,57 +127,62 @@ def standing(history: pl.DataFrame) -> Standing:
 def after_verdict(
     history: pl.DataFrame, verdict: pl.DataFrame, *, effective_from: datetime, recorded_at: datetime
 ) -> pl.DataFrame:
-    """Return the rows a verdict adds to the history; none when it changes nothing.
+    """Return the rows that a verdict adds to the history; none if it changes nothing.
 
-    A promotion makes the candidate champion. A changed recipe that is promoted ends whatever is in shadow; a refresh
-    does not, as a challenger is compared with the champion's recipe. A changed recipe that is valid but not shown to be
-    better enters the shadow if no model is in it. A cutoff judged again adds rows only where the verdict differs.
+    A promotion makes the candidate champion. The promotion of a changed recipe ends a shadow; that of a refresh does
+    not, as a challenger is compared with the champion's recipe. A changed recipe that is valid but not shown to be
+    better enters the shadow if no model is in it. Judging a cutoff again adds rows only where the verdict differs.
 
     Args:
         history: every MODEL_HISTORY row there is.
         verdict: MODEL_VERDICT rows of one cutoff.
-        effective_from: first hour it holds for, UTC; never before what the same cutoff has changed already.
+        effective_from: first hour of the change, UTC; never before an earlier change by the same cutoff.
         recorded_at: now, UTC.
 
     Raises:
-        HistoryError: another champion stands than the one the candidate was held against.
+        HistoryError: the champion is not the one that the candidate was compared with.
     """
     first = verdict.row(0, named=True)
     candidate = ModelChoice(first["candidate_version"], first["cutoff"], first["candidate_digest"])
-    own = history.filter(pl.col("verdict_cutoff") == first["cutoff"])
-    others = history.filter(pl.col("verdict_cutoff").ne_missing(first["cutoff"]))
-    since = max(effective_from, own["effective_from"][0]) if own.height else effective_from
-    before = holder(others, CHAMPION, since)
+    own_rows = history.filter(pl.col("verdict_cutoff") == first["cutoff"])
+    other_rows = history.filter(pl.col("verdict_cutoff").ne_missing(first["cutoff"]))
+    since = max(effective_from, own_rows["effective_from"][0]) if own_rows.height else effective_from
+    before = holder(other_rows, CHAMPION, since)
     promoted = first["decision"] == "promoted" and candidate != before
-    said = own.filter(pl.col("role") == CHAMPION)
-    rival, stands = first["champion_version"], before.version if before else None
-    if not said.height and first["decision"] != "refused" and rival not in (stands, candidate.version):
+    champion_rows = own_rows.filter(pl.col("role") == CHAMPION)
+    rival, champion_version = first["champion_version"], before.version if before else None
+    if (
+        not champion_rows.height
+        and first["decision"] != "refused"
+        and rival not in (champion_version, candidate.version)
+    ):
         raise HistoryError(
-            f"version {candidate.version} was held against version {rival}, but version {stands} stands: judge it again"
+            f"version {candidate.version} was compared with version {rival}, but the champion is version "
+            f"{champion_version}: judge it again"
         )
     after = candidate if promoted else before
     rows: list[dict[str, Any]] = []
-    if said.height and _held(_in_order(said, CHAMPION)) != after:
+    if champion_rows.height and _held(_in_order(champion_rows, CHAMPION)) != after:
         event = "promoted" if promoted else "withdrawn"
         rows.append(_row(CHAMPION, event, after, _why(verdict)))
-    elif not said.height and promoted:
+    elif not champion_rows.height and promoted:
         rows.append(_row(CHAMPION, "promoted", candidate, _why(verdict)))
     in_shadow = holder(history, CHALLENGER, since)
     changed_recipe = first["kind"] == CHANGED_RECIPE
     if promoted and in_shadow and changed_recipe:
         rows.append(_row(CHALLENGER, "left_shadow", None, f"version {candidate.version} was promoted"))
     waits = changed_recipe and first["decision"] == "kept" and before not in (None, candidate)
-    if waits and in_shadow is None and own.filter(pl.col("role") == CHALLENGER).is_empty():
+    if waits and in_shadow is None and own_rows.filter(pl.col("role") == CHALLENGER).is_empty():
         rows.append(_row(CHALLENGER, "entered_shadow", candidate, _why(verdict)))
     return _rows(rows, since, recorded_at, VERDICT, first["cutoff"])
 
 
-def is_written(history: pl.DataFrame, verdict: pl.DataFrame) -> bool:
-    """Say whether what a verdict decides stands in the history.
+def is_recorded(history: pl.DataFrame, verdict: pl.DataFrame) -> bool:
+    """Return whether the decision of a verdict is recorded in the history.
 
     Args:
         history: every MODEL_HISTORY row there is.
-        verdict: MODEL_VERDICT rows of one cutoff; no rows decide nothing.
+        verdict: MODEL_VERDICT rows of one cutoff; may be empty.
     """
     if verdict.is_empty():
         return True
@@ -188,17 +193,17 @@ def is_written(history: pl.DataFrame, verdict: pl.DataFrame) -> bool:
         return False
 
 
-def moment(history: pl.DataFrame, now: datetime) -> datetime:
-    """Return when a change is written down: now, or just after the newest row where the clock has been put back."""
+def recording_time(history: pl.DataFrame, now: datetime) -> datetime:
+    """Return the recording time of a change: now, or just after the newest row if the clock was set back."""
     newest = history["recorded_at"].max()
     return max(now, newest + timedelta(microseconds=1)) if isinstance(newest, datetime) else now
 
 
 def shadow_decision(report: pl.DataFrame) -> ShadowDecision | None:
-    """Return what a shadow report decides; None where nobody is in shadow, or the challenger waits.
+    """Return the decision of a shadow report; None if no model is in shadow or the challenger waits.
 
     Args:
-        report: SHADOW_REPORT rows of one day, may be empty.
+        report: SHADOW_REPORT rows of one day; may be empty.
     """
     if report.is_empty() or report["decision"][0] == "wait":
         return None
@@ -210,16 +215,16 @@ def shadow_decision(report: pl.DataFrame) -> ShadowDecision | None:
 def after_shadow(
     history: pl.DataFrame, decided: ShadowDecision | None, *, effective_from: datetime, recorded_at: datetime
 ) -> pl.DataFrame:
-    """Return the rows that the hours in shadow add: the challenger becomes champion, or leaves the shadow, or waits.
+    """Return the rows that a shadow report adds: the challenger becomes champion, is dismissed, or waits.
 
     Args:
         history: MODEL_HISTORY rows until now.
-        decided: what the shadow report decides.
+        decided: the decision of the shadow report.
         effective_from: first hour it holds for, UTC.
         recorded_at: now, UTC.
     """
     if decided is None or holder(history, CHALLENGER, effective_from) != decided.challenger:
-        return MODEL_HISTORY.empty()  # nothing is decided, or it was settled before
+        return MODEL_HISTORY.empty()  # no decision, or it is recorded already
     rows = [_row(CHALLENGER, "left_shadow", None, decided.reason)]
     if decided.decision == "promote":
         rows.append(_row(CHAMPION, "promoted", decided.challenger, decided.reason))
@@ -229,39 +234,39 @@ def after_shadow(
 def after_rollback(
     history: pl.DataFrame, *, to: int | None, effective_from: datetime, recorded_at: datetime, reason: str, actor: str
 ) -> pl.DataFrame:
-    """Return the rows a rollback adds; none when it is already written, so that one that was killed may be asked again.
+    """Return the rows that a rollback adds; none if it is already recorded, so that a killed rollback can be repeated.
 
     Args:
         history: every MODEL_HISTORY row there is.
-        to: registry version of a champion of the past; None is the one before the present.
+        to: registry version of a former champion; None: the previous champion.
         effective_from: first hour it holds for, UTC.
         recorded_at: now, UTC.
-        reason: why, for a person.
-        actor: who asked.
+        reason: the reason, a sentence.
+        actor: name of the user.
 
     Raises:
         HistoryError: there is no such champion, or a later change is already recorded.
     """
-    line = line_of_champions(history)
+    line = rollback_line(history)
     if not line:
-        raise HistoryError("nothing can be rolled back: no model has ever been champion")
+        raise HistoryError("there is nothing to roll back: there was never a champion")
     newest = _in_order(history, CHAMPION).row(-1, named=True)
     since = newest["effective_from"]
     if since > effective_from:
         raise HistoryError(f"the champion changes at {since}, after {effective_from}: roll back from then on")
     if to is None and newest["event"] == "rolled_back" and since == effective_from:
-        return MODEL_HISTORY.empty()  # the same rollback, asked for again; further back is asked for by version
+        return MODEL_HISTORY.empty()  # the same rollback repeated; to go further back, a version is needed
     known = {choice.version: choice for choice in _choices(_in_order(history, CHAMPION))}
     if to is None and len(line) < 2:
         raise HistoryError(
-            f"version {line[-1].version} is the first champion there was; name another with --to: "
+            f"version {line[-1].version} was the first champion; name another with --to: "
             f"{', '.join(map(str, sorted(known)))}"
         )
     target = known.get(line[-2].version if to is None else to)
     if target is None:
-        raise HistoryError(f"version {to} was never champion; those that were: {', '.join(map(str, sorted(known)))}")
+        raise HistoryError(f"version {to} was never champion; former champions: {', '.join(map(str, sorted(known)))}")
     if target.cutoff > effective_from.date():
-        raise HistoryError(f"version {target.version} of cutoff {target.cutoff} may not forecast {effective_from}")
+        raise HistoryError(f"version {target.version} of cutoff {target.cutoff} must not forecast {effective_from}")
     if target == line[-1]:
         return MODEL_HISTORY.empty()
     rows = [_row(CHAMPION, "rolled_back", target, reason)]
@@ -288,7 +293,7 @@ def _choices(rows: pl.DataFrame) -> list[ModelChoice]:
 
 
 def _why(criteria: pl.DataFrame) -> str:
-    """Return the decision in a sentence: every criterion passed, or those that did not."""
+    """Return the decision as a sentence, with the criteria that did not pass."""
     failed = criteria.filter(~pl.col("passed"))
     kind = f"{criteria['kind'][0].replace('_', ' ')} " if "kind" in criteria.columns else ""
     if failed.is_empty():

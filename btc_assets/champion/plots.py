@@ -1,4 +1,4 @@
-"""Pictures of the challenger in shadow."""
+"""Plots of the challenger in shadow."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
 
 
 def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
-    """Draw the summed gain of a challenger over the champion in log-loss, hour by hour, 1 h horizon.
+    """Plot the cumulative log-loss gain of a challenger over the champion, by hour, 1 h horizon.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows of both roles.
         version: registry version of the challenger.
 
     Returns:
-        A PNG, or None when they share no hour.
+        A PNG, or None if they share no hour.
     """
-    own = _primary(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
-    both = own.join(_primary(outcomes, CHAMPION), on="open_time", suffix="_champion").sort("open_time")
+    challenger = _primary(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
+    both = challenger.join(_primary(outcomes, CHAMPION), on="open_time", suffix="_champion").sort("open_time")
     if both.is_empty():
         return None
     rose = both["log_return"].to_numpy() > 0
     gains = log_losses(both["p_up_champion"].to_numpy(), rose) - log_losses(both["p_up"].to_numpy(), rose)
-    figure, axes = empty_figure(f"Version {version} in shadow: summed gain in log-loss, n = {both.height:,}", "nats")
+    figure, axes = empty_figure(
+        f"Version {version} in shadow: cumulative gain in log-loss, n = {both.height:,}", "nats"
+    )
     axes.plot(both["open_time"].to_list(), np.cumsum(gains), linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.8)
     return render_png(figure)

@@ -1,4 +1,4 @@
-"""The recipe of a model: all that its window does not decide. Two models of one recipe differ by their data alone."""
+"""The recipe of a model: everything but its window. Two models of one recipe differ only by their data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any
 
 _SETTINGS = ("horizons", "quantiles", "feature_set", "scale")
-"""Entries of `model.json` that belong to the recipe and are compared as they are."""
+"""Entries of `model.json` that belong to the recipe and are compared by equality."""
 
 
 def recipe_changes(
@@ -19,32 +19,36 @@ def recipe_changes(
     lost_inputs: Collection[str] = (),
     lost_before: Collection[str] = (),
 ) -> list[str]:
-    """Return what differs between the recipes of two models, a phrase each; nothing when one refreshes the other.
+    """Return the differences between the recipes of two models, one phrase each; empty for a refresh.
 
     Args:
         candidate: `model.json` of the candidate.
         champion: `model.json` of the champion.
-        horizon: hours ahead of the output whose parameters count.
-        lost_inputs: features that were gone at the candidate's cutoff; leaving them out is no change of recipe.
-        lost_before: features that were gone at the champion's cutoff; taking them up again is none either.
+        horizon: horizon of the output whose parameters are compared, hours.
+        lost_inputs: features that were gone at the candidate's cutoff; leaving them out does not change the recipe.
+        lost_before: features that were gone at the champion's cutoff; using them again does not change the recipe.
     """
     changes = [
         f"{name} {_short(champion[name])} -> {_short(candidate[name])}"
         for name in _SETTINGS
         if candidate[name] != champion[name]
     ]
-    ours, theirs = ([feature["name"] for feature in document["features"]] for document in (candidate, champion))
-    added = [name for name in ours if name not in theirs and name not in lost_before]
-    dropped = [name for name in theirs if name not in ours and name not in lost_inputs]
+    candidate_names, champion_names = (
+        [feature["name"] for feature in document["features"]] for document in (candidate, champion)
+    )
+    added = [name for name in candidate_names if name not in champion_names and name not in lost_before]
+    dropped = [name for name in champion_names if name not in candidate_names and name not in lost_inputs]
     if added:
         changes.append(f"features added: {', '.join(added)}")
     if dropped:
         changes.append(f"features left out: {', '.join(dropped)}")
-    before, after = (json.loads(document["training"]["parameters"][str(horizon)]) for document in (champion, candidate))
+    champion_parameters, candidate_parameters = (
+        json.loads(document["training"]["parameters"][str(horizon)]) for document in (champion, candidate)
+    )
     changes += [
-        f"{name} {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before | after)
-        if before.get(name) != after.get(name)
+        f"{name} {champion_parameters.get(name)} -> {candidate_parameters.get(name)}"
+        for name in sorted(champion_parameters | candidate_parameters)
+        if champion_parameters.get(name) != candidate_parameters.get(name)
     ]
     if _window(candidate) != _window(champion) and _first(candidate) != _first(champion):
         changes.append(f"window {_window(champion)} -> {_window(candidate)} days")
@@ -56,7 +60,7 @@ def _first(document: Mapping[str, Any]) -> date:
 
 
 def _window(document: Mapping[str, Any]) -> int:
-    """Return the days from a model's first row to its cutoff; a window may also grow from a common first day."""
+    """Return the days from a model's first row to its cutoff."""
     return (date.fromisoformat(document["cutoff"]) - _first(document)).days
 
 

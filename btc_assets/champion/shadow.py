@@ -1,4 +1,4 @@
-"""Champion against challenger on the hours both have forecast and nobody knew: the A/B view of the shadow."""
+"""Comparison of champion and challenger on the hours that both forecast before the outcomes were known."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from btc_assets.champion.tables import SHADOW_REPORT
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, QUANTILE_NAMES
 
 
-def realised(outcomes: pl.DataFrame, role: str) -> Evidence:
-    """Return what one role forecast for the primary horizon, and what happened.
+def role_evidence(outcomes: pl.DataFrame, role: str) -> Evidence:
+    """Return the forecasts of one role for the primary horizon, with their outcomes.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows.
         role: champion or challenger.
     """
-    own = outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == PRIMARY)).sort("open_time")
+    role_outcomes = outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == PRIMARY)).sort("open_time")
     return Evidence(
-        own["open_time"],
-        own["p_up"].to_numpy(),
-        own.select(QUANTILE_NAMES).to_numpy(),
-        own["log_return"].to_numpy(),
+        role_outcomes["open_time"],
+        role_outcomes["p_up"].to_numpy(),
+        role_outcomes.select(QUANTILE_NAMES).to_numpy(),
+        role_outcomes["log_return"].to_numpy(),
     )
 
 
@@ -37,22 +37,22 @@ def shadow_rows(
     significance: float,
     fee_bps: float,
 ) -> pl.DataFrame:
-    """Judge the challenger of a day's newest hour on every hour it has spent in shadow.
+    """Judge the challenger of a day's newest hour on every hour that it was in shadow.
 
-    The tests are those of the gate. The challenger waits until enough hours are realised; it is then judged once, and
-    promoted only if it passes every one of them.
+    The tests are those of the gate. The challenger waits until enough outcomes are known; it is then judged once, and
+    promoted only if it passes every test.
 
     Args:
-        outcomes: FORECAST_OUTCOMES rows known by the end of the day, reaching back to where the shadow began.
+        outcomes: FORECAST_OUTCOMES rows known by the end of the day, from the start of the shadow on.
         forecasts: FORECASTS rows of the day.
         day: the day.
-        least_hours: realised hours it is judged on.
+        least_hours: hours with known outcomes that a judgement needs.
         margin_nats: how much lower its log-loss must be.
         significance: largest p-value of that.
         fee_bps: one-way cost of the Sharpe ratios, basis points.
 
     Returns:
-        SHADOW_REPORT rows, one a criterion; none when nobody is in shadow in the day's newest hour.
+        SHADOW_REPORT rows, one per criterion; none if no model is in shadow in the day's newest hour.
     """
     newest = forecasts.filter(pl.col("open_time") == pl.col("open_time").max())
     challenger, champion = (newest.filter(pl.col("role") == role) for role in (CHALLENGER, CHAMPION))
@@ -60,8 +60,8 @@ def shadow_rows(
         return SHADOW_REPORT.empty()
     named = challenger.row(0, named=True)
     version = named["model_version"]
-    in_shadow = realised(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
-    served = realised(outcomes, CHAMPION)
+    in_shadow = role_evidence(outcomes.filter(pl.col("model_version") == version), CHALLENGER)
+    served = role_evidence(outcomes, CHAMPION)
     criteria = [
         *shown_better(
             in_shadow,

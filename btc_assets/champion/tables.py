@@ -11,10 +11,12 @@ MODEL_VERDICT = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "criterion": Column(pl.String, about="what was asked of the candidate"),
-            "value": Column(pl.Float64, nullable=True, about="of the candidate; null when it could not be measured"),
+            "criterion": Column(pl.String, about="criterion for the candidate"),
+            "value": Column(
+                pl.Float64, nullable=True, about="value of the candidate; null if it could not be measured"
+            ),
             "champion_value": Column(
-                pl.Float64, nullable=True, about="of the champion on the same hours; null: none yet, or not measured"
+                pl.Float64, nullable=True, about="value of the champion on the same hours; null: none, or not measured"
             ),
             "bound": Column(pl.Float64, nullable=True, about="of the value; null: for information"),
             "passed": Column(pl.Boolean, about="whether it holds"),
@@ -25,7 +27,7 @@ MODEL_VERDICT = declare(
             "candidate_version": Column(pl.Int64, about="registry version of the candidate"),
             "candidate_digest": MODEL_DIGEST,
             "champion_version": Column(
-                pl.Int64, nullable=True, about="registry version of the champion it was held against; null: none yet"
+                pl.Int64, nullable=True, about="registry version of the champion it was compared with; null: none yet"
             ),
             "champion_cutoff": Column(pl.Date, nullable=True, about="its cutoff"),
             "champion_digest": Column(pl.String, nullable=True, about="its digest"),
@@ -39,15 +41,15 @@ MODEL_HISTORY = declare(
     table="champion/model_history",
     schema=schema(
         {
-            "effective_from": Column(UTC_TIME, about="first hour (open_time) it holds for"),
-            "recorded_at": Column(UTC_TIME, about="when it was written down; of two for one hour the later holds"),
-            "role": Column(pl.String, check("isin", HELD_ROLES), about="the role that changes hands"),
-            "event": Column(pl.String, check("isin", HISTORY_EVENTS), about="what happened"),
+            "effective_from": Column(UTC_TIME, about="first hour (open_time) for which it is effective"),
+            "recorded_at": Column(UTC_TIME, about="when it was recorded; of two for one hour the later is effective"),
+            "role": Column(pl.String, check("isin", HELD_ROLES), about="role whose model changes"),
+            "event": Column(pl.String, check("isin", HISTORY_EVENTS), about="kind of change"),
             "model_version": Column(pl.Int64, nullable=True, about="registry version that holds the role; null: none"),
             "model_cutoff": Column(pl.Date, nullable=True, about="its cutoff"),
             "model_digest": Column(pl.String, nullable=True, about="its digest"),
-            "reason": Column(pl.String, about="a sentence for a person"),
-            "actor": Column(pl.String, about="who decided: model_verdict, shadow_report, or a person"),
+            "reason": Column(pl.String, about="reason, a sentence"),
+            "actor": Column(pl.String, about="model_verdict, shadow_report, or the name of a user"),
             "verdict_cutoff": Column(pl.Date, nullable=True, about="cutoff whose verdict decided; null: not a verdict"),
         },
     ),
@@ -61,8 +63,10 @@ SHADOW_REPORT = declare(
     schema=schema(
         {
             "day": Column(pl.Date, about="last day of the hours compared"),
-            "criterion": Column(pl.String, about="what is asked of the challenger"),
-            "value": Column(pl.Float64, nullable=True, about="of the challenger; null when it could not be measured"),
+            "criterion": Column(pl.String, about="criterion for the challenger"),
+            "value": Column(
+                pl.Float64, nullable=True, about="value of the challenger; null if it could not be measured"
+            ),
             "champion_value": Column(pl.Float64, nullable=True, about="of the champion on the same hours"),
             "bound": Column(pl.Float64, nullable=True, about="of the value; null: for information"),
             "passed": Column(pl.Boolean, about="whether it holds"),
@@ -73,7 +77,7 @@ SHADOW_REPORT = declare(
             "challenger_version": Column(pl.Int64, about="registry version in shadow"),
             "challenger_cutoff": CUTOFF,
             "challenger_digest": MODEL_DIGEST,
-            "champion_version": Column(pl.Int64, about="registry version it is held against, of the newest hour"),
+            "champion_version": Column(pl.Int64, about="registry version of the champion of the newest hour"),
         },
     ),
     day=pl.col("day"),

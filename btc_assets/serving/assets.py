@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.alerts.tables import ALERTS
-from btc_assets.champion.history import standing
+from btc_assets.champion.history import current_roles
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
@@ -122,11 +122,11 @@ def bundle(
     published = published_tables(reads, day)
     facts = manifest_of(newest, day=day, features=newest_features(reads, newest))
     model_folder = registry.folder(facts["model_version"])
-    stands = standing(reads.scan(MODEL_HISTORY, None, day).collect())
+    roles = current_roles(reads.scan(MODEL_HISTORY, None, day).collect())
     refused = is_older(facts, live_manifest(settings().serving_dir)) and not config.allow_older
     # If the champion has changed since this forecast, its own forecast is not published yet; keep the aliases.
-    if stands.champion == facts["model_version"] and not refused:
-        registry.set_aliases(stands.aliases())
+    if roles.champion == facts["model_version"] and not refused:
+        registry.set_aliases(roles.aliases())
     try:
         publication = publish(
             settings().serving_dir,

@@ -43,14 +43,14 @@ def history_row(version: int, event: str, hour: int) -> pl.DataFrame:
 def test_a_rollback_that_is_not_served_yet_is_finished_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, newest: str, served: int | None, expected: int | None
 ) -> None:
-    """Whatever hour it is by then: asked again, it goes back to the same version."""
+    """A repeated rollback returns to the same version at any hour."""
     rows = pl.concat([history_row(1, "promoted", 0), history_row(2, "promoted", 1), history_row(1, newest, 2)])
     monkeypatch.setattr(champion, "settings", Live)
     monkeypatch.setattr(champion, "live_manifest", lambda _: served and {"model_version": served})
     assert champion._unserved_rollback(rows) == expected
 
 
-def test_only_days_nobody_was_served_since_are_decided_as_if_at_their_first_hour(
+def test_only_days_without_served_forecasts_since_are_decided_as_at_their_first_hour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served: list[datetime | None] = [None]
@@ -91,10 +91,10 @@ def test_a_change_holds_from_the_newest_hour_served_of_its_day(monkeypatch: pyte
     served = midnight(NEXT) + timedelta(hours=9)
     monkeypatch.setattr(champion, "settings", Live)
     monkeypatch.setattr(champion, "newest_served_hour", lambda _: served)
-    assert champion.takes_effect(NEXT, replayed=False) == served
-    assert champion.takes_effect(NEXT, replayed=True) == midnight(NEXT)
+    assert champion.effective_hour(NEXT, replayed=False) == served
+    assert champion.effective_hour(NEXT, replayed=True) == midnight(NEXT)
     later = NEXT + timedelta(days=1)
-    assert champion.takes_effect(later, replayed=False) == midnight(later), "nothing of its day is served yet"
+    assert champion.effective_hour(later, replayed=False) == midnight(later), "nothing of its day is served yet"
 
 
 def test_a_champion_with_some_of_the_paired_fits_is_judged_by_the_one_that_serves(

@@ -145,7 +145,7 @@ def test_a_candidate_without_the_pairs_is_not_promoted() -> None:
     assert decide(evidence(0.8, seeds=()), evidence(0.0)) == "kept"
 
 
-def test_a_champion_with_one_fit_is_held_against_every_seed() -> None:
+def test_a_champion_with_one_fit_is_compared_with_every_seed() -> None:
     found = criteria_of(evidence(0.8), evidence(0.0, seeds=()))
     assert found["seed_wins"].value == SEEDS
 
@@ -175,7 +175,7 @@ def test_a_candidate_that_trades_worse_beyond_doubt_is_not_promoted() -> None:
     assert decide(busy, idle, fee_bps=0.0) == "promoted"
 
 
-def test_without_pairs_asked_for_nothing_is_said_of_seeds() -> None:
+def test_a_single_seed_leaves_the_criterion_of_seeds_out() -> None:
     found = shown_better(
         evidence(0.8, seeds=()),
         evidence(0.0, seeds=()),
@@ -280,12 +280,12 @@ def test_a_candidate_that_is_not_valid_is_refused(
     assert decide(candidate, champion, **changed) == "refused"
 
 
-def test_a_verdict_keeps_its_contract_and_names_whom_it_was_held_against() -> None:
-    for rival, changed, before in ((evidence(0.0), {}, CHAMPION), (evidence(0.0), REFRESH, CHAMPION), (None, {}, None)):
-        verdict = verdict_of(evidence(0.8), rival, **changed)
-        rows = verdict_rows(verdict, cutoff=CANDIDATE.cutoff, candidate=CANDIDATE, before=before)
+def test_a_verdict_keeps_its_contract_and_names_the_champion() -> None:
+    for served, changed, rival in ((evidence(0.0), {}, CHAMPION), (evidence(0.0), REFRESH, CHAMPION), (None, {}, None)):
+        verdict = verdict_of(evidence(0.8), served, **changed)
+        rows = verdict_rows(verdict, cutoff=CANDIDATE.cutoff, candidate=CANDIDATE, rival=rival)
         assert MODEL_VERDICT.faults(rows) == []
-        assert set(rows["champion_version"]) == {before.version if before else None}
+        assert set(rows["champion_version"]) == {rival.version if rival else None}
         assert set(rows["candidate_version"]) == {CANDIDATE.version}
 
 

@@ -1,4 +1,4 @@
-"""Who stands, since when and why; nothing written is ever taken back."""
+"""The history of roles: who holds a role, since when and why; rows are never removed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btc_assets.champion.history import (
+    CurrentRoles,
     HistoryError,
     ModelChoice,
-    Standing,
     after_rollback,
     after_shadow,
     after_verdict,
+    current_roles,
     holder,
     holders,
-    is_written,
-    line_of_champions,
-    moment,
+    is_recorded,
+    recording_time,
+    rollback_line,
     shadow_decision,
-    standing,
 )
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.clock import midnight
@@ -65,8 +65,8 @@ def judged(history: pl.DataFrame, n: int, decision: str, *, recorded: int = 0) -
     """Return the history with what a week's verdict adds."""
     at = midnight(week(n))
     before = holder(history.filter(pl.col("verdict_cutoff").ne_missing(week(n))), CHAMPION, at)
-    told = verdict(n, decision, against=before.version if before else None)
-    rows = after_verdict(history, told, effective_from=at, recorded_at=at + timedelta(hours=1 + recorded))
+    candidate_verdict = verdict(n, decision, against=before.version if before else None)
+    rows = after_verdict(history, candidate_verdict, effective_from=at, recorded_at=at + timedelta(hours=1 + recorded))
     return pl.concat([history, rows])
 
 
@@ -111,26 +111,26 @@ def test_a_champion_stands_for_however_long_nothing_changes() -> None:
 
 
 def test_a_refused_candidate_stands_nowhere() -> None:
-    assert standing(walked("refused")) == Standing(None, None, None)
-    assert standing(walked("promoted", "refused")) == Standing(1, None, None)
+    assert current_roles(walked("refused")) == CurrentRoles(None, None, None)
+    assert current_roles(walked("promoted", "refused")) == CurrentRoles(1, None, None)
 
 
 def test_one_candidate_at_a_time_is_in_shadow() -> None:
     history = walked("promoted", "kept", "kept")
-    assert standing(history) == Standing(1, None, 2)
+    assert current_roles(history) == CurrentRoles(1, None, 2)
     assert holder(history, CHALLENGER, midnight(week(1)) - timedelta(hours=1)) is None
 
 
 def test_a_promotion_of_another_recipe_ends_the_shadow() -> None:
-    assert standing(walked("promoted", "kept", "promoted")) == Standing(3, 1, None)
+    assert current_roles(walked("promoted", "kept", "promoted")) == CurrentRoles(3, 1, None)
 
 
 def test_a_refresh_of_the_champion_leaves_its_challenger_in_shadow() -> None:
-    assert standing(walked("promoted", "kept", "refreshed")) == Standing(3, 1, 2)
+    assert current_roles(walked("promoted", "kept", "refreshed")) == CurrentRoles(3, 1, 2)
 
 
 def test_a_refresh_that_is_worse_does_not_wait_in_shadow() -> None:
-    assert standing(walked("promoted", "stale")) == Standing(1, None, None)
+    assert current_roles(walked("promoted", "stale")) == CurrentRoles(1, None, None)
 
 
 @pytest.mark.parametrize("decision", ["promoted", "kept"])
@@ -153,7 +153,7 @@ def test_a_cutoff_judged_otherwise_adds_a_row_and_keeps_the_old_one() -> None:
     again = judged(history, 1, "kept", recorded=500)
     assert again.head(history.height).equals(history)
     assert holder(again, CHAMPION, midnight(week(1))) == model(0)
-    assert line_of_champions(again) == [model(0)]
+    assert rollback_line(again) == [model(0)]
     assert again["event"].to_list().count("withdrawn") == 1
 
 
@@ -165,21 +165,21 @@ def test_a_cutoff_judged_again_leaves_later_changes_alone() -> None:
 
 @pytest.mark.parametrize("decision", ["promoted", "kept"])
 def test_a_verdict_against_one_who_stands_no_more_decides_nothing(decision: str) -> None:
-    """A person rolls back while a candidate is held against the champion of before."""
+    """A rollback happens while a candidate is compared with the previous champion."""
     at = midnight(week(3))
     history = rolled_back(walked("promoted", "promoted"), at)
     late = verdict(3, decision, against=2)
-    with pytest.raises(HistoryError, match="held against version 2, but version 1 stands: judge it again"):
+    with pytest.raises(HistoryError, match="compared with version 2, but the champion is version 1: judge it again"):
         after_verdict(history, late, effective_from=at, recorded_at=at + timedelta(minutes=5))
-    assert not is_written(history, late)
+    assert not is_recorded(history, late)
 
 
 def test_a_verdict_is_written_once_its_rows_stand() -> None:
     history = walked("promoted")
-    told = verdict(1, "promoted", against=1)
-    assert not is_written(history, told)
-    assert is_written(judged(history, 1, "promoted"), told)
-    assert is_written(history, verdict(1, "refused", against=1))
+    candidate_verdict = verdict(1, "promoted", against=1)
+    assert not is_recorded(history, candidate_verdict)
+    assert is_recorded(judged(history, 1, "promoted"), candidate_verdict)
+    assert is_recorded(history, verdict(1, "refused", against=1))
 
 
 def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that_was_served() -> None:
@@ -194,70 +194,76 @@ def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that
 def test_what_is_written_later_stands_later_even_on_a_clock_that_was_put_back() -> None:
     history = walked("promoted", "promoted")
     at = midnight(week(1))
-    back = moment(history, at - timedelta(days=3))
+    back = recording_time(history, at - timedelta(days=3))
     assert back > history["recorded_at"].max()
     rows = after_rollback(history, to=None, effective_from=at, recorded_at=back, reason="wrong", actor="a person")
-    assert standing(pl.concat([history, rows])).champion == 1
-    assert moment(EMPTY, at) == at
+    assert current_roles(pl.concat([history, rows])).champion == 1
+    assert recording_time(EMPTY, at) == at
 
 
 def test_a_rollback_goes_to_the_champion_before_and_again_further_back() -> None:
     history = walked("promoted", "promoted", "promoted")
     now = midnight(week(3))
     once = rolled_back(history, now)
-    assert standing(once) == Standing(2, 1, None)
+    assert current_roles(once) == CurrentRoles(2, 1, None)
     twice = rolled_back(once, now + timedelta(hours=5))
-    assert standing(twice) == Standing(1, None, None)
+    assert current_roles(twice) == CurrentRoles(1, None, None)
     assert twice["event"].to_list() == ["promoted"] * 3 + ["rolled_back"] * 2
     assert twice["actor"].to_list()[-1] == "a person"
     assert holder(twice, CHAMPION, now) == model(1)
     assert holder(twice, CHAMPION, now - timedelta(hours=1)) == model(2)
 
 
-def test_a_rollback_asked_for_again_adds_nothing() -> None:
+def test_a_repeated_rollback_adds_nothing() -> None:
     now = midnight(week(3))
     history = rolled_back(walked("promoted", "promoted", "promoted"), now)
     assert rolled_back(history, now).equals(history), "the same hour: the same rollback"
-    assert rolled_back(history, now + timedelta(hours=1), to=2).equals(history), "it stands already"
-    assert standing(rolled_back(history, now, to=1)) == Standing(1, None, None)
+    assert rolled_back(history, now + timedelta(hours=1), to=2).equals(history), "it is champion already"
+    assert current_roles(rolled_back(history, now, to=1)) == CurrentRoles(1, None, None)
 
 
 def test_a_rollback_ends_the_shadow() -> None:
     history = rolled_back(walked("promoted", "promoted", "kept"), midnight(week(3)))
-    assert standing(history) == Standing(1, None, None)
+    assert current_roles(history) == CurrentRoles(1, None, None)
 
 
 def test_after_a_rollback_the_next_promotion_counts() -> None:
     history = rolled_back(walked("promoted", "promoted"), midnight(week(1)) + timedelta(hours=9))
-    assert standing(judged(history, 2, "promoted")) == Standing(3, 1, None)
+    assert current_roles(judged(history, 2, "promoted")) == CurrentRoles(3, 1, None)
 
 
 @pytest.mark.parametrize(
-    ("history", "at", "to", "said"),
+    ("history", "at", "to", "message"),
     [
-        (EMPTY, midnight(week(1)), None, "no model has ever been champion"),
-        (walked("promoted"), midnight(week(1)), None, "version 1 is the first champion"),
-        (walked("promoted", "kept"), midnight(week(2)), 2, "version 2 was never champion; those that were: 1"),
+        (EMPTY, midnight(week(1)), None, "there was never a champion"),
+        (walked("promoted"), midnight(week(1)), None, "version 1 was the first champion"),
+        (walked("promoted", "kept"), midnight(week(2)), 2, "version 2 was never champion; former champions: 1"),
         (walked("promoted", "promoted"), midnight(START), None, "the champion changes at"),
     ],
-    ids=["nobody", "the first", "never champion", "later change"],
+    ids=["no champion", "the first", "never champion", "later change"],
 )
-def test_a_rollback_that_cannot_be_says_why(history: pl.DataFrame, at: datetime, to: int | None, said: str) -> None:
-    with pytest.raises(HistoryError, match=said):
+def test_an_impossible_rollback_is_refused_with_a_reason(
+    history: pl.DataFrame, at: datetime, to: int | None, message: str
+) -> None:
+    with pytest.raises(HistoryError, match=message):
         rolled_back(history, at, to)
 
 
 @pytest.mark.parametrize(
-    ("decision", "stands"),
-    [("wait", Standing(1, None, 2)), ("dismiss", Standing(1, None, None)), ("promote", Standing(2, 1, None))],
+    ("decision", "roles"),
+    [
+        ("wait", CurrentRoles(1, None, 2)),
+        ("dismiss", CurrentRoles(1, None, None)),
+        ("promote", CurrentRoles(2, 1, None)),
+    ],
 )
-def test_a_shadow_report_decides_once(decision: str, stands: Standing) -> None:
+def test_a_shadow_report_decides_once(decision: str, roles: CurrentRoles) -> None:
     history, day = walked("promoted", "kept"), week(3) - timedelta(days=1)
     at, decided = midnight(week(3)), shadow_decision(report(1, decision, day))
     for _ in range(2):
         rows = after_shadow(history, decided, effective_from=at, recorded_at=at)
         history = pl.concat([history, rows])
-        assert standing(history) == stands
+        assert current_roles(history) == roles
     assert MODEL_HISTORY.faults(history.sort(MODEL_HISTORY.key)) == []
 
 
@@ -280,7 +286,7 @@ def test_what_is_added_changes_no_earlier_hour_and_hour_by_hour_is_all_at_once(t
     for n, decision in enumerate(taken):
         before, now = history, midnight(week(n))
         if decision == "rollback":
-            if len(line_of_champions(history)) < 2:
+            if len(rollback_line(history)) < 2:
                 continue
             history = rolled_back(history, now)
         else:
@@ -294,7 +300,7 @@ def test_what_is_added_changes_no_earlier_hour_and_hour_by_hour_is_all_at_once(t
         at_once = {row["open_time"]: row["model_version"] for row in holders(history, role, hours).to_dicts()}
         one_by_one = {hour: held.version for hour in hours if (held := holder(history, role, hour))}
         assert at_once == one_by_one
-    stands = standing(history)
+    roles = current_roles(history)
     newest = holder(history, CHAMPION, FAR)
-    assert stands.champion == (newest.version if newest else None)
-    assert stands.champion is None or stands.champion != stands.previous
+    assert roles.champion == (newest.version if newest else None)
+    assert roles.champion is None or roles.champion != roles.previous

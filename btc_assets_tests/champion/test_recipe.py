@@ -75,8 +75,8 @@ def test_an_input_that_is_lost_is_no_change_of_recipe() -> None:
 
 def test_an_input_that_is_back_is_no_change_of_recipe_and_a_new_one_is() -> None:
     champion = document(features=["atr"])
-    asked = {"horizon": 1, "lost_before": ["rsi"]}
-    assert recipe_changes(document(**NEXT_WEEK), champion, **asked) == []
-    assert recipe_changes(document(**NEXT_WEEK, features=["atr", "rsi", "funding"]), champion, **asked) == [
+    options = {"horizon": 1, "lost_before": ["rsi"]}
+    assert recipe_changes(document(**NEXT_WEEK), champion, **options) == []
+    assert recipe_changes(document(**NEXT_WEEK, features=["atr", "rsi", "funding"]), champion, **options) == [
         "features added: funding"
     ]

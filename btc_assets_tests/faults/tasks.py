@@ -30,7 +30,7 @@ from btc_assets import definitions
 from btc_assets.alerts import definitions as alerts_definitions
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
-from btc_assets.champion.history import Standing
+from btc_assets.champion.history import CurrentRoles
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.cli.main import main
 from btc_assets.definitions import defs
@@ -382,7 +382,7 @@ def log_second_model(database: Path, told: Path) -> None:
 def promote(registry: ModelRegistry, second: dict[str, str]) -> int:
     """Register the second model and make it the champion, as a training that ends in a promotion does."""
     version = registry.register(second["run_id"], second["digest"], SECOND_CUTOFF)
-    registry.set_aliases(Standing(champion=version, previous=1, challenger=None).aliases())
+    registry.set_aliases(CurrentRoles(champion=version, previous=1, challenger=None).aliases())
     return version
 
 

@@ -14,7 +14,7 @@ from btc_assets.automation.walk_forward import JUDGED, TRAINED
 from btc_assets.champion import assets as champion
 from btc_assets.champion.assets import history_config, shadow_config
 from btc_assets.champion.gate import SEEDS
-from btc_assets.champion.history import ShadowDecision, Standing, after_verdict, holder, standing
+from btc_assets.champion.history import CurrentRoles, ShadowDecision, after_verdict, current_roles, holder
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.features import assets as features
@@ -220,7 +220,7 @@ def test_bars_after_the_cutoff_change_nothing_in_its_model(lake: Lake, registry:
 
 
 @pytest.mark.usefixtures("first")
-def test_the_next_cutoff_reuses_parameters_and_is_held_against_the_champion(
+def test_the_next_cutoff_reuses_parameters_and_is_compared_with_the_champion(
     lake: Lake, registry: ModelRegistry
 ) -> None:
     assert train(lake, registry, NEXT).success
@@ -296,28 +296,28 @@ def test_a_rollback_is_written_once(lake: Lake, registry: ModelRegistry) -> None
     assert MODEL_HISTORY.faults(history) == []
     assert history["event"].to_list() == ["promoted", "promoted", "rolled_back"]
     assert history.row(-1, named=True)["reason"] == "it forecasts nonsense"
-    assert standing(history) == Standing(1, None, None)
+    assert current_roles(history) == CurrentRoles(1, None, None)
 
 
 @pytest.mark.usefixtures("first")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"event": "rollback"}, "version 1 is the first champion there was"),
+        ({"event": "rollback"}, "version 1 was the first champion"),
         ({"event": "rollback", "to": 99}, "version 99 was never champion"),
-        ({"event": "shadow"}, "the run config gives no decision of a shadow report"),
+        ({"event": "shadow"}, "the run config has no decision of a shadow report"),
         ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
     ],
 )
 def test_a_change_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
-    lake: Lake, registry: ModelRegistry, change: dict[str, Any], said: str
+    lake: Lake, registry: ModelRegistry, change: dict[str, Any], message: str
 ) -> None:
     aside = Lake(root=f"{lake.root}-alone")
     aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
     result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(**change))
     assert not result.success
     [failure] = result.get_step_failure_events()
-    assert said in str(failure.step_failure_data.user_failure_data)
+    assert message in str(failure.step_failure_data.user_failure_data)
     assert table(aside, MODEL_HISTORY).equals(table(lake, MODEL_HISTORY))
 
 

@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from btc_assets.champion.history import PREVIOUS, Standing
+from btc_assets.champion.history import PREVIOUS, CurrentRoles
 from btc_assets.learning import registry_file
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import ModelFileError, save_model
@@ -129,13 +129,13 @@ def test_to_read_a_model_and_to_leave_the_aliases_as_they_are_takes_no_mlflow(
     registry: ModelRegistry, folder: Path
 ) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
-    registry.set_aliases(Standing(version, None, None).aliases())
+    registry.set_aliases(CurrentRoles(version, None, None).aliases())
     fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
     assert fresh.load(version).digest == digest_of(folder)
     assert fresh.folder(version) == registry._artifacts(version, MODEL_FOLDER)
-    fresh.set_aliases(Standing(version, None, None).aliases())
+    fresh.set_aliases(CurrentRoles(version, None, None).aliases())
     assert fresh._client is None
-    fresh.set_aliases(Standing(version, version, None).aliases())
+    fresh.set_aliases(CurrentRoles(version, version, None).aliases())
     assert registry.alias(PREVIOUS) == version
 
 
@@ -168,9 +168,9 @@ def test_an_unknown_version_is_a_sentence(registry: ModelRegistry, folder: Path)
 
 def test_aliases_show_who_stands(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
-    registry.set_aliases(Standing(version, None, version).aliases())
+    registry.set_aliases(CurrentRoles(version, None, version).aliases())
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, None, version]
-    registry.set_aliases(Standing(version, version, None).aliases())
+    registry.set_aliases(CurrentRoles(version, version, None).aliases())
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, version, None]
 
 
