@@ -16,10 +16,10 @@ from btc_assets.automation.sensors import (
     PARTITION_TAG,
     RUNNING_WHEN_LIVE,
     Position,
-    answered,
     new_content,
     positions_of,
     positions_text,
+    tick_result,
 )
 from btc_assets.automation.spans import DAY, RANGE_START_TAG
 from btc_assets.champion.tables import MODEL_HISTORY
@@ -150,7 +150,7 @@ def raise_alerts(
     requests = []
     if (raised or deliveries.delivered) and DAILY.has_partition_key(today):
         requests = [dg.RunRequest(run_key=f"alerts|{datetime.now(tz=UTC).isoformat()}", partition_key=today)]
-    return answered(context, requests, cursor, message)
+    return tick_result(context, requests, cursor, message)
 
 
 def _watched_assets(context: dg.SensorEvaluationContext) -> list[dg.AssetKey]:

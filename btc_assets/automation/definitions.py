@@ -1,4 +1,4 @@
-"""What automation brings to the graph: jobs, schedules and sensors."""
+"""The Dagster definitions of automation: jobs, schedules and sensors."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from btc_assets.automation.schedules import SCHEDULES
 from btc_assets.automation.walk_forward import walk_forward_job
 
 
-def automation(whole: Callable[[], dg.Definitions]) -> dg.Definitions:
+def automation(project: Callable[[], dg.Definitions]) -> dg.Definitions:
     """Return the jobs, schedules and sensors.
 
     Args:
-        whole: gives the definitions of the project when a walk-forward runs; it launches the jobs in them.
+        project: returns the definitions of the project, whose jobs a walk-forward launches.
     """
     return dg.Definitions(
-        jobs=[*JOBS, walk_forward_job(whole)],
+        jobs=[*JOBS, walk_forward_job(project)],
         schedules=SCHEDULES,
         sensors=[*sensors.SENSORS, *retraining.SENSORS, *alerting.SENSORS],
     )

@@ -1,4 +1,4 @@
-"""Why a run failed, in sentences that say what to do; the stack trace stays with the run."""
+"""Extract the reasons of a failed run as sentences; the stack trace remains in the run's event log."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-_OURS = "btc_assets."
+_PROJECT_PREFIX = "btc_assets."
 
 
 def why_failed(events: Iterable[dg.DagsterEvent]) -> list[str]:
-    """Return the reasons of a failed run, the blocking checks that stopped it among them.
+    """Return the reasons of a failed run, including the blocking checks that stopped it.
 
     Args:
-        events: of the run.
+        events: the events of the run.
 
     Returns:
-        One sentence a check or step, in order and once; empty where the run recorded no reason.
+        One sentence per check or step, in order and without duplicates; empty if the run recorded no reason.
     """
     reasons = []
     for event in events:
@@ -31,5 +31,5 @@ def why_failed(events: Iterable[dg.DagsterEvent]) -> list[str]:
             if error.cls_name == "DagsterAssetCheckFailedError":
                 continue  # its check gives the reason
             message = (error.cause or error).message.strip()
-            reasons.append(message.partition(": ")[2] if message.startswith(_OURS) else message)
+            reasons.append(message.partition(": ")[2] if message.startswith(_PROJECT_PREFIX) else message)
     return list(dict.fromkeys(reasons))

@@ -1,7 +1,6 @@
-"""The jobs: what the schedules and sensors launch, and what a person starts by hand.
+"""The jobs that schedules, sensors and users launch.
 
-Each job materialises assets that may share a run: those of a range of days go together in one run, those
-of a cutoff one cutoff a run.
+Each job materialises assets that may share a run: a run covers one day, a range of days, or one cutoff.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings, settings
 
 ONE_AT_A_TIME = "btc/one_at_a_time"
-"""Tag of runs that must not overlap: `dagster.yaml` lets one run a value of it through, the next one waits."""
+"""Tag of runs that must not overlap: `dagster.yaml` allows one run per value at a time and queues the others."""
 FORECAST_LANE = "forecasts"
-"""Value of the tag `ONE_AT_A_TIME` of every run on the way from bars to the bundle."""
+"""Value of the tag `ONE_AT_A_TIME` for every run between bars and bundle."""
 PATIENCE_S = 75
-"""Longest time the forecast of the hour waits for its bar, seconds."""
+"""Maximum time that the forecast of the hour waits for its bar, seconds."""
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
-"""Statuses of a run that is queued, starting or at work."""
+"""Statuses of a run that is queued, starting or running."""
 
 
-def _tags(alone: str, *, minutes: int) -> dict[str, str]:
-    """Return the tags that end a run which hangs, and keep apart runs that write the same tables.
+def _tags(lane: str, *, minutes: int) -> dict[str, str]:
+    """Return the tags that limit the run time and prevent concurrent runs that write the same tables.
 
     Args:
-        alone: what the run writes; bars, say, are read, merged and written back, so of two runs at once one
-            would lose what the other stored.
-        minutes: longest the run may take.
+        lane: value of `ONE_AT_A_TIME`. Bars, for example, are read, merged and written back, so a concurrent run would
+            lose updates.
+        minutes: maximum run time.
     """
-    tags = {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: alone}
-    return tags if alone == FORECAST_LANE else tags | {BACKGROUND: "yes"}
+    tags = {"dagster/max_runtime": str(60 * minutes), ONE_AT_A_TIME: lane}
+    return tags if lane == FORECAST_LANE else tags | {BACKGROUND: "yes"}
 
 
 def gathered_tables(config: Settings) -> set[dg.AssetKey]:
@@ -64,7 +63,7 @@ refresh_forecast = dg.define_asset_job(
         SERVING_BUNDLE.asset_key,
     ),
     config={"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}},
-    description="Fetch the bar that has just closed, build its features, forecast from it and publish, in one run.",
+    description="Fetch the bar that has just closed, build its features, forecast and publish, in one run.",
     tags=_tags(FORECAST_LANE, minutes=60) | {"dagster/priority": "10"},
 )
 
@@ -97,14 +96,14 @@ GATHERINGS = {
 score_texts = dg.define_asset_job(
     "score_texts",
     selection=dg.AssetSelection.assets(*(table.asset_key for table in DERIVED)),
-    description="Score the sentiment of the articles and posts that are stored of a day or a range of days.",
+    description="Score the sentiment of the stored articles and posts of a day or a range of days.",
     tags=_tags("scores", minutes=120),
 )
 
 build_features = dg.define_asset_job(
     "build_features",
     selection=dg.AssetSelection.assets(HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key),
-    description="Features and labels of a day or a range of days, from the bars and texts that are stored.",
+    description="Build the features and labels of a day or a range of days from the stored bars and texts.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
@@ -115,7 +114,7 @@ prepare_days = dg.define_asset_job(
         HOURLY_FEATURES.asset_key,
         HOURLY_LABELS.asset_key,
     ),
-    description="All that models learn from, of a day or a range of days in one run: bars, texts and their scores, "
+    description="Prepare all training data of a day or a range of days in one run: bars, texts and their scores, "
     "features and labels.",
     tags=_tags(FORECAST_LANE, minutes=120),
 )
@@ -125,22 +124,22 @@ forecast_days = dg.define_asset_job(
     selection=dg.AssetSelection.assets(
         HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key
     ),
-    description="Carry the bars of a day or a range of days on to features, labels, forecasts and outcomes.",
+    description="Build features, labels, forecasts and outcomes of a day or a range of days from the stored bars.",
     tags=_tags(FORECAST_LANE, minutes=60),
 )
 
 report_performance = dg.define_asset_job(
     "report_performance",
     selection=dg.AssetSelection.assets(PERFORMANCE_REPORT.asset_key, SHADOW_REPORT.asset_key, DRIFT_REPORT.asset_key),
-    description="Report on the forecasts known by the end of a day, on the challenger in shadow and on drift; apart "
-    "from what they watch, so that they cannot stop it.",
+    description="Report on the outcomes known by the end of a day, the challenger in shadow and drift, in a separate "
+    "run that cannot stop the forecasts.",
     tags=_tags("report", minutes=60),
 )
 
 record_alerts = dg.define_asset_job(
     "record_alerts",
     selection=dg.AssetSelection.assets(ALERTS.asset_key),
-    description="Record the alerts of a day, and whether they were delivered.",
+    description="Record the alerts of a day and the state of their deliveries.",
     tags=_tags("alerts", minutes=10),
 )
 
@@ -148,14 +147,14 @@ train_cutoff = dg.define_asset_job(
     "train_cutoff",
     selection=(dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
     | dg.AssetSelection.assets(MODEL_VERDICT.asset_key, MODEL_HISTORY.asset_key),
-    description="Train, explain and judge the model of one cutoff day.",
+    description="Train, explain and evaluate the model of one cutoff day.",
     tags=_tags("models", minutes=120),
 )
 
 study_groups = dg.define_asset_job(
     "study_groups",
     selection=dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key),
-    description="Ask of a trained cutoff which groups of features helped.",
+    description="Measure which groups of features help the model of a trained cutoff.",
     tags=_tags("study", minutes=120),
 )
 
@@ -163,8 +162,7 @@ settle_shadow = dg.define_asset_job(
     "settle_shadow",
     selection=dg.AssetSelection.assets(MODEL_HISTORY.asset_key),
     config=history_config(event="shadow"),
-    description="Promote or dismiss the challenger, as the shadow report of the day before decided; the sensor "
-    "settle_shadows puts the decision into the run config.",
+    description="Promote or dismiss the challenger; the sensor settle_shadows sets the decision in the run config.",
     tags=_tags("models", minutes=10),
 )
 
@@ -174,8 +172,8 @@ rollback_champion = dg.define_asset_job(
         MODEL_HISTORY.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key, SERVING_BUNDLE.asset_key
     ),
     config=history_config(event="rollback"),
-    description="Go back to an earlier champion: write it down, forecast the newest hour with it and serve that. Run "
-    "it on the newest day; `to` names a version, 0 is the champion before.",
+    description="Roll back to an earlier champion: record the change, re-forecast the newest hour and publish it. Run "
+    "it on the newest day; `to` is the version, 0 the previous champion.",
     tags=_tags("rollback", minutes=10),
 )
 

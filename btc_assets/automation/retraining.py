@@ -1,7 +1,8 @@
-"""Retraining on evidence: a broken promise or proven degradation asks for a new cutoff, within safe limits.
+"""Retraining on evidence: a broken promise or significant degradation requests a training, within limits.
 
-A tick says in a sentence why it asked, or why it did not. A cool-down and a daily budget keep an alarm that goes on
-from training all day; the gate still decides who serves, so a training that was not needed costs time and nothing else.
+The message of a tick says why it requested a training or why it did not. A cool-down and a daily budget limit the
+trainings during a persistent alarm. The gate still decides which model serves, so an unnecessary training costs time
+only.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,9 +17,9 @@ from btc_assets.automation.sensors import (
     RUNNING_WHEN_LIVE,
     SENSOR_TAG,
     Position,
-    answered,
-    asked_again,
     new_content,
+    retry_requests,
+    tick_result,
 )
 from btc_assets.automation.spans import DAY
 from btc_assets.champion.tables import MODEL_VERDICT
@@ -31,47 +32,47 @@ from btc_assets.schema import Contract
 from btc_assets.settings import settings
 
 NEWEST_DAYS = 3
-"""Reports older than this many days tell of history that was filled in, and ask for nothing."""
+"""Reports older than this many days come from a backfill and request no training."""
 RETRAINERS = ("retrain_on_drift", "retrain_on_degradation")
 """The sensors that share one cool-down and one budget."""
 _REASON_TAG = "btc/reason"
 
 
-def broken(report: pl.DataFrame) -> list[str]:
-    """Say which promises a drift report found broken; moved inputs alone are a warning and ask for nothing.
+def broken_promise_reasons(report: pl.DataFrame) -> list[str]:
+    """Describe the broken promises of a drift report; drifted inputs alone are no reason for a training.
 
     Args:
         report: DRIFT_REPORT rows of one day.
     """
-    return [f"{one.promise} is broken: {one.proof}" for one in broken_promises(report)]
+    return [f"{broken.promise} is broken: {broken.proof}" for broken in broken_promises(report)]
 
 
-def why_not(instance: dg.DagsterInstance, lake: Lake, cutoff: date, now: datetime) -> str | None:
-    """Say why no training of a cutoff may be asked for now, or None when it may.
+def reason_against_training(instance: dg.DagsterInstance, lake: Lake, cutoff: date, now: datetime) -> str | None:
+    """Return why no training of a cutoff may be requested now, or None if it may.
 
     Args:
-        instance: whose runs and events are read.
-        lake: where the features of the day before must be.
-        cutoff: the cutoff asked for.
+        instance: the Dagster instance with the runs and events.
+        lake: the lake with the features of the previous day.
+        cutoff: the cutoff to train.
         now: UTC.
     """
     config = settings()
-    asked = [
+    retraining_runs = [
         run
         for name in RETRAINERS
         for run in instance.get_runs(dg.RunsFilter(tags={SENSOR_TAG: name}, created_after=now - timedelta(days=1)))
     ]
-    if len({run.tags.get(PARTITION_TAG) for run in asked}) >= config.retrain_budget_per_day:
+    if len({run.tags.get(PARTITION_TAG) for run in retraining_runs}) >= config.retrain_budget_per_day:
         return f"the budget of {config.retrain_budget_per_day} a day (BTC_RETRAIN_BUDGET_PER_DAY) is spent"
     of_cutoff = dg.RunsFilter(job_name=train_cutoff.name, tags={PARTITION_TAG: key_of(cutoff)})
     if runs := instance.get_runs(of_cutoff, limit=1):
-        return f"the cutoff {key_of(cutoff)} was asked for already (run {runs[0].run_id})"
+        return f"the cutoff {key_of(cutoff)} was requested already (run {runs[0].run_id})"
     newest = instance.get_latest_materialization_event(MODEL_VERDICT.asset_key)
     if newest is not None:
-        rested = now - datetime.fromtimestamp(newest.timestamp, tz=UTC)
-        if rested < timedelta(hours=config.retrain_cooldown_hours):
+        age = now - datetime.fromtimestamp(newest.timestamp, tz=UTC)
+        if age < timedelta(hours=config.retrain_cooldown_hours):
             return (
-                f"the last model was judged {rested / timedelta(hours=1):.1f} h ago, within the cool-down of "
+                f"the last model was evaluated {age / timedelta(hours=1):.1f} h ago, within the cool-down of "
                 f"{config.retrain_cooldown_hours} h (BTC_RETRAIN_COOLDOWN_HOURS)"
             )
     yesterday = lake.read(HOURLY_FEATURES, cutoff - DAY)
@@ -87,23 +88,23 @@ def _retrain(
     contract: Contract,
     reasons_in: Callable[[pl.DataFrame], Iterable[str]],
 ) -> dg.SensorResult | dg.SkipReason:
-    """Read every new report, and ask for today's cutoff where one gives a reason."""
+    """Read every new report and request the training of today's cutoff if one gives a reason."""
     position = Position.parse(context.cursor)
-    moved, changed = new_content(context.instance, asset, position)
+    new_position, changed = new_content(context.instance, asset, position)
     now, wall = settings().now(), datetime.now(tz=UTC)
-    requests = asked_again(context.instance, context.sensor_name, wall)
+    requests = retry_requests(context.instance, context.sensor_name, wall)
     newest = [day for day in map(day_of, changed) if day > now.date() - NEWEST_DAYS * DAY]
     reports = {day: report for day in sorted(newest) if (report := lake.read(contract, day)) is not None}
     reasons = [f"{key_of(day)}: {reason}" for day, report in reports.items() for reason in reasons_in(report)]
     if not changed:
         message = f"no new {asset.to_user_string()}"
     elif not reasons:
-        message = f"{len(changed)} new reports, none of the last {NEWEST_DAYS} days asks for a training"
+        message = f"{len(changed)} new reports, none of the last {NEWEST_DAYS} days gives a reason for a training"
     else:
-        hindrance = why_not(context.instance, lake, now.date(), wall)
+        obstacle = reason_against_training(context.instance, lake, now.date(), wall)
         message = f"{'; '.join(reasons)}. "
-        if hindrance is None:
-            message += f"Asked for the cutoff {key_of(now.date())}."
+        if obstacle is None:
+            message += f"Requested a training of the cutoff {key_of(now.date())}."
             requests.append(
                 dg.RunRequest(
                     run_key=f"retrain|{key_of(now.date())}",
@@ -112,9 +113,9 @@ def _retrain(
                 )
             )
         else:
-            message += f"No training was requested: {hindrance}."
+            message += f"No training was requested: {obstacle}."
     context.log.info(message)
-    return answered(context, requests, str(moved), message)
+    return tick_result(context, requests, str(new_position), message)
 
 
 @dg.sensor(
@@ -122,13 +123,13 @@ def _retrain(
     job=train_cutoff,
     minimum_interval_seconds=30,
     default_status=RUNNING_WHEN_LIVE,
-    description="Ask for a new model where a drift report finds a promise of the forecasts broken.",
+    description="Request a training if a drift report shows a broken promise of the forecasts.",
 )
 def retrain_on_drift(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Read every drift report since the last tick; broken promises act, moved inputs only warn."""
-    return _retrain(context, lake, DRIFT_REPORT.asset_key, DRIFT_REPORT, broken)
+    """Read every drift report since the last tick; broken promises request a training, drifted inputs do not."""
+    return _retrain(context, lake, DRIFT_REPORT.asset_key, DRIFT_REPORT, broken_promise_reasons)
 
 
 @dg.sensor(
@@ -136,12 +137,12 @@ def retrain_on_drift(
     job=train_cutoff,
     minimum_interval_seconds=30,
     default_status=RUNNING_WHEN_LIVE,
-    description="Ask for a new model where the performance report proves the forecasts of the last 90 days bad.",
+    description="Request a training if the performance report shows significant degradation over the last 90 days.",
 )
 def retrain_on_degradation(
     context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Read every performance report since the last tick; only an interval wholly on the wrong side counts."""
+    """Read every performance report since the last tick; see `significant_degradation`."""
     return _retrain(context, lake, PERFORMANCE_REPORT.asset_key, PERFORMANCE_REPORT, significant_degradation)
 
 

@@ -1,4 +1,4 @@
-"""The clock: a forecast every hour, articles and posts every quarter of one, a new model every Monday."""
+"""The schedules: a forecast every hour, texts every 15 minutes, a training every Monday."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -20,16 +20,16 @@ from btc_assets.settings import ENV_PREFIX, SettingsError, settings
 from btc_assets.streams import Stream
 
 CLOSING_HOURS = 3
-"""How long after midnight yesterday's bars are fetched again whether or not they look complete."""
+"""Hours after midnight in which yesterday's bars are fetched again even if they look complete."""
 PATIENCE_HOURS = 6
-"""How long after midnight a training waits for yesterday's last bar; later it takes what there is."""
-MOST_DAYS_TO_GATHER = 30
-"""Days back that texts are gathered by themselves after an outage; a longer hole is a backfill for a person."""
+"""Hours after midnight in which a training waits for yesterday's last bar; after that it uses the stored bars."""
+MAX_DAYS_TO_GATHER = 30
+"""Days for which texts are gathered automatically after an outage; a longer gap needs a manual backfill."""
 
 RUNNING_WHEN_LIVE = (
     dg.DefaultScheduleStatus.RUNNING if settings().history_end is None else dg.DefaultScheduleStatus.STOPPED
 )
-"""A deployment whose history grows runs by itself; a closed history has nothing to wait for."""
+"""Schedules run if the history grows; a closed history gets no new data."""
 
 
 def cron_of(name: str) -> str:
@@ -50,18 +50,18 @@ def cron_of(name: str) -> str:
 
 
 def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | None) -> Span | None:
-    """Decide which days' bars to fetch.
+    """Return the days whose bars to fetch.
 
-    Today, once its first bar has closed; yesterday too while it is being closed or lacks its last hour; and
-    everything since the newest stored day and the newest bar, where the machine was off or the source was silent.
+    These are today once its first bar has closed, yesterday in the first hours of a day or while its last hour is
+    missing, and all days since the newest stored day and the newest bar, for example after an outage.
 
     Args:
-        now: of the tick, UTC.
+        now: time of the tick, UTC.
         stored: days whose prices are stored, in order.
-        newest_bar: open_time of the newest stored bar; None when nothing is stored.
+        newest_bar: open_time of the newest stored bar; None without stored bars.
 
     Returns:
-        The days, or None when there is nothing to fetch yet.
+        The days, or None if there is no bar to fetch yet.
     """
     today = now.date()
     last = today if now.hour > 0 else today - DAY
@@ -72,14 +72,14 @@ def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | No
     earlier = [day for day in stored if day <= today]
     if earlier:
         first = min(first, earlier[-1])
-    if newest_bar is not None:  # older than the newest day where that one is stored without a bar
+    if newest_bar is not None:  # earlier than the newest stored day if that day has no bar
         first = min(first, newest_bar.date())
     first = max(first, settings().first_day)
     return Span(first, last) if first <= last else None
 
 
 def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
-    """Return when the newest bar of these days opened; a day may be stored without one."""
+    """Return the open_time of the newest bar of these days; a stored day may have no bars."""
     for day in reversed(days):
         frame = lake.read(CLOCK.contract, day)
         if frame is not None and not frame.is_empty():
@@ -93,15 +93,15 @@ def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
     execution_timezone="UTC",
     job=refresh_forecast,
     default_status=RUNNING_WHEN_LIVE,
-    description="Forecast the hour that has just closed: fetch today's bars, close yesterday's, make up for hours the "
-    "machine was off, and publish what follows.",
+    description="Forecast the hour that has just closed: fetch today's bars, complete yesterday's, catch up after an "
+    "outage, and publish.",
 )
 def hourly_refresh(
     context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Ask for the forecast of the hour that has just closed, on every day whose bars may have changed.
+    """Request the forecast of the hour that has just closed for every day whose bars may have changed.
 
-    Before there is a champion the run makes bars, features and labels only.
+    Without a champion the run produces bars, features and labels only.
     """
     end = settings().history_end
     now = settings().now()
@@ -120,15 +120,15 @@ def hourly_refresh(
 
 
 def days_to_gather(now: datetime, stored: list[date]) -> Span:
-    """Decide which days of a stream to gather: today, and those since the newest stored one where the machine was off.
+    """Return the days of a stream to gather: today, and the days since the newest stored day after an outage.
 
     Args:
-        now: of the tick, UTC.
-        stored: days stored of it, in order.
+        now: time of the tick, UTC.
+        stored: stored days of the stream, in order.
     """
     today = now.date()
     newest = max((day for day in stored if day <= today), default=today)
-    return Span(max(newest, today - MOST_DAYS_TO_GATHER * DAY, settings().first_day), today)
+    return Span(max(newest, today - MAX_DAYS_TO_GATHER * DAY, settings().first_day), today)
 
 
 @dg.schedule(
@@ -137,21 +137,21 @@ def days_to_gather(now: datetime, stored: list[date]) -> Span:
     execution_timezone="UTC",
     job=gather_texts,
     default_status=RUNNING_WHEN_LIVE,
-    description="Gather articles and posts into today's partition, and make up for days the machine was off.",
+    description="Gather articles and posts into today's partition, and catch up after an outage.",
 )
 def gather_news(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
-    """Ask for today's texts; while an earlier gathering still runs no other is started."""
+    """Request today's texts unless an earlier gathering is still running."""
     if not settings().news:
-        return dg.SkipReason("BTC_NEWS_SOURCES is none: there is nothing to gather")
+        return dg.SkipReason("BTC_NEWS_SOURCES is none: no source to gather from")
     return _gathering(context, gather_texts.name, lake.days(OF_OTHER_ASSETS[0].contract))
 
 
 def gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
-    """Return the schedule of a stream whose asset is made from its declaration.
+    """Return the gathering schedule of a stream whose asset is built from its declaration.
 
     Args:
-        stream: which.
-        job: that gathers it.
+        stream: the stream.
+        job: the job that gathers it.
     """
     assert stream.service is not None
 
@@ -161,7 +161,7 @@ def gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
         execution_timezone="UTC",
         job=job,
         default_status=RUNNING_WHEN_LIVE,
-        description=f"Gather {stream.contract.table} into today's partition, and make up for days the machine was off.",
+        description=f"Gather {stream.contract.table} into today's partition, and catch up after an outage.",
     )
     def gather(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
         return _gathering(context, job.name, lake.days(stream.contract))
@@ -170,7 +170,7 @@ def gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
 
 
 def _gathering(context: dg.ScheduleEvaluationContext, job: str, stored: list[date]) -> dg.RunRequest | dg.SkipReason:
-    """Ask for the days to gather; while an earlier run of the job is at work no other is started."""
+    """Request the days to gather unless an earlier run of the job is still running."""
     now = context.scheduled_execution_time.astimezone(UTC)
     end = settings().history_end
     if end is not None and now.date() >= end:
@@ -179,7 +179,7 @@ def _gathering(context: dg.ScheduleEvaluationContext, job: str, stored: list[dat
         return dg.SkipReason(f"the history begins on {key_of(settings().first_day)}")
     running = dg.RunsFilter(job_name=job, statuses=UNFINISHED)
     if runs := context.instance.get_runs(running, limit=1):
-        return dg.SkipReason(f"an earlier gathering still runs (run {runs[0].run_id})")
+        return dg.SkipReason(f"an earlier gathering is still running (run {runs[0].run_id})")
     span = days_to_gather(now, stored)
     run_key = f"{now.isoformat()}|{span}"
     if span.first == span.last:
@@ -193,15 +193,14 @@ def _gathering(context: dg.ScheduleEvaluationContext, job: str, stored: list[dat
     execution_timezone="UTC",
     job=train_cutoff,
     default_status=RUNNING_WHEN_LIVE,
-    description="On Mondays, once Sunday is complete, train and judge the model of that cutoff.",
+    description="On Mondays, once Sunday is complete, train and evaluate the model of that cutoff.",
 )
 def weekly_training(
     context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Ask for this Monday's cutoff until it is judged.
+    """Request the training of this Monday's cutoff until its verdict is recorded.
 
-    The ticks after the first are there for a Sunday that arrives late and for a training that failed; while one
-    runs no other is started.
+    Later ticks retry after a late Sunday or a failed training; a tick during a training starts no second one.
     """
     now = context.scheduled_execution_time.astimezone(UTC)
     cutoff = now.date()
@@ -210,7 +209,7 @@ def weekly_training(
         return dg.SkipReason(f"the history is closed: its last cutoff is {key_of(end)}")
     verdict = lake.read(MODEL_VERDICT, cutoff)
     if verdict is not None and not verdict.is_empty() and is_recorded(lake.scan(MODEL_HISTORY).collect(), verdict):
-        return dg.SkipReason(f"the model of {key_of(cutoff)} is trained and judged")
+        return dg.SkipReason(f"the model of {key_of(cutoff)} is trained and has a verdict")
     running = dg.RunsFilter(job_name=train_cutoff.name, tags={"dagster/partition": key_of(cutoff)}, statuses=UNFINISHED)
     if runs := context.instance.get_runs(running, limit=1):
         return dg.SkipReason(f"the model of {key_of(cutoff)} is being trained (run {runs[0].run_id})")

@@ -1,4 +1,4 @@
-"""Days as runs: a few neighbouring days are one run over a range, never one run each."""
+"""Group consecutive days into spans, so that one run covers a range of days."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Neighbouring UTC days, both ends included.
+    """Consecutive UTC days, both ends included.
 
     Attributes:
         first: oldest day.
@@ -44,11 +44,11 @@ class Span:
 
 
 def spans(days: Iterable[date]) -> list[Span]:
-    """Gather days, in any order and with repetitions, into the fewest spans, oldest first."""
-    found: list[Span] = []
+    """Group days, in any order and with duplicates, into the fewest spans, oldest first."""
+    result: list[Span] = []
     for day in sorted(set(days)):
-        if found and day - found[-1].last == DAY:
-            found[-1] = Span(found[-1].first, day)
+        if result and day - result[-1].last == DAY:
+            result[-1] = Span(result[-1].first, day)
         else:
-            found.append(Span(day, day))
-    return found
+            result.append(Span(day, day))
+    return result

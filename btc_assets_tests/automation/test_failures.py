@@ -1,4 +1,4 @@
-"""A failed run says why in sentences: what its blocking checks found, and what its steps raised."""
+"""The reasons of a failed run: the descriptions of its blocking checks and the errors of its steps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def bars() -> None:
 
 @dg.asset(deps=[bars])
 def features() -> None:
-    """Features, which the check keeps from being made."""
+    """Features, which the failed check prevents."""
 
 
-def finding(severity: dg.AssetCheckSeverity) -> dg.AssetChecksDefinition:
+def failing_check(severity: dg.AssetCheckSeverity) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=bars, name="hours_present", blocking=True)
     def hours_present() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(
@@ -34,14 +34,14 @@ def reasons(*definitions: dg.AssetsDefinition | dg.AssetChecksDefinition) -> lis
     return why_failed(result.all_events)
 
 
-def test_a_blocking_check_tells_what_it_found_and_not_that_it_failed() -> None:
-    assert reasons(bars, features, finding(dg.AssetCheckSeverity.ERROR)) == [
+def test_the_reason_of_a_blocking_check_is_its_description() -> None:
+    assert reasons(bars, features, failing_check(dg.AssetCheckSeverity.ERROR)) == [
         "the check hours_present of bars failed: 3 hours are missing: fetch them again."
     ]
 
 
-def test_a_warning_is_no_reason() -> None:
-    assert reasons(bars, features, finding(dg.AssetCheckSeverity.WARN)) == []
+def test_a_warning_is_not_a_reason() -> None:
+    assert reasons(bars, features, failing_check(dg.AssetCheckSeverity.WARN)) == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_warning_is_no_reason() -> None:
         (KeyError("a"), "KeyError: 'a'"),
     ],
 )
-def test_our_own_errors_are_sentences_and_others_keep_their_kind(error: Exception, reason: str) -> None:
+def test_other_errors_keep_their_type_name(error: Exception, reason: str) -> None:
     @dg.asset
     def prices() -> None:
         raise error

@@ -28,7 +28,7 @@ HISTORY_DAYS = 75
 
 
 class Venue:
-    """Binance's klines on a local socket, with bars up to an hour of the test's choosing."""
+    """A local server of Binance klines with bars up to a given hour."""
 
     def __init__(self, newest: datetime, history_days: int = HISTORY_DAYS) -> None:
         self.newest = newest
@@ -49,10 +49,10 @@ class Venue:
         if path != "/api/v3/klines":
             return Answer(status=404)  # no archive
         opens = pl.col("open_time").dt.epoch("ms")
-        told = self.bars.filter(
+        bars = self.bars.filter(
             (pl.col("open_time") <= self.newest) & (opens >= int(query["startTime"])) & (opens <= int(query["endTime"]))
         )
-        return Answer([_kline(bar) for bar in told.head(int(query["limit"])).iter_rows(named=True)])
+        return Answer([_kline(bar) for bar in bars.head(int(query["limit"])).iter_rows(named=True)])
 
 
 def _kline(bar: dict[str, object]) -> list[object]:
@@ -65,7 +65,7 @@ def _kline(bar: dict[str, object]) -> list[object]:
 
 
 def deployment_of(root: Path, venue: Venue, **settings: str) -> dict[str, str]:
-    """Make a small deployment on folders of its own, whose exchange is the venue; return its environment."""
+    """Return the environment of a small deployment in temporary folders that uses the venue."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")}
     chosen = {
         "DAGSTER_HOME": str(PROJECT_ROOT),
@@ -86,11 +86,13 @@ def deployment_of(root: Path, venue: Venue, **settings: str) -> dict[str, str]:
 
 
 @pytest.mark.live
-def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_path: Path) -> None:
+def test_a_new_hour_reaches_the_endpoint_automatically(tmp_path: Path) -> None:
     this_hour = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     today = this_hour.replace(hour=0)
-    told = today if this_hour > today else today - timedelta(days=1)  # the exchange tells whole days, up to this
-    venue = Venue(newest=told - HOUR)
+    available_until = (
+        today if this_hour > today else today - timedelta(days=1)
+    )  # the exchange has whole days up to this hour
+    venue = Venue(newest=available_until - HOUR)
     feeds = tmp_path / "feeds.toml"
     feeds.write_text(
         f'[[feed]]\nname = "desk"\nurl = "{venue.exchange.url}/feed.xml"\noutlet = "desk.example"\nrhythm_hours = 24\n'
@@ -104,7 +106,7 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         BTC_NEWS_CRON="* * * * *",
         BTC_SERVE_PORT=str(port),
     )
-    last = (told - HOUR).date()
+    last = (available_until - HOUR).date()
     walk = ["walk-forward", "--from", str(last - timedelta(days=1)), "--to", str(last)]
     trained = subprocess.run(
         [sys.executable, "-m", "btc_assets", *walk],
@@ -125,16 +127,16 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
     ):
         wait_for_port(server, LOOPBACK, port, seconds=WATCHDOG_S)
 
-        def told_time(name: str) -> datetime:
+        def forecast_time(name: str) -> datetime:
             answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=WATCHDOG_S)
             return datetime.fromisoformat(answer.raise_for_status().json()[name])
 
         def made_at() -> datetime:
-            return told_time("made_at")
+            return forecast_time("made_at")
 
-        assert made_at() == told
-        venue.newest += timedelta(days=2)  # what has closed since is told; from here on nobody does anything
-        published, began = time.monotonic(), datetime.now(tz=UTC)
+        assert made_at() == available_until
+        venue.newest += timedelta(days=2)  # the exchange publishes newer bars; the rest is automatic
+        published, started = time.monotonic(), datetime.now(tz=UTC)
         venue.headlines.append("Bitcoin soars to a record as funds rejoice")
         lake = Lake(root=str(tmp_path / "data" / "lake"))
 
@@ -144,10 +146,10 @@ def test_an_hour_flows_from_the_exchange_to_the_endpoint_without_a_human(tmp_pat
         wait_until(scored, daemon_log, dagster)
         print(f"published to scored: {time.monotonic() - published:.0f} s")
         wait_until(lambda: made_at() >= this_hour, daemon_log, dagster, server)
-        assert told_time("published_at") >= began
+        assert forecast_time("published_at") >= started
         with contextlib.closing(sqlite3.connect(tmp_path / "data" / "dagster" / "history" / "runs.db")) as runs:
             walked = f"SELECT run_id FROM run_tags WHERE key = '{WALK_TAG}'"
             jobs = {name for (name,) in runs.execute(f"SELECT pipeline_name FROM runs WHERE run_id NOT IN ({walked})")}
         assert "refresh_forecast" in jobs
-        assert jobs.isdisjoint({"forecast_days", "publish_bundle"}), "one run goes all the way, and no sensor helps"
+        assert jobs.isdisjoint({"forecast_days", "publish_bundle"}), "one run builds everything, without the sensors"
     venue.exchange.close()

@@ -1,4 +1,4 @@
-"""Once for real: a champion gone bad is found out, a new cutoff is trained, judged and served, and nobody is asked."""
+"""End-to-end test: a degraded champion triggers a training, and the new model is promoted and served."""
 
 import contextlib
 import json
@@ -29,9 +29,9 @@ from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 
 DAY = timedelta(days=1)
 FORECAST_DAYS = 20
-"""Days the bad champion has forecast: enough to prove it bad."""
-WRONG_WAY = -40.0
-"""Slope of the bad champion's calibration: it says the contrary of what it has learnt, and loudly."""
+"""Days with forecasts of the degraded champion, enough for significant degradation."""
+INVERTED_SLOPE = -40.0
+"""Calibration slope of the degraded champion: inverted and overconfident."""
 
 IN_DAGSTER = """
 import json, sys
@@ -61,7 +61,7 @@ for line in sys.stdin:
 
 
 class Project:
-    """A deployment on folders of its own, whose exchange is local."""
+    """A deployment in temporary folders with a local exchange."""
 
     def __init__(self, root: Path, venue: Venue, today: date) -> None:
         self.root, self.today, self.port = root, today, free_port(LOOPBACK, 0)
@@ -96,18 +96,18 @@ class Project:
 
             yield run
 
-    def spoil(self, cutoff: date) -> int:
-        """Make a champion of the model of a cutoff with its calibration turned round; return its version."""
+    def promote_degraded(self, cutoff: date) -> int:
+        """Promote a copy of the model of a cutoff with an inverted calibration; return its version."""
         mlflow = self.root / "data" / "mlflow"
         registry = ModelRegistry(tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifacts=str(mlflow / "artifacts"))
-        honest = registry.folder(1)
-        document = json.loads((honest / "model.json").read_text())
-        document["calibration"]["1"] = {"slope": WRONG_WAY, "intercept": 0.0}
-        spoilt = self.root / "spoilt"
-        digest = save_model(spoilt, document, {name: (honest / name).read_bytes() for name in document["graphs"]})
-        assert ForecastModel.load(spoilt).digest == digest
+        original = registry.folder(1)
+        document = json.loads((original / "model.json").read_text())
+        document["calibration"]["1"] = {"slope": INVERTED_SLOPE, "intercept": 0.0}
+        degraded = self.root / "spoilt"
+        digest = save_model(degraded, document, {name: (original / name).read_bytes() for name in document["graphs"]})
+        assert ForecastModel.load(degraded).digest == digest
         run = registry.client.create_run(registry._experiment_id())
-        registry.client.log_artifacts(run.info.run_id, str(spoilt), MODEL_FOLDER)
+        registry.client.log_artifacts(run.info.run_id, str(degraded), MODEL_FOLDER)
         version = registry.register(run.info.run_id, digest, cutoff.isoformat())
         row = {
             "effective_from": midnight(cutoff),
@@ -131,7 +131,7 @@ class Project:
 
 
 class Client:
-    """Asks for the forecast all the time, and keeps what it was told."""
+    """Requests the forecast continuously and records the statuses and the newest version."""
 
     def __init__(self, port: int) -> None:
         self.statuses: set[int] = set()
@@ -157,7 +157,7 @@ class Client:
 
 
 @pytest.mark.live
-def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Path) -> None:
+def test_a_degraded_champion_is_replaced_and_no_request_fails(tmp_path: Path) -> None:
     now = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     venue = Venue(newest=now - HOUR, history_days=FORECAST_DAYS + 64)
     today, yesterday = now.date(), now.date() - DAY
@@ -168,7 +168,7 @@ def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Pat
     daemon_log = tmp_path / "daemon.log"
     with project.other_process() as run:
         run("command", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
-        bad = project.spoil(cutoff)
+        bad = project.promote_degraded(cutoff)
         run("forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
         run("publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
         with (
@@ -187,8 +187,8 @@ def test_a_champion_gone_bad_is_replaced_and_no_request_is_dropped(tmp_path: Pat
                 run("report_performance", key_of(yesterday), key_of(yesterday), report)
                 wait_until(lambda: client.version not in (0, bad), daemon_log, dagster, server)
                 took = time.monotonic() - planted
-                print(f"from the report that proves it to the new champion served: {took:.0f} s")
-            assert client.statuses == {200}, "no request was dropped"
+                print(f"from the report to the new champion served: {took:.0f} s")
+            assert client.statuses == {200}, "no request failed"
     verdict = project.lake.read(MODEL_VERDICT, today)
     assert verdict is not None
     assert verdict["decision"][0] == "promoted", verdict.select("criterion", "value", "passed").rows()

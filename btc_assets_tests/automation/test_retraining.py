@@ -1,4 +1,4 @@
-"""Retraining on evidence: every branch of the two sensors, without a daemon."""
+"""Every branch of the two retraining sensors, without a daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dagster._core.test_utils import create_run_for_test
 from btc_assets.automation import retraining
 from btc_assets.automation.retraining import (
     RETRAINERS,
-    broken,
+    broken_promise_reasons,
     retrain_on_degradation,
     retrain_on_drift,
 )
@@ -44,16 +44,22 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's clock stands at `NOW`; the budget is one training a day, the cool-down 48 hours."""
+    """Fix the project's clock at `NOW`, with a budget of one training a day and a cool-down of 48 hours."""
     chosen = settings().model_copy()
     monkeypatch.setattr(Settings, "now", lambda _: NOW)
     monkeypatch.setattr(retraining, "settings", lambda: chosen)
 
 
-def drift_report(day: date, *, broken: bool, moved: bool = True) -> pl.DataFrame:
+def drift_report(day: date, *, broken_promise_reasons: bool, moved: bool = True) -> pl.DataFrame:
     shared = {"day": day, "n": 4320, "model_version": 1, "model_cutoff": day, "measure": "wealth", "bound": 100.0}
     rows = [
-        shared | {"kind": "concept", "subject": "calibration", "value": 1e5 if broken else 2.0, "alarm": broken},
+        shared
+        | {
+            "kind": "concept",
+            "subject": "calibration",
+            "value": 1e5 if broken_promise_reasons else 2.0,
+            "alarm": broken_promise_reasons,
+        },
         shared | {"kind": "input", "subject": "rsi", "measure": "psi", "value": 3.0, "alarm": moved},
     ]
     return pl.DataFrame(rows, schema=DRIFT_REPORT.columns)
@@ -67,7 +73,7 @@ def performance_report(day: date, *, bad: bool) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=PERFORMANCE_REPORT.columns)
 
 
-def tell(instance: dg.DagsterInstance, lake: Lake, asset: dg.AssetKey, day: date, report: pl.DataFrame) -> None:
+def store_report(instance: dg.DagsterInstance, lake: Lake, asset: dg.AssetKey, day: date, report: pl.DataFrame) -> None:
     contract = CONTRACTS[asset.to_user_string()]
     lake.write(contract, day, report)
     event = dg.AssetMaterialization(
@@ -86,13 +92,13 @@ def tick(
     return result.run_requests or [], result.skip_message or "", result.cursor
 
 
-def test_a_broken_promise_asks_for_the_cutoff_of_today(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(
+def test_a_broken_promise_requests_the_cutoff_of_today(instance: dg.DagsterInstance, lake: Lake) -> None:
+    store_report(
         instance,
         lake,
         DRIFT_REPORT.asset_key,
         TODAY - timedelta(days=1),
-        drift_report(TODAY - timedelta(days=1), broken=True),
+        drift_report(TODAY - timedelta(days=1), broken_promise_reasons=True),
     )
     requests, _, cursor = tick(retrain_on_drift, instance, lake)
     assert [(request.run_key, request.partition_key) for request in requests] == [("retrain|2019-06-05", "2019-06-05")]
@@ -100,41 +106,45 @@ def test_a_broken_promise_asks_for_the_cutoff_of_today(instance: dg.DagsterInsta
     assert tick(retrain_on_drift, instance, lake, cursor)[0] == []
 
 
-def test_moved_inputs_alone_ask_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=False, moved=True))
-    requests, said, _ = tick(retrain_on_drift, instance, lake)
+def test_drifted_inputs_alone_request_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
+    store_report(
+        instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken_promise_reasons=False, moved=True)
+    )
+    requests, message, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
-    assert "none of the last 3 days asks for a training" in said
+    assert "none of the last 3 days gives a reason for a training" in message
 
 
-def test_proven_degradation_asks_and_a_good_report_does_not(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=False))
+def test_significant_degradation_requests_a_training_and_a_good_report_does_not(
+    instance: dg.DagsterInstance, lake: Lake
+) -> None:
+    store_report(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=False))
     requests, _, cursor = tick(retrain_on_degradation, instance, lake)
     assert requests == []
-    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
+    store_report(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
     assert len(tick(retrain_on_degradation, instance, lake, cursor)[0]) == 1
 
 
-def test_of_two_events_in_one_tick_the_older_one_counts_as_well(instance: dg.DagsterInstance, lake: Lake) -> None:
-    tell(
+def test_every_event_of_a_tick_counts(instance: dg.DagsterInstance, lake: Lake) -> None:
+    store_report(
         instance,
         lake,
         DRIFT_REPORT.asset_key,
         TODAY - timedelta(days=1),
-        drift_report(TODAY - timedelta(days=1), broken=True),
+        drift_report(TODAY - timedelta(days=1), broken_promise_reasons=True),
     )
-    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=False))
+    store_report(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken_promise_reasons=False))
     assert len(tick(retrain_on_drift, instance, lake)[0]) == 1
 
 
-def test_a_report_of_history_asks_for_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
+def test_an_old_report_requests_nothing(instance: dg.DagsterInstance, lake: Lake) -> None:
     old = TODAY - timedelta(days=30)
-    tell(instance, lake, DRIFT_REPORT.asset_key, old, drift_report(old, broken=True))
+    store_report(instance, lake, DRIFT_REPORT.asset_key, old, drift_report(old, broken_promise_reasons=True))
     assert tick(retrain_on_drift, instance, lake)[0] == []
 
 
-def asked(instance: dg.DagsterInstance, sensor: str, cutoff: date) -> None:
-    """Record a run that a retraining sensor asked for."""
+def record_training(instance: dg.DagsterInstance, sensor: str, cutoff: date) -> None:
+    """Record a training run of a retraining sensor."""
     create_run_for_test(
         instance,
         job_name="train_cutoff",
@@ -144,54 +154,54 @@ def asked(instance: dg.DagsterInstance, sensor: str, cutoff: date) -> None:
 
 
 @pytest.mark.parametrize("other", RETRAINERS)
-def test_the_budget_of_a_day_is_shared_by_both_sensors(instance: dg.DagsterInstance, lake: Lake, other: str) -> None:
-    asked(instance, other, TODAY - timedelta(days=1))
-    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
-    requests, said, _ = tick(retrain_on_drift, instance, lake)
+def test_both_sensors_share_the_daily_budget(instance: dg.DagsterInstance, lake: Lake, other: str) -> None:
+    record_training(instance, other, TODAY - timedelta(days=1))
+    store_report(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken_promise_reasons=True))
+    requests, message, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
-    assert "budget" in said
-    assert "calibration is broken" in said
+    assert "budget" in message
+    assert "calibration is broken" in message
 
 
-def test_a_cutoff_that_was_asked_for_is_not_asked_for_again(instance: dg.DagsterInstance, lake: Lake) -> None:
+def test_a_requested_cutoff_is_not_requested_again(instance: dg.DagsterInstance, lake: Lake) -> None:
     create_run_for_test(instance, job_name="train_cutoff", tags={PARTITION_TAG: key_of(TODAY)})
-    tell(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
-    requests, said, _ = tick(retrain_on_degradation, instance, lake)
+    store_report(instance, lake, PERFORMANCE_REPORT.asset_key, TODAY, performance_report(TODAY, bad=True))
+    requests, message, _ = tick(retrain_on_degradation, instance, lake)
     assert requests == []
-    assert "was asked for already" in said
+    assert "was requested already" in message
 
 
-def test_a_model_judged_just_now_has_its_cool_down(instance: dg.DagsterInstance, lake: Lake) -> None:
+def test_no_training_is_requested_within_the_cool_down(instance: dg.DagsterInstance, lake: Lake) -> None:
     instance.report_runless_asset_event(dg.AssetMaterialization(MODEL_VERDICT.asset_key, partition="2019-06-03"))
-    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
-    requests, said, _ = tick(retrain_on_drift, instance, lake)
+    store_report(instance, lake, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken_promise_reasons=True))
+    requests, message, _ = tick(retrain_on_drift, instance, lake)
     assert requests == []
-    assert "cool-down of 48 h" in said
+    assert "cool-down of 48 h" in message
 
 
-def test_a_training_without_yesterdays_features_is_not_asked_for(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_no_training_is_requested_without_yesterdays_features(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     empty = Lake(root=str(tmp_path / "empty"))
-    tell(instance, empty, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken=True))
-    requests, said, _ = tick(retrain_on_drift, instance, empty)
+    store_report(instance, empty, DRIFT_REPORT.asset_key, TODAY, drift_report(TODAY, broken_promise_reasons=True))
+    requests, message, _ = tick(retrain_on_drift, instance, empty)
     assert requests == []
-    assert "no features of 2019-06-04" in said
+    assert "no features of 2019-06-04" in message
 
 
-@pytest.mark.parametrize(("hours", "asks"), [(24, False), (25, True)])
-def test_inputs_that_stay_away_ask_for_a_training_by_name(
-    instance: dg.DagsterInstance, lake: Lake, hours: int, asks: bool
+@pytest.mark.parametrize(("hours", "requested"), [(24, False), (25, True)])
+def test_inputs_missing_for_more_than_a_day_request_a_training(
+    instance: dg.DagsterInstance, lake: Lake, hours: int, requested: bool
 ) -> None:
     lost = {"taker_imbalance_1h": hours, "trades_ratio": hours, "body_1h": 3}
     report = drift.lost_rows(lost, n=168, day=TODAY, version=1, cutoff=TODAY)
-    tell(instance, lake, DRIFT_REPORT.asset_key, TODAY, report)
+    store_report(instance, lake, DRIFT_REPORT.asset_key, TODAY, report)
     requests, _, _ = tick(retrain_on_drift, instance, lake)
     reason = (
         "2019-06-05: inputs_known is broken: for up to 25 of 168 hours taker_imbalance_1h, trades_ratio were missing"
     )
-    assert [request.tags["btc/reason"] for request in requests] == [reason] * asks
+    assert [request.tags["btc/reason"] for request in requests] == [reason] * requested
 
 
 def test_only_broken_promises_are_reasons() -> None:
-    assert broken(drift_report(TODAY, broken=False)) == []
-    [reason] = broken(drift_report(TODAY, broken=True))
+    assert broken_promise_reasons(drift_report(TODAY, broken_promise_reasons=False)) == []
+    [reason] = broken_promise_reasons(drift_report(TODAY, broken_promise_reasons=True))
     assert "1e+05" in reason

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from btc_assets.automation import schedules
 from btc_assets.automation.jobs import PATIENCE_S, refresh_forecast
 from btc_assets.automation.schedules import (
-    MOST_DAYS_TO_GATHER,
+    MAX_DAYS_TO_GATHER,
     cron_of,
     days_to_gather,
     days_to_refresh,
@@ -39,7 +39,7 @@ MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def live(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The schedules of a deployment whose history grows."""
+    """Use the settings of a deployment with a growing history."""
     chosen = Settings(market_source="binance", history_start=date(2024, 1, 1))
     monkeypatch.setattr(schedules, "settings", lambda: chosen)
 
@@ -55,7 +55,7 @@ def test_a_cron_expression_that_dagster_refuses_fails_by_the_name_of_its_variabl
 
 @pytest.fixture(autouse=True)
 def instance(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInstance:
-    """The instance of every tick; a schedule's context is built for stored instances only, which cost a second."""
+    """Provide an ephemeral instance to every tick; Dagster builds schedule contexts for stored instances only."""
     monkeypatch.setattr(dg.ScheduleEvaluationContext, "instance", instance)
     return instance
 
@@ -91,8 +91,8 @@ def train(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
     return weekly_training(context)
 
 
-def training(instance: dg.DagsterInstance, cutoff: str, status: dg.DagsterRunStatus) -> None:
-    """Record a training of a cutoff with this status."""
+def record_training(instance: dg.DagsterInstance, cutoff: str, status: dg.DagsterRunStatus) -> None:
+    """Record a training run of a cutoff with a status."""
     create_run_for_test(instance, job_name="train_cutoff", tags={"dagster/partition": cutoff}, status=status)
 
 
@@ -104,14 +104,14 @@ def test_at_midday_only_today_is_refreshed(lake: Lake) -> None:
     assert request.run_key == "2024-03-04T12:05:00+00:00|2024-03-04"
 
 
-def test_just_after_midnight_only_yesterday_is_closed(lake: Lake) -> None:
+def test_just_after_midnight_only_yesterday_is_refreshed(lake: Lake) -> None:
     store_prices(lake, MONDAY - timedelta(days=1), 23)
     request = refresh(lake, MONDAY.replace(minute=5))
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2024-03-03"
 
 
-def test_in_the_first_hours_yesterday_is_fetched_again_beside_today(lake: Lake) -> None:
+def test_in_the_first_hours_yesterday_is_refreshed_too(lake: Lake) -> None:
     store_prices(lake, MONDAY - timedelta(days=1), 24)
     request = refresh(lake, MONDAY.replace(hour=2, minute=5))
     assert isinstance(request, dg.RunRequest)
@@ -119,14 +119,14 @@ def test_in_the_first_hours_yesterday_is_fetched_again_beside_today(lake: Lake) 
     assert request.tags["dagster/asset_partition_range_end"] == "2024-03-04"
 
 
-def test_a_yesterday_without_its_last_hour_is_fetched_again_at_any_hour(lake: Lake) -> None:
+def test_an_incomplete_yesterday_is_refreshed_at_any_hour(lake: Lake) -> None:
     store_prices(lake, MONDAY - timedelta(days=1), 20)
     request = refresh(lake, MONDAY.replace(hour=15, minute=5))
     assert isinstance(request, dg.RunRequest)
     assert request.tags["dagster/asset_partition_range_start"] == "2024-03-03"
 
 
-def test_days_the_machine_was_off_are_made_up_for_in_one_run(lake: Lake) -> None:
+def test_one_run_catches_up_after_an_outage(lake: Lake) -> None:
     store_prices(lake, MONDAY - timedelta(days=9), 30)
     request = refresh(lake, MONDAY.replace(hour=15, minute=5))
     assert isinstance(request, dg.RunRequest)
@@ -134,7 +134,7 @@ def test_days_the_machine_was_off_are_made_up_for_in_one_run(lake: Lake) -> None
     assert request.tags["dagster/asset_partition_range_end"] == "2024-03-04"
 
 
-def test_a_tick_that_runs_twice_asks_for_one_run(lake: Lake) -> None:
+def test_a_repeated_tick_requests_one_run(lake: Lake) -> None:
     now = MONDAY.replace(hour=12, minute=5)
     first, second = refresh(lake, now), refresh(lake, now)
     assert isinstance(first, dg.RunRequest)
@@ -150,7 +150,7 @@ def test_a_closed_history_is_not_refreshed(lake: Lake, monkeypatch: pytest.Monke
 
 
 @given(st.datetimes(datetime(2024, 1, 2), datetime(2026, 1, 1)), st.integers(0, 40), st.booleans())
-def test_a_refresh_never_asks_for_the_future_or_for_days_before_the_grid(
+def test_a_refresh_never_requests_future_days_or_days_before_the_first_partition(
     now: datetime, days_off: int, anything_stored: bool
 ) -> None:
     now = now.replace(tzinfo=UTC)
@@ -160,7 +160,7 @@ def test_a_refresh_never_asks_for_the_future_or_for_days_before_the_grid(
         assert date(2024, 1, 1) <= span.first <= span.last <= now.date()
 
 
-def test_monday_trains_its_own_cutoff_once_sunday_is_complete(lake: Lake) -> None:
+def test_monday_trains_its_cutoff_once_sunday_is_complete(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
     request = train(lake, MONDAY.replace(minute=20))
     assert isinstance(request, dg.RunRequest)
@@ -168,63 +168,65 @@ def test_monday_trains_its_own_cutoff_once_sunday_is_complete(lake: Lake) -> Non
     assert request.run_key == "weekly|2024-03-04T00:20:00+00:00"
 
 
-def test_training_waits_for_an_incomplete_sunday_and_says_so(lake: Lake) -> None:
+def test_training_waits_for_an_incomplete_sunday(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 22)
     skipped = train(lake, MONDAY.replace(minute=20))
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "2024-03-03 is incomplete: its newest hour is 21:00"
 
 
-def test_after_six_hours_training_takes_a_sunday_the_exchange_did_not_finish(lake: Lake) -> None:
+def test_after_six_hours_training_uses_an_incomplete_sunday(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 22)
     assert isinstance(train(lake, MONDAY.replace(hour=6, minute=20)), dg.RunRequest)
 
 
-def test_without_features_there_is_nothing_to_train_on(lake: Lake) -> None:
+def test_without_features_no_training_is_requested(lake: Lake) -> None:
     assert isinstance(train(lake, MONDAY.replace(hour=6, minute=20)), dg.SkipReason)
 
 
-def test_a_training_that_failed_is_tried_again_by_a_later_tick(lake: Lake, instance: dg.DagsterInstance) -> None:
+def test_a_later_tick_retries_a_failed_training(lake: Lake, instance: dg.DagsterInstance) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
-    training(instance, "2024-03-04", dg.DagsterRunStatus.FAILURE)
+    record_training(instance, "2024-03-04", dg.DagsterRunStatus.FAILURE)
     requests = [train(lake, MONDAY.replace(hour=hour, minute=20)) for hour in (1, 1, 2)]
     keys = [request.run_key for request in requests if isinstance(request, dg.RunRequest)]
     assert len(keys) == 3
-    assert keys[0] == keys[1] != keys[2]  # the same tick twice asks for one run
+    assert keys[0] == keys[1] != keys[2]  # a repeated tick requests one run
 
 
-def test_a_cutoff_that_is_judged_is_not_trained_again(lake: Lake) -> None:
+def test_a_cutoff_with_a_recorded_verdict_is_not_trained_again(lake: Lake) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
     schema = MODEL_VERDICT.columns
     row = {"cutoff": MONDAY.date(), "decision": "promoted", "kind": "first", "passed": True}
     candidate = {"candidate_version": 1, "candidate_digest": "a"}
     verdict = pl.DataFrame([dict.fromkeys(schema) | row | candidate], schema=schema)
     lake.write(MODEL_VERDICT, MONDAY.date(), verdict)
-    assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest), "judged, but not written down"
+    assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest), (
+        "has a verdict that is not recorded"
+    )
     at = midnight(MONDAY.date())
     written = after_verdict(MODEL_HISTORY.empty(), verdict, effective_from=at, recorded_at=at)
     lake.append(MODEL_HISTORY, MONDAY.date(), written)
     skipped = train(lake, MONDAY.replace(hour=1, minute=20))
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "the model of 2024-03-04 is trained and judged"
+    assert skipped.skip_message == "the model of 2024-03-04 is trained and has a verdict"
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
-def test_while_a_cutoff_is_being_trained_no_second_training_starts(
+def test_no_second_training_of_a_cutoff_starts_during_the_first(
     lake: Lake, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
     store_features(lake, MONDAY - timedelta(days=1), 24)
-    training(instance, "2024-02-26", status)
+    record_training(instance, "2024-02-26", status)
     assert isinstance(train(lake, MONDAY.replace(hour=1, minute=20)), dg.RunRequest)
-    training(instance, "2024-03-04", status)
+    record_training(instance, "2024-03-04", status)
     skipped = train(lake, MONDAY.replace(hour=2, minute=20))
     assert isinstance(skipped, dg.SkipReason)
     assert "is being trained" in (skipped.skip_message or "")
     assert dg.DagsterRunStatus.QUEUED in schedules.UNFINISHED
 
 
-def crown(lake: Lake, since: datetime) -> None:
-    """Write into the history that there is a champion from an hour on."""
+def make_champion(lake: Lake, since: datetime) -> None:
+    """Record a champion from an hour on."""
     row = {"effective_from": since, "recorded_at": since, "role": "champion", "event": "promoted"}
     row |= {"model_version": 1, "model_cutoff": since.date(), "model_digest": "a"}
     schema = MODEL_HISTORY.columns
@@ -270,12 +272,12 @@ def crown(lake: Lake, since: datetime) -> None:
     ],
     ids=["no champion", "since midnight", "since this hour", "from the next hour on"],
 )
-def test_one_run_goes_as_far_as_there_is_a_champion(
+def test_the_champion_determines_the_assets_of_a_run(
     lake: Lake, champion_since: datetime | None, made: list[dg.AssetKey]
 ) -> None:
     store_prices(lake, MONDAY - timedelta(days=1), 24 + 11)
     if champion_since is not None:
-        crown(lake, champion_since)
+        make_champion(lake, champion_since)
     request = refresh(lake, MONDAY.replace(hour=12))
     assert isinstance(request, dg.RunRequest)
     assert request.asset_selection == made
@@ -283,7 +285,7 @@ def test_one_run_goes_as_far_as_there_is_a_champion(
 
 
 def test_at_midnight_the_last_hour_of_yesterday_is_forecast(lake: Lake) -> None:
-    crown(lake, MONDAY - timedelta(days=1))
+    make_champion(lake, MONDAY - timedelta(days=1))
     store_prices(lake, MONDAY - timedelta(days=1), 23)
     request = refresh(lake, MONDAY)
     assert isinstance(request, dg.RunRequest)
@@ -291,7 +293,7 @@ def test_at_midnight_the_last_hour_of_yesterday_is_forecast(lake: Lake) -> None:
     assert SERVING_BUNDLE.asset_key in (request.asset_selection or ())
 
 
-def test_the_forecast_of_the_hour_is_one_run_that_waits_for_its_bar_and_goes_first() -> None:
+def test_the_forecast_of_the_hour_is_one_run_with_priority_that_waits_for_its_bar() -> None:
     job = defs.resolve_job_def("refresh_forecast")
     made = set(job.asset_layer.selected_asset_keys)
     assert made == {
@@ -308,19 +310,19 @@ def test_the_forecast_of_the_hour_is_one_run_that_waits_for_its_bar_and_goes_fir
         assert int(defs.resolve_asset_graph().get(key).assets_def.op.tags["dagster/priority"]) > 0  # before its checks
 
 
-def test_the_refresh_comes_at_the_full_hour_and_the_training_on_mondays() -> None:
+def test_the_refresh_runs_at_the_full_hour_and_the_training_on_mondays() -> None:
     assert hourly_refresh.cron_schedule == "0 * * * *"
     assert str(weekly_training.cron_schedule).endswith("* * 1")
     assert {hourly_refresh.execution_timezone, weekly_training.execution_timezone} == {"UTC"}
 
 
 # --- texts -----------------------------------------------------------------------------------------
-def test_todays_texts_are_gathered_and_those_of_days_the_machine_was_off() -> None:
+def test_texts_of_today_and_of_an_outage_are_gathered() -> None:
     today, now = date(2024, 5, 10), datetime(2024, 5, 10, 9, 15, tzinfo=UTC)
     assert days_to_gather(now, []) == Span(today, today)
     assert days_to_gather(now, [today - timedelta(days=1), today]) == Span(today, today)
     assert days_to_gather(now, [today - timedelta(days=3)]) == Span(today - timedelta(days=3), today)
-    assert days_to_gather(now, [date(2024, 1, 5)]).first == today - timedelta(days=MOST_DAYS_TO_GATHER)
+    assert days_to_gather(now, [date(2024, 1, 5)]).first == today - timedelta(days=MAX_DAYS_TO_GATHER)
     assert days_to_gather(now, [today + timedelta(days=4)]) == Span(today, today)
 
 
@@ -328,10 +330,10 @@ def gather(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
     return gather_news(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
 
 
-def test_a_tick_asks_for_todays_texts(lake: Lake) -> None:
-    asked = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
-    assert isinstance(asked, dg.RunRequest)
-    assert asked.partition_key == "2024-05-10"
+def test_a_tick_requests_todays_texts(lake: Lake) -> None:
+    request = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-05-10"
 
 
 def test_a_stream_of_its_own_is_gathered_by_its_own_schedule(lake: Lake) -> None:
@@ -340,16 +342,16 @@ def test_a_stream_of_its_own_is_gathered_by_its_own_schedule(lake: Lake) -> None
     assert (schedule.name, schedule.cron_schedule) == ("gather_funding", "50 * * * *")
     lake.write(FUNDING_RATES, date(2024, 5, 9), FUNDING_RATES.empty())
     now = datetime(2024, 5, 10, 9, 50, tzinfo=UTC)
-    asked = schedule(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
-    assert isinstance(asked, dg.RunRequest)
-    assert asked.tags.items() >= Span(date(2024, 5, 9), date(2024, 5, 10)).tags.items()
+    request = schedule(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags.items() >= Span(date(2024, 5, 9), date(2024, 5, 10)).tags.items()
 
 
-def test_while_one_gathering_runs_no_other_is_started(lake: Lake, instance: dg.DagsterInstance) -> None:
+def test_no_second_gathering_starts_during_the_first(lake: Lake, instance: dg.DagsterInstance) -> None:
     create_run_for_test(instance, job_name="gather_texts", status=dg.DagsterRunStatus.STARTED)
-    said = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
-    assert isinstance(said, dg.SkipReason)
-    assert "still runs" in str(said.skip_message)
+    result = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(result, dg.SkipReason)
+    assert "is still running" in str(result.skip_message)
 
 
 @pytest.mark.parametrize(
@@ -360,11 +362,11 @@ def test_while_one_gathering_runs_no_other_is_started(lake: Lake, instance: dg.D
         ({"market_source": "binance", "history_start": date(2025, 1, 1)}, "the history begins"),
     ],
 )
-def test_where_there_is_nothing_to_gather_the_tick_says_so(
+def test_a_tick_without_texts_to_gather_is_skipped_with_a_reason(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], why: str
 ) -> None:
     chosen = Settings(**values)
     monkeypatch.setattr(schedules, "settings", lambda: chosen)
-    said = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
-    assert isinstance(said, dg.SkipReason)
-    assert why in str(said.skip_message)
+    result = gather(lake, datetime(2024, 5, 10, 9, 15, tzinfo=UTC))
+    assert isinstance(result, dg.SkipReason)
+    assert why in str(result.skip_message)

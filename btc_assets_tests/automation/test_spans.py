@@ -13,17 +13,17 @@ days = st.lists(st.dates(date(2020, 1, 1), date(2020, 3, 1)), max_size=40)
 
 
 @given(days)
-def test_spans_hold_exactly_the_days_given(chosen: list[date]) -> None:
-    assert [day for span in spans(chosen) for day in span.days] == sorted(set(chosen))
+def test_spans_contain_exactly_the_given_days(selected: list[date]) -> None:
+    assert [day for span in spans(selected) for day in span.days] == sorted(set(selected))
 
 
 @given(days)
-def test_no_two_spans_could_be_one(chosen: list[date]) -> None:
-    found = spans(chosen)
-    assert all(b.first - a.last > timedelta(days=1) for a, b in itertools.pairwise(found))
+def test_two_spans_are_never_consecutive(selected: list[date]) -> None:
+    result = spans(selected)
+    assert all(b.first - a.last > timedelta(days=1) for a, b in itertools.pairwise(result))
 
 
-def test_a_span_names_its_range_in_run_tags() -> None:
+def test_a_span_has_run_tags_of_its_range() -> None:
     assert Span(date(2024, 1, 1), date(2024, 1, 3)).tags == {
         "dagster/asset_partition_range_start": "2024-01-01",
         "dagster/asset_partition_range_end": "2024-01-03",

@@ -15,7 +15,7 @@ from btc_assets.alerts.channels import DeliveryError
 from btc_assets.alerts.deliver import deliver
 from btc_assets.alerts.outbox import Finding, Outbox
 from btc_assets.alerts.rules import Rule
-from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, asked_again, publish_new_forecasts
+from btc_assets.automation.sensors import SENSOR_TAG, SENSORS, publish_new_forecasts, retry_requests
 from btc_assets.automation.spans import Span
 from btc_assets.definitions import defs
 from btc_assets.digest import digest
@@ -204,9 +204,9 @@ def test_a_failed_run_is_asked_for_again_once_whatever_the_clock_says(
     tags = {SENSOR_TAG: "a sensor", "dagster/run_key": "a key"}
     dg.materialize([fails], instance=instance, tags=tags, raise_on_error=False)
     soon = datetime.now(tz=UTC) + timedelta(minutes=6)
-    requests = asked_again(instance, "a sensor", soon + jump)
+    requests = retry_requests(instance, "a sensor", soon + jump)
     assert [request.run_key for request in requests] == ["a key|attempt 2"] * asked
-    assert len(asked_again(instance, "a sensor", soon)) == 1
+    assert len(retry_requests(instance, "a sensor", soon)) == 1
 
 
 RULE = Rule("fall", "drawdown", "high", timedelta(hours=6), 0.1)
