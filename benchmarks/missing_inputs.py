@@ -37,9 +37,9 @@ from btc_assets.features.labels import compute_labels
 from btc_assets.learning import missingness
 from btc_assets.learning.explain import explain
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
-from btc_assets.learning.folds import Rows, labelled_rows, learnable
+from btc_assets.learning.folds import Rows, features_with_values, labelled_rows
 from btc_assets.learning.forecast_model import HorizonForecast
-from btc_assets.learning.missingness import FALL_BACK_WEIGHT, LEAST_GONE_HOURS, Profile
+from btc_assets.learning.missingness import FALLBACK_WEIGHT, MAX_LOST_HOURS, Profile
 from btc_assets.learning.training import SCALE_FEATURE, fit, row_weights, scales, up
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
@@ -110,13 +110,13 @@ class Model:
 
     def p_up(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Forecast rows, the lost inputs at their medians; None leaves every unknown value to the trees."""
-        inputs = rows.inputs if lost is None else self.profile.filled(rows.inputs.astype(np.float64), lost)
+        inputs = rows.inputs if lost is None else self.profile.fill(rows.inputs.astype(np.float64), lost)
         return self.forecaster.p_up(inputs.astype(np.float32))
 
     def quantiles(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Forecast the quantiles of the log return, likewise."""
         inputs = rows.inputs.astype(np.float64)
-        inputs = inputs if lost is None else self.profile.filled(inputs, lost)
+        inputs = inputs if lost is None else self.profile.fill(inputs, lost)
         filled = Rows(rows.open_time, inputs.astype(np.float32), rows.log_return, rows.names)
         return np.sort(self.forecaster.quantiles(filled.inputs), axis=1) * scales(filled, PRIMARY)[:, None]
 
@@ -157,7 +157,9 @@ class History:
 
     def known(self, features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
         """Return the inputs known in the window of a cutoff."""
-        return learnable(features, NAMES, cutoff=cutoff, window_days=self.plan.window_days, needed=SCALE_FEATURE)
+        return features_with_values(
+            features, NAMES, cutoff=cutoff, window_days=self.plan.window_days, needed=SCALE_FEATURE
+        )
 
     def gone(self, features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
         """Return the inputs that are gone at a cutoff."""
@@ -262,8 +264,8 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
         AS_IT_WAS: (champion.p_up(lacking), champion.quantiles(lacking)),
     }
     model = HorizonForecast(champion.p_up(lacking, lost), champion.quantiles(lacking, lost))
-    filled = champion.profile.filled(lacking.inputs.astype(np.float64), lost)
-    served = champion.profile.answer(PRIMARY, model, filled, lost).forecast
+    filled = champion.profile.fill(lacking.inputs.astype(np.float64), lost)
+    served = champion.profile.adjust(PRIMARY, model, filled, lost).forecast
     answers[AS_SERVED] = (served.p_up, served.quantiles)
     base_rate = np.full(len(lacking), champion.profile.base_rate[PRIMARY])
     scaled = champion.profile.quantiles[PRIMARY] * scales(lacking, PRIMARY)[:, None]
@@ -322,7 +324,7 @@ def _asked_after(features: pl.DataFrame, model: Model, names: Sequence[str], sta
         last = midnight(day + DAY)
         week = marks.filter(pl.col("open_time").is_between(last - WEEK, last, "left"))
         counted = missingness.hours_lost(week, features.filter(pl.col("open_time") < last))
-        if max(counted.values(), default=0) > LEAST_GONE_HOURS:
+        if max(counted.values(), default=0) > MAX_LOST_HOURS:
             return (last - start) / HOUR
         day += DAY
     return float("inf")
@@ -458,7 +460,7 @@ def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
     text = f"""{plan.chosen} models, {plan.chosen_first} to {last}, each over the {plan.chosen_days} days after its
         cutoff: single inputs, groups and random sets of 2 to 64 are taken away in all of these hours. The weight is
         their share of the mean |SHAP value|. The base rate has a skill of 0, so it answers better where the skill left
-        is below that: medians keep some up to a weight of about one half, and from {FALL_BACK_WEIGHT:.0%} on the base
+        is below that: medians keep some up to a weight of about one half, and from {FALLBACK_WEIGHT:.0%} on the base
         rate answers."""
     headings = ("weight lost", "sets", "skill, nothing lost", "skill, nulls", "skill, medians", "medians below 0")
     rows = []

@@ -24,7 +24,6 @@ from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
     data_versions,
     known_inputs,
-    learnt_inputs,
     other_seeds,
     parameters_by_horizon,
     rows_by_horizon,
@@ -217,7 +216,7 @@ def _judged(
     rival = history.holder(past, CHAMPION, effective_hour(cutoff, replayed=is_replay(cutoff)))
     wide, known = reads.scan(HOURLY_FEATURES).collect(), reads.scan(HOURLY_LABELS).collect()
     forecasts = reads.scan(FOLD_FORECASTS).collect()
-    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, learnt_inputs(wide, cutoff))[gate.PRIMARY]
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))[gate.PRIMARY]
     newest = (
         reads.scan(CV_FOLDS).filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
     )

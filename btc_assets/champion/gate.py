@@ -32,7 +32,7 @@ from btc_assets.learning.families.protocol import FittedOutput
 from btc_assets.learning.folds import Rows, last_train_open_time, matrix
 from btc_assets.learning.forecast_model import MEDIAN, ForecastModel
 from btc_assets.learning.missingness import Profile
-from btc_assets.learning.training import SEEDS, Lesson, learn, scales
+from btc_assets.learning.training import SEEDS, OutputCalibration, fit_output_calibration, scales
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, VERDICT_KINDS
 
 FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
@@ -175,9 +175,9 @@ def champion_evidence(
         fallback = np.zeros(len(inputs), dtype=np.bool_)
     else:
         lost = profile.lost(features)[at]
-        filled = profile.filled(inputs.astype(np.float64), lost)
+        filled = profile.fill(inputs.astype(np.float64), lost)
         inputs = filled.astype(np.float32)
-        answer = profile.answer(PRIMARY, bundle.predict(inputs)[PRIMARY], filled, lost)
+        answer = profile.adjust(PRIMARY, bundle.predict(inputs)[PRIMARY], filled, lost)
         forecast, fallback = answer.forecast, answer.fallback
     calibration = Calibration(**bundle.document["calibration"][str(PRIMARY)])
     others = _calibrated(calibration, np.stack([fit.predict(inputs) for fit in other_seeds]) if other_seeds else None)
@@ -190,11 +190,11 @@ def champion_evidence(
     )
 
 
-def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> Lesson:
+def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> OutputCalibration:
     """Return calibration and intervals from the hours known before the judged hours."""
     known = last_train_open_time(judged["open_time"][0], PRIMARY)
-    miss_of_candidate = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
-    return learn(miss_of_candidate.filter(pl.col("open_time") <= known), rows, PRIMARY)
+    candidate_rows = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
+    return fit_output_calibration(candidate_rows.filter(pl.col("open_time") <= known), rows, PRIMARY)
 
 
 def _calibrated(calibration: Calibration, p_up: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:

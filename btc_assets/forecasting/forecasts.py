@@ -17,7 +17,7 @@ from btc_assets.champion.history import ModelChoice, holders
 from btc_assets.clock import HOUR
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.learning.forecast_model import HorizonForecast
-from btc_assets.learning.missingness import Answer, Profile
+from btc_assets.learning.missingness import AdjustedForecast, Profile
 from btc_assets.schema import UTC_TIME
 from btc_assets.vocabulary import HELD_ROLES, NEWEST, QUANTILE_NAMES
 
@@ -138,12 +138,14 @@ def _forecast_by(
     lost = np.zeros(rows.shape, dtype=np.bool_)
     if profile is not None:
         lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
-        rows = profile.filled(rows, lost)
+        rows = profile.fill(rows, lost)
     made_at = pl.col("open_time") + HOUR
     names = np.array(model.features)
     parts = []
     for horizon, forecast in model.predict(rows).items():
-        answer = Answer.as_is(forecast) if profile is None else profile.answer(horizon, forecast, rows, lost)
+        adjusted = (
+            AdjustedForecast.unadjusted(forecast) if profile is None else profile.adjust(horizon, forecast, rows, lost)
+        )
         parts.append(
             hours.select(
                 "open_time",
@@ -154,15 +156,15 @@ def _forecast_by(
                 pl.lit(choice.cutoff).alias("model_cutoff"),
                 pl.lit(choice.digest).alias("model_digest"),
                 "close",
-                pl.Series("p_up", answer.forecast.p_up, pl.Float64),
+                pl.Series("p_up", adjusted.forecast.p_up, pl.Float64),
                 *(
-                    pl.Series(name, answer.forecast.quantiles[:, i], pl.Float64)
+                    pl.Series(name, adjusted.forecast.quantiles[:, i], pl.Float64)
                     for i, name in enumerate(QUANTILE_NAMES)
                 ),
                 pl.Series("degraded", lost.any(axis=1), pl.Boolean),
                 pl.Series("missing_inputs", [",".join(names[row]) for row in lost], pl.String),
-                pl.Series("missing_weight", answer.missing_weight, pl.Float64),
-                pl.Series("fallback", answer.fallback, pl.Boolean),
+                pl.Series("missing_weight", adjusted.missing_weight, pl.Float64),
+                pl.Series("fallback", adjusted.fallback, pl.Boolean),
             )
         )
     return pl.concat(parts)

@@ -53,7 +53,7 @@ def _trial_fit(names: Sequence[str]) -> Fit:
         )
         parameters = BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
         forecasts = training.forecast_folds({_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1)
-        lesson = training.learn(forecasts, learnt, _HORIZON)
+        lesson = training.fit_output_calibration(forecasts, learnt, _HORIZON)
         model = GradientBoosting(parameters, seed=0, threads=1).fit_direction(
             learnt.inputs, training.up(learnt), training.row_weights(learnt, 1, parameters.half_life_days)
         )

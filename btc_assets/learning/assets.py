@@ -1,4 +1,4 @@
-"""Learning on cutoff days: folds, parameters, out-of-fold forecasts, the model, why, the verdict and the history."""
+"""Learning assets of a cutoff day: folds, parameters, out-of-fold forecasts, model, explanation and profile."""
 
 import base64
 import json
@@ -17,16 +17,16 @@ from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
     data_versions,
     known_inputs,
-    learnt_inputs,
     other_seeds,
     parameters_by_horizon,
     rows_by_horizon,
     same_cutoff,
+    training_inputs,
     window_of,
 )
 from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.forecast_model import graph_name, save_model
-from btc_assets.learning.group_study import as_markdown, feature_groups, picture, study_groups
+from btc_assets.learning.group_study import as_markdown, feature_groups, plot, study_groups
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
 from btc_assets.learning.tables import (
     CV_FOLDS,
@@ -47,7 +47,7 @@ GROUP = "learning"
 CODE_VERSION = "1"
 WEEK = timedelta(days=7)
 STUDY_SEEDS = 5
-"""Seeds of every set of feature groups that is compared."""
+"""Number of seeds per compared set of feature groups."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 _FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK + timedelta(days=1))
 _LIMITS = {"dagster/max_runtime": "3600"}
@@ -59,7 +59,7 @@ _COMMON: dict[str, Any] = {
     "code_version": CODE_VERSION,
     "op_tags": _LIMITS,
 }
-"""What every asset of this domain has in common."""
+"""Options shared by every asset of this domain."""
 
 
 @dg.asset(
@@ -75,10 +75,10 @@ _COMMON: dict[str, Any] = {
 def cv_folds(
     context: dg.AssetExecutionContext, hourly_features: pl.LazyFrame, hourly_labels: pl.LazyFrame
 ) -> dg.Output[pl.DataFrame]:
-    """Walk-forward folds inside the window of a cutoff, one row for each horizon and fold.
+    """Walk-forward folds inside the window of a cutoff, one row per horizon and fold.
 
-    Each fold trains on everything in the window whose label is known when its test starts, so the purge
-    between the two is the horizon plus one hour. No embargo: nothing is ever trained on after a test.
+    Each fold trains on every row of the window whose label is known at the start of its test, so the purge between
+    training and test is the horizon plus one hour. There is no embargo, as no fold trains on rows after a test.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     frame = folds.make_folds(
@@ -113,9 +113,9 @@ def tuned_parameters(
 ) -> dg.Output[pl.DataFrame]:
     """Parameters of each horizon's boosters at a cutoff.
 
-    The previous cutoff's parameters are reused until their study is older than `BTC_TUNE_EVERY_DAYS`; then a
-    seeded, pruned Optuna study starts from them on this cutoff's folds. They are replaced only by a trial
-    whose gain over the fold hours exceeds its standard error. Studies are kept in SQLite.
+    The parameters of the previous cutoff are reused until their study is older than `BTC_TUNE_EVERY_DAYS`. Then a
+    seeded Optuna study with pruning starts from them on the folds of this cutoff. Only a trial whose gain over the fold
+    hours exceeds its standard error replaces them. Studies are stored in SQLite.
     """
     from btc_assets.learning.tuning import tune
 
@@ -144,10 +144,10 @@ def tuned_parameters(
                 "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
             }
         else:
-            rows = rows or rows_by_horizon(wide.lazy(), known.lazy(), cutoff, learnt_inputs(wide, cutoff))
-            own = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
+            rows = rows or rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))
+            fold_rows = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
             study = tune(
-                [folds.split(rows[horizon], fold) for fold in own.iter_rows(named=True)],
+                [folds.split(rows[horizon], fold) for fold in fold_rows.iter_rows(named=True)],
                 incumbent,
                 horizon=horizon,
                 study_name=f"{cutoff}/{horizon}h",
@@ -198,15 +198,15 @@ def fold_forecasts(
     cv_folds: pl.LazyFrame,
     tuned_parameters: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Out-of-sample forecasts of every fold's test hours, by models that saw only the hours before.
+    """Out-of-sample forecasts of every fold's test hours, by models trained on earlier hours only.
 
-    Calibration, conformal intervals, the metrics of the MLflow run and the gate's view of the candidate all
-    rest on this table, so nothing of them is fitted on hours the booster has learnt from.
+    Calibration, conformal intervals, the metrics of the MLflow run and the gate's evaluation of the candidate use this
+    table, so none of them uses hours on which the booster was trained.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
     frame = training.forecast_folds(
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, learnt_inputs(wide, cutoff)),
+        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, training_inputs(wide, cutoff)),
         cv_folds.collect(),
         parameters_by_horizon(tuned_parameters.collect()),
         seed=config.seed,
@@ -243,9 +243,9 @@ def trained_model(
 ) -> dg.Output[pl.DataFrame]:
     """The model of a cutoff: P(up) and five return quantiles for 1, 4 and 24 h, as ONNX graphs.
 
-    Trained on the window before the cutoff, labels included; calibrated and conformalised from the
-    out-of-fold forecasts; every graph must answer as its booster before the model is registered in MLflow.
-    The same data and settings give the same digest, and the same digest keeps its version.
+    The model is trained on the window before the cutoff, including labels, and calibrated and conformalised on the
+    out-of-fold forecasts. Every graph must reproduce its booster before the model is registered in MLflow. The same
+    data and settings give the same digest, and the same digest keeps its version.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     forecasts, tuned = fold_forecasts.collect(), tuned_parameters.collect()
@@ -256,7 +256,7 @@ def trained_model(
         for horizon in HORIZONS
     }
     wide, known = hourly_features.collect(), hourly_labels.collect()
-    names = learnt_inputs(wide, cutoff)
+    names = training_inputs(wide, cutoff)
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names)
     versions = data_versions(
         hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, fold_forecasts=forecasts
@@ -295,7 +295,7 @@ def trained_model(
         version = registry.register(run.run_id, model_digest, cutoff.isoformat())
         run.tags({"model_version": str(version)})
         link = run.link()
-    stated = registry.load(version).document["graphs"]
+    graph_digests = registry.load(version).document["graphs"]
     frame = pl.DataFrame(
         [
             {
@@ -304,7 +304,7 @@ def trained_model(
                 "output": output,
                 "model_version": version,
                 "model_digest": model_digest,
-                "graph_digest": stated[graph_name(output, horizon)],
+                "graph_digest": graph_digests[graph_name(output, horizon)],
                 "rows": len(rows[horizon]),
                 "trees": model.trees[graph_name(output, horizon)],
                 "parity_error": model.parity[graph_name(output, horizon)],
@@ -347,9 +347,9 @@ def model_explanation(
     hourly_labels: pl.LazyFrame,
     trained_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Which features move P(up): mean |SHAP value| by horizon over the newest hours of the window.
+    """Feature importance for P(up): mean |SHAP value| by horizon over the newest hours of the window.
 
-    The beeswarm of the primary horizon is shown here and kept with the MLflow run.
+    The metadata and the MLflow run contain the beeswarm plot of the primary horizon.
     """
     from btc_assets.learning.explain import explain
 
@@ -359,10 +359,10 @@ def model_explanation(
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names)
     natives = registry.native(version)
-    found = {h: explain(natives / f"p_up_{h}h.ubj", rows[h].inputs, names) for h in HORIZONS}
-    frame = pl.concat([found[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
+    explanations = {h: explain(natives / f"p_up_{h}h.ubj", rows[h].inputs, names) for h in HORIZONS}
+    frame = pl.concat([explanations[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
     primary = HORIZONS[0]
-    picture = found[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
+    picture = explanations[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
     versions = data_versions(hourly_features=wide, hourly_labels=known, trained_model=trained)
     with registry.run(context, MODEL_EXPLANATION.asset_key, {"model_version": str(version), **versions}) as run:
         with tempfile.TemporaryDirectory() as scratch:
@@ -400,11 +400,11 @@ def training_profile(
     hourly_labels: pl.LazyFrame,
     model_explanation: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """What the model of a cutoff saw in training: how long its inputs were missing, and what usually happened.
+    """Profile of a cutoff's training window: missing runs and medians of the inputs, base rate and return quantiles.
 
-    A forecast whose inputs are missing for longer than this is marked as degraded; a missing input is answered at
-    the median given here, and where too much is missing, the base rate and the scaled quantiles answer instead of the
-    model. An input that was gone at the cutoff was not learnt from, and has no weight.
+    A forecast with inputs that are missing for longer than in training is marked as degraded. Such an input is replaced
+    by its median; if too much is missing, the base rate and the scaled quantiles replace the model. An input that was
+    gone at the cutoff is not used in training and has no weight.
     """
     cutoff = day_of(context.partition_key)
     wide = hourly_features.sort("open_time").collect()
@@ -417,7 +417,7 @@ def training_profile(
         window_days=settings().window_days,
     )
     primary = frame.filter(pl.col("horizon_hours") == HORIZONS[0])
-    missed = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
+    often_missing = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
     return output_of(
         context,
         TRAINING_PROFILE,
@@ -425,7 +425,9 @@ def training_profile(
         {
             "gone_at_the_cutoff": sorted(missingness.gone_inputs(primary)),
             "longest_missing": dg.MetadataValue.md(
-                markdown_table(missed.head(20).select("feature", "weight", "missing_share", "longest_missing_hours"))
+                markdown_table(
+                    often_missing.head(20).select("feature", "weight", "missing_share", "longest_missing_hours")
+                )
             ),
             "returns": dg.MetadataValue.md(
                 markdown_table(
@@ -457,15 +459,15 @@ def feature_group_study(
     cv_folds: pl.LazyFrame,
     tuned_parameters: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Does a group of features help? Price alone, sentiment alone, social alone, together, and each one left out.
+    """Effect of each group of features: price, sentiment and social alone, together, and with each one left out.
 
-    Every set of groups forecasts the same test hours of the cutoff's folds with the same seeds; differences in
-    log-loss are tested (Diebold-Mariano with Holm's correction, paired t) and put in words: helps, hurts, or cannot
-    tell. A group nobody gathered is left out. Not part of a training: it is run when the question is asked.
+    Every set of groups forecasts the same test hours of the cutoff's folds with the same seeds. Differences in log-loss
+    are tested (Diebold-Mariano with Holm's correction, paired t) and get a verdict: helps, hurts or cannot tell. A
+    group without data is left out. The study is not part of a training and runs on request.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
-    names = learnt_inputs(wide, cutoff)
+    names = training_inputs(wide, cutoff)
     horizon = HORIZONS[0]
     study = study_groups(
         rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names)[horizon],
@@ -483,7 +485,7 @@ def feature_group_study(
             "table": dg.MetadataValue.md(as_markdown(study.rows)),
             "notes": list(study.notes),
             "picture": dg.MetadataValue.md(
-                f"![groups](data:image/png;base64,{base64.b64encode(picture(study.rows)).decode()})"
+                f"![groups](data:image/png;base64,{base64.b64encode(plot(study.rows)).decode()})"
             ),
             "verdicts": {
                 f"{row['groups']} against {row['against'] or 'base rate'}": row["verdict"]

@@ -1,4 +1,4 @@
-"""Making probabilities and intervals mean what they say, from out-of-fold forecasts alone."""
+"""Calibrate probabilities and intervals on out-of-fold forecasts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Calibration:
         return calibrated(p_up, self.slope, self.intercept)
 
     def document(self) -> dict[str, float]:
-        """Return the calibration as `model.json` carries it."""
+        """Return the calibration in the format of `model.json`."""
         return {"slope": self.slope, "intercept": self.intercept}
 
 
 def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibration:
-    """Fit Platt scaling with a prior at "as it is".
+    """Fit Platt scaling with a prior at the identity.
 
-    An hourly edge is small against its noise, so a free slope fitted on a few thousand hours would be
-    mostly chance. Normal priors on slope and intercept shrink both towards no change.
+    An hourly edge is small compared with its noise, so an unregularised slope fitted on a few thousand hours is mostly
+    noise. Normal priors on slope and intercept shrink both towards no change.
 
     Source: J. Platt (1999), Probabilistic outputs for support vector machines; maximum a posteriori here.
 
@@ -68,10 +68,10 @@ def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibratio
 
 
 def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Return what to add to each scaled quantile so that intervals cover what they claim.
+    """Return the offset of each scaled quantile that gives intervals their nominal coverage.
 
-    Conformalised quantile regression: the score of a row is how far the outcome lies outside its interval
-    (negative inside), and the interval is moved out, or in, by the score's own quantile.
+    Conformalised quantile regression: the score of a row is the distance of the outcome outside its interval (negative
+    inside), and the interval is widened or narrowed by a quantile of the score.
 
     Source: Y. Romano, E. Patterson, E. Candes (2019), Conformalized quantile regression.
 

@@ -1,4 +1,4 @@
-"""What a cutoff day reads and learns from: the window before it, its inputs, rows, parameters and seeds."""
+"""The training data of a cutoff day: its window, inputs, rows, parameters and seeds."""
 
 from datetime import date
 
@@ -15,7 +15,7 @@ from btc_assets.vocabulary import HORIZONS
 
 
 def window_of(table: str) -> dg.AssetIn:
-    """Everything of a table inside the training window: the days before the cutoff, never its own."""
+    """Read a table's partitions of the training window: the days before the cutoff, without the cutoff day."""
     return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=False))
 
 
@@ -25,16 +25,16 @@ def same_cutoff(table: str) -> dg.AssetIn:
 
 
 def known_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features of the chosen set known in the window of a cutoff, and the returns' scale."""
+    """Return the features of the configured set with values in the window of a cutoff, and the scale feature."""
     chosen = FEATURE_SETS[settings().feature_set]
     names = chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
-    return folds.learnable(
+    return folds.features_with_values(
         features, names, cutoff=cutoff, window_days=settings().window_days, needed=training.SCALE_FEATURE
     )
 
 
-def learnt_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features a cutoff learns from: those known in its window that are not gone at its end."""
+def training_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
+    """Return the features used in training: those with values in the window that are not gone at its end."""
     known = known_inputs(features, cutoff)
     left_out = set(missingness.gone(features, known, cutoff=cutoff, window_days=settings().window_days))
     return tuple(name for name in known if name not in left_out - {training.SCALE_FEATURE})
@@ -43,7 +43,7 @@ def learnt_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
 def rows_by_horizon(
     features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]
 ) -> dict[int, folds.Rows]:
-    """Return the labelled rows of a cutoff's window with these inputs, by horizon in hours."""
+    """Return the labelled rows of a cutoff's window with the given inputs, by horizon in hours."""
     wide, known = features.select("open_time", "available_at", *names).collect(), labels.collect()
     return {
         horizon: folds.labelled_rows(
@@ -61,10 +61,10 @@ def parameters_by_horizon(tuned: pl.DataFrame) -> dict[int, BoostingParameters]:
 
 
 def other_seeds() -> range:
-    """Return the seeds of the fits that a verdict compares beside the model's own."""
+    """Return the seeds of the additional fits that a verdict compares."""
     return range(settings().seed + 1, settings().seed + training.SEEDS)
 
 
 def data_versions(**frames: pl.DataFrame) -> dict[str, str]:
-    """Return tags with the content hash of what a model was made from."""
+    """Return tags with the content digests of the training data."""
     return {f"data_version.{name}": digest(frame) for name, frame in frames.items()}

@@ -1,4 +1,4 @@
-"""What learning brings to the graph."""
+"""The Dagster definitions of learning."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Which features move P(up), by SHAP values of the booster itself."""
+"""Feature importance for P(up) from the SHAP values of the booster."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from btc_assets.learning.families.protocol import Inputs
 from btc_assets.learning.tables import MODEL_EXPLANATION
 
 EXPLAINED_ROWS = 1_000
-"""Newest rows of the window that are explained."""
+"""Number of newest rows of the window to explain."""
 BEESWARM_FEATURES = 15
-"""Features the picture shows."""
+"""Number of features in the plot."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Explanation:
 
     Attributes:
         values: (n, f), log-odds.
-        inputs: (n, f), the rows explained.
+        inputs: (n, f), the explained rows.
         names: the f features.
     """
 
@@ -36,7 +36,7 @@ class Explanation:
     names: tuple[str, ...]
 
     def importance(self, cutoff: date, horizon: int) -> pl.DataFrame:
-        """Return MODEL_EXPLANATION rows: mean |SHAP value|, the most important feature first."""
+        """Return MODEL_EXPLANATION rows: mean |SHAP value|, most important feature first."""
         weight = np.abs(self.values).mean(axis=0)
         order = np.lexsort((np.arange(len(weight)), -weight))
         return pl.DataFrame(
@@ -72,9 +72,9 @@ class Explanation:
             figure = plt.gcf()
             figure.axes[0].set_title(title)
             figure.set_size_inches(7, 5)
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=70, bbox_inches="tight")
-            return picture.getvalue()
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=70, bbox_inches="tight")
+            return png.getvalue()
         finally:
             plt.close(figure)
 
@@ -85,8 +85,8 @@ def explain(native: Path, inputs: Inputs, names: Sequence[str]) -> Explanation:
     Source: S. Lundberg et al. (2020), From local explanations to global understanding with explainable AI for trees.
 
     Args:
-        native: booster in XGBoost's own format.
-        inputs: rows, (n, f); the newest `EXPLAINED_ROWS` are explained.
+        native: file of the booster in XGBoost's format.
+        inputs: rows, (n, f); only the newest `EXPLAINED_ROWS` are explained.
         names: the f features.
     """
     import shap

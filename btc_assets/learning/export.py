@@ -1,4 +1,4 @@
-"""From boosters to ONNX graphs, and the parity gate every graph must pass before it may be registered."""
+"""Convert boosters to ONNX graphs, and check the parity that registration requires."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import xgboost
 
 PARITY_TOLERANCE = 1e-5
-"""Largest |ONNX - library| a graph may show: probabilities, or scaled returns."""
+"""Maximum |ONNX - library| of a graph, as probability or scaled return."""
 PARITY_ROWS = 2_000
-"""Rows the two are compared on, a tenth of them with features knocked out."""
+"""Number of compared rows; a tenth of them have features set to missing."""
 
 
 class ParityError(RuntimeError):
-    """A graph does not answer as the library it came from does."""
+    """The output of a graph differs from that of its library."""
 
 
 def booster_to_onnx(booster: xgboost.Booster, features: int) -> bytes:
-    """Convert one booster to ONNX: input `inputs` float32 (n, features), NaN as missing."""
+    """Convert a booster to ONNX with input `inputs`, float32 (n, features), NaN as missing."""
     from onnxmltools.convert import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -33,8 +33,8 @@ def booster_to_onnx(booster: xgboost.Booster, features: int) -> bytes:
     )
     for node in graph.graph.node:
         if node.op_type == "TreeEnsembleClassifier":
-            # P(up) starts from even odds, a raw score of 0; where the first tree is a bare zero leaf the
-            # converter writes the probability 0.5 there instead.
+            # The base score is a raw score of 0 (P(up) = 0.5); if the first tree is a single zero leaf, the converter
+            # writes the probability 0.5 instead.
             for attribute in node.attribute:
                 if attribute.name == "base_values":
                     attribute.floats[:] = [0.0] * len(attribute.floats)
@@ -43,12 +43,12 @@ def booster_to_onnx(booster: xgboost.Booster, features: int) -> bytes:
 
 
 def parity_rows(inputs: Inputs, seed: int) -> Inputs:
-    """Draw the rows of the parity gate: real ones, a tenth of them with random features missing."""
+    """Sample the rows of the parity check; a tenth of them have random features set to missing."""
     rng = np.random.default_rng(seed)
     rows = inputs[rng.choice(len(inputs), size=min(PARITY_ROWS, len(inputs)), replace=False)].copy()
-    holes = rng.random(rows.shape) < 0.3
-    holes[rng.random(len(rows)) >= 0.1] = False
-    rows[holes] = np.nan
+    missing = rng.random(rows.shape) < 0.3
+    missing[rng.random(len(rows)) >= 0.1] = False
+    rows[missing] = np.nan
     return rows
 
 
@@ -56,10 +56,10 @@ def parity_error(output: FittedOutput, graph: bytes, rows: Inputs) -> float:
     """Return the largest |ONNX - library| over the rows.
 
     Raises:
-        ParityError: it is above `PARITY_TOLERANCE`, or either side is not finite.
+        ParityError: the difference exceeds `PARITY_TOLERANCE`, or a value is not finite.
     """
-    opened = Graphs({"the converted graph": graph}, rows.shape[1])
-    error = np.abs(output.predict(rows) - opened(rows.astype(np.float32, copy=False))[:, 0])
+    run_graph = Graphs({"the converted graph": graph}, rows.shape[1])
+    error = np.abs(output.predict(rows) - run_graph(rows.astype(np.float32, copy=False))[:, 0])
     worst = float(error.max()) if np.isfinite(error).all() else float("inf")
     if worst > PARITY_TOLERANCE:
         raise ParityError(

@@ -1,9 +1,8 @@
-"""Training windows and walk-forward folds on a cutoff: who may learn from which hours.
+"""Training windows and walk-forward folds of a cutoff.
 
-The rule of the house is one line: a row may be learned from once its label is *known*. A model that
-starts to forecast at time T therefore trains on rows with `known_at <= T`, that is
-`open_time <= T - (horizon + 1) hours`. The same rule serves a cutoff and the start of every fold's test,
-so the purge between train and test is always `horizon + 1` hours.
+A row may be used in training once its label is *known*. A model that starts to forecast at time T trains on rows with
+`known_at <= T`, that is `open_time <= T - (horizon + 1) hours`. The same rule applies to a cutoff and to the start of
+every fold's test, so the purge between training and test is always `horizon + 1` hours.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from btc_assets.learning.tables import CV_FOLDS
 
 
 class NotEnoughHistoryError(ValueError):
-    """A cutoff has too little labelled history behind it to learn from."""
+    """A cutoff has too little labelled history for training."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Rows:
 
     Attributes:
         open_time: (n,) polars Datetime series, UTC.
-        inputs: (n, f) float32; NaN where a feature is not known.
+        inputs: (n, f) float32; NaN where a feature is unknown.
         log_return: (n,) float64, fraction.
         names: the f feature names, in column order.
     """
@@ -42,8 +41,10 @@ class Rows:
 
     def between(self, first: datetime, last: datetime) -> Rows:
         """Return the rows with first <= open_time <= last."""
-        kept = ((self.open_time >= first) & (self.open_time <= last)).to_numpy()
-        return Rows(self.open_time.filter(pl.Series(kept)), self.inputs[kept], self.log_return[kept], self.names)
+        selected = ((self.open_time >= first) & (self.open_time <= last)).to_numpy()
+        return Rows(
+            self.open_time.filter(pl.Series(selected)), self.inputs[selected], self.log_return[selected], self.names
+        )
 
     def column(self, name: str) -> npt.NDArray[np.float32]:
         """Return one feature, (n,)."""
@@ -74,10 +75,10 @@ def labelled_rows(
     Args:
         features: HOURLY_FEATURES rows.
         labels: HOURLY_LABELS rows.
-        cutoff: only labels known by its 00:00 UTC are used.
+        cutoff: only labels known at its 00:00 UTC are used.
         horizon: hours ahead.
-        window_days: days before the cutoff at which the window opens.
-        names: the features to learn from.
+        window_days: length of the window in days.
+        names: the features to use.
     """
     end, start = midnight(cutoff), midnight(cutoff - timedelta(days=window_days))
     known = labels.lazy().filter(
@@ -95,20 +96,20 @@ def labelled_rows(
     return Rows(joined["open_time"], matrix(joined, names), joined["log_return"].to_numpy(), tuple(names))
 
 
-def learnable(
+def features_with_values(
     features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int, needed: str
 ) -> tuple[str, ...]:
-    """Return the features that hold a known value in a cutoff's window, in the order given.
+    """Return the features with at least one value in a cutoff's window, in the given order.
 
-    A source that was never gathered leaves its features unknown in every hour. A tree cannot learn from them, but
-    they would take the place of others when it samples its columns.
+    A source that was never gathered leaves its features null in every hour. A tree cannot split on them, but they would
+    displace other features when it samples columns.
 
     Args:
         features: HOURLY_FEATURES rows.
-        names: the features asked for.
+        names: the candidate features.
         cutoff: end of the window.
         window_days: length of the window in days.
-        needed: a feature that is kept, known or not.
+        needed: a feature that is always returned.
     """
     inside = features.lazy().filter(
         (pl.col("available_at") <= midnight(cutoff))
@@ -119,25 +120,25 @@ def learnable(
 
 
 def last_train_open_time(test_start: datetime, horizon: int) -> datetime:
-    """Return the newest open_time whose label is known when a test, or a cutoff, starts."""
+    """Return the newest open_time whose label is known at the start of a test, or at a cutoff."""
     return test_start - (horizon + 1) * HOUR
 
 
 def make_folds(rows: dict[int, Rows], *, cutoff: date, window_days: int, n_folds: int, test_days: int) -> pl.DataFrame:
-    """Lay out expanding walk-forward folds over the newest `n_folds * test_days` days before a cutoff.
+    """Create expanding walk-forward folds over the last `n_folds * test_days` days before a cutoff.
 
     Args:
         rows: labelled rows by horizon.
         cutoff: end of the window.
         window_days: length of the window in days.
         n_folds: number of folds.
-        test_days: days each fold is tested on.
+        test_days: length of each test in days.
 
     Returns:
-        CV_FOLDS rows, by horizon and fold, the oldest fold first.
+        CV_FOLDS rows ordered by horizon and fold, oldest fold first.
 
     Raises:
-        NotEnoughHistoryError: a fold would be left without rows to train or to test on.
+        NotEnoughHistoryError: a fold has too few rows for training or none for its test.
     """
     records = []
     for horizon, known in sorted(rows.items()):
@@ -173,7 +174,7 @@ def make_folds(rows: dict[int, Rows], *, cutoff: date, window_days: int, n_folds
 
 
 MIN_TRAIN_ROWS = 24 * 30
-"""Fewest labelled hours a fold may train on: a month."""
+"""Minimum number of labelled training hours of a fold: 30 days."""
 
 
 def split(rows: Rows, fold: dict[str, datetime]) -> tuple[Rows, Rows]:

@@ -1,13 +1,13 @@
-"""A model as a folder: ONNX graphs, and a `model.json` that says everything needed to use them.
+"""A model as a folder: ONNX graphs and a `model.json` with everything needed to use them.
 
     <folder>/p_up_1h.onnx  q05_1h.onnx ... q95_24h.onnx  model.json
 
-The folder is the whole model: training writes it, and forecasts and the server read it through the
-one `ForecastModel` below, so the numbers are the same everywhere. No pickle, no training library.
+The folder is the complete model. Training writes it; forecasts and the server read it through the same `ForecastModel`,
+so their numbers are identical. It needs no pickle and no training library.
 
-Digest: `model.json` holds the SHA-256 of every graph under `graphs`, and under `digest` the SHA-256
-of the document itself in canonical JSON (keys sorted, no spaces, UTF-8, no NaN) without that key.
-One digest thus names graphs, features, calibration and metrics together. `load` verifies all of it.
+Digest: `model.json` has the SHA-256 of every graph under `graphs`, and under `digest` the SHA-256 of the document in
+canonical JSON (keys sorted, no spaces, UTF-8, no NaN) without that key. The digest therefore covers graphs, features,
+calibration and metrics. `load` verifies all of it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from btc_assets.learning.graph import GraphError, Graphs
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 FORMAT = 1
-"""Version of the folder's layout; a reader refuses any other."""
+"""Version of the folder layout; other versions are refused."""
 DOCUMENT = "model.json"
 MEDIAN = QUANTILE_NAMES.index("q50")
 OUTPUTS = ("p_up", *QUANTILE_NAMES)
-"""What a model yields for each horizon, one graph each."""
+"""The outputs of a model per horizon, one graph each."""
 
-_CERTAIN = 1e-6  # a float32 probability closer to 0 or 1 than this has no usable logit
+_MIN_PROBABILITY = 1e-6  # a float32 probability closer to 0 or 1 than this has no usable logit
 
 
 class ModelFileError(RuntimeError):
-    """A model folder is missing, altered, incomplete or of another format."""
+    """A model folder is missing, changed, incomplete or of another format."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def graph_name(output: str, horizon: int) -> str:
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a model document in canonical JSON, its own `digest` left out.
+    """Return the SHA-256 of a model document in canonical JSON without its `digest`.
 
     Raises:
-        ModelFileError: the document holds NaN, infinities or something JSON has no form for.
+        ModelFileError: the document contains NaN, infinities or values that JSON cannot represent.
     """
     body = {key: value for key, value in document.items() if key != "digest"}
     try:
@@ -77,7 +77,7 @@ def document_digest(document: Mapping[str, Any]) -> str:
 
 
 def schema_hash(features: tuple[str, ...] | list[str]) -> str:
-    """Return the SHA-256 of the feature names in order, one a line."""
+    """Return the SHA-256 of the feature names in order, one per line."""
     return hashlib.sha256("\n".join(features).encode()).hexdigest()
 
 
@@ -88,36 +88,38 @@ def calibrated(p_raw: np.ndarray, slope: float | np.ndarray, intercept: float | 
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
-    """Return ln(p / (1 - p)), with p kept away from 0 and 1."""
-    p = np.minimum(np.maximum(p, _CERTAIN), 1 - _CERTAIN)  # np.clip takes three times as long for one row
+    """Return ln(p / (1 - p)), with p clipped away from 0 and 1."""
+    p = np.minimum(
+        np.maximum(p, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY
+    )  # np.clip takes three times as long for one row
     return np.log(p) - np.log1p(-p)
 
 
 def row_scale(volatility: np.ndarray, horizon: int, *, floor: float, unknown: float) -> np.ndarray:
-    """Return how far the price usually moves over `horizon` hours, shape (n,), fraction.
+    """Return the typical move of the price over `horizon` hours, shape (n,), fraction.
 
-    Quantiles are learnt in units of this scale, so that one set of trees holds in calm and in wild markets.
+    Quantiles are trained in units of this scale, so that one set of trees is valid for low and high volatility.
 
     Args:
-        volatility: hourly volatility of each row, fraction, shape (n,); NaN where not known.
+        volatility: hourly volatility of each row, fraction, shape (n,); NaN where unknown.
         horizon: hours ahead; the square-root-of-time rule.
-        floor: least hourly volatility assumed: a flat day must not give an interval without width.
-        unknown: hourly volatility assumed where it is not known.
+        floor: minimum hourly volatility, so that a day without moves does not give an interval of zero width.
+        unknown: hourly volatility for unknown values.
     """
     known = np.where(np.isnan(volatility), unknown, volatility).astype(np.float64, copy=False)
     return np.maximum(known, floor) * math.sqrt(horizon)
 
 
 def save_model(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, bytes]) -> str:
-    """Write a model folder, whole or not at all, and return its digest.
+    """Write a model folder atomically and return its digest.
 
     Args:
-        folder: where it goes; its parent is made. Writing the same model again changes nothing.
-        document: the model document; `format`, `graphs`, `schema_hash` and `digest` are filled in.
+        folder: target folder; its parent is created. Writing the same model again changes nothing.
+        document: the model document; `format`, `graphs`, `schema_hash` and `digest` are added.
         graphs: serialised ONNX graphs by file name, see `graph_name`.
 
     Raises:
-        ModelFileError: the document or the graphs are incomplete, or `folder` holds something else.
+        ModelFileError: the document or the graphs are incomplete, or `folder` contains something else.
     """
     features = [feature["name"] for feature in document["features"]]
     full = {
@@ -127,13 +129,13 @@ def save_model(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, b
         "schema_hash": schema_hash(features),
     }
     full["digest"] = document_digest(full)
-    # What a reader will see, so that a key JSON alters (1 becomes "1") fails here and not there.
+    # Verify what a reader gets: a key that JSON changes (1 becomes "1") must fail here.
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
     _verified(json.loads(text), folder)
     if folder.exists():
         if _stored_digest(folder) == full["digest"]:
             return str(full["digest"])
-        raise ModelFileError(f"{folder} already holds another model; a model folder is never overwritten")
+        raise ModelFileError(f"{folder} already contains another model; a model folder is never overwritten")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
@@ -148,18 +150,18 @@ def save_model(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, b
 
 
 class ForecastModel:
-    """A verified model, ready to predict. Immutable and safe to share between threads.
+    """A verified model, ready to predict. Immutable and thread-safe.
 
     Attributes:
-        document: `model.json`.
-        digest: SHA-256 that names the model.
-        cutoff: only what was available at this day's 00:00 UTC was trained on.
+        document: contents of `model.json`.
+        digest: SHA-256 of the model.
+        cutoff: training used only data available at this day's 00:00 UTC.
         horizons: hours ahead.
         features: feature names in the order of the columns of `predict`'s rows.
     """
 
     def __init__(self, document: dict[str, Any], graphs: Graphs) -> None:
-        """Hold a verified document and its graphs, those of P(up) first, then by horizon; use `load`."""
+        """Store a verified document and its graphs, those of P(up) first, then by horizon; use `load` instead."""
         self.document = document
         self.digest: str = document["digest"]
         self.cutoff = date.fromisoformat(document["cutoff"])
@@ -171,7 +173,7 @@ class ForecastModel:
         self._scale_floor = float(scale["floor"])
         self._scale_unknown = float(scale["null"])
         keys = [str(horizon) for horizon in self.horizons]
-        # Each in the shape of one row's numbers: numpy takes a third of the time where it need not broadcast.
+        # Each has the shape of one row's values: without broadcasting, numpy takes a third of the time.
         offsets = [[document["conformal"][key].get(q, 0.0) for q in QUANTILE_NAMES] for key in keys]
         self._offsets = np.array([offsets])
         self._root_time = np.sqrt([[[float(horizon)] * len(QUANTILES) for horizon in self.horizons]])
@@ -180,15 +182,15 @@ class ForecastModel:
 
     @classmethod
     def load(cls, folder: Path) -> ForecastModel:
-        """Read a model folder, verifying the document's digest and every graph's.
+        """Read a model folder and verify the digests of the document and of every graph.
 
         Raises:
-            ModelFileError: anything in the folder is missing, altered or not understood.
+            ModelFileError: a part of the folder is missing, changed or invalid.
         """
         document = _read_document(folder)
         _verified(document, folder)
         if document_digest(document) != document["digest"]:
-            raise ModelFileError(f"{folder / DOCUMENT} was altered: its digest is not the one it states")
+            raise ModelFileError(f"{folder / DOCUMENT} was changed: its digest does not match its contents")
         graphs = {}
         horizons = document["horizons"]
         names = [graph_name("p_up", horizon) for horizon in horizons]
@@ -199,7 +201,7 @@ class ForecastModel:
             except OSError as error:
                 raise ModelFileError(f"{folder / name} cannot be read: {error.strerror or error}") from error
             if hashlib.sha256(graphs[name]).hexdigest() != document["graphs"][name]:
-                raise ModelFileError(f"{folder / name} was altered: its SHA-256 is not the one in {DOCUMENT}")
+                raise ModelFileError(f"{folder / name} was changed: its SHA-256 does not match {DOCUMENT}")
         try:
             return cls(document, Graphs(graphs, len(document["features"])))
         except GraphError as error:
@@ -215,17 +217,17 @@ class ForecastModel:
             A forecast for each horizon, in hours.
 
         Raises:
-            ValueError: the rows have another shape or hold an infinity.
-            ModelFileError: a graph yields something that is not a number.
+            ValueError: the rows have another shape or contain an infinity.
+            ModelFileError: a graph returns a value that is not finite.
         """
         p_up, quantiles = self.predict_arrays(rows)
         return {
-            horizon: HorizonForecast(p_up[:, i], quantiles[:, i])  # a view each: no row is copied
+            horizon: HorizonForecast(p_up[:, i], quantiles[:, i])  # views, without copies
             for i, horizon in enumerate(self.horizons)
         }
 
     def predict_arrays(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Forecast like `predict`, all horizons in one array each.
+        """Forecast like `predict`, with all horizons in one array per output.
 
         Returns:
             P(up), shape (n, horizons), and the quantiles, shape (n, horizons, 5).
@@ -233,8 +235,8 @@ class ForecastModel:
         rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.features):
             raise ValueError(f"rows must have shape (n, {len(self.features)}), got {rows.shape}")
-        if np.count_nonzero(np.isinf(rows)):  # half of what `.any()` takes for one row
-            raise ValueError("rows hold an infinity; a missing value is NaN")
+        if np.count_nonzero(np.isinf(rows)):  # takes half the time of `.any()` for one row
+            raise ValueError("rows contain an infinity; a missing value must be NaN")
         n, horizons = len(rows), len(self.horizons)
         if not n:
             return np.empty((0, horizons)), np.empty((0, horizons, len(QUANTILES)))
@@ -248,8 +250,8 @@ class ForecastModel:
         return calibrated(raw[:, :horizons], self._slopes, self._intercepts), quantiles
 
     def _scales(self, volatility: np.ndarray) -> np.ndarray:
-        """Return `row_scale` at every horizon for each quantile, of shape (n, horizons, 5)."""
-        if len(volatility) == 1:  # the interpreter is quicker with one number than numpy, by a twentieth of a forecast
+        """Return `row_scale` of every horizon for each quantile, shape (n, horizons, 5)."""
+        if len(volatility) == 1:  # plain Python is faster than numpy for one value
             hourly = volatility.item()
             return max(self._scale_unknown if math.isnan(hourly) else hourly, self._scale_floor) * self._root_time
         rows = row_scale(volatility, 1, floor=self._scale_floor, unknown=self._scale_unknown)
@@ -270,7 +272,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _stored_digest(folder: Path) -> str | None:
-    """Return the digest a model folder states, or None when it is not a whole model folder."""
+    """Return the digest of a model folder, or None if it is not a valid model folder."""
     try:
         return ForecastModel.load(folder).digest
     except ModelFileError:
@@ -278,43 +280,43 @@ def _stored_digest(folder: Path) -> str | None:
 
 
 def _verified(document: dict[str, Any], folder: Path) -> None:
-    """Raise unless the document has all that `ForecastModel` reads, in the form it reads it."""
+    """Raise ModelFileError unless the document has every part that `ForecastModel` reads, in the expected form."""
     where = folder / DOCUMENT
     if document.get("format") != FORMAT:
         raise ModelFileError(f"{where} has format {document.get('format')!r}; this program reads format {FORMAT}")
     try:
         features = [feature["name"] for feature in document["features"]]
         horizons = list(document["horizons"])
-        wanted = {graph_name(output, horizon) for horizon in horizons for output in OUTPUTS}
+        expected_graphs = {graph_name(output, horizon) for horizon in horizons for output in OUTPUTS}
         date.fromisoformat(document["cutoff"])
         numbers = [document["scale"]["floor"], document["scale"]["null"]]
         for horizon in map(str, horizons):
             numbers += [document["calibration"][horizon][part] for part in ("slope", "intercept")]
             numbers += document["conformal"][horizon].values()
         scale_feature = document["scale"]["feature"]
-        stated = document["schema_hash"]
+        stated_hash = document["schema_hash"]
         unknown = {name for h in map(str, horizons) for name in document["conformal"][h]} - set(QUANTILE_NAMES)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelFileError(f"{where} lacks a part or holds it in the wrong form: {error!r}") from error
+        raise ModelFileError(f"{where} has a missing or invalid part: {error!r}") from error
     if not horizons or not all(isinstance(h, int) and h > 0 for h in horizons) or not features:
         raise ModelFileError(f"{where} must name at least one horizon in whole hours and one feature")
     if len(set(features)) != len(features):
         raise ModelFileError(f"{where} names a feature twice")
     if list(document.get("quantiles", ())) != list(QUANTILES):
         raise ModelFileError(f"{where} must forecast the quantiles {QUANTILES}")
-    if set(document["graphs"]) != wanted:
-        odd = sorted(set(document["graphs"]) ^ wanted)
-        raise ModelFileError(f"{where} and its graphs disagree about {', '.join(odd)}")
+    if set(document["graphs"]) != expected_graphs:
+        differing = sorted(set(document["graphs"]) ^ expected_graphs)
+        raise ModelFileError(f"{where} and its graphs disagree about {', '.join(differing)}")
     if scale_feature not in features:
         raise ModelFileError(f"{where} scales with {scale_feature!r}, which is not one of the model's features")
     if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or unknown:
-        raise ModelFileError(f"{where} holds a calibration, conformal offset or scale that is not a finite number")
-    if stated != schema_hash(features):
-        raise ModelFileError(f"{where} names other features than its schema hash stands for")
+        raise ModelFileError(f"{where} has a calibration, conformal offset or scale that is not a finite number")
+    if stated_hash != schema_hash(features):
+        raise ModelFileError(f"{where} has a schema hash that does not match its features")
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as sink:
-        sink.write(content)
-        sink.flush()
-        os.fsync(sink.fileno())
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

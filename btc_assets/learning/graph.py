@@ -1,7 +1,7 @@
-"""Many ONNX graphs over the same rows as one: joined in memory when they are opened, so that a row costs one call.
+"""Join several ONNX graphs with the same input into one in memory, so that a prediction is one call.
 
-On disk each graph stays a file of its own, whose digest names it. Joining copies nodes and computes nothing: every
-column is bit for bit what its graph alone yields.
+On disk each graph is a separate file with its own digest. Joining copies nodes and computes nothing, so every column is
+bit-identical to the output of its graph.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ if TYPE_CHECKING:
 
 _ROWS, _COLUMNS = "rows", "columns"
 _OPSET = 13
-"""Version of ONNX's own operators, of which the graphs are joined, where the graphs themselves use none."""
+"""Version of the standard ONNX operators used for joining if the graphs use none themselves."""
 
 
 class GraphError(ValueError):
-    """A graph cannot be run, or takes or yields something else than expected."""
+    """A graph cannot be run, or its input or output is not as expected."""
 
 
 class Graphs:
-    """Graphs opened as one function of rows. Immutable and safe to share between threads.
+    """Several graphs as one function of rows. Immutable and thread-safe.
 
     Attributes:
-        names: of the graphs, in the order of the columns.
+        names: names of the graphs, in the order of the columns.
     """
 
     def __init__(self, graphs: Mapping[str, bytes], width: int) -> None:
-        """Join and open graphs.
+        """Join and load graphs.
 
         Args:
-            graphs: serialised ONNX graphs by name. Each takes one float32 tensor (n, width) and yields float32 (n, k),
-                as `probabilities` or else as its last output; its column is the last one, for two classes class 1.
-            width: columns of the rows.
+            graphs: serialised ONNX graphs by name. Each takes one float32 tensor (n, width) and returns float32 (n, k)
+                as `probabilities` or else as its last output; its last column is used, for two classes class 1.
+            width: number of columns of the rows.
 
         Raises:
-            GraphError: a graph cannot be run or has another form; the sentence starts with its name.
+            GraphError: a graph cannot be run or has another signature; the message starts with its name.
         """
         self.names = tuple(graphs)
         joined = _join(graphs, width)
         try:
             self._session = _session(joined)
-        except Exception as error:  # onnxruntime's exceptions share no base class
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             if len(graphs) > 1:
-                for name, graph in graphs.items():  # the one at fault raises with its own name
+                for name, graph in graphs.items():  # find the invalid graph
                     Graphs({name: graph}, width)
             raise GraphError(f"{' with '.join(graphs)} is not a graph ONNX Runtime can run: {error}") from error
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Return one column a graph, shape (n, graphs), float64.
+        """Return one column per graph, shape (n, graphs), float64.
 
         Args:
             rows: float32, shape (n, width), n > 0; NaN means missing.
 
         Raises:
-            GraphError: a graph yields a value that is not a finite number; the sentence starts with its name.
+            GraphError: a graph returns a value that is not finite; the message starts with its name.
         """
         columns: np.ndarray = self._session.run([_COLUMNS], {_ROWS: rows})[0]
         finite = np.isfinite(columns)
         if np.count_nonzero(finite) < finite.size:
-            raise GraphError(f"{self.names[np.argwhere(~finite)[0][1]]} yields a value that is not a number")
+            raise GraphError(f"{self.names[np.argwhere(~finite)[0][1]]} returns a value that is not finite")
         return columns
 
 
 def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
-    """Return one graph from the rows to the columns of all graphs, side by side."""
+    """Return one graph whose output is the concatenated columns of all graphs."""
     from onnx import TensorProto, compose, helper
 
     versions: dict[str, int] = {}
@@ -88,7 +88,7 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
             if first != operators.version:
                 raise GraphError(
                     f"{name} needs version {operators.version} of the operators {operators.domain or 'ai.onnx'}, "
-                    f"the graphs before it version {first}; one model needs one version"
+                    f"earlier graphs version {first}; the graphs of a model must use the same version"
                 )
         graph = compose.add_prefix_graph(model.graph, f"{position}/", inplace=True)
         joined.node.append(helper.make_node("Identity", [_ROWS], [graph.input[0].name]))
@@ -108,28 +108,28 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
 
 
 def _parsed(name: str, content: bytes, width: int) -> tuple[onnx.ModelProto, int]:
-    """Return a graph's model and the position of the output meant."""
+    """Parse a graph; return its model and the position of its output."""
     import onnx
 
     try:
         model = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf's, which is untyped
+    except Exception as error:  # protobuf's exceptions are untyped
         raise GraphError(f"{name} is not a graph ONNX Runtime can run: {error}") from error
     inputs = [(entry.type.tensor_type.elem_type, _width(entry)) for entry in model.graph.input]
     outputs = [entry.name for entry in model.graph.output]
     if inputs not in ([(onnx.TensorProto.FLOAT, width)], [(onnx.TensorProto.FLOAT, 0)]) or not outputs:
-        raise GraphError(f"{name} must take one float tensor of {width} columns and yield another")
+        raise GraphError(f"{name} must take one float tensor of {width} columns and return a tensor")
     return model, outputs.index("probabilities") if "probabilities" in outputs else len(outputs) - 1
 
 
 def _width(tensor: onnx.ValueInfoProto) -> int:
-    """Return the number of columns a tensor is declared with, 0 where it is left open."""
+    """Return the declared number of columns of a tensor, 0 if it is not declared."""
     shape = tensor.type.tensor_type.shape.dim
     return int(shape[-1].dim_value) if shape else 0
 
 
 def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    """Open a graph for one thread: the callers are the threads, and OpenMP pools would fight them."""
+    """Load a graph with one thread per call: the callers use threads, and OpenMP pools would compete with them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

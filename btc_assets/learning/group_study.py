@@ -1,23 +1,21 @@
-"""Does a group of features help? The same model on the same folds and seeds, with it and without it.
+"""Measure the effect of a group of features: the same model on the same folds and seeds, with and without the group.
 
-P(up) of one horizon is fitted for several sets of groups: each group alone, each beside the base group, all of them,
-and all but one. Sets are compared in pairs of which one holds the other, so that every comparison asks about the groups
-that were added:
+P(up) of one horizon is fitted for several sets of groups: each group alone, each with the base group, all groups, and
+all but one. Compared sets are nested, so every comparison measures the effect of the added groups:
 
-- a group alone against the base rate, the share of rises in the hours its fold trains on: does it hold anything?
-- the base group and another against the base group: does the other add to it?
-- all against the base group: do the others add to it together?
-- all against all but one: is that one missed when the rest is there?
+- a group alone against the base rate (the share of rises in the training hours of the fold): its own information;
+- the base group and another against the base group: the information the other adds;
+- all against the base group: the information the others add together;
+- all against all but one: the information only this one has.
 
-Both sides of a comparison learn from the same hours and are judged on the same hours, which are those in which every
-group that takes part is known. A group that a set lacks is there as columns of unknown values (see `_only`). A set is
-judged by its log-loss averaged over seeds, hour by hour; the difference of two sets gets the test of Diebold & Mariano
-(1995) with a Newey-West variance, and the p-values of all comparisons are corrected together (Holm, 1979). The verdict
-rests on that p-value alone.
+Both sides of a comparison are trained and evaluated on the same hours: those in which every compared group has values.
+The columns of groups outside a set are null (see `_only`). A set is evaluated by its hourly log-loss averaged over
+seeds. The difference of two sets is tested by Diebold & Mariano (1995) with a Newey-West variance, and the p-values of
+all comparisons are corrected together (Holm, 1979). Only that p-value determines the verdict.
 
-The paired t-test and Cohen's d over folds and seeds are reported beside it, and the test is optimistic: the seeds of a
-fold share its hours, and expanding folds share most of what they train on, so there are fewer independent pairs than
-are counted. It tells how steady a difference is from fit to fit, not whether it would come again on other hours.
+The paired t-test and Cohen's d over folds and seeds are reported too. The t-test is optimistic: the seeds of a fold
+share its hours and expanding folds share most of their training rows, so there are fewer independent pairs than are
+counted. It measures how stable a difference is between fits, not whether it recurs on other hours.
 """
 
 from __future__ import annotations
@@ -37,40 +35,40 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
-from btc_assets.learning.training import row_weights, side_by_side, up
+from btc_assets.learning.training import row_weights, run_parallel, up
 from btc_assets.markdown import markdown_rows
 from btc_assets.vocabulary import HORIZONS
 
 BASE = "price"
-"""The group everything else is added to: all that is made from bars."""
+"""The base group: all features built from bars."""
 GROUPS_OF_BARS = ("price", "flow", "regime", "time")
-"""Groups of the catalogue that are made from bars; the study takes them as one."""
+"""Groups of the catalogue built from bars; the study treats them as one group."""
 BASE_RATE = "base rate"
-"""What a group alone is compared with: the forecast of a model without features."""
-LEAST_SEEDS = 5
-"""Fewest seeds: with fewer, what differs from seed to seed is taken for what differs between groups."""
-LEAST_TEST_HOURS = 24
-"""Fewest hours a fold is tested on once the hours in which a group is not known are gone."""
+"""The benchmark of a group alone: the forecast of a model without features."""
+MIN_SEEDS = 5
+"""Minimum number of seeds, so that differences between seeds are not mistaken for differences between groups."""
+MIN_TEST_HOURS = 24
+"""Minimum number of test hours of a fold, after the hours without values of a group are removed."""
 LEVEL = 0.05
-"""Chance of any verdict but `cannot tell` in a whole study, were no group to change anything."""
+"""Probability of any verdict other than `cannot tell` in a study if no group has an effect."""
 
 Groups = tuple[str, ...]
-"""Names of groups, the base first and the others by name; empty for the base rate."""
+"""Names of groups, the base first and the others by name. Empty for the base rate."""
 
 
 class DifferentHoursError(ValueError):
-    """Two sets of groups were judged on different hours, so that their difference means nothing."""
+    """Two sets of groups were evaluated on different hours and cannot be compared."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Out-of-sample forecasts of one set of groups, over all folds, oldest first.
+class SetForecasts:
+    """Out-of-sample forecasts of one set of groups over all folds, oldest first.
 
     Attributes:
-        groups: the set.
+        groups: groups of the set.
         fold: fold of each hour, (n,).
         open_time: (n,) polars Datetime series, UTC.
-        log_return: what happened, fraction, (n,).
+        log_return: realised log return, fraction, (n,).
         seeds: of the fits.
         p_up: probability of a rise by seed, (seeds, n).
     """
@@ -96,11 +94,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Study:
-    """What came of a study.
+    """The result of a study.
 
     Attributes:
         rows: FEATURE_GROUP_STUDY rows.
-        notes: sentences for a person: which hours and groups were used, and the verdict of each group.
+        notes: sentences about the used hours and groups and the verdict of each group.
     """
 
     rows: pl.DataFrame
@@ -109,13 +107,13 @@ class Study:
 
 @dataclass(frozen=True)
 class _Sample:
-    """The hours and groups a study rests on.
+    """The hours and groups of a study.
 
     Attributes:
-        rows: labelled rows in which every group is known, with the features of those groups.
-        folds: CV_FOLDS records, the oldest first.
-        columns: places of each group's features in `rows.inputs`, ascending.
-        notes: sentences about what was left out.
+        rows: labelled rows in which every group has values, with the features of these groups.
+        folds: CV_FOLDS records, oldest first.
+        columns: column indices of each group's features in `rows.inputs`, ascending.
+        notes: sentences about omitted groups.
     """
 
     rows: Rows
@@ -125,13 +123,13 @@ class _Sample:
 
 
 def feature_groups(names: Iterable[str]) -> dict[str, Groups]:
-    """Return features by the groups of the study: those made from bars as `price`, the others as in the catalogue.
+    """Return features by group of the study: those built from bars as `price`, the others as in the catalogue.
 
     Args:
-        names: of features.
+        names: names of features.
 
     Raises:
-        ValueError: the catalogue does not know a name.
+        ValueError: a name is not in the catalogue.
     """
     group_of = {feature.name: feature.group for feature in FEATURES}
     found: dict[str, Groups] = {}
@@ -153,27 +151,27 @@ def study_groups(
     threads: int,
     horizon: int = HORIZONS[0],
 ) -> Study:
-    """Compare sets of feature groups on identical hours, folds and seeds; see the module.
+    """Compare sets of feature groups on identical hours, folds and seeds; see the module docstring.
 
     Args:
         rows: labelled rows of a cutoff's window, see `folds.labelled_rows`, with every feature of the groups.
-        folds: CV_FOLDS rows of one cutoff; those of `horizon` are used.
-        groups: names of features by group, see `feature_groups`; their order changes nothing.
-        parameters: of P(up), the same for every set.
-        seeds: of the fits, at least `LEAST_SEEDS` different ones.
+        folds: CV_FOLDS rows of one cutoff; only those of `horizon` are used.
+        groups: names of features by group, see `feature_groups`; their order does not matter.
+        parameters: parameters of P(up), the same for every set.
+        seeds: of the fits, at least `MIN_SEEDS` different ones.
         threads: fits at a time, one thread each.
         horizon: hours ahead.
 
     Raises:
-        NotEnoughHistoryError: no group is known in enough hours of every fold.
-        ValueError: there are too few seeds, no folds or folds of several cutoffs; or the groups name a feature that
-            the rows lack, or one feature twice.
+        NotEnoughHistoryError: no group has values in enough hours of every fold.
+        ValueError: there are too few seeds, no folds or folds of several cutoffs; or the groups have a feature that
+            the rows do not have, or a duplicated feature.
     """
     own = folds.filter(pl.col("horizon_hours") == horizon).sort("fold")
-    _refuse_nonsense(rows, own, groups, seeds)
+    _validate(rows, own, groups, seeds)
     sample = _sample(rows, list(own.iter_rows(named=True)), groups)
     pairs = comparisons(tuple(sample.columns))
-    wanted = sorted({one for pair in pairs for one in pair if one}, key=_order)
+    wanted = sorted({members for pair in pairs for members in pair if members}, key=_order)
     tasks = [(chosen, fold) for chosen in wanted for fold in sample.folds]
 
     def forecast(task: tuple[Groups, dict[str, Any]]) -> Floats:
@@ -182,19 +180,19 @@ def study_groups(
         weights, rose = row_weights(train, horizon, parameters.half_life_days), up(train)
         model = GradientBoosting(parameters, seed=seeds[0], threads=1)
         found = []
-        for seed in seeds:  # one forecaster, so that the seeds share the binned rows
+        for seed in seeds:  # the same forecaster, so that the seeds share the binned rows
             model.seed = seed
             found.append(model.fit_direction(train.inputs, rose, weights).p_up(test.inputs))
         return np.stack(found)
 
-    made = side_by_side(forecast, tasks, threads)
+    made = run_parallel(forecast, tasks, threads)
     parts = {(chosen, fold["fold"]): p_up for (chosen, fold), p_up in zip(tasks, made, strict=True)}
-    judged = {
-        chosen: _judged(chosen, sample, [parts[chosen, fold["fold"]] for fold in sample.folds], seeds)
+    forecasts_of = {
+        chosen: _set_forecasts(chosen, sample, [parts[chosen, fold["fold"]] for fold in sample.folds], seeds)
         for chosen in wanted
     }
-    judged[()] = _judged((), sample, _base_rates(sample, parameters, horizon, len(seeds)), seeds)
-    records = [compare(judged[ours], judged[theirs], horizon=horizon) for ours, theirs in pairs]
+    forecasts_of[()] = _set_forecasts((), sample, _base_rates(sample, parameters, horizon, len(seeds)), seeds)
+    records = [compare(forecasts_of[ours], forecasts_of[theirs], horizon=horizon) for ours, theirs in pairs]
     corrected = holm([record["dm_p_value"] for record in records])
     frame = pl.DataFrame(
         [
@@ -209,14 +207,14 @@ def study_groups(
         ],
         schema=FEATURE_GROUP_STUDY.columns,
     ).sort(FEATURE_GROUP_STUDY.key)
-    return Study(frame, (*sample.notes, *_notes(frame, judged[wanted[0]], sample)))
+    return Study(frame, (*sample.notes, *_notes(frame, forecasts_of[wanted[0]], sample)))
 
 
 def comparisons(groups: Iterable[str]) -> list[tuple[Groups, Groups]]:
-    """Return the pairs (set, the set it is compared with) of a study of some groups; the former holds the latter.
+    """Return the pairs (set, its benchmark set) of a study; the benchmark is a subset of the set.
 
-    The base rate is the empty set. Without the base group there is nothing to add to, so each group is compared with
-    the base rate, and all with all but one.
+    The base rate is the empty set. Without the base group, each group is compared with the base rate, and all groups
+    with all but one.
     """
     whole = tuple(sorted(groups, key=_rank))
     pairs: list[tuple[Groups, Groups]] = [((group,), ()) for group in whole]
@@ -227,17 +225,17 @@ def comparisons(groups: Iterable[str]) -> list[tuple[Groups, Groups]]:
     return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
 
 
-def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
+def compare(ours: SetForecasts, theirs: SetForecasts, *, horizon: int) -> dict[str, Any]:
     """Compare two sets on the same hours and seeds.
 
     Returns:
-        The columns of FEATURE_GROUP_STUDY that concern this pair alone: all but cutoff, horizon_hours, holm_p_value
+        The columns of FEATURE_GROUP_STUDY that depend on this pair only: all but cutoff, horizon_hours, holm_p_value
         and verdict.
 
     Raises:
-        DifferentHoursError: they were not judged on the same hours, folds, outcomes and seeds.
+        DifferentHoursError: the hours, folds, outcomes or seeds of the sets differ.
     """
-    _refuse_other_hours(ours, theirs)
+    _require_same_hours(ours, theirs)
     losses, others = ours.losses.mean(axis=0), theirs.losses.mean(axis=0)
     difference = significance.diebold_mariano(losses, others, horizon=horizon)
     lower, upper = difference.interval()
@@ -263,7 +261,7 @@ def compare(ours: Judged, theirs: Judged, *, horizon: int) -> dict[str, Any]:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for their number (Holm, 1979); an unknown one stays unknown and is not counted."""
+    """Return p-values with Holm's correction (1979); None stays None and does not count."""
     from statsmodels.stats.multitest import multipletests
 
     known = [p for p in p_values if p is not None]
@@ -272,38 +270,36 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def verdict(difference: float, holm_p_value: float | None) -> str:
-    """Say what the added groups do to the log-loss: helps, hurts or cannot tell."""
+    """Return the verdict on the added groups: helps, hurts or cannot tell."""
     if holm_p_value is None or holm_p_value >= LEVEL:
         return "cannot tell"
     return "helps" if difference < 0 else "hurts"
 
 
 def label(groups: Groups) -> str:
-    """Return a set of groups as the tables name it."""
+    """Return the name of a set of groups in the tables."""
     return "+".join(groups) or BASE_RATE
 
 
-# --- which hours -----------------------------------------------------------------------------------
-def _refuse_nonsense(
-    rows: Rows, folds: pl.DataFrame, groups: Mapping[str, Collection[str]], seeds: Sequence[int]
-) -> None:
-    if len(set(seeds)) < max(LEAST_SEEDS, len(seeds)):
-        raise ValueError(f"a study needs at least {LEAST_SEEDS} different seeds, got {list(seeds)}")
+# --- hours and groups ------------------------------------------------------------------------------
+def _validate(rows: Rows, folds: pl.DataFrame, groups: Mapping[str, Collection[str]], seeds: Sequence[int]) -> None:
+    if len(set(seeds)) < max(MIN_SEEDS, len(seeds)):
+        raise ValueError(f"a study needs at least {MIN_SEEDS} different seeds, got {list(seeds)}")
     if folds.is_empty() or folds["cutoff"].n_unique() > 1:
         cutoffs = folds["cutoff"].unique().sort().to_list()
         raise ValueError(f"a study needs the folds of one cutoff, got those of {[str(day) for day in cutoffs]}")
     names = [name for members in groups.values() for name in members]
-    if strangers := sorted(set(names) - set(rows.names)):
-        raise ValueError(f"the rows hold no feature {', '.join(strangers)}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"a feature belongs to one group, but {', '.join(twice)} is given to two")
+    if unknown := sorted(set(names) - set(rows.names)):
+        raise ValueError(f"the rows have no feature {', '.join(unknown)}")
+    if duplicated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"a feature belongs to one group, but {', '.join(duplicated)} is in two")
 
 
 def _sample(rows: Rows, folds: list[dict[str, Any]], groups: Mapping[str, Collection[str]]) -> _Sample:
-    """Choose the groups that are known long enough, and the hours in which all of them are.
+    """Select the groups with enough values, and the hours in which all of them have values.
 
-    The base comes first, then the group that is known in the most hours; each joins if every fold is left with
-    enough hours to train and to test on.
+    The base is added first, then the groups with the most hours; a group is added if every fold keeps enough training
+    and test hours.
     """
     inside = np.zeros(len(rows), dtype=bool)
     for fold in folds:
@@ -319,22 +315,22 @@ def _sample(rows: Rows, folds: list[dict[str, Any]], groups: Mapping[str, Collec
     used, notes = inside, list[str]()
     for group in sorted(groups, key=lambda name: (name != BASE, -int(hours[name].sum()), name)):
         if not hours[group].any():
-            notes.append(f"{group} is left out: nothing of it is known in the window.")
+            notes.append(f"{group} is left out: it has no values in the window.")
         elif short := _too_short(rows, folds, used & hours[group]):
-            beside = f" together with {' and '.join(kept)}" if kept else ""
-            notes.append(f"{group} is left out: {short} in which it is known{beside}.")
+            together = f" together with {' and '.join(kept)}" if kept else ""
+            notes.append(f"{group} is left out: {short} in which it has values{together}.")
         else:
             kept.append(group)
             used = used & hours[group]
     if not kept:
         raise NotEnoughHistoryError(
-            f"the study has no group to work with: {' '.join(notes) or 'none was given.'} Materialise features of the "
+            f"the study has no usable group: {' '.join(notes) or 'none was given.'} Materialise the features of the "
             "window first"
         )
     names = sorted(kept, key=_rank)
     share = (
-        f"Used, by every set alike: the {used.sum():,} of {inside.sum():,} labelled hours of the folds in which "
-        f"{_listed(names)} {'is' if len(names) == 1 else 'are all'} known, to train on as well as to test on."
+        f"Every set is trained and tested on the same {used.sum():,} of {inside.sum():,} labelled hours of the folds, "
+        f"in which {_listed(names)} {'has' if len(names) == 1 else 'all have'} values."
     )
     places = sorted(place for group in names for place in columns[group])
     within = Rows(
@@ -348,24 +344,24 @@ def _sample(rows: Rows, folds: list[dict[str, Any]], groups: Mapping[str, Collec
 
 
 def _too_short(rows: Rows, folds: list[dict[str, Any]], used: npt.NDArray[np.bool_]) -> str:
-    """Say which fold would be left with too few hours; empty where none is."""
+    """Describe the fold that would have too few hours; empty if every fold has enough."""
     kept = Rows(rows.open_time.filter(pl.Series(used)), rows.inputs[used][:, :0], rows.log_return[used], ())
     for fold in folds:
         train, test = split(kept, fold)
-        if len(train) < MIN_TRAIN_ROWS or len(test) < LEAST_TEST_HOURS:
+        if len(train) < MIN_TRAIN_ROWS or len(test) < MIN_TEST_HOURS:
             return (
-                f"fold {fold['fold']} needs {MIN_TRAIN_ROWS} hours to train on and {LEAST_TEST_HOURS} to test on, "
-                f"and has {len(train)} and {len(test)}"
+                f"fold {fold['fold']} needs {MIN_TRAIN_ROWS} training hours and {MIN_TEST_HOURS} test hours, and has "
+                f"{len(train)} and {len(test)}"
             )
     return ""
 
 
 def _only(sample: _Sample, chosen: Groups) -> Rows:
-    """Return the rows as a model that is given these groups sees them: all columns, the other groups' unknown.
+    """Return the rows for a set of groups: all columns, with null columns for the other groups.
 
-    Were the columns left out instead, a tree that samples a share of them would see another share of those that stay,
-    rounded as their number happens to fall, and noise could help by that alone. So each column has the same chance in
-    every set, and with one seed the same trees see it.
+    If the columns were removed instead, trees that sample a share of the columns would sample a different number of the
+    remaining ones, and noise could help through that alone. With null columns, each column has the same probability in
+    every set, and with the same seed the same trees sample it.
     """
     inputs = np.full_like(sample.rows.inputs, np.nan)
     columns = [place for group in chosen for place in sample.columns[group]]
@@ -374,10 +370,10 @@ def _only(sample: _Sample, chosen: Groups) -> Rows:
 
 
 # --- forecasts -------------------------------------------------------------------------------------
-def _judged(chosen: Groups, sample: _Sample, parts: Sequence[Floats], seeds: Sequence[int]) -> Judged:
-    """Set the forecasts of a set's folds, (seeds, n) each, beside what happened."""
+def _set_forecasts(chosen: Groups, sample: _Sample, parts: Sequence[Floats], seeds: Sequence[int]) -> SetForecasts:
+    """Combine the forecasts of a set's folds, (seeds, n) each, with the outcomes."""
     tests = [split(sample.rows, fold)[1] for fold in sample.folds]
-    return Judged(
+    return SetForecasts(
         groups=chosen,
         fold=np.concatenate([np.full(len(t), f["fold"]) for f, t in zip(sample.folds, tests, strict=True)]),
         open_time=pl.concat([test.open_time for test in tests]),
@@ -388,7 +384,7 @@ def _judged(chosen: Groups, sample: _Sample, parts: Sequence[Floats], seeds: Seq
 
 
 def _base_rates(sample: _Sample, parameters: BoostingParameters, horizon: int, seeds: int) -> list[Floats]:
-    """Return what a model without features would say in each fold, (seeds, n): the weighted share of rises before."""
+    """Return the forecasts of a model without features per fold, (seeds, n): the weighted share of earlier rises."""
     found = []
     for fold in sample.folds:
         train, test = split(sample.rows, fold)
@@ -397,7 +393,7 @@ def _base_rates(sample: _Sample, parameters: BoostingParameters, horizon: int, s
     return found
 
 
-def _refuse_other_hours(ours: Judged, theirs: Judged) -> None:
+def _require_same_hours(ours: SetForecasts, theirs: SetForecasts) -> None:
     same = (
         ours.open_time.equals(theirs.open_time)
         and np.array_equal(ours.fold, theirs.fold)
@@ -407,15 +403,15 @@ def _refuse_other_hours(ours: Judged, theirs: Judged) -> None:
     )
     if not same:
         raise DifferentHoursError(
-            f"{label(ours.groups)} was judged on {len(ours.open_time):,} hours and {len(ours.seeds)} seeds and "
-            f"{label(theirs.groups)} on {len(theirs.open_time):,} and {len(theirs.seeds)}, and they are not the same "
-            "ones in the same folds; only forecasts of the same hours can be compared"
+            f"{label(ours.groups)} was evaluated on {len(ours.open_time):,} hours and {len(ours.seeds)} seeds and "
+            f"{label(theirs.groups)} on {len(theirs.open_time):,} and {len(theirs.seeds)}, and the hours, folds or "
+            "seeds differ; only forecasts of the same hours can be compared"
         )
 
 
-# --- telling ---------------------------------------------------------------------------------------
+# --- presentation -----------------------------------------------------------------------------------
 def as_markdown(rows: pl.DataFrame) -> str:
-    """Return a study as a Markdown table, a comparison a line; differences in thousandths of a nat.
+    """Return a study as a Markdown table with one comparison per row; differences are in thousandths of a nat.
 
     Args:
         rows: FEATURE_GROUP_STUDY rows of one cutoff and horizon.
@@ -428,18 +424,18 @@ def as_markdown(rows: pl.DataFrame) -> str:
             _difference(row),
             f"{row['log_loss']:.5f}",
             f"{row['accuracy']:.2%}",
-            _shown(row["auc"], ".4f"),
-            *(_shown(row[name], ".2g") for name in ("dm_p_value", "holm_p_value", "t_p_value")),
-            _shown(row["cohens_d"], ".2f"),
+            _format(row["auc"], ".4f"),
+            *(_format(row[name], ".2g") for name in ("dm_p_value", "holm_p_value", "t_p_value")),
+            _format(row["cohens_d"], ".2f"),
             row["verdict"],
         )
         for row in _in_order(rows)
     ]
-    return markdown_rows(("asks about", *_HEADINGS, "verdict"), lines)
+    return markdown_rows(("effect of", *_HEADINGS, "verdict"), lines)
 
 
-def picture(rows: pl.DataFrame) -> bytes:
-    """Draw each comparison's difference of log-loss with its 95 % interval, as a small PNG; left of 0 helps.
+def plot(rows: pl.DataFrame) -> bytes:
+    """Plot each comparison's log-loss difference with its 95 % interval as a small PNG; negative is better.
 
     Args:
         rows: FEATURE_GROUP_STUDY rows of one cutoff and horizon.
@@ -459,7 +455,7 @@ def picture(rows: pl.DataFrame) -> bytes:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ordered)), [f"{row['groups']} against {row['against']}" for row in reversed(ordered)])
     axes.set_xlabel("difference of log-loss, 0.001 nats; left of 0 is better", fontsize=8)
-    axes.set_title(f"What groups of features add, {ordered[0]['horizon_hours']} h, n = {ordered[0]['n']:,}", fontsize=9)
+    axes.set_title(f"Effect of feature groups, {ordered[0]['horizon_hours']} h, n = {ordered[0]['n']:,}", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     buffer = io.BytesIO()
@@ -467,30 +463,31 @@ def picture(rows: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _notes(frame: pl.DataFrame, judged: Judged, sample: _Sample) -> list[str]:
-    """Return sentences about the hours judged and the verdict of each group."""
+def _notes(frame: pl.DataFrame, forecasts: SetForecasts, sample: _Sample) -> list[str]:
+    """Return sentences about the evaluated hours and the verdict of each group."""
     trained = [len(split(sample.rows, fold)[0]) for fold in sample.folds]
     purge = min(fold["purge_hours"] for fold in sample.folds)
     notes = [
         (
-            f"Every set was fitted with seeds {_listed(map(str, judged.seeds))} on {len(sample.folds)} folds of "
-            f"{min(trained):,} to {max(trained):,} hours, purged by {purge} h, and judged on the same "
-            f"{len(judged.open_time):,} hours from {judged.open_time[0]:%Y-%m-%d} to {judged.open_time[-1]:%Y-%m-%d}."
+            f"Every set was fitted with seeds {_listed(map(str, forecasts.seeds))} on {len(sample.folds)} folds of "
+            f"{min(trained):,} to {max(trained):,} hours, purged by {purge} h, and evaluated on the same "
+            f"{len(forecasts.open_time):,} hours from {forecasts.open_time[0]:%Y-%m-%d} to "
+            f"{forecasts.open_time[-1]:%Y-%m-%d}."
         )
     ]
     ordered = _in_order(frame)
     for group in sample.columns:
-        said = [
+        verdicts = [
             f"{row['verdict']} ({row['groups']} against {row['against']}: {_difference(row)})"
             for row in ordered
             if _added(row) == [group]
         ]
-        notes.append(f"{group}: {'; '.join(said)}, in thousandths of a nat, below 0 is better.")
+        notes.append(f"{group}: {'; '.join(verdicts)}, in thousandths of a nat, below 0 is better.")
     return notes
 
 
 def _in_order(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return the comparisons in the order of the questions: alone, added, together, missed."""
+    """Return the comparisons in order: alone, added to the base, all, and all but one."""
     return sorted(
         rows.iter_rows(named=True),
         key=lambda row: (_order(_groups(row["against"])), _order(_groups(row["groups"]))),
@@ -502,7 +499,7 @@ def _groups(named: str) -> Groups:
 
 
 def _added(row: Mapping[str, Any]) -> list[str]:
-    """Return the groups a comparison asks about: those that the other side lacks."""
+    """Return the groups whose effect a comparison measures: those that the benchmark lacks."""
     against = _groups(row["against"])
     return [group for group in _groups(row["groups"]) if group not in against]
 
@@ -515,10 +512,10 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _thousandths(nats: float) -> str:
-    return f"{round(nats * 1e3, 2) + 0.0:+.2f}"  # + 0.0, lest it say -0.00
+    return f"{round(nats * 1e3, 2) + 0.0:+.2f}"  # + 0.0 avoids -0.00
 
 
-def _shown(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 

@@ -1,14 +1,13 @@
-"""Which inputs are missing beyond what a model saw in training, and what answers in their place.
+"""Detect inputs that are missing for longer than in training, and adjust the forecasts.
 
-An input is *lost* in an hour once it has been unknown for more hours in a row than ever in the training window, from
-the hour on in which that window first knew it: an input that was always known counts at once, one that is often silent
-only when it is silent for longer than it ever was. A model answers an unknown value in the way its trees learnt for
-unknown values, and about an input that was never unknown they learnt nothing, so the same bias enters every forecast of
-an outage. A lost input is therefore answered at its median in training, and where the lost inputs carry
-`FALL_BACK_WEIGHT` of the model or more, the base rate and intervals of the hour's own volatility take its place.
+An input is *lost* in an hour if its current run of missing hours is longer than the longest run in the training window
+after its first known value. An input that was always known is lost at its first missing hour; an input that is often
+missing is lost only after a longer run than ever before. Trees learn how to route missing values from the training
+window; for an input that was never missing they have learnt nothing, so an outage adds the same bias to every forecast.
+Therefore a lost input is replaced by its training median, and if the lost inputs have a weight of at least
+`FALLBACK_WEIGHT` in the model, the base rate and intervals scaled by the hour's volatility replace the forecast.
 
-An input that is *gone* at a cutoff is not learnt from. What happens at either bound is measured by
-`python -m benchmarks.missing_inputs`.
+An input that is *gone* at a cutoff is not used in training. `python -m benchmarks.missing_inputs` measures both bounds.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.tables import TRAINING_PROFILE
-from btc_assets.learning.training import SCALE_FEATURE, scaled_by, scales, up
+from btc_assets.learning.training import SCALE_FEATURE, scale_of, scales, up
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 Bools = npt.NDArray[np.bool_]
@@ -34,21 +33,21 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LOOK_BACK_DAYS = 8
-"""Days of hours in which a run of missing hours is counted; an input silent for as long in training is never lost."""
-LEAST_GONE_HOURS = 24
-"""An input is gone at a cutoff, and a promise broken, when it was lost for more hours than these."""
-FALL_BACK_WEIGHT = 0.5
-"""Share of the mean |SHAP value| that lost inputs carry from which the model does not answer."""
+"""Days over which a run of missing hours is counted; an input missing for as long in training is never lost."""
+MAX_LOST_HOURS = 24
+"""An input that is lost for more hours is gone at a cutoff, and breaks a promise."""
+FALLBACK_WEIGHT = 0.5
+"""Share of the lost inputs in the mean |SHAP value| from which the fallback replaces the model."""
 
 _NEVER = 10**9
-_MEMORY_HOURS = {feature.name: feature.warmup_hours for feature in FEATURES}
+_WARMUP_HOURS = {feature.name: feature.warmup_hours for feature in FEATURES}
 
 
 def missing_runs(features: pl.DataFrame, names: Sequence[str]) -> Ints:
-    """Return for how many hours in a row, up to and including each hour, each input has been unknown, (n, f).
+    """Return the length of the run of missing hours that ends with each hour, per input, (n, f).
 
-    Hours that are not stored (a hole in the bars) neither end a run nor count. A run is counted over the
-    `LOOK_BACK_DAYS` that end with the hour, so it depends on those alone.
+    Hours that are not stored (a gap in the bars) neither end a run nor count. A run is counted over the
+    `LOOK_BACK_DAYS` that end with the hour, so it does not depend on earlier hours.
 
     Args:
         features: HOURLY_FEATURES rows in time order, (n, ...).
@@ -63,20 +62,20 @@ def missing_runs(features: pl.DataFrame, names: Sequence[str]) -> Ints:
 
 
 def longest_runs(window: pl.DataFrame, names: Sequence[str]) -> Ints:
-    """Return the longest run of missing hours of each input since it was first known, (f,).
+    """Return the longest run of missing hours of each input after its first known value, (f,).
 
     Args:
         window: HOURLY_FEATURES rows in time order.
         names: the f inputs.
     """
-    return _once_known(window, names, missing_runs(window, names)).max(axis=0, initial=0)
+    return _after_first_value(window, names, missing_runs(window, names)).max(axis=0, initial=0)
 
 
 def gone(features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int) -> tuple[str, ...]:
-    """Return the inputs that are gone at a cutoff, in the order given.
+    """Return the inputs that are gone at a cutoff, in the given order.
 
-    Gone is what has been unknown up to the cutoff for more than `LEAST_GONE_HOURS`, for longer than ever before in
-    the window, and not because of a hole in the bars, which leaves inputs that look back over it unknown for a while.
+    An input is gone if its run of missing hours at the cutoff is longer than `MAX_LOST_HOURS` and than every earlier
+    run in the window, and not explained by a gap in the bars, after which inputs are missing during their warm-up.
 
     Args:
         features: HOURLY_FEATURES rows, in time order.
@@ -88,15 +87,15 @@ def gone(features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_d
     if inside.is_empty():
         return ()
     runs = missing_runs(inside, names)
-    newest = runs[-1]
-    since_hole = int(_hours_since_hole(inside)[-1])
-    unexplained = np.minimum(newest, since_hole - np.array([_MEMORY_HOURS.get(name, 0) for name in names]))
-    own = np.arange(len(runs))[:, None] >= len(runs) - newest
-    before = np.where(own, 0, _once_known(inside, names, runs)).max(axis=0)
+    current_run = runs[-1]
+    since_gap = int(_hours_since_gap(inside)[-1])
+    unexplained = np.minimum(current_run, since_gap - np.array([_WARMUP_HOURS.get(name, 0) for name in names]))
+    in_current_run = np.arange(len(runs))[:, None] >= len(runs) - current_run
+    earlier_longest = np.where(in_current_run, 0, _after_first_value(inside, names, runs)).max(axis=0)
     return tuple(
         name
-        for name, hours, longest in zip(names, unexplained, before, strict=True)
-        if hours > max(longest, LEAST_GONE_HOURS)
+        for name, hours, longest in zip(names, unexplained, earlier_longest, strict=True)
+        if hours > max(longest, MAX_LOST_HOURS)
     )
 
 
@@ -118,13 +117,13 @@ def profile_rows(
     cutoff: date,
     window_days: int,
 ) -> pl.DataFrame:
-    """Describe the training window of a cutoff: what its inputs lacked, and what answers where the model does not.
+    """Compute the profile of a cutoff's training window.
 
     Args:
         features: HOURLY_FEATURES rows, in time order.
         rows: labelled rows of the window by horizon, with `SCALE_FEATURE` among their inputs.
-        explanation: MODEL_EXPLANATION rows of the cutoff; an input without one was not learnt from.
-        names: every input known in the window.
+        explanation: MODEL_EXPLANATION rows of the cutoff; an input without a row was not used in training.
+        names: every input with values in the window.
         cutoff: end of the window.
         window_days: length of the window in days.
 
@@ -143,21 +142,21 @@ def profile_rows(
         }
     )
     parts = []
-    for horizon, own in sorted(rows.items()):
+    for horizon, horizon_rows in sorted(rows.items()):
         weight = explanation.filter(pl.col("horizon_hours") == horizon).select(
             "feature", (pl.col("mean_abs_shap") / pl.col("mean_abs_shap").sum()).fill_nan(0.0).alias("weight")
         )
-        scaled = own.log_return / scales(own, horizon)
+        scaled = horizon_rows.log_return / scales(horizon_rows, horizon)
         parts.append(
             inputs.join(weight, on="feature", how="left").with_columns(
                 pl.lit(cutoff).alias("cutoff"),
                 pl.lit(horizon).alias("horizon_hours"),
-                pl.lit(float(up(own).mean())).alias("base_rate"),
+                pl.lit(float(up(horizon_rows).mean())).alias("base_rate"),
                 *(
                     pl.lit(float(value)).alias(name)
                     for name, value in zip(QUANTILE_NAMES, np.quantile(scaled, QUANTILES), strict=True)
                 ),
-                pl.lit(len(own)).alias("rows"),
+                pl.lit(len(horizon_rows)).alias("rows"),
             )
         )
     columns = TRAINING_PROFILE.columns
@@ -165,13 +164,13 @@ def profile_rows(
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one horizon forecasts, lost inputs considered.
+class AdjustedForecast:
+    """The forecast of one horizon, adjusted for lost inputs.
 
     Attributes:
-        forecast: of n hours.
-        missing_weight: share of the model's mean |SHAP value| that the lost inputs carry, (n,).
-        fallback: whether base rate and volatility answer in place of the model, (n,).
+        forecast: the forecast of n hours.
+        missing_weight: share of the lost inputs in the model's mean |SHAP value|, (n,).
+        fallback: whether base rate and volatility replace the model, (n,).
     """
 
     forecast: HorizonForecast
@@ -179,23 +178,23 @@ class Answer:
     fallback: Bools
 
     @classmethod
-    def as_is(cls, forecast: HorizonForecast) -> Answer:
-        """Return the model's own forecast, as of inputs of which none is lost."""
+    def unadjusted(cls, forecast: HorizonForecast) -> AdjustedForecast:
+        """Wrap the model's forecast of hours without lost inputs."""
         n = len(forecast.p_up)
         return cls(forecast, np.zeros(n), np.zeros(n, dtype=np.bool_))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a model saw in training, for the inputs it has.
+    """The profile of a model's training window for its inputs.
 
     Attributes:
         names: the f inputs of the model, in its order.
         longest: longest run of missing hours of each input, (f,).
-        median: of each input, (f,); NaN where the window never knew it.
-        weight: by horizon, share of each input in the mean |SHAP value|, (f,).
-        base_rate: by horizon, share of rises.
-        quantiles: by horizon, quantiles of the return in units of its row's scale, (5,).
+        median: median of each input, (f,); NaN without a known value in the window.
+        weight: share of each input in the mean |SHAP value| by horizon, (f,).
+        base_rate: share of rises by horizon.
+        quantiles: quantiles by horizon of the return in units of its row's scale, (5,).
     """
 
     names: tuple[str, ...]
@@ -207,11 +206,11 @@ class Profile:
 
     @classmethod
     def of(cls, rows: pl.DataFrame, names: Sequence[str]) -> Profile | None:
-        """Read the profile of a model; None where its cutoff has none, and nothing is known of its training.
+        """Build the profile of a model; None without TRAINING_PROFILE rows.
 
         Args:
-            rows: TRAINING_PROFILE rows of its cutoff.
-            names: its inputs.
+            rows: TRAINING_PROFILE rows of the model's cutoff.
+            names: inputs of the model.
         """
         if rows.is_empty():
             return None
@@ -219,17 +218,17 @@ class Profile:
             key[0]: pl.DataFrame({"feature": list(names)}).join(part, on="feature", how="left", maintain_order="left")
             for key, part in rows.partition_by("horizon_hours", as_dict=True).items()
         }
-        stated = {
+        first_rows = {
             key[0]: part.row(0, named=True) for key, part in rows.partition_by("horizon_hours", as_dict=True).items()
         }
-        one = next(iter(by_horizon.values()))
+        any_horizon = next(iter(by_horizon.values()))
         return cls(
             names=tuple(names),
-            longest=one["longest_missing_hours"].fill_null(_NEVER).to_numpy(),
-            median=one["median"].fill_null(float("nan")).to_numpy(),
+            longest=any_horizon["longest_missing_hours"].fill_null(_NEVER).to_numpy(),
+            median=any_horizon["median"].fill_null(float("nan")).to_numpy(),
             weight={horizon: part["weight"].fill_null(0.0).to_numpy() for horizon, part in by_horizon.items()},
-            base_rate={horizon: row["base_rate"] for horizon, row in stated.items()},
-            quantiles={h: np.array([row[name] for name in QUANTILE_NAMES]) for h, row in stated.items()},
+            base_rate={horizon: row["base_rate"] for horizon, row in first_rows.items()},
+            quantiles={h: np.array([row[name] for name in QUANTILE_NAMES]) for h, row in first_rows.items()},
         )
 
     def lost(self, features: pl.DataFrame) -> Bools:
@@ -240,23 +239,23 @@ class Profile:
         """
         return missing_runs(features, self.names) > self.longest
 
-    def filled(self, inputs: Floats, lost: Bools) -> Floats:
-        """Return inputs (n, f) with each lost one at its median in training."""
+    def fill(self, inputs: Floats, lost: Bools) -> Floats:
+        """Return inputs (n, f) with each lost value replaced by the training median."""
         return np.where(lost, self.median, inputs)
 
-    def answer(self, horizon: int, forecast: HorizonForecast, inputs: Floats, lost: Bools) -> Answer:
-        """Put base rate and volatility in place of a forecast where the lost inputs carry too much of the model.
+    def adjust(self, horizon: int, forecast: HorizonForecast, inputs: Floats, lost: Bools) -> AdjustedForecast:
+        """Replace a forecast by base rate and volatility where the lost inputs have too much weight.
 
         Args:
             horizon: hours ahead.
-            forecast: of the model, for `inputs`.
-            inputs: the filled inputs, (n, f).
+            forecast: the model's forecast for `inputs`.
+            inputs: inputs with replaced values, see `fill`, (n, f).
             lost: see `lost`, (n, f).
         """
         weight = np.minimum(lost @ self.weight[horizon], 1.0)
-        fallback = weight >= FALL_BACK_WEIGHT
-        scale = scaled_by(inputs[:, self.names.index(SCALE_FEATURE)], horizon)
-        return Answer(
+        fallback = weight >= FALLBACK_WEIGHT
+        scale = scale_of(inputs[:, self.names.index(SCALE_FEATURE)], horizon)
+        return AdjustedForecast(
             HorizonForecast(
                 p_up=np.where(fallback, self.base_rate[horizon], forecast.p_up),
                 quantiles=np.where(fallback[:, None], self.quantiles[horizon] * scale[:, None], forecast.quantiles),
@@ -267,21 +266,21 @@ class Profile:
 
 
 def hours_lost(forecasts: pl.DataFrame, features: pl.DataFrame) -> dict[str, int]:
-    """Count the hours in which each input was lost to a model, but for those that a hole in the bars explains.
+    """Count the hours in which each input was lost, except hours explained by a gap in the bars.
 
     Args:
         forecasts: FORECASTS rows of one model, role and horizon.
         features: HOURLY_FEATURES rows of the same hours and of `LOOK_BACK_DAYS` before them, in time order.
     """
-    since_hole = features.select("open_time").with_columns(pl.Series("since_hole", _hours_since_hole(features)))
+    since_gap = features.select("open_time").with_columns(pl.Series("since_gap", _hours_since_gap(features)))
     lost = (
         forecasts.filter(pl.col("degraded").fill_null(value=False))
         .select("open_time", pl.col("missing_inputs").str.split(",").alias("name"))
         .explode("name")
-        .join(since_hole, on="open_time")
+        .join(since_gap, on="open_time")
     )
-    memory = pl.col("name").replace_strict(_MEMORY_HOURS, default=0, return_dtype=pl.Int64)
-    counted = lost.filter(pl.col("since_hole") > memory).group_by("name").len("hours").sort("name")
+    warmup = pl.col("name").replace_strict(_WARMUP_HOURS, default=0, return_dtype=pl.Int64)
+    counted = lost.filter(pl.col("since_gap") > warmup).group_by("name").len("hours").sort("name")
     return dict(counted.iter_rows())
 
 
@@ -295,13 +294,13 @@ def _unknown(features: pl.DataFrame, names: Sequence[str]) -> Bools:
     return features.select(pl.col(list(names)).is_null()).to_numpy().reshape(features.height, len(names))
 
 
-def _once_known(features: pl.DataFrame, names: Sequence[str], runs: Ints) -> Ints:
-    """Return runs with 0 for the hours before an input was first known."""
+def _after_first_value(features: pl.DataFrame, names: Sequence[str], runs: Ints) -> Ints:
+    """Return runs with 0 for the hours before the first known value of an input."""
     return np.where(np.maximum.accumulate(~_unknown(features, names), axis=0), runs, 0)
 
 
-def _hours_since_hole(features: pl.DataFrame) -> Ints:
-    """Return how many hours each hour is from the first one after the last hole in the bars, (n,)."""
+def _hours_since_gap(features: pl.DataFrame) -> Ints:
+    """Return the number of hours since the first hour after the last gap in the bars, (n,)."""
     rows = np.arange(features.height)
-    after_hole = (features["open_time"].diff() > HOUR).fill_null(value=False).to_numpy()
-    return rows - np.maximum.accumulate(np.where(after_hole, rows, -_NEVER))
+    after_gap = (features["open_time"].diff() > HOUR).fill_null(value=False).to_numpy()
+    return rows - np.maximum.accumulate(np.where(after_gap, rows, -_NEVER))

@@ -1,7 +1,7 @@
-"""MLflow: one run per asset and partition, and the registry that holds every model.
+"""MLflow: one run per asset and partition, and the registry of models.
 
-The registry is where models live; the lake only names them by version and digest. A folder that comes
-back is verified against its digest before anyone forecasts with it.
+The registry stores the models; the lake refers to them by version and digest. A model folder is verified against its
+digest before it is used.
 """
 
 from __future__ import annotations
@@ -28,52 +28,52 @@ MODEL_NAME = "btc_hourly"
 EXPERIMENT = "btc_assets"
 """Name of the MLflow experiment."""
 MODEL_FOLDER = "model"
-"""Artifact folder of a run that holds `model.json` and the ONNX graphs."""
+"""Artifact folder of a run with `model.json` and the ONNX graphs."""
 NATIVE_FOLDER = "native"
-"""Artifact folder of a run that holds the boosters in the library's own format."""
+"""Artifact folder of a run with the boosters in the library's format."""
 LOADED_MODELS = 8
-"""Models kept ready in memory; a long replay goes through hundreds."""
+"""Maximum number of models cached in memory; a long replay loads hundreds."""
 
 
 class RegistryError(RuntimeError):
-    """The registry does not hold what was asked for."""
+    """The requested version is not in the registry or cannot be read."""
 
 
 @cache
 def source_digest() -> str:
-    """Return the SHA-256 of the package's own source files, which names the code a run was made with."""
+    """Return the SHA-256 of the package's source files, which identifies the code of a run."""
     package = Path(__file__).parent.parent
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        whole.update(f"{path.relative_to(package)}\n".encode())
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
+        hasher.update(f"{path.relative_to(package)}\n".encode())
+        hasher.update(path.read_bytes())
+    return hasher.hexdigest()
 
 
 class ModelRegistry(dg.ConfigurableResource):
     """The MLflow tracking store and model registry.
 
     Attributes:
-        tracking_uri: of both.
-        artifacts: folder of a new experiment's artifacts; empty leaves it to the tracking server.
+        tracking_uri: URI of both.
+        artifacts: artifact folder of a new experiment; empty for the default of the tracking server.
     """
 
     tracking_uri: str
     artifacts: str = ""
     _client: Any = PrivateAttr(default=None)
-    _bundles: dict[int, ForecastModel] = PrivateAttr(default_factory=dict)
+    _models: dict[int, ForecastModel] = PrivateAttr(default_factory=dict)
 
     # --- runs ----------------------------------------------------------------------------------
     @contextmanager
     def run(
         self, context: dg.AssetExecutionContext, asset: dg.AssetKey, tags: Mapping[str, str]
     ) -> Iterator[MlflowRun]:
-        """Open the MLflow run of an asset and partition, or range of them; it is closed whatever happens inside.
+        """Open the MLflow run of an asset and its partitions; it is closed on every exit.
 
         Args:
-            context: of the step; gives the run its partitions and its Dagster tags.
-            asset: one of the step's; gives the run its name.
-            tags: further tags, for example the data versions trained on.
+            context: context of the step; sets the partitions and the Dagster tags of the run.
+            asset: an asset of the step; sets the name of the run.
+            tags: additional tags, for example data versions of the training data.
         """
         import mlflow
         from dagster_mlflow import mlflow_tracking
@@ -122,7 +122,7 @@ class ModelRegistry(dg.ConfigurableResource):
 
     @property
     def client(self) -> MlflowClient:
-        """The MLflow client, made on first use."""
+        """The MLflow client, created on first use."""
         if self._client is None:
             from mlflow import MlflowClient
 
@@ -139,12 +139,12 @@ class ModelRegistry(dg.ConfigurableResource):
 
     # --- models --------------------------------------------------------------------------------
     def register(self, run_id: str, digest: str, cutoff: str) -> int:
-        """Register the model folder of a run and return its version; the same model keeps its version.
+        """Register the model folder of a run and return its version; a registered model keeps its version.
 
         Args:
-            run_id: MLflow run whose artifacts hold the folder.
-            digest: of the model.
-            cutoff: of the model, ISO date.
+            run_id: MLflow run with the folder among its artifacts.
+            digest: digest of the model.
+            cutoff: cutoff of the model, ISO date.
         """
         from mlflow.exceptions import MlflowException
 
@@ -168,37 +168,39 @@ class ModelRegistry(dg.ConfigurableResource):
         return min((int(version.version) for version in found), default=None)
 
     def folder(self, version: int) -> Path:
-        """Return a local copy of a version's model folder, verified.
+        """Return a verified local copy of a version's model folder.
 
         Raises:
             RegistryError: there is no such version, or its artifacts are gone.
-            ModelFileError: the folder was altered.
+            ModelFileError: the folder was changed.
         """
         known = registry_file.registered(self.tracking_uri, MODEL_NAME, version)
         folder = self._artifacts(version, MODEL_FOLDER) if known is None else known[0]
-        if version not in self._bundles:
-            bundle = ForecastModel.load(folder)
+        if version not in self._models:
+            model = ForecastModel.load(folder)
             expected = self._digest_of(version) if known is None else known[1]
-            if bundle.digest != expected:
-                raise RegistryError(f"version {version} was registered as {expected} but its folder is {bundle.digest}")
-            self._bundles[version] = bundle
-            while len(self._bundles) > LOADED_MODELS:
-                del self._bundles[next(iter(self._bundles))]
+            if model.digest != expected:
+                raise RegistryError(
+                    f"version {version} was registered with digest {expected}, but its folder has {model.digest}"
+                )
+            self._models[version] = model
+            while len(self._models) > LOADED_MODELS:
+                del self._models[next(iter(self._models))]
         return folder
 
     def _digest_of(self, version: int) -> str | None:
         return self.client.get_model_version(MODEL_NAME, str(version)).tags.get("digest")
 
     def load(self, version: int) -> ForecastModel:
-        """Return a version, ready to predict; read and verified once a process.
+        """Return the model of a version; it is read and verified once and then cached.
 
         Raises:
             RegistryError: there is no such version, or its artifacts are gone.
-            ModelFileError: its folder was altered.
+            ModelFileError: its folder was changed.
         """
-        if version not in self._bundles:
+        if version not in self._models:
             self.folder(version)
-        return self._bundles[version]
+        return self._models[version]
 
     def native(self, version: int) -> Path:
         """Return a local copy of a version's boosters.
@@ -234,9 +236,9 @@ class ModelRegistry(dg.ConfigurableResource):
             raise
 
     def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
-        """Point every alias at its version, or remove it where there is none; what is right already costs a look."""
-        pointed = registry_file.aliases(self.tracking_uri, MODEL_NAME)
-        if pointed is not None and {name: pointed.get(name) for name in wanted} == dict(wanted):
+        """Point each alias at its version or remove it for None; return early if all aliases are already right."""
+        current = registry_file.aliases(self.tracking_uri, MODEL_NAME)
+        if current is not None and {name: current.get(name) for name in wanted} == dict(wanted):
             return
         for name, version in wanted.items():
             if version is None:
@@ -258,7 +260,7 @@ class MlflowRun:
     """An open MLflow run."""
 
     def __init__(self, run_id: str, mlflow: Any, registry: ModelRegistry) -> None:
-        """Wrap the run dagster-mlflow opened."""
+        """Wrap a run opened by dagster-mlflow."""
         self.run_id = run_id
         self.mlflow = mlflow
         self._registry = registry
@@ -268,7 +270,7 @@ class MlflowRun:
         self.mlflow.log_params(dict(values))
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, those that are numbers."""
+        """Log metrics, except NaN values."""
         self.mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v}, step=step)
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -284,5 +286,5 @@ class MlflowRun:
         self._registry.client.log_text(self.run_id, content, name)
 
     def link(self) -> str:
-        """Return where a person finds this run in the MLflow UI, from its root."""
+        """Return the address of this run in the MLflow UI, relative to its root."""
         return f"/#/experiments/{self._registry.client.get_run(self.run_id).info.experiment_id}/runs/{self.run_id}"

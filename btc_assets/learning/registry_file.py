@@ -1,7 +1,7 @@
-"""What a local registry's own SQLite file records about a model, read without MLflow.
+"""Read a local registry's SQLite file without MLflow.
 
-To import MLflow takes a second of CPU, more than an hourly forecast does. A run that only reads looks here first. None
-means that the file does not record it (a tracking server, another layout); MLflow is queried then.
+Importing MLflow takes a second of CPU, more than an hourly forecast does, so a run that only reads tries the file
+first. None means that the file has no answer (a tracking server, another layout); then MLflow is queried.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TIMEOUT_S = 20.0
 
 
 def registered(tracking_uri: str, name: str, version: int) -> tuple[Path, str] | None:
-    """Return the folder a version of a model was registered from, and the digest it was registered as.
+    """Return the folder from which a model version was registered, and its registered digest.
 
     Args:
-        tracking_uri: of the registry.
-        name: of the registered model.
-        version: of it.
+        tracking_uri: URI of the registry.
+        name: name of the registered model.
+        version: version of the model.
     """
     rows = _rows(
         tracking_uri,
@@ -40,7 +40,7 @@ def registered(tracking_uri: str, name: str, version: int) -> tuple[Path, str] |
 
 
 def aliases(tracking_uri: str, name: str) -> dict[str, int] | None:
-    """Return the version each alias of a model points to."""
+    """Return the version of each alias of a model."""
     rows = _rows(tracking_uri, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", (name,))
     return None if rows is None else {alias: int(version) for alias, version in rows}
 
@@ -48,7 +48,7 @@ def aliases(tracking_uri: str, name: str) -> dict[str, int] | None:
 def _rows(tracking_uri: str, query: str, values: Sequence[object]) -> list[Any] | None:
     if not tracking_uri.startswith("sqlite:///"):
         return None
-    from sqlalchemy import make_url  # half a second that loading the graph can do without
+    from sqlalchemy import make_url  # lazy: the import takes half a second
 
     database = make_url(tracking_uri).database
     try:

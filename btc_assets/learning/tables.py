@@ -1,4 +1,4 @@
-"""The contracts of the learning tables."""
+"""Contracts of the learning tables."""
 
 import polars as pl
 
@@ -13,13 +13,17 @@ CV_FOLDS = declare(
             "cutoff": CUTOFF,
             "horizon_hours": HORIZON,
             "fold": Column(pl.Int64, check("ge", 0), about="0 is the oldest"),
-            "train_start": Column(UTC_TIME, about="first open_time trained on"),
-            "train_end": Column(UTC_TIME, about="last open_time trained on; its label is known by test_start"),
-            "test_start": Column(UTC_TIME, about="first open_time tested on"),
-            "test_end": Column(UTC_TIME, about="last open_time tested on"),
-            "purge_hours": Column(pl.Int64, check("ge", 1), about="hours between the two, at least the horizon"),
-            "n_train": Column(pl.Int64, check("ge", 1), about="labelled rows trained on"),
-            "n_test": Column(pl.Int64, check("ge", 1), about="labelled rows tested on"),
+            "train_start": Column(UTC_TIME, about="first open_time of the training rows"),
+            "train_end": Column(
+                UTC_TIME, about="last open_time of the training rows; its label is known by test_start"
+            ),
+            "test_start": Column(UTC_TIME, about="first open_time of the test rows"),
+            "test_end": Column(UTC_TIME, about="last open_time of the test rows"),
+            "purge_hours": Column(
+                pl.Int64, check("ge", 1), about="hours between training and test, at least the horizon"
+            ),
+            "n_train": Column(pl.Int64, check("ge", 1), about="number of labelled training rows"),
+            "n_test": Column(pl.Int64, check("ge", 1), about="number of labelled test rows"),
         },
         row_check("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
         row_check("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
@@ -34,16 +38,18 @@ TUNED_PARAMETERS = declare(
         {
             "cutoff": CUTOFF,
             "horizon_hours": HORIZON,
-            "source": Column(pl.String, check("isin", ["default", "tuned", "reused"]), about="how they came about"),
-            "tuned_cutoff": Column(pl.Date, about="the cutoff whose study chose them"),
+            "source": Column(
+                pl.String, check("isin", ["default", "tuned", "reused"]), about="origin of the parameters"
+            ),
+            "tuned_cutoff": Column(pl.Date, about="cutoff of the study that selected them"),
             "log_loss": Column(
-                pl.Float64, FINITE, nullable=True, about="mean over folds, nats; null when not measured"
+                pl.Float64, FINITE, nullable=True, about="mean log-loss over folds, nats; null if not measured"
             ),
             "incumbent_log_loss": Column(
-                pl.Float64, FINITE, nullable=True, about="of the parameters they had to beat, nats"
+                pl.Float64, FINITE, nullable=True, about="mean log-loss of the previous parameters, nats"
             ),
-            "trials": Column(pl.Int64, check("ge", 0), about="trials completed"),
-            "pruned": Column(pl.Int64, check("ge", 0), about="trials stopped early"),
+            "trials": Column(pl.Int64, check("ge", 0), about="number of completed trials"),
+            "pruned": Column(pl.Int64, check("ge", 0), about="number of pruned trials"),
             "parameters": Column(pl.String, about="JSON object, keys sorted"),
         },
     ),
@@ -59,7 +65,7 @@ FOLD_FORECASTS = declare(
             "horizon_hours": HORIZON,
             "fold": Column(pl.Int64, check("ge", 0), about="fold the row was tested in"),
             "open_time": OPEN_TIME,
-            "log_return": Column(pl.Float64, FINITE, about="what happened, fraction"),
+            "log_return": Column(pl.Float64, FINITE, about="realised log return, fraction"),
             "p_up": Column(pl.Float64, *PROBABILITY, about="probability of a rise, before calibration"),
             **RETURN_QUANTILES,
         },
@@ -75,14 +81,14 @@ TRAINED_MODEL = declare(
         {
             "cutoff": CUTOFF,
             "horizon_hours": HORIZON,
-            "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="what the graph yields"),
+            "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="output of the graph"),
             "model_version": Column(pl.Int64, check("ge", 1), about="version in the MLflow registry"),
             "model_digest": MODEL_DIGEST,
             "graph_digest": Column(
                 pl.String, check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
             ),
-            "rows": Column(pl.Int64, check("ge", 1), about="labelled rows trained on"),
-            "trees": Column(pl.Int64, check("ge", 1), about="trees in the graph"),
+            "rows": Column(pl.Int64, check("ge", 1), about="number of labelled training rows"),
+            "trees": Column(pl.Int64, check("ge", 1), about="number of trees in the graph"),
             "parity_error": Column(pl.Float64, check("ge", 0), about="largest |ONNX - library| on the parity rows"),
         },
     ),
@@ -111,25 +117,25 @@ TRAINING_PROFILE = declare(
         {
             "cutoff": CUTOFF,
             "horizon_hours": HORIZON,
-            "feature": Column(pl.String, about="an input known in the training window"),
+            "feature": Column(pl.String, about="input with values in the training window"),
             "weight": Column(
                 pl.Float64,
                 *PROBABILITY,
                 nullable=True,
-                about="share of the model's mean |SHAP value| of P(up); null where it was not learnt from",
+                about="share of the model's mean |SHAP value| of P(up); null if not used in training",
             ),
             "missing_share": Column(pl.Float64, *PROBABILITY, about="share of the window's hours without a value"),
             "longest_missing_hours": Column(
-                pl.Int64, check("ge", 0), about="longest run of hours without a value, once it was first known"
+                pl.Int64, check("ge", 0), about="longest run of hours without a value after the first known value"
             ),
-            "median": Column(pl.Float64, FINITE, nullable=True, about="of its values; null where it had none"),
-            "gone": Column(pl.Boolean, about="whether it was gone at the cutoff, so that it was not learnt from"),
+            "median": Column(pl.Float64, FINITE, nullable=True, about="median of its values; null without values"),
+            "gone": Column(pl.Boolean, about="whether it was gone at the cutoff and not used in training"),
             "base_rate": Column(pl.Float64, *PROBABILITY, about="share of rises in the window, for the horizon"),
             **{
                 name: Column(pl.Float64, FINITE, about=f"{q:.0%} quantile of the return over the scale of its hour")
                 for name, q in zip(QUANTILE_NAMES, QUANTILES, strict=True)
             },
-            "rows": Column(pl.Int64, check("ge", 1), about="labelled hours the base rate and the quantiles rest on"),
+            "rows": Column(pl.Int64, check("ge", 1), about="number of labelled hours of base rate and quantiles"),
         },
         ORDERED_QUANTILES,
     ),
@@ -143,13 +149,17 @@ FEATURE_GROUP_STUDY = declare(
         {
             "cutoff": CUTOFF,
             "horizon_hours": HORIZON,
-            "groups": Column(pl.String, about="feature groups the models were given, joined by +"),
+            "groups": Column(pl.String, about="feature groups of the models, joined by +"),
             "against": Column(pl.String, about="feature groups they are compared with"),
-            "log_loss": Column(pl.Float64, FINITE, about="mean over the same test hours and seeds, nats"),
-            "log_loss_against": Column(pl.Float64, FINITE, about="of the other models, nats"),
+            "log_loss": Column(pl.Float64, FINITE, about="mean log-loss over the same test hours and seeds, nats"),
+            "log_loss_against": Column(pl.Float64, FINITE, about="mean log-loss of the other models, nats"),
             "difference": Column(pl.Float64, FINITE, about="log_loss - log_loss_against, nats; below 0 is better"),
-            "lower": Column(pl.Float64, FINITE, nullable=True, about="lower end of its 95 % interval, nats"),
-            "upper": Column(pl.Float64, FINITE, nullable=True, about="upper end of its 95 % interval, nats"),
+            "lower": Column(
+                pl.Float64, FINITE, nullable=True, about="lower end of the 95 % interval of the difference, nats"
+            ),
+            "upper": Column(
+                pl.Float64, FINITE, nullable=True, about="upper end of the 95 % interval of the difference, nats"
+            ),
             "accuracy": Column(pl.Float64, *PROBABILITY, about="directional accuracy, fraction"),
             "auc": Column(pl.Float64, *PROBABILITY, nullable=True, about="area under the ROC curve"),
             "t_p_value": Column(pl.Float64, nullable=True, about="paired t-test over folds and seeds, two-sided"),
@@ -157,7 +167,7 @@ FEATURE_GROUP_STUDY = declare(
             "holm_p_value": Column(pl.Float64, nullable=True, about="dm_p_value after Holm's correction"),
             "cohens_d": Column(pl.Float64, nullable=True, about="effect size over folds and seeds, paired"),
             "verdict": Column(
-                pl.String, check("isin", ["helps", "hurts", "cannot tell"]), about="of the groups that differ"
+                pl.String, check("isin", ["helps", "hurts", "cannot tell"]), about="verdict on the groups that differ"
             ),
             "n": Column(pl.Int64, check("ge", 1), about="test hours"),
             "folds": Column(pl.Int64, check("ge", 1), about="folds"),

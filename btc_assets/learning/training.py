@@ -1,6 +1,6 @@
-"""Fitting: out-of-fold forecasts first, then the model of the cutoff with what they taught.
+"""Training: out-of-fold forecasts, then the model of the cutoff, calibrated on these forecasts.
 
-Everything here sees only rows whose label is known by the cutoff (see `learning.folds`).
+All functions use only rows whose label is known at the cutoff (see `learning.folds`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from btc_assets.learning.tables import FOLD_FORECASTS
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 SEEDS = 5
-"""Fits of each side, with the same seeds, that a verdict compares."""
+"""Number of seeds per side that a verdict compares; both sides use the same seeds."""
 SCALE_FEATURE = "realised_volatility_24h"
 """Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
 SCALE_FLOOR = 0.0005
-"""Least hourly volatility assumed, fraction."""
+"""Minimum hourly volatility, fraction."""
 SCALE_UNKNOWN = 0.005
-"""Hourly volatility assumed where the feature is not known, fraction."""
+"""Hourly volatility for an unknown value of the feature, fraction."""
 
 
 def up(rows: Rows) -> Vector:
@@ -44,20 +44,20 @@ def up(rows: Rows) -> Vector:
 
 def scales(rows: Rows, horizon: int) -> Vector:
     """Return the scale of each row, (n,), fraction."""
-    return scaled_by(rows.column(SCALE_FEATURE), horizon)
+    return scale_of(rows.column(SCALE_FEATURE), horizon)
 
 
-def scaled_by(volatility: np.ndarray, horizon: int) -> Vector:
-    """Return the scale that values of `SCALE_FEATURE` encode, (n,), fraction; NaN where not known."""
+def scale_of(volatility: np.ndarray, horizon: int) -> Vector:
+    """Return the scale for values of `SCALE_FEATURE` (NaN where unknown), (n,), fraction."""
     return row_scale(volatility, horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
 
 
 def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
-    """Return the weight of each row, (n,): its uniqueness, halved every `half_life_days` back from the newest.
+    """Return the weight of each row, (n,): its uniqueness with an exponential decay of half-life `half_life_days`.
 
-    The labels of neighbouring hours share all but one of their `horizon` hours, so each counts as
-    1 / horizon of an independent outcome: without that, trees of 24 h find structure in one long move.
-    The edge of hourly features changes over the years, so what happened lately counts for more.
+    Labels of neighbouring hours share all but one of their `horizon` hours, so each counts as 1 / horizon of an
+    independent outcome; otherwise 24 h trees overfit to single long moves. The edge of hourly features changes over the
+    years, so recent hours have a larger weight.
 
     Source: M. Lopez de Prado (2018), Advances in financial machine learning, chapter 4 (uniqueness).
     """
@@ -73,11 +73,11 @@ def fit(model: Forecaster, rows: Rows, horizon: int, half_life_days: float) -> F
     return model.fit_quantiles(rows.inputs, rows.log_return / scales(rows, horizon), weights)
 
 
-def side_by_side(task: Callable[[Item], Made], items: Sequence[Item], threads: int) -> list[Made]:
-    """Do a task for every item, `threads` at a time, and return the results in the order of the items.
+def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """Run a task for every item with `threads` threads; return the results in the order of the items.
 
-    One fit on a few thousand rows gains nothing from a second thread, but two fits at a time do, and
-    XGBoost lets go of the interpreter while it works.
+    A single fit on a few thousand rows is not faster with a second thread, but two concurrent fits are: XGBoost
+    releases the interpreter lock.
     """
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(task, items))
@@ -91,14 +91,14 @@ def forecast_folds(
     seed: int,
     threads: int,
 ) -> pl.DataFrame:
-    """Forecast every fold's test hours with a model of its own training hours.
+    """Forecast every fold's test hours with a model trained on the fold's training hours.
 
     Args:
         rows: labelled rows by horizon.
         folds: CV_FOLDS rows of one cutoff.
-        parameters: by horizon.
-        seed: of the fits.
-        threads: fits at a time, one thread each.
+        parameters: parameters by horizon.
+        seed: seed of the fits.
+        threads: concurrent fits, one thread each.
 
     Returns:
         FOLD_FORECASTS rows; probabilities are not calibrated, quantiles are log returns, sorted.
@@ -122,97 +122,97 @@ def forecast_folds(
             }
         ).cast(FOLD_FORECASTS.columns)
 
-    frames = side_by_side(forecast, list(folds.sort("horizon_hours", "fold").iter_rows(named=True)), threads)
+    frames = run_parallel(forecast, list(folds.sort("horizon_hours", "fold").iter_rows(named=True)), threads)
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
 
 
 def seed_name(seed: int) -> str:
-    """Return the file name of the primary P(up) fitted with another seed, in the library's own format."""
+    """Return the file name of the booster of the primary P(up) fitted with another seed."""
     return f"p_up_{HORIZONS[0]}h_seed_{seed}.ubj"
 
 
 def fit_seeds(
     rows: Rows, parameters: BoostingParameters, *, horizon: int, seeds: Sequence[int], threads: int
 ) -> list[FittedOutput]:
-    """Fit P(up) of one horizon once for each seed, in the order of the seeds.
+    """Fit P(up) of one horizon once per seed, in the order of the seeds.
 
     Args:
         rows: labelled rows of the horizon.
-        parameters: of the boosters.
+        parameters: parameters of the boosters.
         horizon: hours ahead.
-        seeds: of the fits.
-        threads: fits at a time, one thread each.
+        seeds: seeds of the fits.
+        threads: concurrent fits, one thread each.
     """
     weights, rose = row_weights(rows, horizon, parameters.half_life_days), up(rows)
 
-    def fit_some(own: Sequence[int]) -> dict[int, FittedOutput]:
+    def fit_some(horizon_rows: Sequence[int]) -> dict[int, FittedOutput]:
         fitted: dict[int, FittedOutput] = {}
         model = GradientBoosting(parameters, seed=0, threads=1)
-        for seed in own:  # one forecaster, so that the seeds share the binned rows
+        for seed in horizon_rows:  # the same forecaster, so that the seeds share the binned rows
             model.seed = seed
             fitted[seed] = model.fit_direction(rows.inputs, rose, weights).outputs()["p_up"]
         return fitted
 
-    parts = side_by_side(fit_some, [seeds[i::threads] for i in range(threads)], threads)
+    parts = run_parallel(fit_some, [seeds[i::threads] for i in range(threads)], threads)
     return [next(part[seed] for part in parts if seed in part) for seed in seeds]
 
 
 def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
-    """Return the metrics of one horizon's out-of-sample forecasts by name; what cannot be computed is left out.
+    """Return the metrics of one horizon's out-of-sample forecasts by name, without undefined metrics.
 
     Args:
         forecasts: FOLD_FORECASTS rows of one horizon.
     """
-    p_up, happened = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
+    p_up, log_return = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
     low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_NAMES)
     scores = {
-        "accuracy": metrics.accuracy(p_up, happened),
-        "auc": metrics.auc(p_up, happened),
-        "log_loss": metrics.log_loss(p_up, happened),
-        "log_loss_skill": metrics.log_loss_skill(p_up, happened),
-        "brier": metrics.brier(p_up, happened),
-        "calibration_error": metrics.calibration_error(p_up, happened),
-        "coverage_50": metrics.interval_coverage(happened, lower, upper),
-        "coverage_90": metrics.interval_coverage(happened, low, high),
+        "accuracy": metrics.accuracy(p_up, log_return),
+        "auc": metrics.auc(p_up, log_return),
+        "log_loss": metrics.log_loss(p_up, log_return),
+        "log_loss_skill": metrics.log_loss_skill(p_up, log_return),
+        "brier": metrics.brier(p_up, log_return),
+        "calibration_error": metrics.calibration_error(p_up, log_return),
+        "coverage_50": metrics.interval_coverage(log_return, lower, upper),
+        "coverage_90": metrics.interval_coverage(log_return, low, high),
     }
     values = {name: score.value for name, score in scores.items() if score.value is not None}
     return {**values, "n": float(len(forecasts))}
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What the out-of-fold forecasts of one horizon teach its model."""
+class OutputCalibration:
+    """Calibration and conformal offsets of one horizon, fitted on its out-of-fold forecasts."""
 
     calibration: Calibration
     offsets: dict[str, float]
 
 
-def learn(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> Lesson:
+def fit_output_calibration(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> OutputCalibration:
     """Fit calibration and conformal offsets of one horizon on its out-of-fold forecasts.
 
     Args:
         forecasts: FOLD_FORECASTS rows.
-        rows: the labelled rows they were made on, for their scales.
+        rows: the labelled rows of these forecasts, for their scales.
         horizon: hours ahead.
     """
-    own = forecasts.filter(pl.col("horizon_hours") == horizon).sort("open_time")
-    at = rows.open_time.search_sorted(own["open_time"]).to_numpy()
+    horizon_rows = forecasts.filter(pl.col("horizon_hours") == horizon).sort("open_time")
+    at = rows.open_time.search_sorted(horizon_rows["open_time"]).to_numpy()
     scale = scales(rows, horizon)[at]
-    returns = own["log_return"].to_numpy()
-    return Lesson(
-        calibration=fit_calibration(own["p_up"].to_numpy(), (returns > 0).astype(np.float64), horizon=horizon),
-        offsets=conformal_offsets(returns / scale, own.select(QUANTILE_NAMES).to_numpy() / scale[:, None]),
+    returns = horizon_rows["log_return"].to_numpy()
+    return OutputCalibration(
+        calibration=fit_calibration(horizon_rows["p_up"].to_numpy(), (returns > 0).astype(np.float64), horizon=horizon),
+        offsets=conformal_offsets(returns / scale, horizon_rows.select(QUANTILE_NAMES).to_numpy() / scale[:, None]),
     )
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """The model of a cutoff, ready to be written.
+    """The model of a cutoff, ready to be saved.
 
     Attributes:
-        document: content of `model.json`, less what `write_model` fills in.
+        document: contents of `model.json`, without the parts that `save_model` adds.
         graphs: ONNX graphs by file name.
-        natives: boosters of P(up) in the library's own format, by file name; those of other seeds among them.
+        natives: boosters of P(up) in the library's format by file name, including those of other seeds.
         trees: number of trees by file name of the graph.
         parity: largest |ONNX - library| by file name of the graph.
     """
@@ -241,39 +241,39 @@ def fit_model(
 
     Args:
         rows: labelled rows by horizon.
-        forecasts: FOLD_FORECASTS rows of the same window: calibration and intervals are learnt from them.
+        forecasts: FOLD_FORECASTS rows of the same window, for calibration and intervals.
         parameters: by horizon.
         cutoff: the cutoff.
         feature_set: name of the feature set.
         features: name, unit, group and about of each feature, in column order.
-        metrics: out-of-fold metrics by horizon, carried for people to read.
+        metrics: out-of-fold metrics by horizon, stored in the document.
         seed: of the fits.
-        other_seeds: seeds of further fits of the primary P(up), which a later verdict compares with a candidate's.
+        other_seeds: seeds of additional fits of the primary P(up), which a later verdict compares with a candidate.
         threads: fits at a time, one thread each.
 
     Raises:
-        ParityError: a graph does not answer as its booster.
+        ParityError: the output of a graph differs from that of its booster.
     """
     graphs: dict[str, bytes] = {}
     natives: dict[str, bytes] = {}
     trees: dict[str, int] = {}
     parity: dict[str, float] = {}
-    lessons: dict[int, Lesson] = {}
+    calibrations: dict[int, OutputCalibration] = {}
 
     def fit_horizon(horizon: int) -> None:
-        own = rows[horizon]
+        horizon_rows = rows[horizon]
         model = GradientBoosting(parameters[horizon], seed=seed, threads=1)
-        fit(model, own, horizon, parameters[horizon].half_life_days)
-        check = parity_rows(own.inputs, seed)
+        fit(model, horizon_rows, horizon, parameters[horizon].half_life_days)
+        check = parity_rows(horizon_rows.inputs, seed)
         for output, fitted in model.outputs().items():
             name = graph_name(output, horizon)
             graphs[name] = fitted.onnx()
             trees[name] = fitted.trees
             parity[name] = parity_error(fitted, graphs[name], check)
         natives[f"p_up_{horizon}h.ubj"] = model.outputs()["p_up"].native()
-        lessons[horizon] = learn(forecasts, own, horizon)
+        calibrations[horizon] = fit_output_calibration(forecasts, horizon_rows, horizon)
 
-    side_by_side(fit_horizon, HORIZONS, threads)
+    run_parallel(fit_horizon, HORIZONS, threads)
     first, primary = HORIZONS[0], rows[HORIZONS[0]]
     others = fit_seeds(primary, parameters[first], horizon=first, seeds=other_seeds, threads=threads)
     natives |= {seed_name(other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
@@ -283,8 +283,8 @@ def fit_model(
         "quantiles": list(QUANTILES),
         "feature_set": feature_set,
         "features": [dict(feature) for feature in features],
-        "calibration": {str(h): lessons[h].calibration.document() for h in HORIZONS},
-        "conformal": {str(h): lessons[h].offsets for h in HORIZONS},
+        "calibration": {str(h): calibrations[h].calibration.document() for h in HORIZONS},
+        "conformal": {str(h): calibrations[h].offsets for h in HORIZONS},
         "scale": {"feature": SCALE_FEATURE, "floor": SCALE_FLOOR, "null": SCALE_UNKNOWN},
         "metrics": {str(h): dict(metrics[h]) for h in HORIZONS},
         "training": {

@@ -1,7 +1,7 @@
-"""Choosing the parameters of P(up) inside a cutoff's window, with Optuna on its folds.
+"""Tune the parameters of P(up) on the folds of a cutoff with Optuna.
 
-A trial must beat the incumbent by more than chance: on hourly returns the best of several trials is
-mostly luck, so the incumbent stays unless the paired gain over the fold hours exceeds its standard error.
+On hourly returns the best of several trials is mostly chance, so a trial replaces the incumbent only if its paired gain
+over the fold hours exceeds the standard error of the gain.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     import optuna
 
 TUNED = ("rounds", "max_depth", "eta", "subsample", "colsample_bytree", "min_child_weight", "reg_lambda")
-"""Parameters a study may change."""
+"""The tuned parameters."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a study of one horizon came to.
+    """The result of a study of one horizon.
 
     Attributes:
-        parameters: the chosen ones.
-        log_loss: their mean log-loss over the fold hours, nats.
-        incumbent_log_loss: the incumbent's on the same hours, nats.
+        parameters: the selected parameters.
+        log_loss: mean log-loss of the selected parameters over the fold hours, nats.
+        incumbent_log_loss: mean log-loss of the incumbent over the same hours, nats.
         replaced: whether a trial beat the incumbent.
-        trials: trials completed.
-        pruned: trials stopped early.
+        trials: number of completed trials.
+        pruned: number of pruned trials.
     """
 
     parameters: BoostingParameters
@@ -58,17 +58,17 @@ def tune(
     seed: int,
     threads: int,
 ) -> Tuning:
-    """Search around the incumbent; the study is kept in SQLite and begun anew on a re-run.
+    """Run a study that starts from the incumbent; it is stored in SQLite and replaced on a re-run.
 
     Args:
-        folds: (train, test) rows, the oldest first.
+        folds: (train, test) rows, oldest first.
         incumbent: the parameters to beat, also the first trial.
         horizon: hours ahead.
         study_name: name of the study.
         study_url: SQLAlchemy URL of the storage.
-        trials: trials to run, the incumbent's included.
-        seed: of the sampler and the fits; the same seed and rows give the same answer.
-        threads: of one fit.
+        trials: number of trials, including the incumbent.
+        seed: seed of the sampler and the fits; the same seed and rows give the same result.
+        threads: threads of one fit.
     """
     import optuna
 
@@ -78,15 +78,15 @@ def tune(
 
     def objective(trial: optuna.Trial) -> float:
         parameters = _suggest(trial, incumbent)
-        seen: list[Vector] = []
+        fold_losses: list[Vector] = []
         for step, (train, test) in enumerate(folds):
             model = GradientBoosting(parameters, seed=seed, threads=threads)
             model.fit_direction(train.inputs, up(train), row_weights(train, horizon, parameters.half_life_days))
-            seen.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
-            trial.report(float(np.concatenate(seen).mean()), step)
+            fold_losses.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
+            trial.report(float(np.concatenate(fold_losses).mean()), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
-        losses[trial.number] = np.concatenate(seen)
+        losses[trial.number] = np.concatenate(fold_losses)
         return float(losses[trial.number].mean())
 
     if study_name in optuna.get_all_study_names(study_url):
@@ -104,11 +104,11 @@ def tune(
     gain = losses[0] - losses[best]
     independent = len(gain) / horizon
     replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(independent)
-    chosen = best if replaced else 0
-    values = study.trials[chosen].params
+    selected = best if replaced else 0
+    values = study.trials[selected].params
     return Tuning(
         parameters=replace(incumbent, **{name: values[name] for name in TUNED}),
-        log_loss=float(losses[chosen].mean()),
+        log_loss=float(losses[selected].mean()),
         incumbent_log_loss=float(losses[0].mean()),
         replaced=replaced,
         trials=len(losses),

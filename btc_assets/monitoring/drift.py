@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.learning.missingness import LEAST_GONE_HOURS
+from btc_assets.learning.missingness import MAX_LOST_HOURS
 from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring.tables import DRIFT_REPORT
 
@@ -239,8 +239,8 @@ def lost_rows(hours: Mapping[str, int], *, n: int, day: date, version: int, cuto
             "subject": subject,
             "measure": measure,
             "value": float(value),
-            "bound": float(LEAST_GONE_HOURS),
-            "alarm": value > LEAST_GONE_HOURS,
+            "bound": float(MAX_LOST_HOURS),
+            "alarm": value > MAX_LOST_HOURS,
             "n": n,
             "model_version": version,
             "model_cutoff": cutoff,

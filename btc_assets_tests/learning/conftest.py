@@ -1,4 +1,4 @@
-"""Builders of labelled rows with a signal that is known."""
+"""Builders of labelled rows with a known signal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("signal", "noise", SCALE_FEATURE)
 
 
 def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizon: int = 1) -> Rows:
-    """Return hourly rows up to CUTOFF whose return leans on `signal`, with changing volatility."""
+    """Return hourly rows up to CUTOFF whose return depends on `signal`, with changing volatility."""
     rng = np.random.default_rng(seed)
     hours = days * 24 - horizon
     start = datetime(CUTOFF.year, CUTOFF.month, CUTOFF.day, tzinfo=UTC) - timedelta(days=days)

@@ -1,4 +1,4 @@
-"""A cutoff from bars to verdict, on a lake and an MLflow store of its own."""
+"""A cutoff from bars to verdict, on a temporary lake and MLflow store."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -51,8 +51,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Point the settings at a folder of its own, with the smallest window, folds, features and tuning that are real."""
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Set a temporary data folder and the smallest useful window, folds, features and tuning."""
     root = tmp_path_factory.mktemp("deployment")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BTC_DATA_DIR", str(root))
@@ -68,7 +68,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def lake(place: Path) -> Lake:
+def lake(data_folder: Path) -> Lake:
     """Return a lake of eleven weeks of synthetic bars, their features and labels."""
     lake = Lake(root=settings().lake_root)
     bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST))
@@ -84,7 +84,7 @@ def lake(place: Path) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def registry(place: Path) -> ModelRegistry:
+def registry(data_folder: Path) -> ModelRegistry:
     return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
 
 
@@ -140,20 +140,20 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 
 @pytest.mark.usefixtures("place")
-def test_an_input_that_is_gone_at_the_cutoff_is_not_learnt_from_and_the_scale_always_is() -> None:
+def test_an_input_gone_at_the_cutoff_is_not_used_in_training_except_the_scale() -> None:
     whole = compute_features(inputs_of(random_walk_bars(24 * len(DAYS), start=midnight(FIRST))))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
     gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", SCALE_FEATURE)]
-    known = cutoff.learnt_inputs(whole, CUTOFF)
+    known = cutoff.training_inputs(whole, CUTOFF)
     assert "volume_ratio" in known
-    assert cutoff.learnt_inputs(whole.with_columns(gone), CUTOFF) == tuple(
+    assert cutoff.training_inputs(whole.with_columns(gone), CUTOFF) == tuple(
         name for name in known if name != "volume_ratio"
     )
-    assert cutoff.learnt_inputs(whole.with_columns(gone), CUTOFF - timedelta(days=7)) == known
+    assert cutoff.training_inputs(whole.with_columns(gone), CUTOFF - timedelta(days=7)) == known
 
 
 @pytest.mark.usefixtures("first")
-def test_every_table_of_a_cutoff_keeps_its_contract(lake: Lake) -> None:
+def test_every_table_of_a_cutoff_satisfies_its_contract(lake: Lake) -> None:
     for contract in (*TRAINED, *JUDGED):
         frame = table(lake, contract)
         assert contract.faults(frame) == []
@@ -165,7 +165,7 @@ def test_the_first_valid_model_is_champion_and_can_be_loaded(lake: Lake, registr
     verdict = table(lake, MODEL_VERDICT)
     assert verdict["passed"].all()
     assert set(verdict["decision"]) == {"promoted"}
-    assert verdict["champion_version"].null_count() == verdict.height, "it was held against nobody"
+    assert verdict["champion_version"].null_count() == verdict.height, "there was no champion to compare with"
     champion = holder(table(lake, MODEL_HISTORY), CHAMPION, midnight(CUTOFF))
     assert champion is not None
     bundle = registry.load(champion.version)
@@ -173,9 +173,7 @@ def test_the_first_valid_model_is_champion_and_can_be_loaded(lake: Lake, registr
     assert bundle.horizons == HORIZONS
 
 
-def test_every_mlflow_run_is_closed_and_says_where_it_came_from(
-    first: dg.ExecuteInProcessResult, registry: ModelRegistry
-) -> None:
+def test_every_mlflow_run_is_closed_and_has_its_tags(first: dg.ExecuteInProcessResult, registry: ModelRegistry) -> None:
     experiment = registry.client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = registry.client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{first.run_id}'")
@@ -196,17 +194,17 @@ def test_every_mlflow_run_is_closed_and_says_where_it_came_from(
     assert {"model/model.json", "model/p_up_1h.onnx", "model/q95_24h.onnx"} <= files
 
 
-def test_training_the_same_cutoff_again_gives_the_same_model_and_version(
+def test_retraining_a_cutoff_gives_the_same_model_and_version(
     first: dg.ExecuteInProcessResult, lake: Lake, registry: ModelRegistry
 ) -> None:
-    """From the stored parameters; that these come out the same shows where the bars after the cutoff are changed."""
+    """With the stored parameters; another test shows that tuning is reproducible."""
     before = table(lake, TRAINED_MODEL)
     assert train(lake, registry, CUTOFF, dg.AssetSelection.assets(TRAINED_MODEL.asset_key)).success
     assert table(lake, TRAINED_MODEL).equals(before)
 
 
 @pytest.mark.usefixtures("first")
-def test_bars_after_the_cutoff_change_nothing_in_its_model(lake: Lake, registry: ModelRegistry, tmp_path: Path) -> None:
+def test_bars_after_the_cutoff_do_not_change_its_model(lake: Lake, registry: ModelRegistry, tmp_path: Path) -> None:
     poisoned = Lake(root=str(tmp_path / "lake"))
     for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
         for day in DAYS:
@@ -226,10 +224,10 @@ def test_the_next_cutoff_reuses_parameters_and_is_compared_with_the_champion(
     assert train(lake, registry, NEXT).success
     assert set(table(lake, TUNED_PARAMETERS, NEXT)["source"]) == {"reused"}
     verdict = table(lake, MODEL_VERDICT, NEXT)
-    found = {row["criterion"]: row for row in verdict.iter_rows(named=True)}
+    criteria = {row["criterion"]: row for row in verdict.iter_rows(named=True)}
     assert set(verdict["kind"]) == {"refresh"}, "the same parameters on a newer window"
-    assert {"calibration", "coverage_90", "log_loss", "worse_p_value", "net_sharpe"} <= set(found)
-    both = [found[name] for name in ("onnx_parity", "hours", "calibration", "coverage_90", "log_loss")]
+    assert {"calibration", "coverage_90", "log_loss", "worse_p_value", "net_sharpe"} <= set(criteria)
+    both = [criteria[name] for name in ("onnx_parity", "hours", "calibration", "coverage_90", "log_loss")]
     assert all(row["value"] is not None and row["champion_value"] is not None for row in both)
     champion, candidate = table(lake, MODEL_VERDICT)["candidate_version"][0], verdict["candidate_version"][0]
     assert set(verdict["champion_version"]) == {champion}
@@ -251,14 +249,14 @@ def test_the_pairs_of_a_verdict_are_the_recipe_with_other_seeds(lake: Lake, regi
     fits = [
         BoostedOutput.read(registry.native(version) / name, len(bundle.features)).predict(inputs) for name in stored
     ]
-    own = bundle.predict(inputs)[HORIZONS[0]].p_up
+    p_up = bundle.predict(inputs)[HORIZONS[0]].p_up
     for number, fit in enumerate(fits):
-        assert np.abs(fit - own).max() > 1e-3, "another seed is another model"
-        assert np.corrcoef(fit, own)[0, 1] > 0.3, "of the same recipe"
+        assert np.abs(fit - p_up).max() > 1e-3, "another seed gives another model"
+        assert np.corrcoef(fit, p_up)[0, 1] > 0.3, "of the same recipe"
         assert all(np.abs(fit - other).max() > 1e-3 for other in fits[:number])
 
 
-def test_a_cutoff_without_history_fails_with_what_to_do_and_stores_nothing(lake: Lake, registry: ModelRegistry) -> None:
+def test_a_cutoff_without_history_fails_with_a_remedy_and_stores_nothing(lake: Lake, registry: ModelRegistry) -> None:
     early = FIRST + timedelta(days=20)
     result = train(lake, registry, early)
     assert not result.success
@@ -274,8 +272,8 @@ HISTORY_ASSET = dg.AssetSelection.assets("champion/model_history")
 
 
 @pytest.mark.usefixtures("first")
-def test_a_rollback_is_written_once(lake: Lake, registry: ModelRegistry) -> None:
-    """Version 2 is made champion by hand of a verdict; version 1 stands after a rollback, however often it is asked."""
+def test_a_rollback_is_recorded_once(lake: Lake, registry: ModelRegistry) -> None:
+    """Promote version 2 and roll back to version 1 repeatedly."""
     aside = Lake(root=f"{lake.root}-aside")
     aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
     verdict = table(lake, MODEL_VERDICT).with_columns(
@@ -309,7 +307,7 @@ def test_a_rollback_is_written_once(lake: Lake, registry: ModelRegistry) -> None
         ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
     ],
 )
-def test_a_change_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
+def test_an_impossible_change_fails_with_a_message_and_records_nothing(
     lake: Lake, registry: ModelRegistry, change: dict[str, Any], message: str
 ) -> None:
     aside = Lake(root=f"{lake.root}-alone")
@@ -322,14 +320,12 @@ def test_a_change_that_cannot_be_fails_with_a_sentence_and_writes_nothing(
 
 
 @pytest.mark.usefixtures("first")
-def test_the_study_of_groups_is_asked_of_a_trained_cutoff_and_says_what_was_left_out(
-    lake: Lake, registry: ModelRegistry
-) -> None:
+def test_the_group_study_of_a_trained_cutoff_notes_omitted_groups(lake: Lake, registry: ModelRegistry) -> None:
     result = materialise(lake, registry, CUTOFF, dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
     assert result.success
     study = table(lake, FEATURE_GROUP_STUDY)
     assert FEATURE_GROUP_STUDY.faults(study) == []
-    assert study["groups"].to_list() == ["price"], "nobody gathered texts here"
+    assert study["groups"].to_list() == ["price"], "no texts were gathered"
     assert study["seeds"].to_list() == [5]
     [event] = result.get_asset_materialization_events()
     assert event.materialization.metadata["verdicts"].value == {

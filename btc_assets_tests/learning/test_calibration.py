@@ -1,4 +1,4 @@
-"""Probabilities and intervals that mean what they say."""
+"""Calibration of probabilities and intervals."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from btc_assets.learning.forecast_model import calibrated, log_odds
 from btc_assets.vocabulary import QUANTILE_NAMES
 
 
-def world(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def simulate(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     p_raw = 1 / (1 + np.exp(-rng.normal(0, 1, n)))
     return p_raw, (rng.random(n) < calibrated(p_raw, slope, intercept)).astype(float)
 
 
-def test_a_strong_miscalibration_is_found() -> None:
-    found = fit_calibration(*world(200_000, 0.5, 0.2))
-    assert found.slope == pytest.approx(0.5, abs=0.03)
-    assert found.intercept == pytest.approx(0.2, abs=0.03)
+def test_a_strong_miscalibration_is_estimated() -> None:
+    calibration = fit_calibration(*simulate(200_000, 0.5, 0.2))
+    assert calibration.slope == pytest.approx(0.5, abs=0.03)
+    assert calibration.intercept == pytest.approx(0.2, abs=0.03)
 
 
-def test_a_few_noisy_hours_hardly_move_it() -> None:
-    found = fit_calibration(*world(20, 0.0, 0.0))
-    assert abs(found.slope - 1) < 0.3
-    assert abs(found.intercept) < 0.05
+def test_a_few_noisy_hours_hardly_change_the_calibration() -> None:
+    calibration = fit_calibration(*simulate(20, 0.0, 0.0))
+    assert abs(calibration.slope - 1) < 0.3
+    assert abs(calibration.intercept) < 0.05
 
 
 def test_the_fit_is_the_posterior_mode() -> None:
-    p_raw, up = world(500, 0.8, 0.0)
+    p_raw, up = simulate(500, 0.8, 0.0)
     best = fit_calibration(p_raw, up)
 
     def loss(slope: float, intercept: float) -> float:
@@ -48,14 +48,14 @@ def test_the_fit_is_the_posterior_mode() -> None:
 
 
 @given(st.floats(0.2, 3), st.floats(-1, 1))
-def test_calibration_keeps_the_order_of_forecasts(slope: float, intercept: float) -> None:
+def test_calibration_preserves_the_order_of_forecasts(slope: float, intercept: float) -> None:
     p = np.linspace(0.01, 0.99, 50)
     assert (np.diff(Calibration(slope, intercept)(p)) > 0).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.3, 3.0), st.integers(0, 100))
-def test_conformal_intervals_cover_what_they_claim(width: float, seed: int) -> None:
+def test_conformal_intervals_have_their_nominal_coverage(width: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     claimed = np.tile(width * np.array([-1.645, -0.674, 0.0, 0.674, 1.645]), (4000, 1))
     offsets = conformal_offsets(rng.normal(size=4000), claimed)
@@ -66,6 +66,6 @@ def test_conformal_intervals_cover_what_they_claim(width: float, seed: int) -> N
         assert ((below <= fresh) & (fresh <= above)).mean() == pytest.approx(share, abs=0.03)
 
 
-def test_the_median_is_not_moved() -> None:
+def test_the_median_has_no_offset() -> None:
     offsets = conformal_offsets(np.linspace(-3, 3, 100), np.zeros((100, 5)))
     assert "q50" not in offsets

@@ -1,4 +1,4 @@
-"""Explanations add up and point at the signal."""
+"""SHAP values sum to the forecast and rank the signal first."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def explanation(
     return explain(native, rows[1].inputs, rows[1].names)
 
 
-def test_the_signal_comes_first(explanation: Explanation) -> None:
+def test_the_signal_has_the_first_rank(explanation: Explanation) -> None:
     table = explanation.importance(CUTOFF, 1)
     assert MODEL_EXPLANATION.faults(table) == []
     assert table.sort("rank")["feature"][0] == "signal"
 
 
-def test_values_add_up_to_the_forecast(
+def test_shap_values_sum_to_the_forecast(
     explanation: Explanation, model: GradientBoosting, rows: dict[int, Rows]
 ) -> None:
     expected = log_odds(model.p_up(rows[1].inputs[-EXPLAINED_ROWS:]))
@@ -50,5 +50,5 @@ def test_the_newest_rows_are_explained(explanation: Explanation, rows: dict[int,
     assert explanation.inputs.tobytes() == rows[1].inputs[-EXPLAINED_ROWS:].tobytes()
 
 
-def test_the_beeswarm_is_a_picture(explanation: Explanation) -> None:
+def test_the_beeswarm_is_a_png(explanation: Explanation) -> None:
     assert explanation.beeswarm("P(up)").startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The contract every model family keeps."""
+"""The contract of every model family."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ FAMILIES: dict[str, Callable[[], Forecaster]] = {
 @pytest.fixture(scope="module", params=FAMILIES)
 def fitted(request: pytest.FixtureRequest, rows: dict[int, Rows]) -> Forecaster:
     model = FAMILIES[request.param]()
-    own = rows[1]
-    return model.fit_direction(own.inputs, up(own), np.ones(len(own))).fit_quantiles(
-        own.inputs, own.log_return / scales(own, 1), np.ones(len(own))
+    horizon_rows = rows[1]
+    return model.fit_direction(horizon_rows.inputs, up(horizon_rows), np.ones(len(horizon_rows))).fit_quantiles(
+        horizon_rows.inputs, horizon_rows.log_return / scales(horizon_rows, 1), np.ones(len(horizon_rows))
     )
 
 
-def test_it_finds_a_signal_that_is_there(fitted: Forecaster, rows: dict[int, Rows]) -> None:
+def test_a_signal_is_learned(fitted: Forecaster, rows: dict[int, Rows]) -> None:
     assert (auc(fitted.p_up(rows[1].inputs), rows[1].log_return).value or 0) > 0.6
 
 
-def test_probabilities_are_probabilities(fitted: Forecaster, rows: dict[int, Rows]) -> None:
+def test_probabilities_are_between_zero_and_one(fitted: Forecaster, rows: dict[int, Rows]) -> None:
     p_up = fitted.p_up(rows[1].inputs)
     assert p_up.shape == (len(rows[1]),)
     assert ((p_up > 0) & (p_up < 1)).all()
 
 
-def test_quantiles_hold_their_share_of_outcomes(fitted: Forecaster, rows: dict[int, Rows]) -> None:
+def test_quantiles_have_their_nominal_coverage(fitted: Forecaster, rows: dict[int, Rows]) -> None:
     scaled = rows[1].log_return / scales(rows[1], 1)
     below = (scaled[:, None] <= fitted.quantiles(rows[1].inputs)).mean(axis=0)
     assert below == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95], abs=0.06)
@@ -51,7 +51,7 @@ def test_missing_features_still_get_a_forecast(fitted: Forecaster) -> None:
     assert np.isfinite(fitted.quantiles(nothing)).all()
 
 
-def test_every_output_leaves_as_onnx_with_the_same_numbers(fitted: Forecaster, rows: dict[int, Rows]) -> None:
+def test_every_output_is_exported_to_onnx_with_the_same_values(fitted: Forecaster, rows: dict[int, Rows]) -> None:
     assert set(fitted.outputs()) == {"p_up", *QUANTILE_NAMES}
     check = parity_rows(rows[1].inputs, seed=1)
     assert np.isnan(check).any()
@@ -59,14 +59,14 @@ def test_every_output_leaves_as_onnx_with_the_same_numbers(fitted: Forecaster, r
         assert parity_error(output, output.onnx(), check) <= PARITY_TOLERANCE
 
 
-def test_a_graph_of_another_booster_does_not_pass_the_parity_gate(fitted: Forecaster, rows: dict[int, Rows]) -> None:
+def test_a_graph_of_another_booster_fails_the_parity_check(fitted: Forecaster, rows: dict[int, Rows]) -> None:
     outputs = fitted.outputs()
     with pytest.raises(ParityError, match="not registered"):
         parity_error(outputs["q05"], outputs["q95"].onnx(), parity_rows(rows[1].inputs, seed=1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_that_learnt_nothing_still_leaves_as_onnx(family: str, rows: dict[int, Rows]) -> None:
+def test_a_model_without_splits_is_exported_to_onnx(family: str, rows: dict[int, Rows]) -> None:
     few = slice(0, 40)
     model = FAMILIES[family]().fit_direction(rows[1].inputs[few], up(rows[1])[few], np.full(40, 0.01))
     output = model.outputs()["p_up"]
@@ -82,7 +82,7 @@ def test_the_same_rows_and_seed_give_the_same_graphs(family: str, rows: dict[int
     assert graphs[0] == graphs[1]
 
 
-def test_parameters_survive_json_and_strangers_are_refused() -> None:
+def test_parameters_round_trip_through_json_and_unknown_names_are_refused() -> None:
     parameters = BoostingParameters(rounds=77, eta=0.011)
     assert BoostingParameters.from_json(parameters.to_json()) == parameters
     with pytest.raises(ValueError, match="leaves_of_grass"):

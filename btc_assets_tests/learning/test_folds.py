@@ -1,4 +1,4 @@
-"""Who may learn from which hours."""
+"""The hours of training and test rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.clock import midnight
-from btc_assets.learning.folds import NotEnoughHistoryError, Rows, labelled_rows, learnable, make_folds, split
+from btc_assets.learning.folds import (
+    NotEnoughHistoryError,
+    Rows,
+    features_with_values,
+    labelled_rows,
+    make_folds,
+    split,
+)
 from btc_assets.learning.tables import CV_FOLDS
 from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.learning.conftest import CUTOFF, signal_rows
@@ -22,18 +29,18 @@ def folds_of(rows: dict[int, Rows], n_folds: int = 3, test_days: int = 14) -> pl
     return make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=n_folds, test_days=test_days)
 
 
-def test_folds_keep_their_contract(rows: dict[int, Rows]) -> None:
+def test_folds_satisfy_their_contract(rows: dict[int, Rows]) -> None:
     assert CV_FOLDS.faults(folds_of(rows)) == []
 
 
 @given(n_folds=st.integers(1, 4), test_days=st.integers(3, 14), horizon=st.sampled_from(HORIZONS))
-def test_every_training_label_is_known_when_the_test_starts(n_folds: int, test_days: int, horizon: int) -> None:
+def test_every_training_label_is_known_at_the_start_of_the_test(n_folds: int, test_days: int, horizon: int) -> None:
     layout = folds_of({horizon: signal_rows(horizon=horizon)}, n_folds, test_days)
     for fold in layout.iter_rows(named=True):
         assert fold["train_end"] + (horizon + 1) * HOUR <= fold["test_start"]
 
 
-def test_tests_follow_each_other_and_end_at_what_the_cutoff_knows(rows: dict[int, Rows]) -> None:
+def test_tests_are_consecutive_and_end_with_the_last_known_label(rows: dict[int, Rows]) -> None:
     layout = folds_of(rows).filter(pl.col("horizon_hours") == 24).sort("fold")
     assert (layout["test_start"].diff().drop_nulls() == timedelta(days=14)).all()
     assert layout["test_end"][-1] == midnight(CUTOFF) - 25 * HOUR
@@ -46,7 +53,7 @@ def test_train_and_test_share_no_row(rows: dict[int, Rows]) -> None:
         assert (len(train), len(test)) == (fold["n_train"], fold["n_test"])
 
 
-def test_too_little_history_says_what_to_materialise(rows: dict[int, Rows]) -> None:
+def test_the_error_of_too_little_history_names_what_to_materialise(rows: dict[int, Rows]) -> None:
     short = {1: rows[1].between(midnight(CUTOFF - timedelta(days=10)), midnight(CUTOFF))}
     with pytest.raises(NotEnoughHistoryError, match="Materialise prices, features and labels from 2018-02-04"):
         folds_of(short)
@@ -70,12 +77,12 @@ def rows_at(day: date, features: pl.DataFrame, labels: pl.DataFrame) -> Rows:
     return labelled_rows(features, labels, cutoff=day, horizon=4, window_days=30, names=["x"])
 
 
-def test_a_cutoff_sees_no_label_that_is_not_known_yet() -> None:
+def test_labels_unknown_at_the_cutoff_are_not_used() -> None:
     rows = rows_at(date(2018, 1, 3), *frames())
     assert rows.open_time.max() == datetime(2018, 1, 2, 19, tzinfo=rows.open_time[0].tzinfo)
 
 
-def test_poisoning_what_comes_after_the_cutoff_changes_no_training_row() -> None:
+def test_data_after_the_cutoff_changes_no_training_row() -> None:
     features, labels = frames()
     clean = rows_at(date(2018, 1, 3), features, labels)
     late = pl.col("available_at") > midnight(date(2018, 1, 3))
@@ -88,7 +95,7 @@ def test_poisoning_what_comes_after_the_cutoff_changes_no_training_row() -> None
     assert clean.log_return.tobytes() == other.log_return.tobytes()
 
 
-def test_a_label_across_a_gap_is_not_learnt_from() -> None:
+def test_a_label_across_a_gap_is_not_used() -> None:
     features, labels = frames()
     holed = labels.with_columns(
         log_return=pl.when(pl.col("open_time").dt.hour() == 3).then(None).otherwise("log_return")
@@ -96,7 +103,7 @@ def test_a_label_across_a_gap_is_not_learnt_from() -> None:
     assert 3 not in rows_at(date(2018, 1, 3), features, holed).open_time.dt.hour().to_list()
 
 
-def test_a_feature_nobody_gathered_is_not_learned_from() -> None:
+def test_a_feature_without_values_is_not_used() -> None:
     cutoff = date(2018, 3, 1)
     hours = pl.datetime_range(
         datetime(2018, 2, 1, tzinfo=UTC), datetime(2018, 3, 1, 5, tzinfo=UTC), "1h", eager=True, time_unit="us"
@@ -110,5 +117,5 @@ def test_a_feature_nobody_gathered_is_not_learned_from() -> None:
         pl.lit(None, dtype=pl.Float64).alias("scale"),
     )
     names = ("never", "known", "after_the_cutoff", "before_the_window", "scale")
-    assert learnable(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
-    assert "before_the_window" in learnable(frame, names, cutoff=cutoff, window_days=60, needed="scale")
+    assert features_with_values(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
+    assert "before_the_window" in features_with_values(frame, names, cutoff=cutoff, window_days=60, needed="scale")

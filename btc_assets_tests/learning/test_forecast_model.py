@@ -1,4 +1,4 @@
-"""A model folder is whole and unaltered, or it is refused; its forecasts obey the laws of probability."""
+"""Incomplete or changed model folders are refused; forecasts have valid probabilities and quantiles."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def test_the_digest_written_is_the_digest_loaded(folder: Path, model: ForecastModel) -> None:
+def test_the_saved_digest_equals_the_loaded_digest(folder: Path, model: ForecastModel) -> None:
     assert model.digest == json.loads((folder / DOCUMENT).read_text())["digest"]
     assert model.digest == document_digest(model.document)
     assert model.features == FEATURE_NAMES
     assert model.horizons == (1, 4, 24)
 
 
-def test_the_same_model_has_the_same_digest_and_another_calibration_another(
-    tmp_path: Path, model: ForecastModel
-) -> None:
+def test_the_digest_depends_on_the_contents_only(tmp_path: Path, model: ForecastModel) -> None:
     assert write_model(tmp_path / "again") == model.digest
     changed = document(calibration={str(h): {"slope": 0.91, "intercept": 0.02} for h in (1, 4, 24)})
     assert save_model(tmp_path / "other", changed, tiny_graphs()) != model.digest
@@ -59,11 +57,11 @@ def test_one_flipped_byte_of_a_graph_is_refused(copy: Path, name: str, position:
     content = bytearray((copy / name).read_bytes())
     content[position] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(ModelFileError, match=rf"{name} was altered"):
+    with pytest.raises(ModelFileError, match=rf"{name} was changed"):
         ForecastModel.load(copy)
 
 
-def test_any_changed_fact_of_the_document_is_refused(copy: Path) -> None:
+def test_any_change_of_the_document_is_refused(copy: Path) -> None:
     text = (copy / DOCUMENT).read_text()
     for before, after in (
         ('"slope": 0.9', '"slope": 0.8'),
@@ -72,11 +70,11 @@ def test_any_changed_fact_of_the_document_is_refused(copy: Path) -> None:
     ):
         assert before in text
         (copy / DOCUMENT).write_text(text.replace(before, after, 1))
-        with pytest.raises(ModelFileError, match="was altered"):
+        with pytest.raises(ModelFileError, match="was changed"):
             ForecastModel.load(copy)
 
 
-def test_every_flipped_byte_of_the_document_is_refused_or_means_the_same(copy: Path, model: ForecastModel) -> None:
+def test_every_flipped_byte_of_the_document_is_refused_or_has_no_effect(copy: Path, model: ForecastModel) -> None:
     content = (copy / DOCUMENT).read_bytes()
     for position in range(0, len(content), 37):
         damaged = bytearray(content)
@@ -90,7 +88,7 @@ def test_every_flipped_byte_of_the_document_is_refused_or_means_the_same(copy: P
 
 
 @pytest.mark.parametrize("damage", ["graph", "document", "truncated", "not an object", "everything"])
-def test_a_half_folder_is_refused_with_a_sentence(copy: Path, damage: str) -> None:
+def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) -> None:
     if damage == "graph":
         (copy / "q50_4h.onnx").unlink()
     elif damage == "document":
@@ -111,24 +109,24 @@ def test_a_half_folder_is_refused_with_a_sentence(copy: Path, damage: str) -> No
         ({"scale": {"feature": "absent", "floor": 0.1, "null": 0.1}}, "not one of the model's features"),
         ({"horizons": [1, 4]}, "disagree about"),
         ({"quantiles": [0.1, 0.9]}, "must forecast the quantiles"),
-        ({"calibration": {"1": {"slope": 1.0, "intercept": 0.0}}}, "lacks a part"),
-        ({"cutoff": "soon"}, "lacks a part"),
+        ({"calibration": {"1": {"slope": 1.0, "intercept": 0.0}}}, "missing or invalid part"),
+        ({"cutoff": "soon"}, "missing or invalid part"),
         ({"conformal": {str(h): {"q5": 0.1} for h in (1, 4, 24)}}, "not a finite number"),
     ],
 )
-def test_an_incomplete_document_is_never_written(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+def test_an_incomplete_document_is_not_saved(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
     with pytest.raises(ModelFileError, match=sentence):
         save_model(tmp_path / "bad", document(**change), tiny_graphs())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_folder_is_never_overwritten(copy: Path) -> None:
-    with pytest.raises(ModelFileError, match="already holds another model"):
+    with pytest.raises(ModelFileError, match="already contains another model"):
         save_model(copy, document(cutoff="2019-06-10"), tiny_graphs())
     ForecastModel.load(copy)
 
 
-def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "bad", document(), {**tiny_graphs(), "p_up_1h.onnx": b"not a graph"})
     with pytest.raises(ModelFileError, match=r"p_up_1h\.onnx is not a graph"):
         ForecastModel.load(tmp_path / "bad")
@@ -136,7 +134,7 @@ def test_a_graph_that_is_no_graph_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(rows=hnp.arrays(np.float64, st.tuples(st.integers(0, 12), st.just(4)), elements=FINITE_OR_MISSING))
-def test_probabilities_are_probabilities_and_quantiles_never_cross(model: ForecastModel, rows: np.ndarray) -> None:
+def test_probabilities_are_valid_and_quantiles_never_cross(model: ForecastModel, rows: np.ndarray) -> None:
     for forecast in model.predict(rows).values():
         assert forecast.p_up.shape == (len(rows),)
         assert forecast.quantiles.shape == (len(rows), 5)
@@ -147,15 +145,15 @@ def test_probabilities_are_probabilities_and_quantiles_never_cross(model: Foreca
 
 @settings(max_examples=60, deadline=None)
 @given(rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.just(4)), elements=FINITE_OR_MISSING))
-def test_a_row_is_forecast_alone_bit_for_bit_as_among_others(model: ForecastModel, rows: np.ndarray) -> None:
+def test_the_forecast_of_a_row_does_not_depend_on_other_rows(model: ForecastModel, rows: np.ndarray) -> None:
     together = model.predict_arrays(rows)
     for i in range(len(rows)):
         for alone, among in zip(model.predict_arrays(rows[i : i + 1]), together, strict=True):
             assert alone.tobytes() == among[i].tobytes()
 
 
-def test_the_graphs_are_read_as_their_own_library_reads_them(model: ForecastModel, tmp_path: Path) -> None:
-    """Undo calibration, offsets and scale, and what is left is the sessions' own output."""
+def test_the_graphs_give_the_outputs_of_onnx_runtime(model: ForecastModel, tmp_path: Path) -> None:
+    """Without calibration, offsets and scale, a forecast is the output of the sessions."""
     plain = document(
         calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in (1, 4, 24)},
         conformal={str(h): {} for h in (1, 4, 24)},
@@ -171,7 +169,7 @@ def test_the_graphs_are_read_as_their_own_library_reads_them(model: ForecastMode
         assert corrected.quantiles == pytest.approx(np.sort(moved, axis=1), abs=1e-12)
 
 
-def test_the_scale_has_a_floor_and_a_value_for_the_unknown(model: ForecastModel) -> None:
+def test_the_scale_has_a_floor_and_a_default_for_unknown_values(model: ForecastModel) -> None:
     width = {}
     for name, volatility in {"calm": 0.0, "floor": 0.0005, "unknown": np.nan, "stated": 0.005}.items():
         forecast = model.predict(np.array([[0.3, 0.1, -1.0, volatility]]))[4]

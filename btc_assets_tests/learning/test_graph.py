@@ -1,4 +1,4 @@
-"""Graphs opened together yield bit for bit what each yields alone, and the one at fault is named."""
+"""Joined graphs give bit-identical outputs, and errors name the invalid graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3.4e38, -3.4e38], dty
 
 @cache
 def graphs() -> dict[str, bytes]:
-    """Return tiny graphs and two large ones (from 81 trees ONNX Runtime sums in another way), all used to gaps."""
+    """Return tiny graphs and two large ones (from 81 trees on, ONNX Runtime sums differently), with missing values."""
     import xgboost
 
     rng = np.random.default_rng(11)
@@ -35,38 +35,38 @@ def graphs() -> dict[str, bytes]:
 
 
 @cache
-def together() -> Graphs:
-    """Return all of `graphs`, opened."""
+def joined() -> Graphs:
+    """Return all of `graphs`, joined."""
     return Graphs(graphs(), WIDTH)
 
 
 @cache
 def sessions() -> list[onnxruntime.InferenceSession]:
-    """Return a session for each of `graphs`, opened by ONNX Runtime itself; two threads would sum in another order."""
+    """Return an ONNX Runtime session for each of `graphs`, with one thread, as two would sum in another order."""
     one_thread = onnxruntime.SessionOptions()
     one_thread.intra_op_num_threads = 1
     providers = ["CPUExecutionProvider"]
     return [onnxruntime.InferenceSession(graph, one_thread, providers) for graph in graphs().values()]
 
 
-def apart(rows: np.ndarray) -> np.ndarray:
-    """Return what each graph yields alone, a column each."""
+def separate_outputs(rows: np.ndarray) -> np.ndarray:
+    """Return the output of each graph alone, one column per graph."""
     columns = [session.run(None, {session.get_inputs()[0].name: rows})[-1][:, -1] for session in sessions()]
     return np.column_stack(columns).astype(np.float64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 49, 50, 51, 1_000])
-def test_any_rows_in_any_number_get_the_numbers_of_each_graph_alone(n: int) -> None:
+def test_joined_graphs_give_the_outputs_of_the_separate_graphs(n: int) -> None:
     rng = np.random.default_rng(n)
     for _ in range(1 + 100 // n):
         rows = rng.normal(size=(n, WIDTH)).astype(np.float32)
         odd = rng.random(rows.shape) < 0.3
         rows[odd] = rng.choice(ODD, size=odd.sum())
-        assert np.array_equal(together()(rows), apart(rows))
+        assert np.array_equal(joined()(rows), separate_outputs(rows))
 
 
-def computed(operator: str, *, version: int = 13, width: int = WIDTH) -> bytes:
-    """Return a graph of ONNX's own operators: one of them over the largest of a row, parts named as in any other."""
+def operator_graph(operator: str, *, version: int = 13, width: int = WIDTH) -> bytes:
+    """Return a graph that applies a standard ONNX operator to the maximum of a row."""
     nodes = [
         helper.make_node("ReduceMax", ["inputs"], ["variable"], axes=[1]),
         helper.make_node(operator, ["variable"], ["probabilities"]),
@@ -81,16 +81,18 @@ def computed(operator: str, *, version: int = 13, width: int = WIDTH) -> bytes:
     return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
 
 
-def test_graphs_of_other_operators_join_those_of_trees() -> None:
+def test_graphs_of_standard_operators_can_be_joined_with_tree_graphs() -> None:
     rows = np.full((2, WIDTH), 4.0, dtype=np.float32)
-    mixed = Graphs({"trees": graphs()["rise"], "root": computed("Sqrt"), "negative": computed("Neg")}, WIDTH)
+    mixed = Graphs(
+        {"trees": graphs()["rise"], "root": operator_graph("Sqrt"), "negative": operator_graph("Neg")}, WIDTH
+    )
     assert mixed.names == ("trees", "root", "negative")
     assert mixed(rows)[:, 1:].tolist() == [[2.0, -4.0], [2.0, -4.0]]
 
 
-def test_a_graph_that_yields_no_number_is_named() -> None:
-    opened = Graphs({"root": computed("Sqrt"), "logarithm": computed("Log")}, WIDTH)
-    with pytest.raises(GraphError, match=r"^logarithm yields a value that is not a number"):
+def test_a_graph_with_a_non_finite_output_is_named() -> None:
+    opened = Graphs({"root": operator_graph("Sqrt"), "logarithm": operator_graph("Log")}, WIDTH)
+    with pytest.raises(GraphError, match=r"^logarithm returns a value that is not finite"):
         opened(np.zeros((1, WIDTH), dtype=np.float32))
 
 
@@ -99,18 +101,18 @@ def test_a_graph_that_yields_no_number_is_named() -> None:
     [
         (b"not a graph", "is not a graph ONNX Runtime can run"),
         (b"", "must take one float tensor of 4 columns"),
-        (computed("Sqrt", width=WIDTH + 1), "must take one float tensor of 4 columns"),
-        (computed("NoSuchOperator"), "is not a graph ONNX Runtime can run"),
-        (computed("Sqrt", version=12), "needs version 12"),
+        (operator_graph("Sqrt", width=WIDTH + 1), "must take one float tensor of 4 columns"),
+        (operator_graph("NoSuchOperator"), "is not a graph ONNX Runtime can run"),
+        (operator_graph("Sqrt", version=12), "needs version 12"),
     ],
 )
-def test_the_graph_at_fault_is_named(graph: bytes, sentence: str) -> None:
+def test_an_invalid_graph_is_named(graph: bytes, sentence: str) -> None:
     with pytest.raises(GraphError, match=rf"^odd {sentence}"):
-        Graphs({"even": computed("Neg"), "odd": graph, "last": graphs()["median"]}, WIDTH)
+        Graphs({"even": operator_graph("Neg"), "odd": graph, "last": graphs()["median"]}, WIDTH)
 
 
 def test_a_graph_of_another_type_is_refused() -> None:
-    model = onnx.ModelProto.FromString(computed("Neg"))
+    model = onnx.ModelProto.FromString(operator_graph("Neg"))
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
     with pytest.raises(GraphError, match=r"^odd must take one float tensor"):
         Graphs({"odd": model.SerializeToString()}, WIDTH)

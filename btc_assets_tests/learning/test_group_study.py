@@ -1,4 +1,4 @@
-"""The group study: it finds the group that carries a signal, and finds nothing where there is nothing."""
+"""The group study detects groups with a signal and does not detect noise."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from btc_assets.learning.group_study import (
     LEVEL,
     DifferentHoursError,
     Groups,
-    Judged,
+    SetForecasts,
     Study,
     as_markdown,
     compare,
     comparisons,
     feature_groups,
     holm,
-    picture,
+    plot,
     study_groups,
     verdict,
 )
@@ -46,15 +46,15 @@ SEEDS = (1, 2, 3, 4, 5)
 
 
 def grouped_rows(strengths: Mapping[str, float], *, seed: int) -> Rows:
-    """Return hourly rows whose return leans on the first feature of each group by its strength."""
+    """Return hourly rows whose return depends on the first feature of each group with its strength."""
     rng = np.random.default_rng(seed)
     hours = DAYS * 24 - 1
     start = datetime(CUTOFF.year, CUTOFF.month, CUTOFF.day, tzinfo=UTC) - timedelta(days=DAYS)
     times = pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
     inputs = rng.normal(size=(hours, MEMBERS * len(strengths)))
-    leaning = inputs[:, ::MEMBERS] @ np.array(list(strengths.values()))
+    signal = inputs[:, ::MEMBERS] @ np.array(list(strengths.values()))
     names = tuple(f"{group}_{member}" for group in strengths for member in range(MEMBERS))
-    return Rows(times, inputs.astype(np.float32), 0.005 * (leaning + rng.normal(size=hours)), names)
+    return Rows(times, inputs.astype(np.float32), 0.005 * (signal + rng.normal(size=hours)), names)
 
 
 def groups_of(rows: Rows) -> dict[str, Groups]:
@@ -70,7 +70,7 @@ def folds_of(rows: Rows, test_days: int = TEST_DAYS) -> pl.DataFrame:
     return make_folds({1: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=test_days)
 
 
-def studied(
+def run_study(
     rows: Rows, groups: Mapping[str, Collection[str]] | None = None, *, threads: int = 2, seeds: Sequence[int] = SEEDS
 ) -> Study:
     return study_groups(rows, folds_of(rows), groups or groups_of(rows), SMALL, seeds=seeds, threads=threads)
@@ -81,14 +81,14 @@ def row_of(study: Study, groups: str, against: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def three() -> Study:
+def three_groups() -> Study:
     """Return a study in which price and sentiment carry a signal and social does not."""
-    return studied(grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11))
+    return run_study(grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11))
 
 
 # --- verdicts --------------------------------------------------------------------------------------
-def test_the_groups_that_carry_the_signal_help_and_the_noise_does_not(three: Study) -> None:
-    found = {(row["groups"], row["against"]): row["verdict"] for row in three.rows.iter_rows(named=True)}
+def test_groups_with_a_signal_help_and_noise_does_not(three_groups: Study) -> None:
+    found = {(row["groups"], row["against"]): row["verdict"] for row in three_groups.rows.iter_rows(named=True)}
     whole = "price+sentiment+social"
     helps = {pair for pair, said in found.items() if said == "helps"}
     assert helps == {
@@ -103,22 +103,22 @@ def test_the_groups_that_carry_the_signal_help_and_the_noise_does_not(three: Stu
 
 
 @pytest.mark.slow
-def test_noise_is_said_to_help_no_more_often_than_the_level_allows() -> None:
+def test_the_false_positive_rate_of_noise_is_at_most_the_level() -> None:
     verdicts: Counter[tuple[str, str]] = Counter()
     repeats = 20
     for seed in range(repeats):
         rows = grouped_rows({"price": 0.2, "sentiment": 0.0}, seed=1_000 + seed)
-        for row in studied(rows).rows.iter_rows(named=True):
+        for row in run_study(rows).rows.iter_rows(named=True):
             verdicts[(row["groups"], row["verdict"])] += row["groups"] != "price" and row["against"] != "sentiment"
-    asked = verdicts[("sentiment", "helps")] + verdicts[("price+sentiment", "helps")]
-    assert asked <= LEVEL * repeats
+    false_positives = verdicts[("sentiment", "helps")] + verdicts[("price+sentiment", "helps")]
+    assert false_positives <= LEVEL * repeats
     assert verdicts[("price+sentiment", "cannot tell")] >= 0.7 * repeats
 
 
-def test_a_signal_is_found_nearly_always() -> None:
+def test_a_strong_signal_is_detected() -> None:
     repeats = 6
     said = [
-        row_of(studied(grouped_rows({"price": 0.0, "social": 0.6}, seed=2_000 + seed)), "price+social", "price")
+        row_of(run_study(grouped_rows({"price": 0.0, "social": 0.6}, seed=2_000 + seed)), "price+social", "price")
         for seed in range(repeats)
     ]
     assert sum(row["verdict"] == "helps" for row in said) == repeats
@@ -136,21 +136,21 @@ def test_a_verdict_needs_a_corrected_p_value_below_the_level(
 
 
 # --- the same for every set ------------------------------------------------------------------------
-def test_every_set_is_judged_on_the_same_hours(three: Study) -> None:
+def test_every_set_is_evaluated_on_the_same_hours(three_groups: Study) -> None:
     layout = folds_of(grouped_rows({"price": 0.0}, seed=0))
-    assert three.rows["n"].unique().to_list() == [layout["n_test"].sum()]
-    assert three.rows["folds"].unique().to_list() == [2]
-    assert three.rows["seeds"].unique().to_list() == [len(SEEDS)]
+    assert three_groups.rows["n"].unique().to_list() == [layout["n_test"].sum()]
+    assert three_groups.rows["folds"].unique().to_list() == [2]
+    assert three_groups.rows["seeds"].unique().to_list() == [len(SEEDS)]
     losses: dict[str, set[float]] = {}
-    for row in three.rows.iter_rows(named=True):
+    for row in three_groups.rows.iter_rows(named=True):
         losses.setdefault(row["groups"], set()).add(row["log_loss"])
         losses.setdefault(row["against"], set()).add(row["log_loss_against"])
     assert all(len(found) == 1 for found in losses.values())
 
 
-def judged(rng: np.random.Generator, groups: Groups, hours: int = 120) -> Judged:
+def forecasts_of(rng: np.random.Generator, groups: Groups, hours: int = 120) -> SetForecasts:
     start = datetime(2018, 1, 1, tzinfo=UTC)
-    return Judged(
+    return SetForecasts(
         groups=groups,
         fold=np.repeat([0, 1], hours // 2),
         open_time=pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us"),
@@ -173,40 +173,40 @@ def judged(rng: np.random.Generator, groups: Groups, hours: int = 120) -> Judged
     ],
     ids=["an hour later", "other outcomes", "other folds", "other seeds", "an hour fewer"],
 )
-def test_sets_judged_on_other_hours_are_not_compared(bug: Any) -> None:
+def test_sets_evaluated_on_different_hours_are_not_compared(bug: Any) -> None:
     rng = np.random.default_rng(0)
-    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    ours, theirs = forecasts_of(rng, ("price",)), forecasts_of(rng, ())
     compare(ours, theirs, horizon=1)
-    with pytest.raises(DifferentHoursError, match="price was judged on"):
+    with pytest.raises(DifferentHoursError, match="price was evaluated on"):
         compare(bug(ours), theirs, horizon=1)
 
 
-def test_a_study_that_judges_one_set_on_other_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = group_study._judged
+def test_a_study_that_evaluates_a_set_on_different_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = group_study._set_forecasts
 
-    def planted(chosen: Groups, sample: Any, parts: Sequence[Floats], seeds: Sequence[int]) -> Judged:
+    def planted(chosen: Groups, sample: Any, parts: Sequence[Floats], seeds: Sequence[int]) -> SetForecasts:
         found = whole(chosen, sample, parts, seeds)
         if chosen != ("price", "social"):
             return found
         return replace(found, open_time=found.open_time.shift(1), p_up=np.roll(found.p_up, 1, axis=1))
 
-    monkeypatch.setattr(group_study, "_judged", planted)
+    monkeypatch.setattr(group_study, "_set_forecasts", planted)
     with pytest.raises(DifferentHoursError, match="same hours"):
-        studied(grouped_rows({"price": 0.3, "social": 0.0}, seed=4))
+        run_study(grouped_rows({"price": 0.3, "social": 0.0}, seed=4))
 
 
-def test_the_order_of_groups_their_features_and_the_threads_change_nothing(three: Study) -> None:
+def test_the_order_of_groups_and_the_number_of_threads_do_not_matter(three_groups: Study) -> None:
     rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
     turned = {group: members[::-1] for group, members in reversed(groups_of(rows).items())}
-    again = studied(rows, turned, threads=1)
-    assert again.rows.equals(three.rows)
-    assert again.notes == three.notes
+    again = run_study(rows, turned, threads=1)
+    assert again.rows.equals(three_groups.rows)
+    assert again.notes == three_groups.notes
 
 
-def test_noise_would_help_were_columns_left_out_instead_of_unknown(
-    three: Study, monkeypatch: pytest.MonkeyPatch
+def test_noise_would_help_if_columns_were_removed_instead_of_null(
+    three_groups: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A third of six columns is one and a third of nine is two: more signal a tree, though what was added is noise."""
+    """With more columns, each tree samples more of them, so that adding noise increases the share of the signal."""
 
     def narrow(sample: Any, chosen: Groups) -> Rows:
         columns = sorted(place for group in chosen for place in sample.columns[group])
@@ -214,31 +214,31 @@ def test_noise_would_help_were_columns_left_out_instead_of_unknown(
         return replace(sample.rows, inputs=sample.rows.inputs[:, columns], names=names)
 
     pair = ("price+sentiment+social", "price+sentiment")
-    assert row_of(three, *pair)["verdict"] != "helps"
+    assert row_of(three_groups, *pair)["verdict"] != "helps"
     monkeypatch.setattr(group_study, "_only", narrow)
     rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
-    assert row_of(studied(rows), *pair)["verdict"] == "helps"
+    assert row_of(run_study(rows), *pair)["verdict"] == "helps"
 
 
-def test_every_seed_counts_the_same() -> None:
+def test_every_seed_has_the_same_weight() -> None:
     rows = grouped_rows({"price": 0.3}, seed=5)
     some, others, both = (
-        row_of(studied(rows, seeds=seeds), "price", BASE_RATE)["log_loss"]
+        row_of(run_study(rows, seeds=seeds), "price", BASE_RATE)["log_loss"]
         for seeds in (range(5), range(5, 10), range(10))
     )
     assert some != others
     assert both == pytest.approx((some + others) / 2, abs=1e-12)
 
 
-def test_a_study_keeps_its_contract(three: Study) -> None:
-    assert FEATURE_GROUP_STUDY.faults(three.rows) == []
-    assert three.rows["holm_p_value"].to_list() == holm(three.rows["dm_p_value"].to_list())
-    assert [verdict(row["difference"], row["holm_p_value"]) for row in three.rows.iter_rows(named=True)] == three.rows[
-        "verdict"
-    ].to_list()
+def test_a_study_satisfies_its_contract(three_groups: Study) -> None:
+    assert FEATURE_GROUP_STUDY.faults(three_groups.rows) == []
+    assert three_groups.rows["holm_p_value"].to_list() == holm(three_groups.rows["dm_p_value"].to_list())
+    assert [
+        verdict(row["difference"], row["holm_p_value"]) for row in three_groups.rows.iter_rows(named=True)
+    ] == three_groups.rows["verdict"].to_list()
 
 
-def test_every_comparison_asks_about_groups_that_the_other_side_lacks() -> None:
+def test_every_comparison_is_nested() -> None:
     pairs = comparisons(("social", "price", "sentiment"))
     assert all(set(theirs) < set(ours) for ours, theirs in pairs)
     assert len(set(pairs)) == len(pairs) == 9
@@ -253,17 +253,17 @@ def test_every_comparison_asks_about_groups_that_the_other_side_lacks() -> None:
 
 
 # --- which hours and groups ------------------------------------------------------------------------
-def test_a_group_without_data_is_left_out_with_a_sentence() -> None:
+def test_a_group_without_data_is_left_out_with_a_note() -> None:
     rows = grouped_rows({"price": 0.3, "sentiment": 0.0}, seed=6)
     empty = np.full((len(rows), MEMBERS), np.nan, dtype=np.float32)
     social = tuple(f"social_{member}" for member in range(MEMBERS))
     wider = Rows(rows.open_time, np.hstack([rows.inputs, empty]), rows.log_return, (*rows.names, *social))
-    study = studied(wider)
-    assert study.rows.equals(studied(rows).rows)
-    assert "social is left out: nothing of it is known in the window." in study.notes
+    study = run_study(wider)
+    assert study.rows.equals(run_study(rows).rows)
+    assert "social is left out: it has no values in the window." in study.notes
 
 
-def test_hours_in_which_a_group_is_not_known_are_used_by_no_set() -> None:
+def test_hours_without_values_of_a_group_are_not_used_by_any_set() -> None:
     rows = grouped_rows({"price": 0.3, "sentiment": 0.0}, seed=7)
     unknown = np.zeros(len(rows), dtype=bool)
     unknown[:40] = True  # training hours
@@ -272,34 +272,36 @@ def test_hours_in_which_a_group_is_not_known_are_used_by_no_set() -> None:
     inputs[unknown, MEMBERS:] = np.nan
     holed = replace(rows, inputs=inputs)
     poisoned = replace(holed, log_return=np.where(unknown, -100 * rows.log_return, rows.log_return))
-    ours, theirs = studied(holed), studied(poisoned)
+    ours, theirs = run_study(holed), run_study(poisoned)
     assert ours.rows.equals(theirs.rows)
     layout = folds_of(rows)
     assert ours.rows["n"].unique().to_list() == [layout["n_test"].sum() - 60]
     used = layout["n_train"].to_list()[-1] + layout["n_test"].to_list()[-1]
-    # the two hours before each test are purged; the second fold still learns from those of the first
+    # the two hours before each test are purged; the second fold is still trained on those of the first
     assert f"the {used + 1 - 100:,} of {used + 1:,} labelled hours" in ours.notes[0]
-    assert "price and sentiment are all known" in ours.notes[0]
+    assert "price and sentiment all have values" in ours.notes[0]
 
 
-def test_a_group_known_too_late_to_learn_from_is_left_out_and_costs_the_others_no_hour() -> None:
+def test_a_group_with_too_little_history_is_left_out_without_loss_of_hours() -> None:
     rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=8)
     inputs = rows.inputs.copy()
     inputs[: 24 * 20, MEMBERS:] = np.nan
-    study = studied(replace(rows, inputs=inputs))
+    study = run_study(replace(rows, inputs=inputs))
     assert study.rows["groups"].to_list() == ["price"]
     assert study.rows["n"].to_list() == [folds_of(rows)["n_test"].sum()]
     assert any(note.startswith("social is left out: fold 0 needs 720 hours") for note in study.notes)
 
 
-def test_a_feature_that_is_never_known_takes_no_place() -> None:
+def test_a_feature_without_values_has_no_effect() -> None:
     rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=9)
     inputs = np.hstack([rows.inputs, np.full((len(rows), 40), np.nan, dtype=np.float32)])
     more = tuple(f"price_{member}" for member in range(MEMBERS, MEMBERS + 40))
-    assert studied(Rows(rows.open_time, inputs, rows.log_return, (*rows.names, *more))).rows.equals(studied(rows).rows)
+    assert run_study(Rows(rows.open_time, inputs, rows.log_return, (*rows.names, *more))).rows.equals(
+        run_study(rows).rows
+    )
 
 
-def test_nothing_after_a_test_is_learnt_from() -> None:
+def test_rows_after_a_test_are_not_used_in_training() -> None:
     rows = grouped_rows({"price": 0.3, "social": 0.0}, seed=10)
     first = folds_of(rows).head(1)
     later = (rows.open_time > first["test_end"][0]).to_numpy()
@@ -314,14 +316,14 @@ def test_nothing_after_a_test_is_learnt_from() -> None:
     assert ours.rows.equals(theirs.rows)
 
 
-def test_the_base_rate_is_the_weighted_share_of_rises_before(three: Study) -> None:
+def test_the_base_rate_is_the_weighted_share_of_rises_before(three_groups: Study) -> None:
     rows = grouped_rows({"price": 0.5, "sentiment": 0.5, "social": 0.0}, seed=11)
     losses: list[float] = []
     for fold in folds_of(rows).iter_rows(named=True):
         train, test = split(rows, fold)
         rate = float(np.average(up(train), weights=row_weights(train, 1, SMALL.half_life_days)))
         losses += [-math.log(rate if rose else 1 - rate) for rose in test.log_return > 0]
-    stated = row_of(three, "price", BASE_RATE)["log_loss_against"]
+    stated = row_of(three_groups, "price", BASE_RATE)["log_loss_against"]
     assert stated == pytest.approx(sum(losses) / len(losses), abs=1e-12)
 
 
@@ -331,12 +333,12 @@ def test_the_base_rate_is_the_weighted_share_of_rises_before(three: Study) -> No
         ({"seeds": (1, 2, 3, 4)}, "at least 5 different seeds"),
         ({"seeds": (1, 2, 3, 4, 4)}, "at least 5 different seeds"),
         ({"groups": {"price": ("price_0", "price_9")}}, "no feature price_9"),
-        ({"groups": {"price": ("price_0",), "social": ("price_0",)}}, "price_0 is given to two"),
+        ({"groups": {"price": ("price_0",), "social": ("price_0",)}}, "price_0 is in two"),
     ],
 )
-def test_what_cannot_be_studied_is_refused(change: dict[str, Any], sentence: str) -> None:
+def test_invalid_arguments_are_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        studied(grouped_rows({"price": 0.0}, seed=0), **change)
+        run_study(grouped_rows({"price": 0.0}, seed=0), **change)
 
 
 def test_folds_of_two_cutoffs_or_none_are_refused() -> None:
@@ -348,11 +350,11 @@ def test_folds_of_two_cutoffs_or_none_are_refused() -> None:
             study_groups(rows, folds, groups_of(rows), SMALL, seeds=SEEDS, threads=1)
 
 
-def test_a_study_without_any_known_group_says_what_to_do() -> None:
+def test_the_error_of_a_study_without_usable_groups_has_a_remedy() -> None:
     rows = grouped_rows({"price": 0.0}, seed=0)
     unknown = replace(rows, inputs=np.full_like(rows.inputs, np.nan))
-    with pytest.raises(NotEnoughHistoryError, match="nothing of it is known in the window"):
-        studied(unknown)
+    with pytest.raises(NotEnoughHistoryError, match="it has no values in the window"):
+        run_study(unknown)
 
 
 # --- the tests against their oracles ---------------------------------------------------------------
@@ -365,7 +367,7 @@ def test_an_unknown_p_value_is_not_counted() -> None:
 @settings(max_examples=30, deadline=None)
 def test_the_interval_leaves_out_zero_where_diebold_mariano_rejects(seed: int, lean: float) -> None:
     rng = np.random.default_rng(seed)
-    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    ours, theirs = forecasts_of(rng, ("price",)), forecasts_of(rng, ())
     tilted = np.clip(ours.p_up + lean * np.sign(ours.log_return), 0.01, 0.99)
     found = compare(replace(ours, p_up=tilted), theirs, horizon=1)
     assert (found["lower"] > 0 or found["upper"] < 0) == (found["dm_p_value"] < LEVEL)
@@ -373,11 +375,11 @@ def test_the_interval_leaves_out_zero_where_diebold_mariano_rejects(seed: int, l
     assert found["difference"] == pytest.approx(found["log_loss"] - found["log_loss_against"], abs=1e-12)
 
 
-def test_the_paired_t_and_cohens_d_rest_on_folds_and_seeds() -> None:
+def test_the_paired_t_and_cohens_d_use_folds_and_seeds() -> None:
     from scipy.stats import ttest_1samp
 
     rng = np.random.default_rng(3)
-    ours, theirs = judged(rng, ("price",)), judged(rng, ())
+    ours, theirs = forecasts_of(rng, ("price",)), forecasts_of(rng, ())
     means = [
         float((ours.losses - theirs.losses)[seed, ours.fold == fold].mean()) for fold in (0, 1) for seed in range(5)
     ]
@@ -387,7 +389,7 @@ def test_the_paired_t_and_cohens_d_rest_on_folds_and_seeds() -> None:
 
 
 # --- telling ---------------------------------------------------------------------------------------
-def test_whatever_is_made_from_bars_is_price() -> None:
+def test_every_feature_built_from_bars_is_in_price() -> None:
     found = feature_groups([feature.name for feature in FEATURES])
     assert [name for members in found.values() for name in sorted(members)]
     assert {"returns_1h", "taker_imbalance_1h", "volatility_regime", "hour_of_day"} <= set(found["price"])
@@ -395,29 +397,29 @@ def test_whatever_is_made_from_bars_is_price() -> None:
     assert sum(len(members) for members in found.values()) == len(FEATURES)
 
 
-def test_a_feature_the_catalogue_does_not_know_is_refused() -> None:
+def test_an_unknown_feature_is_refused() -> None:
     with pytest.raises(ValueError, match="no feature 'returns_9h'"):
         feature_groups(["returns_9h"])
 
 
-def test_the_table_holds_every_comparison_and_its_verdict(three: Study) -> None:
-    lines = as_markdown(three.rows).splitlines()
-    assert len(lines) == 2 + three.rows.height
+def test_the_table_has_every_comparison_and_its_verdict(three_groups: Study) -> None:
+    lines = as_markdown(three_groups.rows).splitlines()
+    assert len(lines) == 2 + three_groups.rows.height
     assert len({line.count("|") for line in lines}) == 1
     added = next(line for line in lines if "| price+sentiment | price |" in line)
     assert added.startswith("| sentiment |")
     assert added.endswith("| helps |")
 
 
-def test_the_notes_give_the_verdict_of_each_group(three: Study) -> None:
-    said = "\n".join(three.notes)
-    assert "price, sentiment and social are all known" in said
+def test_the_notes_give_the_verdict_of_each_group(three_groups: Study) -> None:
+    said = "\n".join(three_groups.notes)
+    assert "price, sentiment and social all have values" in said
     assert "seeds 1, 2, 3, 4 and 5 on 2 folds" in said
     assert "\nsentiment: helps (sentiment against base rate:" in said
     assert "\nsocial: cannot tell (" in said or "\nsocial: hurts (" in said
 
 
-def test_the_picture_is_a_small_png(three: Study) -> None:
-    png = picture(three.rows)
+def test_the_plot_is_a_small_png(three_groups: Study) -> None:
+    png = plot(three_groups.rows)
     assert png.startswith(b"\x89PNG")
     assert len(png) < 60_000

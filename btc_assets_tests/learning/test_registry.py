@@ -1,4 +1,4 @@
-"""A real MLflow store: runs close, versions are stable, nothing altered is served."""
+"""The registry on a temporary MLflow store: runs are closed, versions are stable, changed models are refused."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
     return {key: value.value for key, value in event.materialization.metadata.items()}
 
 
-def test_a_run_says_where_it_came_from_and_is_closed(registry: ModelRegistry, folder: Path) -> None:
+def test_a_run_has_its_tags_and_is_closed(registry: ModelRegistry, folder: Path) -> None:
     result = materialise(registry, folder)
     run = registry.client.get_run(str(metadata(result)["run_id"]))
     assert run.info.status == "FINISHED"
@@ -78,7 +78,7 @@ def test_a_run_says_where_it_came_from_and_is_closed(registry: ModelRegistry, fo
     assert run.data.metrics == {"1h.auc": 0.6}
 
 
-def test_one_run_over_several_days_names_the_first_and_the_last(registry: ModelRegistry) -> None:
+def test_a_run_over_several_days_names_the_first_and_the_last(registry: ModelRegistry) -> None:
     @dg.asset(
         key=["learning", "toy"],
         partitions_def=dg.DailyPartitionsDefinition("2018-06-01"),
@@ -120,14 +120,12 @@ def test_the_same_model_keeps_its_version(registry: ModelRegistry, folder: Path)
     assert first == second
 
 
-def test_a_model_comes_back_verified(registry: ModelRegistry, folder: Path) -> None:
+def test_a_loaded_model_is_verified(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     assert registry.load(version).digest == digest_of(folder)
 
 
-def test_to_read_a_model_and_to_leave_the_aliases_as_they_are_takes_no_mlflow(
-    registry: ModelRegistry, folder: Path
-) -> None:
+def test_reading_a_model_and_unchanged_aliases_do_not_import_mlflow(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     registry.set_aliases(CurrentRoles(version, None, None).aliases())
     fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
@@ -140,33 +138,33 @@ def test_to_read_a_model_and_to_leave_the_aliases_as_they_are_takes_no_mlflow(
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///{root}/none.db", "sqlite:///{root}/other.db"])
-def test_where_the_file_of_a_registry_cannot_say_it_says_nothing(uri: str, tmp_path: Path) -> None:
+def test_an_unreadable_registry_file_gives_none(uri: str, tmp_path: Path) -> None:
     (tmp_path / "other.db").write_bytes(b"not a database")
     uri = uri.format(root=tmp_path)
     assert registry_file.registered(uri, MODEL_NAME, 1) is None
     assert registry_file.aliases(uri, MODEL_NAME) is None
 
 
-def test_an_altered_graph_is_never_loaded(registry: ModelRegistry, folder: Path) -> None:
+def test_a_changed_graph_is_not_loaded(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     graph = registry.folder(version) / "q05_4h.onnx"
-    whole = graph.read_bytes()
-    graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
         fresh = ModelRegistry(tracking_uri=registry.tracking_uri, artifacts=registry.artifacts)
-        with pytest.raises(ModelFileError, match="altered"):
+        with pytest.raises(ModelFileError, match="changed"):
             fresh.load(version)
     finally:
-        graph.write_bytes(whole)
+        graph.write_bytes(content)
 
 
-def test_an_unknown_version_is_a_sentence(registry: ModelRegistry, folder: Path) -> None:
+def test_an_unknown_version_is_a_registry_error(registry: ModelRegistry, folder: Path) -> None:
     materialise(registry, folder)
     with pytest.raises(RegistryError, match=f"version 999 of {MODEL_NAME}"):
         registry.load(999)
 
 
-def test_aliases_show_who_stands(registry: ModelRegistry, folder: Path) -> None:
+def test_aliases_name_champion_and_challenger(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     registry.set_aliases(CurrentRoles(version, None, version).aliases())
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, None, version]
@@ -174,7 +172,7 @@ def test_aliases_show_who_stands(registry: ModelRegistry, folder: Path) -> None:
     assert [registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)] == [version, version, None]
 
 
-def test_aliases_move_and_clear(registry: ModelRegistry, folder: Path) -> None:
+def test_aliases_are_moved_and_removed(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
     registry.set_alias(CHAMPION, version)
     assert registry.alias(CHAMPION) == version

@@ -1,4 +1,4 @@
-"""From rows to a model folder, learnt from out-of-fold forecasts alone."""
+"""Training from rows to a model folder, calibrated on out-of-fold forecasts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fit(rows: dict[int, Rows], forecasts: pl.DataFrame) -> FittedModel:
     )
 
 
-def test_fold_forecasts_keep_their_contract_and_cover_every_test_hour(
+def test_fold_forecasts_satisfy_their_contract_and_cover_every_test_hour(
     rows: dict[int, Rows], forecasts: pl.DataFrame
 ) -> None:
     assert FOLD_FORECASTS.faults(forecasts) == []
@@ -61,9 +61,7 @@ def test_fold_forecasts_keep_their_contract_and_cover_every_test_hour(
     assert forecasts.height == layout["n_test"].sum()
 
 
-def test_flipping_the_newest_labels_changes_no_earlier_folds_forecast(
-    rows: dict[int, Rows], forecasts: pl.DataFrame
-) -> None:
+def test_the_newest_labels_do_not_change_earlier_folds(rows: dict[int, Rows], forecasts: pl.DataFrame) -> None:
     edge = midnight(CUTOFF - timedelta(days=14))
     spoilt = {
         h: Rows(r.open_time, r.inputs, np.where((r.open_time >= edge).to_numpy(), -r.log_return, r.log_return), r.names)
@@ -74,7 +72,7 @@ def test_flipping_the_newest_labels_changes_no_earlier_folds_forecast(
     assert other.select(outputs).equals(forecasts.select(outputs))
 
 
-def test_intervals_learnt_from_folds_cover_what_they_claim(
+def test_intervals_fitted_on_folds_have_their_nominal_coverage(
     rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path
 ) -> None:
     model = fit(rows, forecasts)
@@ -106,27 +104,25 @@ def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl
     )
 
 
-def test_lessons_come_from_the_forecasts_not_from_a_second_look_at_the_rows(
-    rows: dict[int, Rows], forecasts: pl.DataFrame
-) -> None:
+def test_calibration_depends_on_the_forecasts_only(rows: dict[int, Rows], forecasts: pl.DataFrame) -> None:
     flat = forecasts.with_columns(p_up=pl.lit(0.5))
     assert learn(flat, rows[1], 1).calibration.slope == pytest.approx(1.0, abs=1e-6)
 
 
-def test_metrics_name_what_was_measured(forecasts: pl.DataFrame) -> None:
-    found = out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == 1))
-    assert found["n"] == forecasts.filter(pl.col("horizon_hours") == 1).height
-    assert found["auc"] > 0.6
-    assert 0.8 < found["coverage_90"] < 0.98
+def test_out_of_sample_metrics_have_plausible_values(forecasts: pl.DataFrame) -> None:
+    metrics = out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == 1))
+    assert metrics["n"] == forecasts.filter(pl.col("horizon_hours") == 1).height
+    assert metrics["auc"] > 0.6
+    assert 0.8 < metrics["coverage_90"] < 0.98
 
 
-def test_an_hour_counts_half_after_its_half_life(rows: dict[int, Rows]) -> None:
+def test_the_weight_of_an_hour_halves_after_the_half_life(rows: dict[int, Rows]) -> None:
     weights = row_weights(rows[1], 1, half_life_days=10)
     assert weights[-1] == 1
     assert weights[-1 - 240] == pytest.approx(0.5)
     assert (np.diff(weights) > 0).all()
 
 
-def test_overlapping_labels_add_up_to_one_outcome(rows: dict[int, Rows]) -> None:
+def test_the_weights_of_overlapping_labels_sum_to_one_outcome(rows: dict[int, Rows]) -> None:
     weights = row_weights(rows[24], 24, half_life_days=1e9)
     assert weights[:24].sum() == pytest.approx(1)

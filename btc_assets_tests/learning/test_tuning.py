@@ -1,4 +1,4 @@
-"""Tuning: seeded, repeatable, and hard to fool."""
+"""Tuning is reproducible and does not accept chance improvements."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def study(rows: Rows, where: Path, incumbent: BoostingParameters, trials: int = 
     )
 
 
-def test_a_weak_incumbent_is_replaced_where_there_is_a_signal(tmp_path: Path) -> None:
-    found = study(signal_rows(DAYS, strength=1.0), tmp_path, WEAK)
-    assert found.replaced
-    assert found.log_loss < found.incumbent_log_loss
-    assert found.trials + found.pruned == 6
-    changed = {name for name in TUNED if getattr(found.parameters, name) != getattr(WEAK, name)}
+def test_a_weak_incumbent_is_replaced_if_there_is_a_signal(tmp_path: Path) -> None:
+    tuning = study(signal_rows(DAYS, strength=1.0), tmp_path, WEAK)
+    assert tuning.replaced
+    assert tuning.log_loss < tuning.incumbent_log_loss
+    assert tuning.trials + tuning.pruned == 6
+    changed = {name for name in TUNED if getattr(tuning.parameters, name) != getattr(WEAK, name)}
     assert changed
-    assert found.parameters.quantile_rounds == WEAK.quantile_rounds
+    assert tuning.parameters.quantile_rounds == WEAK.quantile_rounds
 
 
-def test_a_rerun_gives_the_same_answer(tmp_path: Path) -> None:
+def test_a_rerun_gives_the_same_result(tmp_path: Path) -> None:
     rows = signal_rows(DAYS)
     assert study(rows, tmp_path, WEAK, trials=4) == study(rows, tmp_path, WEAK, trials=4)
 
 
-def test_luck_on_a_random_walk_does_not_replace_the_incumbent(tmp_path: Path) -> None:
-    """One of these trials is better than the incumbent, by less than its standard error."""
+def test_chance_on_a_random_walk_does_not_replace_the_incumbent(tmp_path: Path) -> None:
+    """One trial is better than the incumbent by less than the standard error."""
     calm = BoostingParameters(rounds=60, max_depth=2, eta=0.01)
     assert not study(signal_rows(DAYS, seed=0, strength=0.0), tmp_path, calm, trials=4).replaced
 
 
 @pytest.mark.filterwarnings("ignore:Fixed parameter")
-def test_an_incumbent_outside_the_search_space_is_judged_as_it_is(tmp_path: Path) -> None:
-    found = study(signal_rows(DAYS), tmp_path, BoostingParameters(rounds=310, max_depth=2), trials=1)
-    assert found.parameters.rounds == 310
-    assert not found.replaced
+def test_an_incumbent_outside_the_search_space_is_evaluated_unchanged(tmp_path: Path) -> None:
+    tuning = study(signal_rows(DAYS), tmp_path, BoostingParameters(rounds=310, max_depth=2), trials=1)
+    assert tuning.parameters.rounds == 310
+    assert not tuning.replaced

@@ -120,7 +120,7 @@ def test_a_model_that_did_not_make_the_forecasts_is_refused(tmp_path: Path, mode
     with pytest.raises(PublishError, match="publish the model that made them"):
         publish(tmp_path, manifest=manifest, model_folder=models / "other", tables={})
     (models / "other" / "q50_1h.onnx").write_bytes(b"")
-    with pytest.raises(PublishError, match=r"q50_1h\.onnx was altered"):
+    with pytest.raises(PublishError, match=r"q50_1h\.onnx was changed"):
         publish(tmp_path, manifest={**manifest, "model_digest": digest}, model_folder=models / "other", tables={})
     assert (tmp_path / "current").read_text() == before
 

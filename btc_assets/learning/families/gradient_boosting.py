@@ -1,7 +1,6 @@
-"""Gradient-boosted trees (XGBoost, histogram method): one booster for P(up), one for each quantile.
+"""Gradient-boosted trees (XGBoost, histogram method): one booster for P(up) and one per quantile.
 
-One booster a quantile, because a multi-quantile booster converts to ONNX without an error and with
-wrong numbers.
+There is one booster per quantile because the ONNX conversion of a multi-quantile booster silently gives wrong values.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ class BoostingParameters:
     """Parameters of one horizon's boosters.
 
     Attributes:
-        rounds: trees of P(up).
-        max_depth: depth of a tree of P(up).
-        eta: shrinkage of P(up).
-        subsample: share of rows a tree sees.
-        colsample_bytree: share of features a tree sees.
-        min_child_weight: least hessian in a leaf of P(up); a row carries about 0.25.
-        reg_lambda: L2 penalty of a leaf.
-        max_bin: histogram bins a feature.
-        quantile_rounds: trees of a quantile.
-        quantile_depth: depth of a tree of a quantile.
-        quantile_eta: shrinkage of a quantile.
-        half_life_days: age at which an hour counts half as much as the newest one.
+        rounds: number of trees of P(up).
+        max_depth: maximum depth of a tree of P(up).
+        eta: learning rate of P(up).
+        subsample: share of rows sampled per tree.
+        colsample_bytree: share of features sampled per tree.
+        min_child_weight: minimum sum of hessians in a leaf of P(up); a row contributes about 0.25.
+        reg_lambda: L2 regularisation of leaf values.
+        max_bin: maximum number of histogram bins per feature.
+        quantile_rounds: number of trees of a quantile.
+        quantile_depth: maximum depth of a tree of a quantile.
+        quantile_eta: learning rate of a quantile.
+        half_life_days: age at which the weight of an hour is half that of the newest one.
     """
 
     rounds: int = 150
@@ -60,7 +59,7 @@ class BoostingParameters:
 
     @classmethod
     def from_json(cls, text: str) -> BoostingParameters:
-        """Read what `to_json` wrote; names this version does not know are refused.
+        """Parse the output of `to_json`.
 
         Raises:
             ValueError: a name is unknown.
@@ -81,7 +80,7 @@ class BoostedOutput:
 
     @classmethod
     def read(cls, path: Path, features: int) -> Self:
-        """Read what `native` returned from a file."""
+        """Read a file with the output of `native`."""
         import xgboost
 
         return cls(xgboost.Booster({"nthread": 1}, model_file=str(path)), features)
@@ -92,7 +91,7 @@ class BoostedOutput:
         return self.booster.num_boosted_rounds()
 
     def predict(self, inputs: Inputs) -> Vector:
-        """Return the booster's own answer, (n,)."""
+        """Return the booster's output, (n,)."""
         return self.booster.inplace_predict(inputs).astype(np.float64)
 
     def onnx(self) -> bytes:
@@ -110,7 +109,7 @@ class GradientBoosting:
     """XGBoost forecaster of one horizon; deterministic for a seed and a thread count."""
 
     def __init__(self, parameters: BoostingParameters, *, seed: int, threads: int) -> None:
-        """Keep what every fit shares."""
+        """Store the options shared by every fit."""
         self.parameters = parameters
         self.seed = seed
         self.threads = threads
@@ -180,7 +179,7 @@ class GradientBoosting:
         return BoostedOutput(booster, inputs.shape[1])
 
     def _matrix(self, inputs: Inputs, weights: Vector) -> xgboost.QuantileDMatrix:
-        """Return the binned rows; outputs fitted on the same rows share them, since binning costs as much as a fit."""
+        """Return the binned rows; outputs fitted on the same rows share them, as binning takes as long as a fit."""
         import xgboost
 
         if self._binned is None or self._binned[0] is not inputs or self._binned[1] is not weights:

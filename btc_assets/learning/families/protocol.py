@@ -1,4 +1,4 @@
-"""What every model family offers: fit on rows, forecast, and leave as ONNX graphs."""
+"""The interface of a model family: fit on rows, predict and export ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Vector = npt.NDArray[np.float64]
 class Forecaster(Protocol):
     """One model of one horizon: P(up) and the quantiles of the scaled return.
 
-    Targets are *scaled* returns (log return divided by the volatility of the row), so that one set of
-    quantiles holds in calm and in wild markets; see `learning.forecast_model.row_scale`.
+    Targets are *scaled* returns (log return divided by the volatility of the row), so that one set of quantiles is
+    valid for low and high volatility; see `learning.forecast_model.row_scale`.
     """
 
     def fit_direction(self, inputs: Inputs, up: Vector, weights: Vector) -> Self:
@@ -41,7 +41,7 @@ class Forecaster(Protocol):
 
 
 class FittedOutput(Protocol):
-    """One fitted output, which can leave the family."""
+    """One fitted output that can be exported."""
 
     @property
     def trees(self) -> int:
@@ -49,7 +49,7 @@ class FittedOutput(Protocol):
         ...
 
     def predict(self, inputs: Inputs) -> Vector:
-        """Return the library's own answer, (n,)."""
+        """Return the library's output, (n,)."""
         ...
 
     def onnx(self) -> bytes:
@@ -57,5 +57,5 @@ class FittedOutput(Protocol):
         ...
 
     def native(self) -> bytes:
-        """Return the library's own portable format, never a pickle."""
+        """Return the output in the library's portable format; never a pickle."""
         ...
