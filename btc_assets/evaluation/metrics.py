@@ -1,16 +1,16 @@
-"""Scores of forecasts with their 95 % intervals.
+"""Metrics of forecasts with 95 % intervals.
 
-Pure functions on numpy arrays, used alike by folds, the gate and the performance report. A row is one
-forecast, oldest first: `p_up` (n,) the probability of a rise, `log_return` (n,) the outcome, fraction.
-"Up" is `log_return > 0`; an unchanged price is not up. A forecast calls up when `p_up > 0.5`.
+Pure functions on numpy arrays, used by folds, the gate and the performance report. A row is one forecast, oldest first:
+`p_up` (n,) is the probability of a rise, `log_return` (n,) the outcome, fraction. "Up" is `log_return > 0`; an
+unchanged price is not up. A forecast predicts up if `p_up > 0.5`.
 
-Rows with NaN in either array are left out. A score that cannot be computed (no rows, one class, a constant
-series) has the value None, never NaN and never an exception.
+Rows with NaN in either array are dropped. A metric that is undefined (no rows, one class, a constant series) has the
+value None; it is never NaN and raises no exception.
 
-Intervals follow one rule: the metric's influence values (delta method) with a Newey-West variance
-(Newey & West, 1987), because neighbouring hours, and overlapping windows most of all, are not
-independent. Lags: the larger of `horizon - 1` and n^(1/3). Shares use Wilson's interval (1927) at the
-effective number of rows that variance implies, so that they stay within 0 and 1.
+Intervals use the metric's influence values (delta method) with a Newey-West variance (Newey & West, 1987), because
+neighbouring hours, and in particular overlapping windows, are not independent. The number of lags is the larger of
+`horizon - 1` and n^(1/3). Shares use Wilson's interval (1927) with the effective number of rows implied by that
+variance, so that the interval is within [0, 1].
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from btc_assets.evaluation.significance import Floats, finite_rows, hac_variance
 Bools = npt.NDArray[np.bool_]
 
 CALIBRATION_BINS = 10
-"""Bins of the calibration error; each holds the same number of forecasts."""
+"""Number of bins of the calibration error; each has the same number of forecasts."""
 MOVE_EDGES_BPS = (0.0, 5.0, 10.0, 20.0, 50.0, math.inf)
-"""Classes of |return| in basis points; a move belongs to the class whose upper edge it does not exceed."""
+"""Edges of the classes of |return| in basis points; upper edges are inclusive."""
 CONFIDENCE_SHARES = (0.5, 0.2, 0.1)
-"""Shares of the forecasts furthest from 0.5 on which accuracy is also given."""
+"""Shares of the most confident forecasts for which accuracy is reported too."""
 
 _Z95 = 1.959963984540054
-_CERTAIN = 1e-15
+_MIN_PROBABILITY = 1e-15
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Estimate:
     """A metric with its 95 % interval.
 
     Attributes:
-        value: the metric; None when it cannot be computed.
-        lower: lower end of the interval; None when it has none.
-        upper: upper end.
-        n: rows it rests on.
+        value: the metric; None if it is undefined.
+        lower: lower end of the interval; None without an interval.
+        upper: upper end of the interval.
+        n: number of rows.
     """
 
     value: float | None
@@ -56,7 +56,7 @@ class Estimate:
 
 
 def accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
-    """Return the share of rows whose direction was called right; p_up of exactly 0.5 calls "not up"."""
+    """Return the share of rows with the right direction; a p_up of exactly 0.5 predicts "not up"."""
     p, r = finite_rows(p_up, log_return)
     return share((p > 0.5) == (r > 0), horizon=horizon)
 
@@ -72,23 +72,23 @@ def auc(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> 
     if not m or not k:
         return Estimate(None, None, None, len(p))
     ranks = _midranks(p)
-    placed = np.empty(len(p))  # DeLong's structural components: each row's share of the other class on its right side
-    placed[up] = (ranks[up] - _midranks(p[up])) / k
-    placed[~up] = 1 - (ranks[~up] - _midranks(p[~up])) / m
-    area = float(placed[up].mean())
-    influence = np.where(up, (placed - area) * (len(p) / m), (placed - area) * (len(p) / k))
+    components = np.empty(len(p))  # DeLong's structural components: share of correctly ranked rows of the other class
+    components[up] = (ranks[up] - _midranks(p[up])) / k
+    components[~up] = 1 - (ranks[~up] - _midranks(p[~up])) / m
+    area = float(components[up].mean())
+    influence = np.where(up, (components - area) * (len(p) / m), (components - area) * (len(p) / k))
     return with_interval(area, influence, horizon, within=(0.0, 1.0))
 
 
 def log_loss(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
-    """Return the mean negative log-likelihood, nats a row."""
+    """Return the mean negative log-likelihood, nats per row."""
     p, r = finite_rows(p_up, log_return)
     return mean(log_losses(p, r > 0), horizon=horizon)
 
 
 def log_losses(p_up: Floats, up: Bools) -> Floats:
-    """Return each row's negative log-likelihood (n,), nats; p_up is kept 1e-15 away from 0 and 1."""
-    p = np.clip(p_up, _CERTAIN, 1 - _CERTAIN)
+    """Return each row's negative log-likelihood (n,), nats; p_up is clipped to [1e-15, 1 - 1e-15]."""
+    p = np.clip(p_up, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return -np.where(up, np.log(p), np.log1p(-p))
 
 
@@ -100,23 +100,23 @@ def log_loss_skill(
     Args:
         p_up: forecasts, (n,).
         log_return: outcomes, (n,).
-        base_rate: the rival's probabilities, (n,), see `causal_base_rate`; by default the share of rises in these
-            very rows, which no forecaster could have known, so the comparison is a little harsh.
+        base_rate: probabilities of the benchmark, (n,), see `causal_base_rate`; by default the share of rises in these
+            rows, which is not known in advance, so the skill is slightly underestimated.
         horizon: hours ahead.
     """
-    rival = np.full(np.shape(p_up), 0.0) if base_rate is None else np.asarray(base_rate, dtype=np.float64)
-    p, r, rival = finite_rows(p_up, log_return, rival)
+    benchmark = np.full(np.shape(p_up), 0.0) if base_rate is None else np.asarray(base_rate, dtype=np.float64)
+    p, r, benchmark = finite_rows(p_up, log_return, benchmark)
     up = r > 0
     if not len(p) or (base_rate is None and up.min() == up.max()):
         return Estimate(None, None, None, len(p))
     if base_rate is None:
-        rival = np.full(len(p), up.mean())
-    ours, theirs = log_losses(p, up), log_losses(rival, up)
-    own, base = float(ours.mean()), float(theirs.mean())
-    if base <= 0:
+        benchmark = np.full(len(p), up.mean())
+    ours, theirs = log_losses(p, up), log_losses(benchmark, up)
+    our_loss, their_loss = float(ours.mean()), float(theirs.mean())
+    if their_loss <= 0:
         return Estimate(None, None, None, len(p))
-    influence = -(ours - own) / base + (theirs - base) * own / base**2
-    return with_interval(1 - own / base, influence, horizon)
+    influence = -(ours - our_loss) / their_loss + (theirs - their_loss) * our_loss / their_loss**2
+    return with_interval(1 - our_loss / their_loss, influence, horizon)
 
 
 def brier(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
@@ -136,19 +136,19 @@ def calibration_error(
 ) -> Estimate:
     """Return the expected calibration error over equal-count bins of p_up.
 
-    The mean over bins of |share of rises - mean p_up|, weighted by rows. Equal counts, because hourly
-    probabilities crowd around 0.5 and equal widths would leave most bins empty. Under perfect calibration
-    it is not 0 but about 0.8 * sqrt(bins * p (1 - p) / n).
+    It is the mean over bins of |share of rises - mean p_up|, weighted by rows. The bins have equal counts because
+    hourly probabilities are concentrated around 0.5 and bins of equal width would be mostly empty. Under perfect
+    calibration its expected value is not 0 but about 0.8 * sqrt(bins * p (1 - p) / n).
 
-    The interval holds the percentiles of a circular block bootstrap with blocks of max(24, horizon) rows (Politis &
-    Romano, 1992). Resampling noise adds to an error that is near 0, so the interval leans upwards.
+    The interval is given by the percentiles of a circular block bootstrap with blocks of max(24, horizon) rows (Politis
+    & Romano, 1992). Resampling noise increases an error near 0, so the interval is biased upwards.
 
     Args:
         p_up: forecasts, (n,).
         log_return: outcomes, (n,).
         horizon: hours ahead.
         bins: number of bins.
-        seed: of the bootstrap; None for no interval.
+        seed: seed of the bootstrap; None for no interval.
         reps: bootstrap draws.
     """
     p, r = finite_rows(p_up, log_return)
@@ -160,7 +160,7 @@ def calibration_error(
     if seed is None or n < 4 * block:
         return Estimate(point, None, None, n)
     summed = np.cumsum(np.vstack([np.zeros((1, bins)), gaps, gaps[:block]]), axis=0)
-    sums = summed[block : n + block] - summed[:n]  # of the block that starts at each row
+    sums = summed[block : n + block] - summed[:n]  # sum of the block that starts at each row
     starts = np.random.default_rng(seed).integers(0, n, (reps, n // block))
     drawn = np.abs(sums[starts].sum(axis=1)).sum(axis=1) / (n // block * block)
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -170,8 +170,8 @@ def calibration_error(
 def calibration_line(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> tuple[float, float] | None:
     """Return (slope, intercept) of the logistic regression of "up" on the log-odds of p_up (Cox, 1958).
 
-    (1, 0) is perfect; a slope below 1 is overconfidence. None when one class or one probability is all
-    there is, or when the classes separate.
+    (1, 0) is perfect calibration; a slope below 1 is overconfidence. None for a single class, a constant probability or
+    separable classes.
     """
     p, r = finite_rows(p_up, log_return)
     up = (r > 0).astype(float)
@@ -204,7 +204,7 @@ def interval_coverage(
 
 
 def interval_width(low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
-    """Return the mean width of the intervals, in the unit given."""
+    """Return the mean width of the intervals, in their unit."""
     lower, upper = finite_rows(low, high)
     return mean(upper - lower, horizon=horizon)
 
@@ -223,7 +223,7 @@ def pinball_loss(log_return: npt.ArrayLike, quantiles: Mapping[float, npt.ArrayL
 
 
 def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = 1) -> Estimate:
-    """Return accuracy on the `top` share of rows with the largest |p_up - 0.5|; ties go to the older row."""
+    """Return the accuracy of the `top` share of rows with the largest |p_up - 0.5|; of ties the oldest are used."""
     p, r = finite_rows(p_up, log_return)
     kept = math.ceil(round(top * len(p), 9))
     order = np.sort(np.argsort(-np.abs(p - 0.5), kind="stable")[:kept])
@@ -233,21 +233,21 @@ def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: 
 def accuracy_by_move(
     p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1
 ) -> dict[tuple[float, float], Estimate]:
-    """Return accuracy in each class of |return|, keyed by its edges in basis points, lower < move <= upper.
+    """Return the accuracy in each class of |return|, keyed by its edges in basis points, lower < move <= upper.
 
-    The first class holds the unchanged price as well.
+    The first class includes unchanged prices.
     """
     p, r = finite_rows(p_up, log_return)
     moved, right = np.abs(r) * 1e4, (p > 0.5) == (r > 0)
-    found = {}
+    estimates = {}
     for low, high in pairwise(MOVE_EDGES_BPS):
         inside = (moved <= high) & ((moved > low) | (low == 0))
-        found[(low, high)] = share(right[inside], horizon=horizon)
-    return found
+        estimates[(low, high)] = share(right[inside], horizon=horizon)
+    return estimates
 
 
 def return_weighted_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
-    """Return the share of all movement |log_return| that lay in the direction called."""
+    """Return the share of the total |log_return| in the predicted direction."""
     p, r = finite_rows(p_up, log_return)
     weight = np.abs(r)
     if not len(p) or weight.sum() == 0:
@@ -271,10 +271,10 @@ def rank_ic(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1)
 
 
 def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
-    """Return, for each row, the share of rises among the outcomes known when it was forecast.
+    """Return, for each row, the share of rises among the outcomes known at the time of its forecast.
 
-    Row i knows rows 0 .. i - horizon, one row an hour at most; one rise and one fall are assumed before
-    the first (Laplace's rule), so the first rows say 0.5.
+    Row i uses rows 0 .. i - horizon, with at most one row per hour. One rise and one fall are added (Laplace's rule of
+    succession), so the first rows have 0.5.
     """
     r = np.asarray(log_return, dtype=np.float64)
     known = np.isfinite(r)
@@ -287,8 +287,8 @@ def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
 def causal_persistence(signal: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
     """Return, for each row, the share of rises among known outcomes that followed the same signal.
 
-    What "the last move goes on" is worth as a probability, learnt only from rows 0 .. i - horizon; Laplace's
-    rule as in `causal_base_rate`.
+    This is the probability for a persistence forecast, estimated from rows 0 .. i - horizon only, with Laplace's rule
+    as in `causal_base_rate`.
 
     Args:
         signal: sign of the last move at each row, see `trading.persistence_signal`, (n,).
@@ -313,13 +313,13 @@ def mean(values: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
 
 
 def share(hits: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
-    """Return the share of true rows, with Wilson's interval at the effective number of rows."""
-    found = np.asarray(hits, dtype=np.float64)
-    n = len(found)
+    """Return the share of true rows with Wilson's interval for the effective number of rows."""
+    estimates = np.asarray(hits, dtype=np.float64)
+    n = len(estimates)
     if not n:
         return Estimate(None, None, None, 0)
-    rate = float(found.mean())
-    variance = hac_variance_of_mean(found - rate, horizon=horizon)
+    rate = float(estimates.mean())
+    variance = hac_variance_of_mean(estimates - rate, horizon=horizon)
     spread = rate * (1 - rate)
     effective = min(spread / variance, float(n)) if variance > 0 and spread > 0 else float(n)
     centre = (rate + _Z95**2 / (2 * effective)) / (1 + _Z95**2 / effective)
@@ -330,11 +330,11 @@ def share(hits: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
 def with_interval(
     value: float, influence: Floats, horizon: int, within: tuple[float, float] = (-math.inf, math.inf)
 ) -> Estimate:
-    """Put a normal 95 % interval around a value from its influence values."""
+    """Return an estimate with a normal 95 % interval from influence values."""
     n = len(influence)
     if not math.isfinite(value):
         return Estimate(None, None, None, n)
-    value = min(max(value, within[0]), within[1])  # rounding may put a perfect correlation a bit above one
+    value = min(max(value, within[0]), within[1])  # rounding may give a perfect correlation slightly above one
     if n < 2:
         return Estimate(value, None, None, n)
     half = _Z95 * math.sqrt(hac_variance_of_mean(influence, horizon=horizon))
@@ -342,14 +342,14 @@ def with_interval(
 
 
 def _midranks(values: Floats) -> Floats:
-    """Return ranks 1..n (n,), ties sharing their mean."""
+    """Return ranks 1..n (n,); ties have their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
 
 
 def standardised(values: Floats) -> Floats:
-    """Return values (n,) less their mean, over their standard deviation."""
+    """Return values (n,) minus their mean, divided by their standard deviation."""
     return (values - values.mean()) / values.std()
 
 

@@ -1,7 +1,7 @@
-"""Tests of significance: directional accuracy, equal losses, the best of many; and the HAC variance they rest on.
+"""Significance tests of directional accuracy, equal losses and the best of many forecasts; and their HAC variance.
 
-Pure functions on numpy arrays, one row a forecast, oldest first. A test that says nothing (no rows, no variation)
-has a p-value of None, never NaN and never an exception.
+Pure functions on numpy arrays with one row per forecast, oldest first. A test without result (no rows, no variation)
+has a p-value of None; it is never NaN and raises no exception.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_NOTHING = 1e-15
-"""A difference smaller than this is none."""
+_MIN_DIFFERENCE = 1e-15
+"""Smaller differences count as zero."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Significance:
     """The outcome of a test.
 
     Attributes:
-        statistic: None when the test says nothing (no rows, no variation).
-        p_value: within [0, 1], or None.
-        effect: size of the effect in the unit the test's docstring states, or None.
-        n: rows, blocks or folds it rests on.
+        statistic: test statistic; None without result (no rows, no variation).
+        p_value: p-value within [0, 1], or None.
+        effect: effect size as documented by the test, or None.
+        n: number of rows, blocks or folds.
     """
 
     statistic: float | None
@@ -38,33 +38,34 @@ class Significance:
 
 
 def pesaran_timmermann(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> Significance:
-    """Test whether the directions called and the directions taken are independent (Pesaran & Timmermann, 1992).
+    """Test whether predicted and realised directions are independent (Pesaran & Timmermann, 1992).
 
-    One-sided, statsmodels' implementation: a small p says that the calls are better than chance. Rows must not
-    overlap: thin out horizons above one hour first. The effect is accuracy minus what independence gives.
+    One-sided, with statsmodels' implementation: a small p means that the predictions are better than chance. Target
+    windows must not overlap: thin out horizons above one hour first. The effect is accuracy minus its expected value
+    under independence.
     """
     from statsmodels.stats.diagnostic import pesaran_timmermann as test
 
     p, r = finite_rows(p_up, log_return)
-    called, rose = p > 0.5, r > 0
-    if len(p) < 2 or called.min() == called.max() or rose.min() == rose.max():
+    predicted_up, rose = p > 0.5, r > 0
+    if len(p) < 2 or predicted_up.min() == predicted_up.max() or rose.min() == rose.max():
         return Significance(None, None, None, len(p))
-    found = test(np.where(rose, 1.0, -1.0), np.where(called, 1.0, -1.0), alternative="larger")
-    chance = called.mean() * rose.mean() + (1 - called.mean()) * (1 - rose.mean())
-    excess = float((called == rose).mean() - chance)
-    if not math.isfinite(found.statistic):
+    result = test(np.where(rose, 1.0, -1.0), np.where(predicted_up, 1.0, -1.0), alternative="larger")
+    chance = predicted_up.mean() * rose.mean() + (1 - predicted_up.mean()) * (1 - rose.mean())
+    excess = float((predicted_up == rose).mean() - chance)
+    if not math.isfinite(result.statistic):
         return Significance(None, None, excess, len(p))
-    return Significance(float(found.statistic), float(found.pvalue), excess, len(p))
+    return Significance(float(result.statistic), float(result.pvalue), excess, len(p))
 
 
 @dataclass(frozen=True)
 class LossDifference:
-    """How much more one forecast loses than another on average, and how sure that is.
+    """The mean loss difference of two forecasts and its standard error.
 
     Attributes:
-        value: mean of the first's losses less the other's, in the unit of the losses; None without rows.
-        standard_error: of that mean, HAC with the small-sample correction; None where it cannot be estimated.
-        lags: Newey-West lags it rests on.
+        value: mean loss of the first minus that of the second, in the unit of the losses; None without rows.
+        standard_error: HAC standard error of the mean with small-sample correction; None if it cannot be estimated.
+        lags: number of Newey-West lags.
         n: rows.
     """
 
@@ -74,35 +75,35 @@ class LossDifference:
     n: int
 
     def statistic(self, null: float = 0.0) -> float | None:
-        """Return (value - null) / standard error; None where nothing varies."""
+        """Return (value - null) / standard error; None without variation."""
         if self.value is None or not self.standard_error:
             return None
         return (self.value - null) / self.standard_error
 
     def p_value(self, null: float = 0.0) -> float | None:
-        """Return the two-sided p-value of a mean difference of `null`; 1 where the difference always equals it."""
+        """Return the two-sided p-value of a mean difference of `null`; 1 if the difference is constantly `null`."""
         from scipy.special import stdtr
 
         statistic = self.statistic(null)
         if statistic is None:
-            never = self.value is not None and self.standard_error == 0 and abs(self.value - null) < _NOTHING
-            return 1.0 if never else None
+            is_null = self.value is not None and self.standard_error == 0 and abs(self.value - null) < _MIN_DIFFERENCE
+            return 1.0 if is_null else None
         return float(2 * stdtr(self.n - 1, -abs(statistic)))
 
     def p_above(self, null: float = 0.0) -> float | None:
-        """Return the one-sided p-value against a mean difference of at most `null`: small when it is above."""
+        """Return the one-sided p-value for a null hypothesis of at most `null`; small if the difference is above."""
         two_sided = self.p_value(null)
         if two_sided is None or self.value is None:
             return None
         return two_sided / 2 if self.value > null else 1 - two_sided / 2
 
     def p_below(self, null: float = 0.0) -> float | None:
-        """Return the one-sided p-value against a mean difference of at least `null`: small when it is below."""
-        above = self.p_above(null)
-        return None if above is None else 1 - above
+        """Return the one-sided p-value for a null hypothesis of at least `null`; small if the difference is below."""
+        p_above = self.p_above(null)
+        return None if p_above is None else 1 - p_above
 
     def interval(self, level: float = 0.95) -> tuple[float | None, float | None]:
-        """Return the interval of the mean difference that leaves out 0 where `p_value` is below 1 - level."""
+        """Return the confidence interval of the mean difference; it excludes 0 if `p_value` is below 1 - level."""
         from scipy.special import stdtrit
 
         if self.value is None or self.standard_error is None:
@@ -112,17 +113,17 @@ class LossDifference:
 
 
 def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horizon: int = 1) -> LossDifference:
-    """Compare the mean losses of two forecasts (Diebold & Mariano, 1995); the one such test of the project.
+    """Compare the mean losses of two forecasts (Diebold & Mariano, 1995).
 
-    The variance is Newey-West's, with the bandwidth that the data ask for (Newey & West, 1994, arch's implementation)
-    and at least horizon - 1 lags: differences of two models are autocorrelated beyond the overlap of their outcomes,
-    because features move slowly. It is corrected for the rows that so many lags cost (Harvey, Leybourne & Newbold,
-    1997, with lags + 1 in the place of the horizon), and compared with Student's t of n - 1 degrees of freedom.
-    `python -m benchmarks.significance` shows its size.
+    The variance is Newey-West's with a data-driven bandwidth (Newey & West, 1994, arch's implementation) and at least
+    horizon - 1 lags: differences of two models are autocorrelated beyond the overlap of their outcomes, because
+    features change slowly. The small-sample correction is that of Harvey, Leybourne & Newbold (1997) with lags + 1
+    instead of the horizon, and the reference distribution is Student's t with n - 1 degrees of freedom.
+    `python -m benchmarks.significance` measures the size of the test.
 
     Args:
-        losses: of the first forecast, oldest first, (n,).
-        rival_losses: of the other on the same rows, (n,).
+        losses: losses of the first forecast, oldest first, (n,).
+        rival_losses: losses of the second forecast on the same rows, (n,).
         horizon: hours ahead.
     """
     ours, theirs = finite_rows(losses, rival_losses)
@@ -132,7 +133,7 @@ def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horiz
     value = float(difference.mean())
     if n <= max(2, horizon):
         return LossDifference(value, None, 0, n)
-    if np.ptp(difference) < _NOTHING:
+    if np.ptp(difference) < _MIN_DIFFERENCE:
         return LossDifference(value, 0.0, 0, n)
     lags = max(horizon - 1, _bandwidth(difference))
     width = lags + 1
@@ -144,21 +145,21 @@ def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horiz
 
 
 def _bandwidth(values: Floats) -> int:
-    """Return the Newey-West lags that values (n,) ask for, at most a third of them."""
+    """Return the data-driven number of Newey-West lags for values (n,), at most n / 3."""
     from arch.covariance.kernel import Bartlett
 
-    most = len(values) // 3
+    limit = len(values) // 3
     try:
-        found = float(Bartlett(values[:, None]).opt_bandwidth)
-    except ZeroDivisionError:  # a long-run variance of zero, as of few rows that alternate
-        return most
-    return int(min(found, most)) if math.isfinite(found) else most
+        result = float(Bartlett(values[:, None]).opt_bandwidth)
+    except ZeroDivisionError:  # a long-run variance of zero, for example a few alternating rows
+        return limit
+    return int(min(result, limit)) if math.isfinite(result) else limit
 
 
 def paired_folds(scores: npt.ArrayLike, rival_scores: npt.ArrayLike) -> Significance:
-    """Test whether two forecasts score the same over folds: paired t-test, two-sided.
+    """Test whether two forecasts have the same score over folds: paired t-test, two-sided.
 
-    The effect is Cohen's d of the differences, their mean over their standard deviation.
+    The effect is Cohen's d of the differences: their mean divided by their standard deviation.
     """
     from scipy.stats import ttest_rel
 
@@ -166,18 +167,18 @@ def paired_folds(scores: npt.ArrayLike, rival_scores: npt.ArrayLike) -> Signific
     difference = ours - theirs
     if len(ours) < 2 or difference.std(ddof=1) < 1e-15:
         return Significance(None, None, None, len(ours))
-    found = ttest_rel(ours, theirs)
+    result = ttest_rel(ours, theirs)
     return Significance(
-        float(found.statistic), float(found.pvalue), float(difference.mean() / difference.std(ddof=1)), len(ours)
+        float(result.statistic), float(result.pvalue), float(difference.mean() / difference.std(ddof=1)), len(ours)
     )
 
 
 def superior_ability(
     benchmark: npt.ArrayLike, rivals: npt.ArrayLike, *, block: int, reps: int = 500, seed: int
 ) -> float | None:
-    """Return Hansen's SPA p-value (2005): small when some rival truly loses less than the benchmark.
+    """Return the p-value of Hansen's SPA test (2005): small if some rival has a lower expected loss than the benchmark.
 
-    arch's implementation with the stationary bootstrap.
+    arch's implementation with a stationary bootstrap.
 
     Args:
         benchmark: losses of the benchmark, (n,).
@@ -189,10 +190,10 @@ def superior_ability(
     from arch.bootstrap import SPA
 
     base, others = np.asarray(benchmark, dtype=np.float64), np.asarray(rivals, dtype=np.float64)
-    moving = others[:, np.ptp(others - base[:, None], axis=0) > 1e-15] if len(base) > 2 else others[:, :0]
-    if not moving.shape[1]:
+    varying = others[:, np.ptp(others - base[:, None], axis=0) > 1e-15] if len(base) > 2 else others[:, :0]
+    if not varying.shape[1]:
         return None
-    test = SPA(base, moving, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
+    test = SPA(base, varying, block_size=block, reps=reps, bootstrap="stationary", seed=seed)
     test.compute()
     return finite_or_none(float(test.pvalues["consistent"]))
 
@@ -200,10 +201,10 @@ def superior_ability(
 def model_confidence_set(
     losses: Mapping[str, npt.ArrayLike], *, block: int, reps: int = 500, seed: int
 ) -> dict[str, float]:
-    """Return each forecaster's p-value of belonging to the set of the best (Hansen, Lunde & Nason, 2011).
+    """Return each forecaster's p-value in the model confidence set (Hansen, Lunde & Nason, 2011).
 
-    arch's implementation, R statistic, stationary bootstrap. Those above 0.1 form the 90 % confidence set.
-    Empty when there are fewer than two forecasters that differ or fewer than three rows.
+    arch's implementation with the R statistic and a stationary bootstrap. Forecasters with p-values above 0.1 form the
+    90 % confidence set. Empty for fewer than two different forecasters or fewer than three rows.
 
     Args:
         losses: (n,) losses by forecaster.
@@ -224,12 +225,12 @@ def model_confidence_set(
 
 
 def hac_lags(n: int, horizon: int) -> int:
-    """Return the Newey-West lags used for n rows: the larger of horizon - 1 and n^(1/3), below n."""
+    """Return the number of Newey-West lags for n rows: the larger of horizon - 1 and n^(1/3), less than n."""
     return max(0, min(n - 1, max(horizon - 1, math.ceil(n ** (1 / 3)))))
 
 
 def hac_variance_of_mean(values: Floats, *, horizon: int = 1, lags: int | None = None) -> float:
-    """Return the Newey-West variance of the mean of values (n,), Bartlett kernel."""
+    """Return the Newey-West variance (Bartlett kernel) of the mean of values (n,)."""
     n = len(values)
     if n < 2:
         return 0.0
@@ -242,7 +243,7 @@ def hac_variance_of_mean(values: Floats, *, horizon: int = 1, lags: int | None =
 
 
 def finite_rows(*columns: npt.ArrayLike) -> tuple[Floats, ...]:
-    """Return the columns as float64 with the rows that are finite in all of them."""
+    """Return the columns as float64, restricted to rows that are finite in every column."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1 or arrays[0].ndim != 1:
@@ -252,5 +253,5 @@ def finite_rows(*columns: npt.ArrayLike) -> tuple[Floats, ...]:
 
 
 def finite_or_none(number: float | np.floating[Any]) -> float | None:
-    """Return the number as a float, None where it is NaN or infinite."""
+    """Return the number as a float, or None if it is NaN or infinite."""
     return float(number) if math.isfinite(number) else None

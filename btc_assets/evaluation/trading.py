@@ -1,7 +1,7 @@
-"""Trading a forecast: hourly strategies, their costs and Sharpe ratios, and the luck of the best of many.
+"""Trading on forecasts: hourly strategies, their costs, Sharpe ratios and the deflated Sharpe ratio.
 
-Pure functions on numpy arrays, one row an hour, oldest first. A measure that cannot be computed has the value None;
-intervals are those of `metrics`.
+Pure functions on numpy arrays with one row per hour, oldest first. An undefined metric has the value None; intervals
+are computed as in `metrics`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ HOURS_PER_YEAR = 8760
 
 @dataclass(frozen=True)
 class Strategy:
-    """What a rule earned, hour by hour, at a fixed notional of one.
+    """The hourly returns of a trading rule with a fixed notional of one.
 
-    Gains are not reinvested, so they add: returns are log returns of the price times the position.
+    Gains are not reinvested, so returns are additive: the log return of the price times the position.
 
     Attributes:
-        position: held over each hour, within [-1, 1], (n,).
+        position: position in each hour, within [-1, 1], (n,).
         gross: position * log return of the hour, fraction, (n,).
-        traded: |change of position|, (n,); the last hour also closes what is open.
-        fee_bps: one-way cost in basis points of what is traded.
+        traded: |change of position|, (n,); the last hour also closes the position.
+        fee_bps: one-way cost in basis points of the traded amount.
     """
 
     position: Floats
@@ -39,11 +39,11 @@ class Strategy:
 
     @property
     def net(self) -> Floats:
-        """Return of each hour after costs, fraction, (n,)."""
+        """Net return of each hour, fraction, (n,)."""
         return self.gross - self.traded * self.fee_bps / 1e4
 
     def at(self, fee_bps: float) -> Strategy:
-        """Return the same trades at another cost."""
+        """Return the same strategy with another cost."""
         return Strategy(self.position, self.gross, self.traded, fee_bps)
 
     def total_return(self) -> Estimate:
@@ -51,20 +51,20 @@ class Strategy:
         return _scaled(mean(self.net), len(self.net))
 
     def annual_return(self) -> Estimate:
-        """Return the net return of a year of 8,760 such hours, fraction."""
+        """Return the annualised net return (8,760 hours), fraction."""
         return _scaled(mean(self.net), HOURS_PER_YEAR)
 
     def sharpe(self) -> Estimate:
-        """Return the annualised Sharpe ratio of the hourly net returns, with Lo's interval (2002), HAC."""
+        """Return the annualised Sharpe ratio of the hourly net returns with Lo's HAC interval (2002)."""
         net = self.net
         if len(net) < 3 or net.std() < 1e-15:
             return Estimate(None, None, None, len(net))
         return _scaled(with_interval(*_sharpe_influence(net), 1), math.sqrt(HOURS_PER_YEAR))
 
     def max_drawdown(self) -> Estimate:
-        """Return the deepest fall of the summed net return below its highest so far, fraction of the notional.
+        """Return the maximum drawdown of the cumulative net return, fraction of the notional.
 
-        The extreme of one path: it has no interval.
+        It has no interval, as it is the extreme of a single path.
         """
         if not len(self.net):
             return Estimate(None, None, None, 0)
@@ -72,11 +72,11 @@ class Strategy:
         return Estimate(float((np.maximum.accumulate(equity) - equity).max()), None, None, len(self.net))
 
     def win_rate(self) -> Estimate:
-        """Return the share of hours with a position that ended above zero after costs."""
+        """Return the share of hours with a position whose net return is positive."""
         return share(self.net[self.position != 0] > 0)
 
     def turnover(self) -> Estimate:
-        """Return what is traded an hour, in units of the notional; 2 is a full reversal every hour."""
+        """Return the mean traded amount per hour in units of the notional; 2 is a full reversal every hour."""
         return mean(self.traded)
 
 
@@ -85,36 +85,36 @@ def strategy(
 ) -> Strategy:
     """Trade a signal on the hourly grid.
 
-    A forecast over h hours overlaps the next h - 1. Each therefore moves 1/h of the notional and holds it
-    for h hours: the position is the mean of the last h signals (Jegadeesh & Titman, 1993). With `lag` the
-    trade is done that many bars after the forecast was made.
+    A forecast over h hours overlaps the next h - 1 forecasts. Each forecast therefore trades 1/h of the notional for h
+    hours: the position is the mean of the last h signals (Jegadeesh & Titman, 1993). With `lag`, the trade is executed
+    that many bars after the forecast.
 
     Args:
-        signal: +1 long, -1 short, 0 or NaN nothing; row i is known when hour i begins, (n,).
-        hourly_return: log return over hour i, fraction; NaN (a gap) earns nothing, (n,).
-        horizon: hours each signal is held.
+        signal: +1 long, -1 short, 0 or NaN no position; row i is known at the start of hour i, (n,).
+        hourly_return: log return over hour i, fraction; NaN (a gap) counts as 0, (n,).
+        horizon: hours for which each signal is held.
         fee_bps: one-way cost, basis points.
         lag: bars between the forecast and the trade.
     """
-    wanted = np.nan_to_num(np.asarray(signal, dtype=np.float64))
-    earned = np.nan_to_num(np.asarray(hourly_return, dtype=np.float64))
-    if wanted.shape != earned.shape or wanted.ndim != 1:
-        raise ValueError(f"signal and returns must be equally long, got {wanted.shape} and {earned.shape}")
-    n = len(wanted)
-    delayed = np.concatenate([np.zeros(lag), wanted])[:n]
-    held = np.concatenate([np.zeros(horizon), np.cumsum(delayed)])
-    position = np.round((held[horizon:] - held[:-horizon]) / horizon, 12) if n else delayed
+    signals = np.nan_to_num(np.asarray(signal, dtype=np.float64))
+    returns = np.nan_to_num(np.asarray(hourly_return, dtype=np.float64))
+    if signals.shape != returns.shape or signals.ndim != 1:
+        raise ValueError(f"signal and returns must be equally long, got {signals.shape} and {returns.shape}")
+    n = len(signals)
+    delayed = np.concatenate([np.zeros(lag), signals])[:n]
+    cumulative = np.concatenate([np.zeros(horizon), np.cumsum(delayed)])
+    position = np.round((cumulative[horizon:] - cumulative[:-horizon]) / horizon, 12) if n else delayed
     traded = np.abs(np.diff(position, prepend=0.0))
     if n:
         traded[-1] += abs(position[-1])
-    return Strategy(position, position * earned, traded, fee_bps)
+    return Strategy(position, position * returns, traded, fee_bps)
 
 
 def sharpe_difference(ours: Strategy, theirs: Strategy) -> Estimate:
-    """Return how much higher one annualised Sharpe ratio is than another's over the same hours.
+    """Return the difference of two annualised Sharpe ratios over the same hours.
 
-    One that never trades has a ratio of 0. The interval is that of a difference of paired ratios by the delta method,
-    HAC.
+    A strategy that never trades has a ratio of 0. The interval is that of a difference of paired ratios (delta method,
+    HAC).
 
     Source: O. Ledoit & M. Wolf (2008), Robust performance hypothesis testing with the Sharpe ratio.
     """
@@ -129,35 +129,35 @@ def sharpe_difference(ours: Strategy, theirs: Strategy) -> Estimate:
 
 
 def sign_signal(p_up: npt.ArrayLike) -> Floats:
-    """Return +1 where p_up > 0.5, -1 where it is below, 0 where it is 0.5 or unknown, (n,)."""
+    """Return +1 for p_up > 0.5, -1 for p_up < 0.5, and 0 for 0.5 or NaN, (n,)."""
     return np.nan_to_num(np.sign(np.asarray(p_up, dtype=np.float64) - 0.5))
 
 
 def persistence_signal(hourly_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
-    """Return the sign of the return over the last `horizon` hours known when each hour begins, (n,).
+    """Return the sign of the return over the `horizon` hours before each hour, (n,).
 
-    0 where one of those hours is missing.
+    It is 0 if one of those hours is missing.
     """
     r = np.asarray(hourly_return, dtype=np.float64)
     summed = np.concatenate([[0.0], np.cumsum(np.nan_to_num(r))])
     missing = np.concatenate([[0], np.cumsum(np.isnan(r))])
-    found = np.zeros(len(r))
+    signal = np.zeros(len(r))
     if len(r) > horizon:
         back = summed[horizon:-1] - summed[: -horizon - 1]
-        whole = missing[horizon:-1] == missing[: -horizon - 1]
-        found[horizon:] = np.where(whole & (np.abs(back) > 1e-15), np.sign(back), 0.0)
-    return found
+        complete = missing[horizon:-1] == missing[: -horizon - 1]
+        signal[horizon:] = np.where(complete & (np.abs(back) > 1e-15), np.sign(back), 0.0)
+    return signal
 
 
 def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float | None:
-    """Return the probability that a strategy's Sharpe ratio is above what luck gives the best of the trials.
+    """Return the probability that a strategy's Sharpe ratio exceeds the expected maximum of the trials under chance.
 
-    Bailey & Lopez de Prado (2014), "The deflated Sharpe ratio", equations 1 and 2, skewness and kurtosis
-    of the returns included.
+    Bailey & Lopez de Prado (2014), "The deflated Sharpe ratio", equations 1 and 2, with skewness and kurtosis of the
+    returns.
 
     Args:
-        net: returns of the chosen strategy, one an hour, (n,).
-        trial_sharpes: Sharpe ratios an hour (not annualised) of every strategy that was tried, it included.
+        net: hourly net returns of the selected strategy, (n,).
+        trial_sharpes: hourly Sharpe ratios (not annualised) of all trials, including the selected strategy.
     """
     from scipy.special import ndtr, ndtri
 
@@ -167,23 +167,25 @@ def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float
     ratio = float(r.mean() / r.std(ddof=1))
     score = (r - r.mean()) / r.std()
     trials, spread = len(trial_sharpes), float(np.std(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0
-    luck = 0.0
+    expected_maximum = 0.0
     if trials > 1:
-        luck = spread * (
+        expected_maximum = spread * (
             (1 - np.euler_gamma) * ndtri(1 - 1 / trials) + np.euler_gamma * ndtri(1 - 1 / (trials * math.e))
         )
     variance = 1 - float((score**3).mean()) * ratio + (float((score**4).mean()) - 1) / 4 * ratio**2
-    return finite_or_none(ndtr((ratio - luck) * math.sqrt(len(r) - 1) / math.sqrt(variance))) if variance > 0 else None
+    if variance <= 0:
+        return None
+    return finite_or_none(ndtr((ratio - expected_maximum) * math.sqrt(len(r) - 1) / math.sqrt(variance)))
 
 
 def _sharpe_influence(net: Floats) -> tuple[float, Floats]:
-    """Return the Sharpe ratio of returns (n,) an hour, and the influence of each hour on it, (n,)."""
+    """Return the hourly Sharpe ratio of returns (n,) and the influence of each hour, (n,)."""
     score, ratio = standardised(net), float(net.mean() / net.std())
     return ratio, score - ratio / 2 * (score**2 - 1)
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    """Multiply a metric and its interval by a positive factor."""
+    """Return an estimate with value and interval multiplied by a positive factor."""
     if estimate.value is None:
         return estimate
     low, high = (None if end is None else end * factor for end in (estimate.lower, estimate.upper))

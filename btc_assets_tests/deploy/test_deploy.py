@@ -1,4 +1,4 @@
-"""What `deploy/` says fits what the server tells; where Prometheus is installed, it says so itself."""
+"""Rules and dashboard match the metrics of the server; with Prometheus installed, its tools check them too."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ PROMETHEUS = DEPLOY / "prometheus"
 GRAFANA = DEPLOY / "grafana"
 LOOPBACK = "127.0.0.1"
 OF_PROMETHEUS = {"up", "job", "instance", "le"}
-"""Names and labels that Prometheus itself adds."""
+"""Names and labels that Prometheus adds."""
 
 
 def tool(name: str) -> str:
-    """Return the path of one of Prometheus' programs, or skip the test where it is not installed."""
+    """Return the path of a Prometheus program; skip the test if it is not installed."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"needs {name}, which is not installed (Debian: apt-get install prometheus)")
@@ -46,7 +46,7 @@ def tool(name: str) -> str:
 
 
 def promtool(*arguments: str, text: str | None = None) -> None:
-    """Run promtool beside the rules; it must find no fault."""
+    """Run promtool in the folder of the rules and require success."""
     answer = subprocess.run(
         [tool("promtool"), *arguments],
         cwd=PROMETHEUS,
@@ -60,7 +60,7 @@ def promtool(*arguments: str, text: str | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the page of an app that has answered requests from a whole bundle."""
+    """Return the metrics page of an app that has served requests from a complete bundle."""
     folder = tmp_path_factory.mktemp("published")
     publish_small(folder, folder / "models")
     with TestClient(create_app(folder)) as client:
@@ -70,8 +70,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(page: str) -> dict[str, set[str]]:
-    """Return the labels of every sample by its name."""
+def exposed(page: str) -> dict[str, set[str]]:
+    """Return the labels of every exposed sample by name."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -86,30 +86,30 @@ def rules() -> list[dict[str, Any]]:
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard as it is committed."""
+    """Return the committed dashboard."""
     content: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "btc_assets.json").read_text())
     return content
 
 
 def panels() -> list[dict[str, Any]]:
-    """Return the panels that show something."""
+    """Return the panels that are not rows."""
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def dashboard_queries() -> list[str]:
-    """Return every query of the dashboard, those of its variables included."""
-    shown = [target["expr"] for panel in panels() for target in panel["targets"]]
-    return shown + [v["query"]["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
+    """Return every query of the dashboard, including those of its variables."""
+    displayed = [target["expr"] for panel in panels() for target in panel["targets"]]
+    return displayed + [v["query"]["query"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
 
 
 def metrics_in(query: str) -> set[str]:
-    """Return the names of metrics that a query reads: ours, the process's, `up` and what rules record."""
+    """Return the metrics in a query: those of the project and the process, `up` and recorded metrics."""
     bare = re.sub(r'"[^"]*"', '""', query)
     return set(re.findall(r"\b(?:\w+:)*(?:btc|process)_\w+(?::\w+)*|\bup\b", bare))
 
 
 def labels_in(query: str) -> Iterator[tuple[str, str]]:
-    """Yield each metric of a query with a label it is selected by."""
+    """Yield each metric of a query with the labels of its selector."""
     for name, selected in re.findall(r"([\w:]+)\{([^}]*)\}", query):
         for label in re.findall(r"(\w+)\s*=?[=~!]", selected):
             yield name, label
@@ -121,32 +121,32 @@ def test_the_names_in_a_query_are_found() -> None:
     assert set(labels_in(query)) == {("btc_a_bucket", "route"), ("up", "job")}
 
 
-def test_every_metric_that_is_asked_for_is_told(told: dict[str, set[str]]) -> None:
+def test_every_queried_metric_is_exposed(exposed: dict[str, set[str]]) -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     for query in [rule["expr"] for rule in rules()] + dashboard_queries():
         names = metrics_in(query)
         assert names or query == "ln(vector(2))", query
-        assert names <= told.keys() | recorded | OF_PROMETHEUS, query
+        assert names <= exposed.keys() | recorded | OF_PROMETHEUS, query
         for name, label in labels_in(query):
-            assert name in recorded or label in told.get(name, set()) | OF_PROMETHEUS, (query, label)
+            assert name in recorded or label in exposed.get(name, set()) | OF_PROMETHEUS, (query, label)
 
 
-def test_every_metric_has_a_panel(told: dict[str, set[str]]) -> None:
+def test_every_metric_has_a_panel(exposed: dict[str, set[str]]) -> None:
     expressions = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
-    shown = {name for query in dashboard_queries() for name in metrics_in(query)}
-    shown |= {name for recorded in shown & expressions.keys() for name in metrics_in(expressions[recorded])}
-    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in told if name.startswith("btc_")}
-    assert ours <= {re.sub(r"_bucket$", "", name) for name in shown}
+    displayed = {name for query in dashboard_queries() for name in metrics_in(query)}
+    displayed |= {name for recorded in displayed & expressions.keys() for name in metrics_in(expressions[recorded])}
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in exposed if name.startswith("btc_")}
+    assert ours <= {re.sub(r"_bucket$", "", name) for name in displayed}
 
 
-def test_every_metric_is_explained(told: dict[str, set[str]]) -> None:
+def test_every_metric_is_documented(exposed: dict[str, set[str]]) -> None:
     explained = (PROJECT_ROOT / "docs" / "operations.md").read_text()
-    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in told if name.startswith("btc_")}
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in exposed if name.startswith("btc_")}
     assert {name for name in ours if f"| `{name}` |" not in explained} == set()
     assert set(re.findall(r"\| `(btc_\w+)` \|", explained)) == ours
 
 
-def test_the_page_is_scraped_where_the_server_listens_by_default() -> None:
+def test_the_scrape_target_is_the_default_address_of_the_server() -> None:
     (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     (targets,) = job["static_configs"]
     default = {name: field.default for name, field in Settings.model_fields.items()}
@@ -154,7 +154,7 @@ def test_the_page_is_scraped_where_the_server_listens_by_default() -> None:
     assert all(job["job_name"] in rule["expr"] for rule in rules() if "up{" in rule["expr"])
 
 
-def test_every_alert_is_told_apart_explained_and_tested() -> None:
+def test_every_alert_is_unique_documented_and_tested() -> None:
     alerts = [rule for rule in rules() if "alert" in rule]
     names = [rule["alert"] for rule in alerts]
     assert len(names) == len(set(names))
@@ -165,12 +165,12 @@ def test_every_alert_is_told_apart_explained_and_tested() -> None:
     assert [name for name in names if name not in tested] == []
 
 
-def test_the_dashboard_is_the_one_its_script_builds() -> None:
+def test_the_committed_dashboard_is_up_to_date() -> None:
     built = runpy.run_path(str(GRAFANA / "build_dashboard.py"))["dashboard"]()
     assert dashboard() == json.loads(json.dumps(built))
 
 
-def test_the_dashboard_has_a_place_and_a_name_for_every_panel() -> None:
+def test_every_panel_has_a_position_and_a_title() -> None:
     everything = dashboard()["panels"]
     ids = [panel["id"] for panel in everything]
     assert len(ids) == len(set(ids))
@@ -199,18 +199,18 @@ def test_every_query_goes_to_the_provisioned_datasource() -> None:
 
 
 # --- with Prometheus itself ------------------------------------------------------------------------
-def test_promtool_finds_no_fault(page: str) -> None:
+def test_promtool_accepts_rules_and_metrics(page: str) -> None:
     promtool("check", "config", "prometheus.yml")
     promtool("check", "metrics", text=page)
 
 
-def test_every_alert_fires_on_what_it_is_for() -> None:
+def test_the_rules_pass_their_promtool_tests() -> None:
     promtool("test", "rules", "rules_test.yml")
 
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, target: str) -> Iterator[str]:
-    """Run Prometheus on `deploy/` but for the address and the pace of its scrapes; yield its own address."""
+    """Run Prometheus with `deploy/` and another target and scrape interval; yield its address."""
     program = tool("prometheus")
     config = (PROMETHEUS / "prometheus.yml").read_text().replace("127.0.0.1:8000", target).replace(": 15s", ": 1s")
     (folder / "prometheus.yml").write_text(config)
@@ -235,7 +235,7 @@ def running_prometheus(folder: Path, target: str) -> Iterator[str]:
 
 
 def wait_for(url: str, query: str, values: set[float]) -> list[dict[str, Any]]:
-    """Wait until a query is answered with these values; return its series."""
+    """Wait until a query returns these values; return its series."""
     give_up = time.monotonic() + WATCHDOG_S
     while True:
         series: list[dict[str, Any]] = []
@@ -248,7 +248,7 @@ def wait_for(url: str, query: str, values: set[float]) -> list[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path) -> None:
+def test_prometheus_scrapes_a_running_server(tmp_path: Path) -> None:
     tool("prometheus")
     (tmp_path / "serving").mkdir()
     publish_small(tmp_path / "serving", tmp_path / "models", made_at=this_hour())
@@ -259,7 +259,7 @@ def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path) -> None:
         wait_for(url, 'up{job="btc_assets"}', {1})
         p_up = {one["p_up"] for one in httpx.get(f"{server.url}/v1/forecast").json()["horizons"]}
         series = wait_for(url, "btc_forecast_up_probability", p_up)
-        assert {one["metric"]["horizon_hours"] for one in series} == {"1", "4", "24"}
+        assert {entry["metric"]["horizon_hours"] for entry in series} == {"1", "4", "24"}
         (age,) = httpx.get(f"{url}/api/v1/query", params={"query": "btc_data_age_seconds"}).json()["data"]["result"]
         assert abs(float(age["value"][1]) - (datetime.now(tz=UTC) - this_hour()).total_seconds()) < 10
         wait_for(url, "job:btc_http_errors:ratio_rate5m", {0})
@@ -267,7 +267,7 @@ def test_a_real_prometheus_scrapes_a_real_server(tmp_path: Path) -> None:
         health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
         assert len(health) == len(rules())
         assert set(health.values()) <= {"ok", "unknown"}, "unknown: not evaluated yet"
-        # Every query of the dashboard is one that Prometheus understands.
+        # Prometheus accepts every query of the dashboard.
         for query in dashboard_queries():
             if not query.startswith("label_values"):
                 asked = query.replace("$role", "champion").replace("$window", "90d")

@@ -1,4 +1,4 @@
-"""What the environment is made of, and what its making says."""
+"""The packages of the environment and the messages of its installation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_required_package_is_pinned() -> None:
     assert {name_of(requirement) for requirement in asked} <= pinned
 
 
-def test_what_the_demo_needs_is_without_tests_linters_and_transformers(install: dict[str, Any]) -> None:
+def test_the_demo_needs_no_tests_linters_and_transformers(install: dict[str, Any]) -> None:
     base = {name_of(requirement) for requirement in PROJECT["dependencies"]}
     assert not base & {"torch", "transformers", "pytest", "ruff", "mypy", "hypothesis"}
     assert install["EXTRAS"]["base"] == ""
@@ -53,13 +53,13 @@ def test_a_target_installs_what_it_needs(target: str, what: str) -> None:
     assert re.findall(r"deploy/install\.py (\w+)", printed) == [what]
 
 
-def test_what_is_compiled_are_the_packages_that_the_project_imports(install: dict[str, Any]) -> None:
+def test_the_imported_packages_are_compiled(install: dict[str, Any]) -> None:
     named = {name.partition(".")[0] for name in install["modules"]()}
     assert {"polars", "xgboost", "mlflow", "shap", "dagster_webserver"} <= named
     assert not named & {"os", "btc_assets", "serve", "pytest"}
 
 
-def test_it_says_how_far_it_is(install: dict[str, Any]) -> None:
+def test_progress_messages_name_the_step_and_the_packages(install: dict[str, Any]) -> None:
     output = (
         "Collecting polars==2\n  Downloading p.whl\nRequirement already satisfied: numpy in x\nCollecting dagster>=1\n"
     )
@@ -68,7 +68,7 @@ def test_it_says_how_far_it_is(install: dict[str, Any]) -> None:
     assert install["progress"](output, 2, 61.0) == "unpack: 2 of 3 new packages, 61 s"
 
 
-def test_a_failure_shows_the_output_of_pip_and_leaves_nothing_that_looks_done(
+def test_a_failure_shows_the_output_of_pip_and_is_not_marked_as_installed(
     install: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venv = tmp_path / ".venv"
@@ -76,7 +76,7 @@ def test_a_failure_shows_the_output_of_pip_and_leaves_nothing_that_looks_done(
     (venv / "bin" / "python").symlink_to(sys.executable)
     (venv / ".installed").touch()
     inside = install["main"].__globals__
-    monkeypatch.setitem(inside, "ROOT", tmp_path)  # where no project is, so that pip has nothing to install
+    monkeypatch.setitem(inside, "ROOT", tmp_path)  # without a project, so that pip fails
     monkeypatch.setitem(inside, "VENV", venv)
     monkeypatch.setitem(inside, "LOG", venv / "install.log")
     monkeypatch.setitem(inside, "STAMPS", {"base": [venv / ".installed"]})
@@ -84,5 +84,5 @@ def test_a_failure_shows_the_output_of_pip_and_leaves_nothing_that_looks_done(
     assert inside["main"]("base") == 1
     printed = capsys.readouterr().err
     assert "constraints.txt" in printed
-    assert f"its whole output is in {venv}/install.log" in printed
+    assert f"its complete output is in {venv}/install.log" in printed
     assert not (venv / ".installed").exists()

@@ -1,4 +1,4 @@
-"""What the wheel holds, and that it runs where there is no checkout."""
+"""The contents of the wheel, and its use without a checkout."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from btc_assets.settings import PROJECT_ROOT
 pytestmark = pytest.mark.slow
 
 READ_AT_RUN_TIME = {".toml", ".csv", ".yaml", ".parquet", ".jsonl"}
-"""Endings of files in the packages that are no code and that the project opens."""
+"""Extensions of data files in the packages."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build from a copy: setuptools leaves its files where it builds."""
+    """Build the wheel from a copy, as setuptools writes to its source folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     leave = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -47,12 +47,12 @@ def pip(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_holds_the_two_packages_and_neither_tests_nor_benchmarks(wheel: Path) -> None:
+def test_the_wheel_has_the_two_packages_without_tests_and_benchmarks(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"btc_assets", "serve"}
 
 
-def test_it_holds_every_module_and_every_file_that_is_read_at_run_time(wheel: Path) -> None:
+def test_the_wheel_has_every_module_and_every_data_file(wheel: Path) -> None:
     wanted = {
         str(path.relative_to(PROJECT_ROOT))
         for package in ("btc_assets", "serve")
@@ -63,7 +63,7 @@ def test_it_holds_every_module_and_every_file_that_is_read_at_run_time(wheel: Pa
 
 
 def command(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script from a folder that is no checkout."""
+    """Run the console script from a folder outside the checkout."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(installed),
@@ -75,7 +75,7 @@ def command(installed: Path, folder: Path, *arguments: str) -> subprocess.Comple
     )  # fmt: skip
 
 
-def test_the_console_script_answers_elsewhere(installed: Path, tmp_path: Path) -> None:
+def test_the_console_script_runs_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
     shown = command(installed, tmp_path, "--help")
     assert shown.returncode == 0, shown.stderr
     assert "{demo,up,walk-forward,train,rollback,fit-ensemble,sql}" in shown.stdout
@@ -84,7 +84,7 @@ def test_the_console_script_answers_elsewhere(installed: Path, tmp_path: Path) -
     assert "one" in asked.stdout
 
 
-def test_an_installed_project_materialises_the_embedded_sample_and_keeps_to_its_data_folder(
+def test_an_installed_project_materialises_the_sample_and_writes_only_to_its_data_folder(
     installed: Path, tmp_path: Path
 ) -> None:
     code = """

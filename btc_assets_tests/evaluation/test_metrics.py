@@ -1,4 +1,4 @@
-"""Scores against independent implementations, and the laws they obey."""
+"""Metrics equal independent implementations and have their mathematical properties."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from btc_assets_tests.evaluation.builders import SEED, forecasts
 
 @st.composite
 def small_samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Draw (p_up, log_return) with ties, extremes and constants among them."""
+    """Draw (p_up, log_return), including ties, extremes and constants."""
     n = draw(st.integers(1, 40))
     p = draw(st.lists(st.sampled_from([0.0, 0.1, 0.4, 0.5, 0.51, 0.8, 1.0]), min_size=n, max_size=n))
     r = draw(st.lists(st.sampled_from([-0.02, -0.001, 0.0, 0.0005, 0.003]), min_size=n, max_size=n))
@@ -26,7 +26,7 @@ def small_samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- points against independent implementations ---------------------------------------------------
-def test_points_equal_scikit_learn() -> None:
+def test_values_equal_scikit_learn() -> None:
     from sklearn import metrics as sk
 
     p, r = forecasts()
@@ -59,14 +59,14 @@ def test_calibration_line_is_the_maximum_likelihood_fit() -> None:
     assert metrics.calibration_line(p, r) == pytest.approx(tuple(fit.params), abs=1e-6)
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_of_a_small_example() -> None:
     p = np.array([0.1, 0.2, 0.6, 0.8])
     r = np.array([-1.0, 1.0, 1.0, 1.0])
     # Bins of two: |0.5 - 0.15| and |1 - 0.7|, each half of the rows.
     assert metrics.calibration_error(p, r, bins=2).value == pytest.approx(0.5 * 0.35 + 0.5 * 0.3)
 
 
-def test_accuracy_at_confidence_takes_the_rows_furthest_from_a_half() -> None:
+def test_accuracy_at_confidence_uses_the_most_confident_rows() -> None:
     p = np.array([0.51, 0.9, 0.2, 0.49])
     r = np.array([-1.0, 1.0, -1.0, 1.0])
     assert metrics.accuracy_at_confidence(p, r, 0.5) == metrics.share([True, True])
@@ -74,7 +74,7 @@ def test_accuracy_at_confidence_takes_the_rows_furthest_from_a_half() -> None:
     assert metrics.accuracy_at_confidence(np.full(10, 0.7), np.ones(10), 0.1).n == 1
 
 
-def test_every_move_belongs_to_one_class_and_the_classes_add_up() -> None:
+def test_every_move_belongs_to_exactly_one_class() -> None:
     p, r = forecasts()
     r[:3] = 0.0, 5e-4, 50e-4
     by_move = metrics.accuracy_by_move(p, r)
@@ -83,18 +83,18 @@ def test_every_move_belongs_to_one_class_and_the_classes_add_up() -> None:
     assert weighted / len(p) == pytest.approx(metrics.accuracy(p, r).value)
 
 
-def test_return_weighted_accuracy_counts_the_large_moves() -> None:
+def test_return_weighted_accuracy_weights_large_moves() -> None:
     assert metrics.return_weighted_accuracy([0.6, 0.6], [0.03, -0.01]).value == pytest.approx(0.75)
 
 
-def test_the_causal_base_rate_knows_only_closed_windows() -> None:
+def test_the_causal_base_rate_uses_only_closed_windows() -> None:
     r = np.array([1.0, 1.0, -1.0, 1.0, 1.0])
     assert metrics.causal_base_rate(r, horizon=1) == pytest.approx([1 / 2, 2 / 3, 3 / 4, 3 / 5, 4 / 6])
     assert metrics.causal_base_rate(r, horizon=4) == pytest.approx([1 / 2, 1 / 2, 1 / 2, 1 / 2, 2 / 3])
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 24])
-def test_poisoning_what_is_not_yet_known_changes_no_causal_rival(horizon: int) -> None:
+def test_unknown_outcomes_do_not_change_causal_benchmarks(horizon: int) -> None:
     _, r = forecasts(200)
     signal = np.sign(np.random.default_rng(1).normal(size=200))
     poisoned = r.copy()
@@ -161,11 +161,11 @@ def test_a_metric_is_within_its_interval_and_never_nan(
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("rows", [[], [np.nan, np.nan]])
-def test_no_rows_give_null_and_no_crash(metric: Callable[..., Estimate], rows: list[float]) -> None:
+def test_metrics_without_rows_are_none(metric: Callable[..., Estimate], rows: list[float]) -> None:
     assert metric(np.array(rows), np.array(rows)) == Estimate(None, None, None, 0)
 
 
-def test_rows_that_are_not_known_are_left_out() -> None:
+def test_rows_with_nan_are_dropped() -> None:
     p, r = forecasts(100)
     holed = np.concatenate([p, [np.nan, 0.9]]), np.concatenate([r, [0.1, np.nan]])
     for metric in METRICS[:7]:
@@ -177,7 +177,7 @@ def test_columns_of_unequal_length_are_refused() -> None:
         metrics.accuracy([0.5], [0.1, 0.2])
 
 
-def test_a_perfect_quantile_forecast_covers_what_it_says() -> None:
+def test_a_perfect_quantile_forecast_has_its_nominal_coverage() -> None:
     from scipy import stats
 
     r = np.random.default_rng(SEED).normal(0, 0.005, 20_000)
@@ -189,7 +189,7 @@ def test_a_perfect_quantile_forecast_covers_what_it_says() -> None:
         assert found.lower - 0.005 < level < found.upper + 0.005
 
 
-def test_no_constant_beats_the_true_quantile() -> None:
+def test_the_true_quantile_minimises_the_pinball_loss() -> None:
     from scipy import stats
 
     r = np.random.default_rng(SEED).normal(0, 0.005, 20_000)
@@ -199,7 +199,7 @@ def test_no_constant_beats_the_true_quantile() -> None:
 
 
 @given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=4, max_size=30, unique=True))
-def test_a_perfect_rank_correlation_is_one_and_no_more(values: list[float]) -> None:
+def test_a_perfect_rank_correlation_is_exactly_one(values: list[float]) -> None:
     found = metrics.rank_ic(np.linspace(0.1, 0.9, len(values)), np.sort(values))
     assert found.value == pytest.approx(1)
     assert found.value <= found.upper <= 1
@@ -233,7 +233,9 @@ def test_the_interval_of_auc_is_delongs_when_rows_are_independent() -> None:
         (metrics.log_loss, lambda p: -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()),
     ],
 )
-def test_95_of_100_intervals_hold_the_truth(metric: Callable[..., Estimate], truth: Callable[..., float]) -> None:
+def test_95_percent_of_intervals_contain_the_truth(
+    metric: Callable[..., Estimate], truth: Callable[..., float]
+) -> None:
     wanted = truth(np.random.default_rng(0).beta(20, 20, 1_000_000))
     found = [metric(*forecasts(1500, seed=seed)) for seed in range(300)]
     held = sum(one.lower <= wanted <= one.upper for one in found)

@@ -1,4 +1,4 @@
-"""Tests of significance against independent implementations, their size and their power."""
+"""Significance tests equal independent implementations and have the right size and power."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from btc_assets.evaluation.significance import diebold_mariano
 from btc_assets_tests.evaluation.builders import SEED, forecasts
 
 
-def test_the_variance_of_a_mean_is_statsmodels_hac() -> None:
+def test_the_variance_of_the_mean_equals_statsmodels_hac() -> None:
     import statsmodels.api as sm
 
     x = np.random.default_rng(SEED).normal(size=500).cumsum()
@@ -23,7 +23,7 @@ def test_the_variance_of_a_mean_is_statsmodels_hac() -> None:
         assert significance.hac_variance_of_mean(x, lags=lags) == pytest.approx(fit.bse[0] ** 2)
 
 
-def test_pesaran_timmermann_by_its_formula() -> None:
+def test_pesaran_timmermann_equals_its_formula() -> None:
     p, r = forecasts(800)
     x, y = (p > 0.5).mean(), (r > 0).mean()
     hit, chance = ((p > 0.5) == (r > 0)).mean(), x * y + (1 - x) * (1 - y)
@@ -43,7 +43,7 @@ def test_pesaran_timmermann_is_uniform_without_skill_and_small_with_it() -> None
     assert max(skilled) < 0.01
 
 
-def test_calling_one_direction_only_proves_nothing() -> None:
+def test_predicting_a_single_direction_gives_no_result() -> None:
     _, r = forecasts(100)
     assert significance.pesaran_timmermann(np.full(100, 0.7), r).p_value is None
 
@@ -54,7 +54,7 @@ def test_a_forecast_does_not_differ_from_itself() -> None:
     assert (found.value, found.statistic(), found.p_value(), found.interval()) == (0.0, None, 1.0, (0.0, 0.0))
 
 
-def test_losses_that_always_differ_by_the_same_say_nothing_of_chance() -> None:
+def test_a_constant_loss_difference_gives_no_standard_error() -> None:
     found = diebold_mariano(np.full(50, 0.1), np.zeros(50))
     assert found.value == pytest.approx(0.1)
     assert found.p_value() is None
@@ -62,7 +62,7 @@ def test_losses_that_always_differ_by_the_same_say_nothing_of_chance() -> None:
 
 @given(st.integers(0, 10_000), st.floats(0, 0.9), st.floats(-0.3, 0.3), st.sampled_from([1, 4, 24]))
 @settings(max_examples=30, deadline=None)
-def test_diebold_mariano_equals_statsmodels_at_the_lags_the_data_ask_for(
+def test_diebold_mariano_equals_statsmodels_with_data_driven_lags(
     seed: int, memory: float, shift: float, horizon: int
 ) -> None:
     from statsmodels.tsa.stattools import diebold_mariano_test
@@ -88,19 +88,19 @@ def test_diebold_mariano_equals_statsmodels_at_the_lags_the_data_ask_for(
 
 
 def autocorrelated(n: int, memory: float, seed: int) -> significance.Floats:
-    """Return a first-order autoregression of n rows."""
+    """Return n rows of a first-order autoregression."""
     rows = np.random.default_rng(seed).normal(size=n)
     for i in range(1, n):
         rows[i] += memory * rows[i - 1]
     return rows
 
 
-def test_memory_asks_for_lags() -> None:
+def test_autocorrelation_increases_the_lags() -> None:
     short, long = (diebold_mariano(autocorrelated(2000, memory, 1), np.zeros(2000)) for memory in (0.0, 0.9))
     assert long.lags > short.lags
 
 
-def test_one_sided_p_values_are_about_the_given_difference() -> None:
+def test_one_sided_p_values_refer_to_the_given_difference() -> None:
     rng = np.random.default_rng(SEED)
     ours, theirs = rng.random(500) + 0.1, rng.random(500)
     found = diebold_mariano(ours, theirs)
@@ -115,13 +115,13 @@ def test_one_sided_p_values_are_about_the_given_difference() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 4])
-def test_diebold_mariano_of_too_few_rows_says_nothing(n: int) -> None:
+def test_diebold_mariano_of_too_few_rows_has_no_result(n: int) -> None:
     assert diebold_mariano(np.zeros(n), np.arange(n), horizon=4).p_value() is None
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.2])
-def test_diebold_mariano_rejects_a_true_null_as_often_as_it_says(memory: float) -> None:
-    """Four weeks of hours; what real models show is within these (`python -m benchmarks.significance`)."""
+def test_diebold_mariano_has_its_nominal_size(memory: float) -> None:
+    """Four weeks of hours; `python -m benchmarks.significance` measures the autocorrelation of real models."""
     draws = [diebold_mariano(autocorrelated(672, memory, seed), np.zeros(672)).p_above() for seed in range(1000)]
     assert np.mean([p is not None and p < 0.05 for p in draws]) == pytest.approx(0.05, abs=0.02)
 
@@ -137,7 +137,7 @@ def test_paired_folds_give_the_t_test_and_cohens_d() -> None:
     assert significance.paired_folds([0.1], [0.2]).p_value is None
 
 
-def test_superior_ability_sees_a_better_rival_and_not_an_equal_one() -> None:
+def test_superior_ability_detects_a_better_rival_only() -> None:
     rng = np.random.default_rng(SEED)
     benchmark = rng.random(400)
     better, equal = benchmark - 0.1 + rng.normal(0, 0.1, 400), rng.random((400, 2))

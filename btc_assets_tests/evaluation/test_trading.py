@@ -1,4 +1,4 @@
-"""Strategies against a loop and against arithmetic; Sharpe ratios against their truth."""
+"""Strategies equal a loop and closed forms; Sharpe ratios have the right intervals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_overlapping_tranches_earn_the_mean_of_the_signed_window_returns(horizon
     assert np.abs(found.position).max() <= 1
 
 
-def test_a_strategy_against_a_loop() -> None:
+def test_a_strategy_equals_a_loop() -> None:
     p, hourly = forecasts(60)
     signal, horizon, fee, lag = trading.sign_signal(p), 4, 5.0, 1
     held, total, hours = 0.0, 0.0, []
@@ -54,7 +54,7 @@ def test_a_strategy_against_a_loop() -> None:
     assert found.win_rate().value == pytest.approx(np.mean(np.array(hours)[found.position != 0] > 0))
 
 
-def test_a_later_trade_cannot_use_the_hour_it_missed() -> None:
+def test_a_delayed_trade_misses_the_first_hour() -> None:
     _, r = forecasts(300)
     foresight = np.sign(r)
     at_once, late = trading.strategy(foresight, r), trading.strategy(foresight, r, lag=1)
@@ -63,19 +63,19 @@ def test_a_later_trade_cannot_use_the_hour_it_missed() -> None:
 
 
 @given(fee=st.floats(0, 50))
-def test_costs_are_what_was_traded_times_the_fee(fee: float) -> None:
+def test_costs_are_the_traded_amount_times_the_fee(fee: float) -> None:
     p, r = forecasts(100)
     free = trading.strategy(trading.sign_signal(p), r)
     assert (free.net - free.at(fee).net).sum() == pytest.approx(free.traded.sum() * fee / 1e4, abs=1e-12)
 
 
-def test_buying_and_holding_trades_twice() -> None:
+def test_buy_and_hold_trades_twice() -> None:
     found = trading.strategy(np.ones(50), np.full(50, 0.001), fee_bps=5)
     assert found.traded.sum() == 2
     assert found.total_return().value == pytest.approx(50 * 0.001 - 2 * 5e-4)
 
 
-def test_a_gap_earns_nothing_and_persistence_does_not_look_across_it() -> None:
+def test_a_gap_has_no_return_and_no_persistence_signal() -> None:
     r = np.array([0.01, np.nan, 0.02, 0.03, -0.1])
     assert trading.strategy(np.ones(5), r).gross == pytest.approx([0.01, 0, 0.02, 0.03, -0.1])
     assert list(trading.persistence_signal(r)) == [0, 1, 0, 1, 1]
@@ -83,14 +83,14 @@ def test_a_gap_earns_nothing_and_persistence_does_not_look_across_it() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
-def test_a_strategy_of_no_hours_has_no_metrics(n: int) -> None:
+def test_a_strategy_without_enough_hours_has_no_metrics(n: int) -> None:
     found = trading.strategy(np.zeros(n), np.zeros(n), horizon=24, fee_bps=5, lag=1)
     assert found.sharpe().value is None
     assert found.win_rate().value is None
     assert (found.total_return().value is None) == (n == 0)
 
 
-def test_the_sharpe_interval_holds_the_truth() -> None:
+def test_sharpe_intervals_contain_the_true_value() -> None:
     rng = np.random.default_rng(SEED)
     held = 0
     for _ in range(200):
@@ -109,7 +109,7 @@ def test_the_deflated_sharpe_of_one_trial_is_the_probabilistic_sharpe() -> None:
     assert trading.deflated_sharpe(r, [ratio]) == pytest.approx(wanted)
 
 
-def test_the_deflated_sharpe_falls_with_the_number_of_trials() -> None:
+def test_the_deflated_sharpe_decreases_with_the_number_of_trials() -> None:
     rng = np.random.default_rng(SEED)
     r = rng.normal(0.0005, 0.01, 2000)
     trials = list(rng.normal(0, 0.02, 100))
@@ -118,7 +118,7 @@ def test_the_deflated_sharpe_falls_with_the_number_of_trials() -> None:
     assert trading.deflated_sharpe(np.zeros(10), [0.0]) is None
 
 
-def test_the_best_of_many_lucky_strategies_is_not_called_skilled() -> None:
+def test_the_best_of_many_random_strategies_has_a_low_deflated_sharpe() -> None:
     rng = np.random.default_rng(SEED)
     called = 0
     for _ in range(60):

@@ -17,8 +17,8 @@ from btc_assets.learning.tables import FOLD_FORECASTS
 from btc_assets.learning.training import (
     FittedModel,
     fit_model,
+    fit_output_calibration,
     forecast_folds,
-    learn,
     out_of_sample_metrics,
     row_weights,
 )
@@ -106,7 +106,7 @@ def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl
 
 def test_calibration_depends_on_the_forecasts_only(rows: dict[int, Rows], forecasts: pl.DataFrame) -> None:
     flat = forecasts.with_columns(p_up=pl.lit(0.5))
-    assert learn(flat, rows[1], 1).calibration.slope == pytest.approx(1.0, abs=1e-6)
+    assert fit_output_calibration(flat, rows[1], 1).calibration.slope == pytest.approx(1.0, abs=1e-6)
 
 
 def test_out_of_sample_metrics_have_plausible_values(forecasts: pl.DataFrame) -> None:

@@ -1,6 +1,6 @@
 """Build the dashboard: `python deploy/grafana/build_dashboard.py` writes `dashboards/btc_assets.json`.
 
-A panel is a title, a unit and its queries; where it stands and what Grafana wants besides follows from that.
+A panel is declared by title, unit and queries; its position and Grafana's other fields are derived.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 TARGET = Path(__file__).resolve().parent / "dashboards" / "btc_assets.json"
 DATASOURCE = {"type": "prometheus", "uid": "btc-assets-prometheus"}
 COLUMNS = 24
-"""Width of a dashboard, in Grafana's grid."""
+"""Width of a dashboard in columns of Grafana's grid."""
 HEIGHT = {"stat": 4, "timeseries": 8}
-CHOSEN = 'role=~"$role",window="$window"'
+SELECTION = 'role=~"$role",window="$window"'
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Panel:
     """One panel.
 
     Attributes:
-        title: what it shows.
-        queries: PromQL and the legend of its lines.
-        unit: one of Grafana's.
-        width: in columns.
-        kind: `timeseries`, or `stat` for the newest value alone.
-        about: behind the panel's question mark.
-        steps: values from which it turns orange and red.
-        names: what a value stands for, in words.
+        title: title of the panel.
+        queries: PromQL queries with the legends of their series.
+        unit: a unit of Grafana.
+        width: width in columns.
+        kind: `timeseries`, or `stat` for the newest value only.
+        about: description shown in the panel's tooltip.
+        steps: thresholds of the colours orange and red.
+        names: labels of values.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Panel:
 
 
 def stat(title: str, query: str, **more: Any) -> Panel:
-    """Return a panel of one newest value."""
+    """Return a panel with the newest value of a query."""
     return Panel(title, ((query, ""),), width=4, kind="stat", **more)
 
 
@@ -63,38 +63,38 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (("btc_publication_delay_seconds", "newest forecast"),),
             unit="s",
             width=6,
-            about="Half a minute is usual. A forecast that late texts have changed is published again, and later.",
+            about="About 30 s is normal. A forecast that changes because of late texts is published again later.",
         ),
         Panel(
             "Missing inputs",
             (
                 ("btc_forecast_missing_inputs", "inputs"),
                 ("100 * btc_forecast_missing_weight_ratio", "% of the model, {{horizon_hours}} h"),
-                ("btc_forecast_fallback", "base rate answers, {{horizon_hours}} h"),
+                ("btc_forecast_fallback", "fallback, {{horizon_hours}} h"),
             ),
             width=6,
             about="Inputs of the newest forecast that are missing beyond what its model saw in training.",
         ),
     ),
-    "What became of the forecasts": (
+    "Realised outcomes": (
         Panel(
             "Accuracy",
-            ((f"btc_realised_accuracy_ratio{{{CHOSEN}}}", "{{role}} {{horizon_hours}} h"),),
+            ((f"btc_realised_accuracy_ratio{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),),
             unit="percentunit",
-            about="Share of directions called right, over the window chosen above.",
+            about="Share of correct directions over the selected window.",
         ),
         Panel(
             "Log-loss, nats",
             (
-                (f"btc_realised_log_loss_nats{{{CHOSEN}}}", "{{role}} {{horizon_hours}} h"),
+                (f"btc_realised_log_loss_nats{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),
                 ("ln(vector(2))", "a coin"),
             ),
-            about="Lower is better. Differences from a coin are small: look at the number of outcomes as well.",
+            about="Lower is better. Differences from a coin are small: check the number of outcomes too.",
         ),
-        Panel("Outcomes", ((f"btc_realised_outcomes{{{CHOSEN}}}", "{{role}} {{horizon_hours}} h"),)),
+        Panel("Outcomes", ((f"btc_realised_outcomes{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),)),
     ),
     "Drift and alerts": (
-        Panel("Share of inputs that moved", (("btc_drift_inputs_ratio", "moved"),), unit="percentunit", width=6),
+        Panel("Share of drifted inputs", (("btc_drift_inputs_ratio", "drifted"),), unit="percentunit", width=6),
         Panel("Broken promises", (("btc_drift_promise_broken", "{{promise}}"),), width=6),
         Panel("Alerts raised in 7 days", (("btc_alerts_raised", "{{severity}}"),), width=6),
         Panel(
@@ -105,7 +105,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Server": (
         Panel("Requests", (("route_status:btc_http_requests:rate5m", "{{route}} {{status}}"),), unit="reqps"),
-        Panel("Share of requests that fail", (("job:btc_http_errors:ratio_rate5m", "5xx"),), unit="percentunit"),
+        Panel("Share of failed requests", (("job:btc_http_errors:ratio_rate5m", "5xx"),), unit="percentunit"),
         Panel(
             "Latency",
             (
@@ -119,14 +119,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Memory", (("process_resident_memory_bytes", "resident"),), unit="bytes", width=6),
         Panel("CPU", (("rate(process_cpu_seconds_total[5m])", "cores"),), width=6),
-        Panel("Open files", (("process_open_fds", "open"), ("process_max_fds", "most")), width=6),
+        Panel("Open files", (("process_open_fds", "open"), ("process_max_fds", "limit")), width=6),
         Panel("Up", (('up{job="btc_assets"}', "{{instance}}"),), width=6),
     ),
 }
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard as Grafana stores it."""
+    """Return the dashboard in Grafana's JSON format."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
@@ -213,7 +213,7 @@ def _role() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the dashboard."""
+    """Write the dashboard file."""
     TARGET.write_text(json.dumps(dashboard(), indent=2) + "\n")
 
 
