@@ -1,6 +1,6 @@
 """Every benchmark in one run, as one table: `python -m benchmarks` (or `make bench`).
 
-Both sides of a ratio are measured here and now, on this machine; nothing is carried over from an earlier run.
+Both sides of a ratio are measured in this run on this machine; no earlier measurement is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADINGS: Row = ("what", "ours", "compared with", "ratio", "alone")
 
 
 def rows() -> list[Row]:
-    """Run each benchmark once and return its lines of the table."""
+    """Run each benchmark once; return the rows of the table."""
     return [*_features(), *_predict(), *_history(), *_load(), *_sentiment(), *_demo()]
 
 
@@ -44,7 +44,7 @@ def _predict() -> list[Row]:
     try:
         served = predict.run()
     except predict.MissingWrkError as error:
-        _say(f"left out. {error}")
+        _say(f"skipped. {error}")
         return []
     return [
         (
@@ -87,8 +87,8 @@ def _demo() -> list[Row]:
         (
             "(f) make demo after the install, wall s (CPU s)",
             f"{cost.wall_s:.0f} ({cost.cpu_s:.0f})",
-            f"at most {demo.MOST_WALL_S}",
-            f"{cost.wall_s / demo.MOST_WALL_S:.2f}",
+            f"at most {demo.MAX_WALL_S}",
+            f"{cost.wall_s / demo.MAX_WALL_S:.2f}",
             "python -m benchmarks.demo",
         )
     ]
@@ -97,19 +97,19 @@ def _demo() -> list[Row]:
 def _load() -> list[Row]:
     _say("load of the code location")
     loaded, bare = load.run()
-    what, beside, ratio = "(d) load of the code location, s", f"import dagster {bare:.2f}", f"{loaded / bare:.2f}"
-    return [(what, f"{loaded:.2f}", beside, ratio, "python -m benchmarks.load")]
+    what, baseline, ratio = "(d) load of the code location, s", f"import dagster {bare:.2f}", f"{loaded / bare:.2f}"
+    return [(what, f"{loaded:.2f}", baseline, ratio, "python -m benchmarks.load")]
 
 
 def _sentiment() -> list[Row]:
     _say("sentiment of headlines")
     peer, *sides = sentiment.run()
-    beside = f"{sentiment.PEER}, one text at a time {peer.texts_per_s:.1f} ({peer.peak_mib:,.0f})"
+    baseline = f"{sentiment.PEER}, one text at a time {peer.texts_per_s:.1f} ({peer.peak_mib:,.0f})"
     return [
         (
             f"(e) headlines/s, {side.name} (peak MiB)",
             f"{side.texts_per_s:.1f} ({side.peak_mib:,.0f})",
-            beside,
+            baseline,
             f"{side.texts_per_s / peer.texts_per_s:.1f} x, |dp| {side.difference:.0e}",
             "python -m benchmarks.sentiment",
         )
@@ -118,7 +118,7 @@ def _sentiment() -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all and print the table of ratios."""
+    """Run all benchmarks and print the table of ratios."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     argparse.ArgumentParser(prog="python -m benchmarks", description=description, epilog=notes).parse_args(arguments)
     table = rows()

@@ -1,4 +1,4 @@
-"""What `make demo` costs after the install, in a data folder of its own.
+"""The time of `make demo` after the installation, in a temporary data folder.
 
 python -m benchmarks.demo
 """
@@ -16,19 +16,19 @@ from pathlib import Path
 from benchmarks.history import Cost
 from btc_assets.settings import PROJECT_ROOT
 
-MOST_WALL_S = 90
-"""What it may take on two idle cores."""
+MAX_WALL_S = 90
+"""Maximum wall time on two idle cores, seconds."""
 
 
 def run() -> Cost:
-    """Run the demo once, and return what it and its processes took."""
+    """Run the demo once; return its cost, including its subprocesses."""
     with tempfile.TemporaryDirectory() as scratch:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BTC_")} | {
             "DAGSTER_HOME": str(PROJECT_ROOT),
             "BTC_DATA_DIR": str(Path(scratch) / "data"),
         }
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        answer = subprocess.run(
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        process = subprocess.run(
             [sys.executable, "-m", "btc_assets", "demo"],
             env=environment,
             cwd=PROJECT_ROOT,
@@ -36,17 +36,17 @@ def run() -> Cost:
             text=True,
             check=False,
         )
-        wall = time.perf_counter() - began
-    if answer.returncode:
-        raise SystemExit(f"the demo failed: {(answer.stdout + answer.stderr)[-3000:]}")
+        wall = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(f"the demo failed: {(process.stdout + process.stderr)[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Cost(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
 
 
 def main() -> None:
-    """Print what it took."""
+    """Print the cost."""
     cost = run()
-    print(f"make demo after the install: {cost.cpu_s:.1f} s of CPU, {cost.wall_s:.1f} s; at most {MOST_WALL_S} s")
+    print(f"make demo after the install: {cost.cpu_s:.1f} s of CPU, {cost.wall_s:.1f} s; at most {MAX_WALL_S} s")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     python -m benchmarks.features
 
-The peer computes what the catalogue declares with the calls a pandas user makes, TA-Lib's C code included
-where pandas-ta-classic uses it. Every column is compared; the benchmark fails if one differs. Each side starts
-from its own kind of frame and takes turns with the other; the fastest turn counts. The engine uses every core,
-pandas one.
+The peer computes the features of the catalogue with typical pandas calls, including TA-Lib's C code where
+pandas-ta-classic uses it. Every column is compared; the benchmark fails if one differs. Each side starts from its own
+frame type, the sides alternate, and the fastest run counts. The engine uses every core, pandas one.
 """
 
 from __future__ import annotations
@@ -73,38 +72,38 @@ def peer(bars: pd.DataFrame) -> pd.DataFrame:
 
 
 def run() -> list[tuple[str, float, float]]:
-    """Return (what, seconds ours, seconds of the peer); the numbers of both are compared."""
+    """Return (description, our seconds, the peer's seconds); the values of both are compared."""
     warnings.filterwarnings("ignore")
     bars = random_walk(HOURS, seed=7).cast(PRICES.columns)
     frame = bars.to_pandas()
     theirs = peer(frame)
-    chosen = [feature for feature in FEATURES if feature.name in theirs.columns]
-    missing = set(theirs.columns) - {feature.name for feature in chosen}
+    selected = [feature for feature in FEATURES if feature.name in theirs.columns]
+    missing = set(theirs.columns) - {feature.name for feature in selected}
     if missing:
         raise SystemExit(f"the catalogue no longer has {sorted(missing)}")
-    ours = compute_features(inputs_of(bars), features=chosen)
-    for feature in chosen:
+    ours = compute_features(inputs_of(bars), features=selected)
+    for feature in selected:
         mine, other = ours[feature.name].to_numpy()[2000:], theirs[feature.name].to_numpy()[2000:]
         gap = float(np.nanmax(np.abs(mine - other) / np.maximum(1.0, np.abs(other))))
         if not gap < TOLERANCE or np.isnan(mine).any() or np.isnan(other).any():
             raise SystemExit(f"{feature.name} differs by {gap}")
-    turns = [
-        (_seconds(lambda: compute_features(inputs_of(bars), features=chosen)), _seconds(lambda: peer(frame)))
+    runs = [
+        (_seconds(lambda: compute_features(inputs_of(bars), features=selected)), _seconds(lambda: peer(frame)))
         for _ in range(REPEATS)
     ]
     return [
         (
-            f"{len(chosen)} features of {HOURS:,} bars, s",
-            min(mine for mine, _ in turns),
-            min(other for _, other in turns),
+            f"{len(selected)} features of {HOURS:,} bars, s",
+            min(mine for mine, _ in runs),
+            min(other for _, other in runs),
         )
     ]
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.freshness [--refreshes 20] [--late 0.5]
 
-An exchange on loopback answers as Binance does, the open hour included, and gives each bar so many seconds after
-it closed. The project runs as it does live: `dagster dev` with every schedule and sensor, the forecast server, a
-champion trained on the sample. Its clock is the benchmark's (`benchmarks.minute_hours`): an hour lasts a minute,
-which is as short as a cron expression allows. What is measured is real time, from the stroke of the minute to the
-first answer of `/v1/forecast` that was made from its bar, polled ten times a second; and the CPU of every process
-of `dagster dev` and of the server, user and system, over all minutes and at rest before them.
+A local exchange responds like Binance, including the open hour, and publishes each bar with a delay after its close.
+The project runs as in a live deployment: `dagster dev` with all schedules and sensors, the forecast server, and a
+champion trained on the sample. Its clock is replaced (`benchmarks.minute_hours`): an hour lasts a minute, the shortest
+interval of a cron expression. The benchmark measures the real time from the close of a bar to the first response of
+`/v1/forecast` based on it, polled ten times a second, and the user and system CPU of all processes of `dagster dev` and
+of the server, during the refreshes and at rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
 
-from benchmarks.minute_clock import STANDS_AT, STARTS_AT, clock
+from benchmarks.minute_clock import FROZEN_AT, STARTS_AT, clock
 from benchmarks.predict import process_tree
 from btc_assets.market.sources.sample import SAMPLE
 from btc_assets.processes import free_port, running, wait_for_port
@@ -44,24 +44,24 @@ from btc_assets.settings import PROJECT_ROOT
 LOOPBACK = "127.0.0.1"
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 HISTORY_UNTIL = datetime(2019, 9, 4, 3, tzinfo=UTC)
-"""What the clock shows while the project is set up; twenty hours later it is the same day."""
+"""Time of the clock during the setup; twenty hours later it is still the same day."""
 HISTORY = timedelta(days=290)
-"""Days before it that are fetched: a training window, and what its features look back on."""
+"""Fetched history: a training window and the warm-up of its features."""
 SET_UP_MINUTES = 3
-"""From the start of the processes to that of the clock."""
-LATEST_S = 180.0
+"""Minutes from the start of the processes to the start of the clock."""
+TIMEOUT_S = 180.0
 """Seconds after which a refresh counts as missed."""
 REFRESHES = 20
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        seconds: from close to answer, one a refresh; `LATEST_S` where there was none.
-        cpu_s: CPU of the minute of a refresh, all processes, at rest included.
-        at_rest_s: CPU of a minute without one, all processes.
+        seconds: time from close to response per refresh; `TIMEOUT_S` without a response.
+        cpu_s: CPU of all processes in the minute of a refresh, including the load at rest.
+        at_rest_s: CPU of all processes in a minute without a refresh.
     """
 
     seconds: tuple[float, ...]
@@ -70,26 +70,26 @@ class Freshness:
 
     @property
     def median(self) -> float:
-        """Median time from close to answer, seconds."""
+        """Median time from close to response, seconds."""
         return statistics.median(self.seconds)
 
     @property
     def p95(self) -> float:
-        """95th percentile of it, seconds: of 20, the 19th."""
+        """95th percentile of the time from close to response, seconds (the 19th of 20)."""
         ordered = sorted(self.seconds)
         return ordered[max(0, -(-len(ordered) * 95 // 100) - 1)]
 
 
 class Exchange:
-    """Binance's klines on loopback, by the benchmark's clock.
+    """A local server of Binance klines that uses the benchmark's clock.
 
     Attributes:
-        url: its address.
-        starts_at: when the clock starts to run, None while it is stopped.
+        url: address of the server.
+        starts_at: when the clock starts to run; None while it is frozen.
     """
 
     def __init__(self, bars: pl.DataFrame, late: timedelta) -> None:
-        """Publish these bars, each `late` after its close."""
+        """Publish each bar with a delay of `late` after its close."""
         self.starts_at: datetime | None = None
         self._late = late
         self._bars = {_ms(bar["open_time"]): bar for bar in bars.iter_rows(named=True)}
@@ -98,9 +98,9 @@ class Exchange:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
-                found = url.path == "/api/v3/klines"
-                body = json.dumps(exchange.klines(dict(parse_qsl(url.query)))).encode() if found else b""
-                self.send_response(200 if found else 404)
+                is_klines = url.path == "/api/v3/klines"
+                body = json.dumps(exchange.klines(dict(parse_qsl(url.query)))).encode() if is_klines else b""
+                self.send_response(200 if is_klines else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -119,36 +119,36 @@ class Exchange:
         self.server.server_close()
 
     def klines(self, query: dict[str, str]) -> list[list[Any]]:
-        """Return the requested rows that have begun by now; the open one holds its values so far."""
+        """Return the requested rows that have opened; the open hour has partial values."""
         now = _ms(clock(datetime.now(tz=UTC) - self._late, HISTORY_UNTIL, self.starts_at))
         first, last = int(query["startTime"]), min(int(query["endTime"]), now)
         times = [at for at in range(-(-first // 3_600_000) * 3_600_000, last + 1, 3_600_000) if at in self._bars]
-        return [self._kline(at, whole=at + 3_600_000 <= now) for at in times[: int(query["limit"])]]
+        return [self._kline(at, closed=at + 3_600_000 <= now) for at in times[: int(query["limit"])]]
 
-    def _kline(self, at: int, *, whole: bool) -> list[Any]:
+    def _kline(self, at: int, *, closed: bool) -> list[Any]:
         bar = self._bars[at]
-        prices = [bar[name] for name in ("open", "high", "low", "close")] if whole else [bar["open"]] * 4
-        volume = bar["volume"] if whole else bar["volume"] / 2
+        prices = [bar[name] for name in ("open", "high", "low", "close")] if closed else [bar["open"]] * 4
+        volume = bar["volume"] if closed else bar["volume"] / 2
         quote = volume * prices[3]
         flow = [str(quote), int(volume * 10), str(volume / 2), str(quote / 2)]
         return [at, *map(str, prices), str(volume), at + 3_599_999, *flow, "0"]
 
 
 def run(refreshes: int, late_s: float, set_up: timedelta, folder: Path) -> Freshness:
-    """Set a deployment up in a folder, let so many hours pass, and measure each.
+    """Set up a deployment in a folder and measure a number of refreshes.
 
     Args:
-        refreshes: hours to measure.
-        late_s: seconds from a bar's close to its first answer.
-        set_up: time that `dagster dev` and the server have to start before the clock does.
-        folder: where to work.
+        refreshes: number of hours to measure.
+        late_s: delay of the exchange after a bar's close, seconds.
+        set_up: time for `dagster dev` and the server to start before the clock starts.
+        folder: working folder.
     """
-    _say("an exchange, and a champion trained on the sample")
+    _say("start an exchange and train a champion on the sample")
     exchange = Exchange(pl.read_parquet(SAMPLE), timedelta(seconds=late_s))
     port, ui = free_port(LOOPBACK, 0), free_port(LOOPBACK, 0)
     environment = deployment(folder, exchange.url, port)
     train(folder, environment)
-    _say("dagster dev and the forecast server; then a minute in which no hour passes")
+    _say("start dagster dev and the forecast server; then measure a minute at rest")
     begin = _next_minute() + set_up
     minutes = ",".join(str((begin + n * MINUTE).minute) for n in range(1, refreshes + 1))
     environment |= {STARTS_AT: begin.isoformat(), "BTC_REFRESH_CRON": f"{minutes} * * * *"}
@@ -172,7 +172,7 @@ def run(refreshes: int, late_s: float, set_up: timedelta, folder: Path) -> Fresh
 
 
 def _measure(refreshes: int, begin: datetime, port: int, roots: Sequence[int]) -> Freshness:
-    """Watch the minute before the first hour begins, then each hour."""
+    """Measure the minute before the first hour, then each refresh."""
     _sleep_until(begin - MINUTE / 2)
     resting = cpu_seconds(roots)
     _sleep_until(begin)
@@ -181,20 +181,20 @@ def _measure(refreshes: int, begin: datetime, port: int, roots: Sequence[int]) -
     seconds: list[float] = []
     for n in range(1, refreshes + 1):
         made_at, close = HISTORY_UNTIL + n * HOUR, begin + n * MINUTE
-        seconds.append(_answered_after(port, made_at, close))
-        _say(f"{n:2d}: the forecast made at {made_at:%H:%M} is answered {seconds[-1]:.1f} s after its bar closed")
+        seconds.append(_seconds_to_response(port, made_at, close))
+        _say(f"{n:2d}: the forecast made at {made_at:%H:%M} is served {seconds[-1]:.1f} s after its bar closed")
     _sleep_until(begin + (refreshes + 1) * MINUTE)
     spent = cpu_seconds(roots) - working - at_rest_s  # the first minute had no refresh
     return Freshness(tuple(seconds), spent / refreshes, at_rest_s)
 
 
-def _answered_after(port: int, made_at: datetime, close: datetime) -> float:
-    """Return the seconds from the close of a bar to the first answer made from it or a later one."""
+def _seconds_to_response(port: int, made_at: datetime, close: datetime) -> float:
+    """Return the seconds from the close of a bar to the first response based on it or a later bar."""
     _sleep_until(close)
-    while (late := (datetime.now(tz=UTC) - close).total_seconds()) < LATEST_S:
+    while (late := (datetime.now(tz=UTC) - close).total_seconds()) < TIMEOUT_S:
         with contextlib.suppress(OSError, urllib.error.URLError, ValueError, KeyError):
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=5) as answer:
-                forecast = json.load(answer)
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=5) as response:
+                forecast = json.load(response)
             if datetime.fromisoformat(forecast["made_at"]) >= made_at:
                 return (datetime.now(tz=UTC) - close).total_seconds()
         time.sleep(0.1)
@@ -203,9 +203,9 @@ def _answered_after(port: int, made_at: datetime, close: datetime) -> float:
 
 # --- the deployment -------------------------------------------------------------------------------
 def deployment(folder: Path, exchange_url: str, port: int) -> dict[str, str]:
-    """Return the variables of the environment of a deployment of its own."""
+    """Return the environment variables of a temporary deployment."""
     return {
-        STANDS_AT: HISTORY_UNTIL.isoformat(),
+        FROZEN_AT: HISTORY_UNTIL.isoformat(),
         "DAGSTER_HOME": str(PROJECT_ROOT),
         "BTC_DATA_DIR": str(folder / "data"),
         "BTC_MARKET_SOURCE": "binance",
@@ -223,7 +223,7 @@ def deployment(folder: Path, exchange_url: str, port: int) -> dict[str, str]:
 
 
 def train(folder: Path, environment: dict[str, str]) -> None:
-    """Train the champion of two days before the clock's, and forecast until the day before; once a folder."""
+    """Train a champion two days before the clock's day and forecast the next day; cached in the folder."""
     trained, data = folder / "trained", Path(environment["BTC_DATA_DIR"])
     if not trained.exists():
         shutil.rmtree(data, ignore_errors=True)
@@ -237,7 +237,7 @@ def _walk(folder: Path, environment: dict[str, str]) -> None:
     days = [(HISTORY_UNTIL - timedelta(days=n)).date().isoformat() for n in (2, 1)]
     command = "import sys, benchmarks.minute_hours; from btc_assets.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with (folder / "train.log").open("wb") as log:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", command, "walk-forward", "--from", days[0], "--to", days[1]],
             env={**os.environ, **environment},
             cwd=PROJECT_ROOT,
@@ -246,12 +246,12 @@ def _walk(folder: Path, environment: dict[str, str]) -> None:
             timeout=900,
             check=False,
         )
-    if done.returncode:
-        raise RuntimeError(f"no champion could be trained: {(folder / 'train.log').read_text()[-2000:]}")
+    if process.returncode:
+        raise RuntimeError(f"training the champion failed: {(folder / 'train.log').read_text()[-2000:]}")
 
 
 def cpu_seconds(roots: Sequence[int]) -> float:
-    """Return user and system CPU of processes, of all below them, and of those that have ended there, in seconds."""
+    """Return the user and system CPU of processes and all their descendants, including ended ones, seconds."""
     ticks = 0
     for root in roots:
         for pid in process_tree(root):
@@ -278,7 +278,7 @@ def _say(what: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print; the folder is kept where `--folder` names it."""
+    """Measure and print the results; a folder given by `--folder` is kept."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.freshness",
@@ -287,23 +287,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--refreshes", type=int, default=REFRESHES, choices=range(1, 51), metavar="1-50")
-    parser.add_argument("--late", type=float, default=0.5, help="seconds from a bar's close to its first answer")
+    parser.add_argument(
+        "--late", type=float, default=0.5, help="seconds from a bar's close to its publication by the exchange"
+    )
     parser.add_argument(
         "--set-up",
         type=int,
         default=SET_UP_MINUTES,
         choices=range(2, 31),
         metavar="2-30",
-        help="minutes that dagster dev has to start; more on a machine that is busy",
+        help="minutes for dagster dev to start; use more on a busy machine",
     )
-    parser.add_argument("--folder", type=Path, help="where to work, kept with the champion for another time")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--folder", type=Path, help="working folder; it is kept and the champion is reused")
+    options = parser.parse_args(arguments)
     with contextlib.ExitStack() as stack:
-        folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        measured = run(chosen.refreshes, chosen.late, timedelta(minutes=chosen.set_up), folder.resolve())
+        measured = run(options.refreshes, options.late, timedelta(minutes=options.set_up), folder.resolve())
     print(
-        f"close to answer over {len(measured.seconds)} refreshes: median {measured.median:.1f} s, "
+        f"close to response over {len(measured.seconds)} refreshes: median {measured.median:.1f} s, "
         f"p95 {measured.p95:.1f} s, max {max(measured.seconds):.1f} s\n"
         f"CPU of all processes: {measured.cpu_s:.1f} s in a minute with a refresh, "
         f"{measured.at_rest_s:.1f} s in one without"

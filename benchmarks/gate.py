@@ -1,10 +1,10 @@
-"""What the rules of the gate give on a walked history: promotions, the age of champions, and the skill of 1 h.
+"""Compare gate rules on a walked history: promotions, age of the champion and skill at 1 h.
 
     python -m benchmarks.gate [--first 2023-01-02] [--last 2025-07-31]
 
-The lake and the models are those the `BTC_*` settings name; they must hold the models of a walk-forward. Every verdict
-is made by the functions that make `champion/model_verdict` and `champion/shadow_report`, from the same rows, under
-each rule in turn; the causality laws are taken as green. Forecasts are those of the champion each rule leaves in place.
+The lake and the registry of the `BTC_*` settings must contain the models of a walk-forward. Every verdict uses the
+functions of `champion/model_verdict` and `champion/shadow_report` on the same rows for each rule; the causality laws
+are assumed to pass. Forecasts are those of the champion under each rule.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from btc_assets.markdown import markdown_rows
 from btc_assets.settings import Settings, settings
 
 RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
-"""`proof for all` requires what a changed recipe needs of every candidate; `each newest model` requires nothing."""
+"""`proof for all` treats every candidate as a changed recipe; `each newest model` promotes every candidate."""
 HEADINGS = (
     "rule",
     "decisions",
@@ -53,7 +53,7 @@ DAY = timedelta(days=1)
 
 @dataclass
 class Candidate:
-    """A trained cutoff: its model, and what a verdict about it rests on."""
+    """A trained cutoff: its model and the data of its verdict."""
 
     cutoff: date
     version: int
@@ -65,12 +65,12 @@ class Candidate:
 
 @dataclass
 class Walked:
-    """A walked history, and what was made of it.
+    """A walked history and its candidates.
 
     Attributes:
-        lake: where its tables are.
-        registry: where its models are.
-        config: of the deployment.
+        lake: the lake with its tables.
+        registry: the registry with its models.
+        config: settings of the deployment.
     """
 
     lake: Lake
@@ -89,7 +89,7 @@ class Walked:
         return self.lake.scan(HOURLY_LABELS).collect()
 
     def take(self, cutoff: date) -> None:
-        """Read a trained cutoff and fit the seeds its verdict compares."""
+        """Load a trained cutoff and fit the seeds that its verdict compares."""
         trained = self.lake.read(TRAINED_MODEL, cutoff)
         forecasts, layout = self.lake.read(FOLD_FORECASTS, cutoff), self.lake.read(CV_FOLDS, cutoff)
         assert trained is not None
@@ -108,11 +108,11 @@ class Walked:
             names=bundle.features,
         )
         newest = layout.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").row(-1, named=True)
-        learnt, judged = folds.split(rows, newest)
+        train, test = folds.split(rows, newest)
         parameters = BoostingParameters.from_json(bundle.document["training"]["parameters"][str(gate.PRIMARY)])
         seeds = range(self.config.seed + 1, self.config.seed + gate.SEEDS)
         fits = training.fit_seeds(
-            learnt, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
+            train, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
         )
         natives = self.registry.native(version)
         self.candidates.append(
@@ -122,12 +122,12 @@ class Walked:
                 float(trained.select(pl.col("parity_error").max()).item()),
                 bundle,
                 [BoostedOutput.read(natives / training.seed_name(seed), len(bundle.features)) for seed in seeds],
-                gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(judged.inputs) for fit in fits])),
+                gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test.inputs) for fit in fits])),
             )
         )
 
     def evidence(self, model: Candidate, first: date, last: date) -> Evidence:
-        """Return what a model forecasts for the labelled hours of the days from `first` to `last`."""
+        """Return a model's forecasts of the labelled hours of the days from `first` to `last`."""
         hours = pl.col("open_time").is_between(midnight(first), midnight(last + DAY), closed="left")
         known = self.labels.filter(hours & (pl.col("horizon_hours") == gate.PRIMARY)).drop_nulls("log_return")
         rows = self.features.filter(hours).join(known.select("open_time", "log_return"), on="open_time")
@@ -135,7 +135,7 @@ class Walked:
         return Evidence(rows["open_time"], forecast.p_up, forecast.quantiles, rows["log_return"].to_numpy())
 
     def verdict(self, candidate: Candidate, champion: Candidate | None, rule: str) -> Verdict:
-        """Judge a candidate against a champion under a rule."""
+        """Return the verdict on a candidate compared with a champion under a rule."""
         rival, changes = None, list[str]()
         if champion is not None:
             window = pl.col("open_time") >= midnight(candidate.cutoff - timedelta(days=self.config.window_days))
@@ -168,14 +168,14 @@ def _changes(candidate: Candidate, champion: Candidate, rule: str) -> list[str]:
 
 @dataclass
 class Outcome:
-    """What one rule gave.
+    """The result of one rule.
 
     Attributes:
-        rule: its name.
+        rule: name of the rule.
         counts: decisions by name.
         ages: age of the champion on each day, days.
-        p_up: of the champion, by hour.
-        log_return: what happened.
+        p_up: P(up) of the champion by hour.
+        log_return: realised log return by hour.
     """
 
     rule: str
@@ -195,9 +195,9 @@ class Outcome:
 
 
 def follow(walked: Walked, rule: str, last: date) -> Outcome:
-    """Let a rule decide at every cutoff in order, shadows included."""
+    """Apply a rule at every cutoff in order, including shadow decisions."""
     outcome = Outcome(rule)
-    champions: list[tuple[date, Candidate]] = []  # since when, who
+    champions: list[tuple[date, Candidate]] = []  # start day and model
     challenger: tuple[date, Candidate] | None = None
     for place, candidate in enumerate(walked.candidates):
         cutoff = candidate.cutoff
@@ -232,7 +232,7 @@ def follow(walked: Walked, rule: str, last: date) -> Outcome:
 def _settle(
     walked: Walked, champions: Sequence[tuple[date, Candidate]], challenger: tuple[date, Candidate], cutoff: date
 ) -> str:
-    """Judge a challenger on its hours in shadow: promoted, dismissed, or an empty string while it waits."""
+    """Decide about a challenger on its hours in shadow: promoted, dismissed, or an empty string while it waits."""
     since, model = challenger
     config = walked.config
     if (cutoff - since).days * 24 - 1 < config.shadow_hours:
@@ -265,19 +265,23 @@ def _settle(
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as a Markdown table; differences are against each newest model."""
-    newest = next(one for one in outcomes if one.rule == "each newest model")
+    """Return the outcomes as a Markdown table; differences are relative to `each newest model`."""
+    newest = next(outcome for outcome in outcomes if outcome.rule == "each newest model")
     rows = []
-    for one in outcomes:
-        p_up, happened = np.concatenate(one.p_up), np.concatenate(one.log_return)
-        skill = metrics.log_loss_skill(p_up, happened)
-        test = significance.diebold_mariano(one.losses, newest.losses)
+    for outcome in outcomes:
+        p_up, log_return = np.concatenate(outcome.p_up), np.concatenate(outcome.log_return)
+        skill = metrics.log_loss_skill(p_up, log_return)
+        test = significance.diebold_mariano(outcome.losses, newest.losses)
         low, high = test.interval()
-        against = "" if one is newest else f"{_thousandths(test.value)} ({_thousandths(low)} to {_thousandths(high)})"
-        p_value = "" if one is newest else f"{test.p_value():.2g}"
-        decisions = ", ".join(f"{count} {name}" for name, count in sorted(one.counts.items())) or "all promoted"
-        ages, accuracy = f"{np.mean(one.ages):.0f}, {max(one.ages)}", metrics.accuracy(p_up, happened).value
-        rows.append((one.rule, decisions, ages, f"{len(p_up):,}", f"{accuracy:.2%}", _span(skill), against, p_value))
+        against = (
+            "" if outcome is newest else f"{_thousandths(test.value)} ({_thousandths(low)} to {_thousandths(high)})"
+        )
+        p_value = "" if outcome is newest else f"{test.p_value():.2g}"
+        decisions = ", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items())) or "all promoted"
+        ages, accuracy = f"{np.mean(outcome.ages):.0f}, {max(outcome.ages)}", metrics.accuracy(p_up, log_return).value
+        rows.append(
+            (outcome.rule, decisions, ages, f"{len(p_up):,}", f"{accuracy:.2%}", _span(skill), against, p_value)
+        )
     return markdown_rows(HEADINGS, rows)
 
 
@@ -290,16 +294,16 @@ def _span(estimate: metrics.Estimate) -> str:
 
 
 def run(first: date, last: date) -> str:
-    """Follow every rule over the trained cutoffs of a period and return the table."""
+    """Apply every rule to the trained cutoffs of a period; return the table."""
     config = settings()
     lake = Lake(root=config.lake_root)
     registry = ModelRegistry(tracking_uri=config.tracking_uri, artifacts=str(config.mlflow_artifacts))
     walked = Walked(lake, registry, config)
     cutoffs = [day for day in lake.days(TRAINED_MODEL) if first <= day <= last]
     for number, cutoff in enumerate(cutoffs, start=1):
-        began = time.monotonic()
+        start = time.monotonic()
         walked.take(cutoff)
-        print(f"{cutoff} {number}/{len(cutoffs)} ({time.monotonic() - began:.1f} s)", file=sys.stderr, flush=True)
+        print(f"{cutoff} {number}/{len(cutoffs)} ({time.monotonic() - start:.1f} s)", file=sys.stderr, flush=True)
     outcomes = []
     for rule in RULES:
         outcomes.append(follow(walked, rule, last))
@@ -308,13 +312,13 @@ def run(first: date, last: date) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what each rule gives."""
+    """Print the results of each rule."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=description, epilog=notes)
     parser.add_argument("--first", type=date.fromisoformat, default=date(2023, 1, 2), help="first cutoff")
     parser.add_argument("--last", type=date.fromisoformat, default=date(2025, 7, 31), help="last day forecast")
-    chosen = parser.parse_args(arguments)
-    print(run(chosen.first, chosen.last))
+    options = parser.parse_args(arguments)
+    print(run(options.first, options.last))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What history costs: a backfill of bars and of their features, and an hourly tick, on eight years against one.
+"""The cost of history: a backfill of bars and features, and an hourly tick, with eight years compared with one.
 
     python -m benchmarks.history
 
-Each length is a deployment of its own on the embedded sample's bars, laid end to end for as long as is asked: a lake, a
-Dagster instance and a champion of 240 days. A backfill is one run through Dagster, lineage, checks and storage
-included. A tick is what follows a bar that has closed: the bars of the newest day, its features, labels, forecasts and
-outcomes, and the bundle, in one run that is a process of its own, as the daemon starts it, imports included.
+Each length has a separate deployment on repeated copies of the embedded sample's bars: a lake, a Dagster instance and a
+champion trained on 240 days. A backfill is one Dagster run, including lineage, checks and storage. A tick processes a
+newly closed bar: prices of the newest day, features, labels, forecasts, outcomes and the bundle, in one run in a new
+process as the daemon starts it, including imports.
 
 Figures are CPU seconds (user and system) and wall seconds.
 """
@@ -32,7 +32,7 @@ TICKS = 3
 NEWEST = SAMPLE_END - timedelta(days=1)
 BACKFILLS = {"bars": "refresh_prices", "features": "build_features"}
 TICK = "refresh_forecast"
-"""The run of a tick: from the bar that has closed to the bundle."""
+"""The job of a tick: from the closed bar to the bundle."""
 _CHAMPION = {
     "BTC_TRAIN_DAYS": "240",
     "BTC_CV_FOLDS": "2",
@@ -40,16 +40,16 @@ _CHAMPION = {
     "BTC_TUNE_TRIALS": "0",
     "BTC_FEATURE_SET": "streamlined",
 }
-"""A model that forecasts like any other and is trained quickly."""
+"""Settings of a model that is trained quickly."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What something took.
+    """CPU and wall time of a step.
 
     Attributes:
-        cpu_s: CPU, user and system, seconds.
-        wall_s: from beginning to end, seconds.
+        cpu_s: user and system CPU time, seconds.
+        wall_s: wall time, seconds.
     """
 
     cpu_s: float
@@ -57,7 +57,7 @@ class Cost:
 
 
 def run() -> dict[int, dict[str, Cost]]:
-    """Return what `bars`, `features` and a `tick` cost, by years of history."""
+    """Return the cost of `bars`, `features` and a `tick` by years of history."""
     return {years: _measure(365 * years) for years in YEARS}
 
 
@@ -75,15 +75,15 @@ def _measure(days: int) -> dict[str, Cost]:
             **_CHAMPION,
         }
         printed = _run(["-m", "benchmarks.history", "--backfill", str(days)], environment)
-        found = {what: Cost(**cost) for what, cost in json.loads(printed.splitlines()[-1]).items()}
+        costs = {what: Cost(**cost) for what, cost in json.loads(printed.splitlines()[-1]).items()}
         _run(["-m", "btc_assets", "train"], environment)
         ticks = [_tick(environment) for _ in range(TICKS)]
     cpu, wall = (statistics.median(getattr(tick, name) for tick in ticks) for name in ("cpu_s", "wall_s"))
-    return found | {"tick": Cost(cpu, wall)}
+    return costs | {"tick": Cost(cpu, wall)}
 
 
 def _write_bars(path: Path, days: int) -> None:
-    """Write the sample's bars as often as it takes, each copy ending where the next, newer one opens."""
+    """Write repeated copies of the sample's bars, scaled so that each copy ends at the price where the next begins."""
     import polars as pl
 
     from btc_assets.market.sources.sample import SAMPLE
@@ -101,17 +101,17 @@ def _write_bars(path: Path, days: int) -> None:
 
 
 def _tick(environment: Mapping[str, str]) -> Cost:
-    """Run what follows a closed bar, in a process of its own."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    """Process a closed bar in a new process; return the cost."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     _run(["-m", "benchmarks.history", "--tick"], environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(cpu, time.perf_counter() - began)
+    return Cost(cpu, time.perf_counter() - start)
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Run Python with these arguments and return what it printed; its complaint ends this process."""
-    answer = subprocess.run(
+    """Run Python with these arguments and return its output; exit with its error output if it fails."""
+    process = subprocess.run(
         [sys.executable, *arguments],
         env=dict(environment),
         cwd=PROJECT_ROOT,
@@ -119,23 +119,23 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
         text=True,
         check=False,
     )
-    if answer.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed: {(answer.stdout + answer.stderr)[-3000:]}")
-    return answer.stdout
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed: {(process.stdout + process.stderr)[-3000:]}")
+    return process.stdout
 
 
 # --- inside a deployment ----------------------------------------------------------------------------
 def _backfill(days: int) -> dict[str, Cost]:
-    """Backfill bars and features of so many days in this process, whose settings name the deployment."""
+    """Backfill bars and features of a number of days in this process; return the costs."""
     from btc_assets.automation.spans import Span
 
     tags = Span(SAMPLE_END - timedelta(days=days), NEWEST).tags
-    found = {}
+    costs = {}
     for what, job in BACKFILLS.items():
         cpu, wall = time.process_time(), time.perf_counter()
         _execute(job, tags=tags)
-        found[what] = Cost(time.process_time() - cpu, time.perf_counter() - wall)
-    return found
+        costs[what] = Cost(time.process_time() - cpu, time.perf_counter() - wall)
+    return costs
 
 
 def _execute(job: str, *, partition: str | None = None, tags: Mapping[str, str] | None = None) -> None:
@@ -153,7 +153,7 @@ def _execute(job: str, *, partition: str | None = None, tags: Mapping[str, str] 
 
 
 def main() -> None:
-    """Print the measurements, or make one where asked."""
+    """Print all measurements, or run a single one in a subprocess."""
     match sys.argv[1:]:
         case ["--backfill", days]:
             print(json.dumps({what: asdict(cost) for what, cost in _backfill(int(days)).items()}))

@@ -1,4 +1,4 @@
-"""How long the code location takes to load, against a bare `import dagster`, in fresh processes by turns.
+"""The load time of the code location compared with `import dagster`, in alternating new processes.
 
 python -m benchmarks.load
 """
@@ -13,16 +13,16 @@ REPEATS = 5
 
 
 def seconds(code: str) -> float:
-    """Return how long a fresh process takes that runs `code`."""
-    began = time.perf_counter()
+    """Return the wall time of a new process that runs `code`, seconds."""
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def run() -> tuple[float, float]:
-    """Return the seconds of loading the definitions, and of a bare `import dagster`: the fastest turn of each."""
-    turns = [(seconds("import btc_assets.definitions"), seconds("import dagster")) for _ in range(REPEATS)]
-    return min(ours for ours, _ in turns), min(bare for _, bare in turns)
+    """Return the fastest load time of the definitions and of `import dagster`, seconds."""
+    runs = [(seconds("import btc_assets.definitions"), seconds("import dagster")) for _ in range(REPEATS)]
+    return min(ours for ours, _ in runs), min(bare for _, bare in runs)
 
 
 def main() -> None:

@@ -1,18 +1,16 @@
-"""`/v1/predict` against `mlflow models serve`, both on loopback, one row a request.
+"""`/v1/predict` compared with `mlflow models serve`, both on loopback, with one row per request.
 
     python -m benchmarks.predict [--seconds 4]
 
-The same kind of model on both sides: 50 features, xgboost, 150 trees of depth 4. Ours answers named
-features with all 18 outputs (P(up) and five quantiles for three horizons: 18 boosters), validated,
-calibrated and conformalised. MLflow answers a bare list of numbers, without validation of names,
-calibration or conformal offsets, in two forms: the same 18 outputs (a pyfunc over the 18 boosters, each
-asked with `inplace_predict` on one thread), and one output only (the native flavour, P(up) of one
-horizon), which is a part of the work. It runs at its best: pyfunc, `inputs` format, `--env-manager
-local`, one worker, OMP_NUM_THREADS=1. The load comes from wrk (https://github.com/wg/wrk; Debian and
-Ubuntu: `apt-get install wrk`, macOS: `brew install wrk`) on one thread, the same for both: keep-alive
-connections, each with one request in flight. It shares the machine with the server under test, but takes
-a few microseconds a request. CPU is what the server's whole process tree spent, user and system, from
-/proc.
+Both sides serve the same kind of model: 50 features, xgboost, 150 trees of depth 4. Our server accepts named features
+and returns all 18 outputs (P(up) and five quantiles for three horizons: 18 boosters), validated, calibrated and
+conformalised. MLflow accepts a list of numbers without validation of names, calibration or conformal offsets, in two
+variants: the same 18 outputs (a pyfunc that calls `inplace_predict` of each booster on one thread), and one output only
+(the native flavour, P(up) of one horizon), which is less work. It runs in its fastest configuration: pyfunc, `inputs`
+format, `--env-manager local`, one worker, OMP_NUM_THREADS=1. The load generator is wrk (https://github.com/wg/wrk;
+Debian and Ubuntu: `apt-get install wrk`, macOS: `brew install wrk`) with one thread and keep-alive connections with one
+request in flight each, the same for both sides. It runs on the same machine but takes only a few microseconds per
+request. CPU is the user and system time of the server's process tree, from /proc.
 """
 
 from __future__ import annotations
@@ -53,13 +51,13 @@ ALL_OUTPUTS = "mlflow_all_outputs"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One server under one load.
+    """The measurement of one server under one load.
 
     Attributes:
         connections: keep-alive connections, each with one request in flight.
-        requests_per_s: answered with 200.
-        p50_ms: median time of a request.
-        p99_ms: 99th percentile.
+        requests_per_s: requests per second with status 200.
+        p50_ms: median latency.
+        p99_ms: 99th percentile of the latency.
         cpu_ms: CPU of the server's process tree per request.
     """
 
@@ -72,7 +70,7 @@ class Measurement:
 
 # --- the load ---------------------------------------------------------------------------------------
 class MissingWrkError(RuntimeError):
-    """The load generator is not installed; the message says how to get it."""
+    """The load generator is not installed; the message says how to install it."""
 
 
 _SCRIPT = """
@@ -89,10 +87,10 @@ end
 
 
 def load(port: int, path: str, body: str, connections: int, seconds: float) -> dict[str, float]:
-    """Load a server with wrk; return n, seconds, p50_ms and p99_ms.
+    """Run wrk against a server; return n, seconds, p50_ms and p99_ms.
 
     Raises:
-        RuntimeError: not every request was answered with 200.
+        RuntimeError: a request failed or had a status other than 200.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_SCRIPT.format(body=body))
@@ -104,7 +102,7 @@ def load(port: int, path: str, body: str, connections: int, seconds: float) -> d
         raise RuntimeError(f"the load on {path} failed: {answer.stderr[-500:]}")
     found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
     if not found["n"] or found["refused"] or found["broken"]:
-        raise RuntimeError(f"the load on {path} was not answered as it should be: {found}")
+        raise RuntimeError(f"requests to {path} failed: {found}")
     return found
 
 
@@ -124,7 +122,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """Return user and system CPU of a process tree, in seconds."""
+    """Return the user and system CPU of a process tree, seconds."""
     ticks = 0
     for pid in process_tree(root):
         with contextlib.suppress(OSError):
@@ -134,24 +132,24 @@ def cpu_seconds(root: int) -> float:
 
 
 def settle(root: int) -> None:
-    """Wait until a process tree idles, at most 10 s: requests in flight when a load ends are none of the next one's."""
-    before, give_up = -1.0, time.monotonic() + 10
-    while (now := cpu_seconds(root)) - before > 0.02 and time.monotonic() < give_up:
+    """Wait at most 10 s until a process tree is idle, so that requests of one load do not count for the next."""
+    before, deadline = -1.0, time.monotonic() + 10
+    while (now := cpu_seconds(root)) - before > 0.02 and time.monotonic() < deadline:
         before = now
         time.sleep(0.3)
 
 
 @contextlib.contextmanager
 def running(command: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[int]:
-    """Run a server until the block ends; yield its process id once `health` answers 200."""
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=sink, stderr=sink)
+    """Run a server until the block ends; yield its process id once `health` returns 200."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
     try:
-        give_up = time.monotonic() + 120
+        deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(health, timeout=2):
                 break
-            if process.poll() is not None or time.monotonic() > give_up:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[:4]} did not start: {log.read_text()[-1000:]}")
             time.sleep(0.1)
         yield process.pid
@@ -173,9 +171,9 @@ def _free_port() -> int:
         return port
 
 
-# --- the two sides ------------------------------------------------------------------------------
+# --- both servers -------------------------------------------------------------------------------
 def prepare(folder: Path) -> list[float]:
-    """Train the model, publish it for our server and save it for MLflow's; return one row."""
+    """Train the models, publish them for our server and save them for MLflow; return one row."""
     import mlflow.xgboost
     import numpy as np
     import polars as pl
@@ -248,7 +246,7 @@ def prepare(folder: Path) -> list[float]:
 
 
 def _save_all_outputs(folder: Path, boosters: list[xgboost.Booster]) -> None:
-    """Save a pyfunc of many boosters; it answers a row with one number a booster."""
+    """Save a pyfunc that returns one value per booster for a row."""
     import mlflow.pyfunc
 
     class AllOutputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
@@ -259,7 +257,7 @@ def _save_all_outputs(folder: Path, boosters: list[xgboost.Booster]) -> None:
                 xgboost.Booster({"nthread": 1}, model_file=f) for _, f in sorted(context.artifacts.items())
             ]
 
-        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - MLflow's names
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - names required by MLflow
             import numpy as np
 
             rows = np.asarray(model_input, dtype=np.float32)
@@ -276,28 +274,28 @@ def _save_all_outputs(folder: Path, boosters: list[xgboost.Booster]) -> None:
 
 
 def measure(pid: int, port: int, path: str, body: str, seconds: float) -> list[Measurement]:
-    """Measure one server at every number of connections."""
+    """Measure one server with every number of connections."""
     found = []
     load(port, path, body, 4, WARM_UP_S)
     for connections in CONNECTIONS:
         settle(pid)
         before = cpu_seconds(pid)
-        answered = load(port, path, body, connections, seconds)
+        result = load(port, path, body, connections, seconds)
         cpu = cpu_seconds(pid) - before
         found.append(
             Measurement(
                 connections,
-                answered["n"] / answered["seconds"],
-                answered["p50_ms"],
-                answered["p99_ms"],
-                1e3 * cpu / answered["n"],
+                result["n"] / result["seconds"],
+                result["p50_ms"],
+                result["p99_ms"],
+                1e3 * cpu / result["n"],
             )
         )
     return found
 
 
 def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
-    """Measure both servers, one after the other; return the measurements by server.
+    """Measure the servers one after the other; return the measurements by server.
 
     Raises:
         MissingWrkError: the load generator is not installed.
@@ -354,7 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped too
     try:
         print(table(run(arguments.seconds)))
     except MissingWrkError as error:

@@ -1,12 +1,12 @@
-"""Sentiment of headlines: the transformer scorer against `transformers.pipeline`, one text at a time, the same model.
+"""Sentiment of headlines: the transformer scorer compared with `transformers.pipeline`, one text at a time.
 
     python -m benchmarks.sentiment [--texts 300] [--model FOLDER]
 
-Without `--model` the model has the shape of RoBERTa-base (12 layers, 768 wide, the shape of CryptoBERT) and random
-weights, made here and now: what it says is noise, what it costs is not. Its last layer is stretched until its answers
-differ between the texts, so that a difference between the two sides can be seen. The texts are headlines, each once;
-the tokenizer is trained on them. Each side runs in a process of its own, which tells its peak memory, and the sides
-take turns; the fastest turn counts. Loading is not counted.
+Both sides use the same model. Without `--model` it has the architecture of RoBERTa-base (12 layers of width 768, as
+CryptoBERT) with random weights: its output is noise, its cost is realistic. Its last layer is scaled so that outputs
+vary between texts and differences between the sides are visible. The texts are distinct headlines; the tokenizer is
+trained on them. Each side runs in a separate process, which reports its peak memory. The sides alternate and the
+fastest run counts. Loading is not counted.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ TEXTS = 300
 TURNS = 3
 WARM_UP = 8
 SPREAD = 2.0
-"""Standard deviation of each logit over the texts, which the last layer is stretched to."""
+"""Standard deviation of each logit over the texts after scaling the last layer."""
 SEED = 7
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side's fastest turn.
+    """The fastest run of one side.
 
     Attributes:
         name: `pipeline`, or the runtime of the scorer.
-        texts_per_s: texts scored in a second.
-        cpu_ms: CPU a text, all threads, user and system.
-        peak_mib: most memory the process held, libraries and weights included, MiB.
-        difference: largest difference of a probability from the pipeline's.
+        texts_per_s: texts scored per second.
+        cpu_ms: user and system CPU of all threads per text.
+        peak_mib: peak memory of the process, including libraries and weights, MiB.
+        difference: largest difference of a probability from that of the pipeline.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Side:
 
 
 def headlines(count: int) -> list[str]:
-    """Return distinct headlines: of the real news where they are at hand, else of the sample."""
+    """Return distinct headlines: real ones if the news archive is available, else those of the sample."""
     path = PROJECT_ROOT.parent / "shared" / "data" / "text" / "news.parquet"
     if path.exists():
         titles = pl.read_parquet(path, columns=["title"])["title"]
@@ -75,7 +75,7 @@ def headlines(count: int) -> list[str]:
 
 
 def make_model(folder: Path, texts: Sequence[str]) -> None:
-    """Write a classifier in the shape of RoBERTa-base with random weights."""
+    """Write a classifier with the architecture of RoBERTa-base and random weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
@@ -113,18 +113,18 @@ def make_model(folder: Path, texts: Sequence[str]) -> None:
     network: Any = RobertaForSequenceClassification(config).eval()
     last = network.classifier.out_proj
     with torch.inference_mode():
-        seen = torch.cat(
+        logits = torch.cat(
             [network(input_ids=tokenizer(text, return_tensors="pt")["input_ids"]).logits for text in texts[:64]]
         )
     with torch.no_grad():
-        stretch = SPREAD / seen.std(dim=0)
-        last.weight.mul_(stretch[:, None])
-        last.bias.copy_(-seen.mean(dim=0) * stretch)
+        scale = SPREAD / logits.std(dim=0)
+        last.weight.mul_(scale[:, None])
+        last.bias.copy_(-logits.mean(dim=0) * scale)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-# --- one side, in a process of its own --------------------------------------------------------------
+# --- one side, in a separate process ----------------------------------------------------------------
 def scorer_of(name: str, model: str, graphs: Path) -> Callable[[list[str]], np.ndarray]:
     """Return one side as a function from texts to probabilities (n, 3)."""
     if name != PEER:
@@ -145,13 +145,13 @@ def scorer_of(name: str, model: str, graphs: Path) -> Callable[[list[str]], np.n
 
 
 def one_side(name: str, model: str, work: Path) -> None:
-    """Score the texts and write down how fast that was and what came out."""
+    """Score the texts; write the measurements and the probabilities to files."""
     texts: list[str] = json.loads((work / "texts.json").read_text())
     score = scorer_of(name, model, work / "graphs")
     score(texts[:WARM_UP])
-    began, began_cpu = time.perf_counter(), time.process_time()
+    start, start_cpu = time.perf_counter(), time.process_time()
     probabilities = score(texts)
-    seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+    seconds, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
     np.save(work / f"{name}.npy", probabilities)
     found = {
         "texts_per_s": len(texts) / seconds,
@@ -163,7 +163,7 @@ def one_side(name: str, model: str, work: Path) -> None:
 
 # --- all sides --------------------------------------------------------------------------------------
 def run(count: int = TEXTS, model: str = "") -> list[Side]:
-    """Return the pipeline and the scorer on each of its runtimes."""
+    """Measure the pipeline and the scorer on each of its runtimes."""
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         texts = headlines(count)
@@ -172,20 +172,20 @@ def run(count: int = TEXTS, model: str = "") -> list[Side]:
             make_model(work / "model", texts)
         names = [PEER, *RUNTIMES]
         load_transformer(model or str(work / "model"), "onnx", graphs=work / "graphs")  # exports the graph
-        turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for _ in range(TURNS):
             for name in names:
                 command = [sys.executable, "-m", "benchmarks.sentiment", "--side", name, "--work", place]
                 command += ["--model", model or str(work / "model")]
                 subprocess.run(command, check=True, capture_output=True, cwd=PROJECT_ROOT)
-                turns[name].append(json.loads((work / f"{name}.json").read_text()))
+                runs[name].append(json.loads((work / f"{name}.json").read_text()))
         said = {name: np.load(work / f"{name}.npy") for name in names}
         return [
             Side(
                 name,
-                max(turn["texts_per_s"] for turn in turns[name]),
-                min(turn["cpu_ms"] for turn in turns[name]),
-                max(turn["peak_mib"] for turn in turns[name]),
+                max(turn["texts_per_s"] for turn in runs[name]),
+                min(turn["cpu_ms"] for turn in runs[name]),
+                max(turn["peak_mib"] for turn in runs[name]),
                 float(np.abs(said[name] - said[PEER]).max()),
             )
             for name in names
@@ -193,7 +193,7 @@ def run(count: int = TEXTS, model: str = "") -> list[Side]:
 
 
 def _peak_mib() -> float:
-    """Return the most memory this process has held, MiB; getrusage would count that of its parent as well."""
+    """Return the peak memory of this process, MiB; getrusage would include that of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
 
@@ -202,15 +202,15 @@ def main() -> None:
     """Print the comparison."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sentiment", description=description, epilog=notes)
-    parser.add_argument("--texts", type=int, default=TEXTS, help="how many headlines")
-    parser.add_argument("--model", default="", help="folder of a classifier; without it one with random weights")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="number of headlines")
+    parser.add_argument("--model", default="", help="folder of a classifier; default: random weights")
     parser.add_argument("--side", choices=[PEER, *RUNTIMES], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.side:
-        one_side(chosen.side, chosen.model, chosen.work)
+    options = parser.parse_args()
+    if options.side:
+        one_side(options.side, options.model, options.work)
         return
-    sides = run(chosen.texts, chosen.model)
+    sides = run(options.texts, options.model)
     for side in sides:
         times = side.texts_per_s / sides[0].texts_per_s
         print(

@@ -56,7 +56,7 @@ def test_every_process_of_the_benchmark_lives_by_its_clock() -> None:
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": str(PROJECT_ROOT),
-        "BENCHMARK_CLOCK_STANDS_AT": HISTORY_UNTIL.isoformat(),
+        "BENCHMARK_CLOCK_FROZEN_AT": HISTORY_UNTIL.isoformat(),
         "BTC_MARKET_SOURCE": "binance",
     }
     done = subprocess.run(

@@ -139,7 +139,7 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
     return frame
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("data_folder")
 def test_an_input_gone_at_the_cutoff_is_not_used_in_training_except_the_scale() -> None:
     whole = compute_features(inputs_of(random_walk_bars(24 * len(DAYS), start=midnight(FIRST))))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
