@@ -1,12 +1,12 @@
-"""Does what people write help? The feature-group study on the user's own bars, articles and posts, as Markdown.
+"""Measure the effect of texts: the feature-group study on the user's bars, articles and posts, as Markdown.
 
     python -m benchmarks.groups [--period dense]
 
-`BTC_MARKET_FILES`, `BTC_NEWS_FILES` and `BTC_SOCIAL_FILES` name the archives; beside `BTC_MARKET_SOURCE=files` the
-settings also want `BTC_HISTORY_START` and `BTC_HISTORY_END`, which are not read here. The archives go through the
-project's own sources, filing, scoring and features, in memory. Each period is studied twice: as it is, and as a placebo
-in which the columns made of texts are moved by half the period, so that they keep their shape and say nothing about the
-hour they stand beside. A study that finds help in the placebo has found a fault.
+`BTC_MARKET_FILES`, `BTC_NEWS_FILES` and `BTC_SOCIAL_FILES` name the archives. With `BTC_MARKET_SOURCE=files` the
+settings also require `BTC_HISTORY_START` and `BTC_HISTORY_END`, which are not used here. The archives are processed by
+the project's sources, filing, scoring and features in memory. Each period is studied twice: unchanged, and as a placebo
+with the text columns shifted by half the period, so that they keep their distribution but have no information about
+their hour. A verdict that texts help in the placebo indicates a bug.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ PRIMARY = HORIZONS[0]
 
 @dataclass(frozen=True)
 class Period:
-    """A stretch of days that is studied, with the folds inside it.
+    """A studied period and its folds.
 
     Attributes:
-        name: as the document shows it.
+        name: name in the document.
         first: first day, UTC.
-        cutoff: the day after its last.
+        cutoff: day after the last day.
         folds: number of walk-forward folds.
-        test_days: days each fold is tested on.
+        test_days: length of each test in days.
     """
 
     name: str
@@ -76,12 +76,12 @@ PERIODS = (
 
 @dataclass(frozen=True)
 class Archives:
-    """What the archives hold, as their sources gave it.
+    """The contents of the archives as delivered by their sources.
 
     Attributes:
-        bars: PRICES rows of all their hours.
+        bars: PRICES rows of all hours.
         delivered: articles and posts, unfiled, by kind.
-        days: UTC days from the first to the last text of a kind, those without texts included, by kind.
+        days: UTC days from the first to the last text by kind, including days without texts.
     """
 
     bars: pl.DataFrame
@@ -91,13 +91,13 @@ class Archives:
 
 @dataclass(frozen=True)
 class Scored:
-    """The texts of a period and of the days that warm its features up, filed and scored.
+    """The filed and scored texts of a period and of its warm-up days.
 
     Attributes:
         articles: ARTICLES rows.
         posts: POSTS rows.
         scores: SENTIMENT_SCORES rows.
-        scored_by: name, version and weights of the scorer that features read.
+        scored_by: name, version and weights of the scorer used by the features.
     """
 
     articles: pl.DataFrame
@@ -107,10 +107,10 @@ class Scored:
 
 
 def read(config: Settings) -> Archives:
-    """Read the archives that the settings name.
+    """Read the archives named by the settings.
 
     Raises:
-        SystemExit: one cannot be read; the sentence says why.
+        SystemExit: an archive cannot be read; the message says why.
     """
     now = datetime.now(tz=UTC)
     bars = clean(FileSource(config.market_files).fetch(_EVER, now, now)).frame
@@ -134,7 +134,7 @@ def _days(gathered: FetchResult, now: datetime) -> frozenset[date]:
 
 
 def score(config: Settings, archives: Archives, period: Period) -> Scored:
-    """File the texts of a period under their days, and score them."""
+    """File the texts of a period by day and score them."""
     now = datetime.now(tz=UTC)
     first = period.first - timedelta(days=WARMUP_DAYS)
     days = [first + timedelta(days=day) for day in range((period.cutoff - first).days)]
@@ -152,7 +152,7 @@ def score(config: Settings, archives: Archives, period: Period) -> Scored:
 
 
 def rows_of(archives: Archives, texts: Scored, period: Period, names: Sequence[str]) -> Rows:
-    """Return the labelled hours of a period with the features named."""
+    """Return the labelled hours of a period with the given features."""
     tables = {"article": texts.articles.lazy(), "post": texts.posts.lazy()}
     known = {
         stream: StreamRows(stream.rows(tables[kind], texts.scores.lazy()), frozenset(archives.days[kind]))
@@ -166,16 +166,16 @@ def rows_of(archives: Archives, texts: Scored, period: Period, names: Sequence[s
     return labelled_rows(features, labels, cutoff=period.cutoff, horizon=PRIMARY, window_days=period.days, names=names)
 
 
-def moved(rows: Rows, names: Iterable[str]) -> Rows:
-    """Return rows in which some features stand beside hours half the period away, the end going round to the start."""
+def shifted(rows: Rows, names: Iterable[str]) -> Rows:
+    """Return rows with some features shifted cyclically by half the period."""
     columns = [rows.names.index(name) for name in names]
     inputs = rows.inputs.copy()
     inputs[:, columns] = np.roll(inputs[:, columns], len(rows) // 2 // 24 * 24, axis=0)
     return replace(rows, inputs=inputs)
 
 
-def studied(rows: Rows, period: Period, threads: int) -> Study:
-    """Study the groups of a period's features on its folds."""
+def run_study(rows: Rows, period: Period, threads: int) -> Study:
+    """Run the group study of a period."""
     folds = make_folds(
         {PRIMARY: rows},
         cutoff=period.cutoff,
@@ -188,67 +188,67 @@ def studied(rows: Rows, period: Period, threads: int) -> Study:
 
 
 def section(config: Settings, archives: Archives, period: Period) -> str:
-    """Return what the document says of one period."""
-    began = time.perf_counter()
+    """Return the section of the document about one period."""
+    start_time = time.perf_counter()
     names = FEATURE_SETS[config.feature_set]
     texts = score(config, archives, period)
     rows = rows_of(archives, texts, period, names)
     groups = feature_groups(names)
-    real = studied(rows, period, config.train_threads)
+    real = run_study(rows, period, config.train_threads)
     text_features = [name for group in JOINED_GROUPS for name in groups.get(group, ())]
-    placebo = studied(moved(rows, text_features), period, config.train_threads)
-    seconds = time.perf_counter() - began
+    placebo = run_study(shifted(rows, text_features), period, config.train_threads)
+    seconds = time.perf_counter() - start_time
     inside = (pl.col("available_at") >= midnight(period.first)) & (pl.col("available_at") < midnight(period.cutoff))
     articles, posts = texts.articles.filter(inside), texts.posts.filter(inside)
     hours = period.days * 24
     lines = [
         f"### {period.name.capitalize()}: {period.first} to {period.cutoff - timedelta(days=1)}",
         "",
-        f"- {_told(articles, 'articles', hours)}; {articles['story_id'].n_unique():,} stories.",
-        f"- {_told(posts, 'posts', hours)}.",
-        f"- Scored by {texts.scored_by}; features of {_counted(groups)}; untuned parameters of the boosters.",
+        f"- {_describe(articles, 'articles', hours)}; {articles['story_id'].n_unique():,} stories.",
+        f"- {_describe(posts, 'posts', hours)}.",
+        f"- Scored by {texts.scored_by}; features of {_group_sizes(groups)}; untuned parameters of the boosters.",
         *(f"- {note}" for note in real.notes),
         "",
         as_markdown(real.rows),
         "",
-        f"Placebo, the same with the text columns moved by half the period: {_of_placebo(placebo)}.",
+        f"Placebo with the text columns shifted by half the period: {_of_placebo(placebo)}.",
     ]
     print(f"{period.name}: {seconds:.0f} s", file=sys.stderr)
     return "\n".join(lines)
 
 
-def _told(texts: pl.DataFrame, what: str, hours: int) -> str:
-    spoken = texts["available_at"].dt.truncate("1h").n_unique()
-    return f"{texts.height:,} {what} became available, in {spoken:,} of {hours:,} hours"
+def _describe(texts: pl.DataFrame, what: str, hours: int) -> str:
+    hours_with_texts = texts["available_at"].dt.truncate("1h").n_unique()
+    return f"{texts.height:,} {what} became available, in {hours_with_texts:,} of {hours:,} hours"
 
 
-def _counted(groups: dict[str, Groups]) -> str:
+def _group_sizes(groups: dict[str, Groups]) -> str:
     return ", ".join(f"{group} ({len(members)})" for group, members in groups.items())
 
 
 def _of_placebo(study: Study) -> str:
-    """Return the verdicts on what texts add in the placebo, with how far it lay from nothing."""
-    said = [
+    """Return the verdicts on the text groups in the placebo with their differences and intervals."""
+    verdicts = [
         f"{row['groups']} against {row['against']} {row['difference'] * 1e3:+.2f} "
         f"({row['lower'] * 1e3:+.2f} to {row['upper'] * 1e3:+.2f}, Holm p {row['holm_p_value']:.2g}), {row['verdict']}"
         for row in study.rows.iter_rows(named=True)
         if row["groups"] != BASE and row["against"] in (BASE, BASE_RATE)
     ]
-    return "; ".join(said)
+    return "; ".join(verdicts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the sections of the periods asked for; 1 where the settings name no archives."""
+    """Print the sections of the selected periods; return 1 if the settings name no archives."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.groups", description=description, epilog=notes)
-    parser.add_argument("--period", choices=[period.name for period in PERIODS], help="one period instead of all")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--period", choices=[period.name for period in PERIODS], help="a single period instead of all")
+    options = parser.parse_args(arguments)
     config = settings()
     if not (config.market_files and config.news_files and config.social_files):
         print("BTC_MARKET_FILES, BTC_NEWS_FILES and BTC_SOCIAL_FILES must name the archives to study", file=sys.stderr)
         return 1
     archives = read(config)
-    chosen = [period for period in PERIODS if asked.period in (None, period.name)]
+    chosen = [period for period in PERIODS if options.period in (None, period.name)]
     print("\n\n".join(section(config, archives, period) for period in chosen))
     return 0
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.results [--first 2023-01-02] [--last 2025-07-31] [--out docs/results.md]
 
-The lake is the one the `BTC_*` settings name. The same outcomes and settings give the same text.
+The `BTC_*` settings name the lake. The same outcomes and settings give the same text.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ REFERENCE_FIRST, REFERENCE_LAST = date(2023, 1, 2), date(2025, 7, 31)
 REFERENCE: Mapping[int, Mapping[str, str]] = {
     1: {"n": "22,605", "accuracy": "54.7%", "auc": "0.565", "log_loss_skill": "0.87%", "accuracy_top_10": "62.4%"}
 }
-"""The untuned walk-forward to beat: BTCUSDT spot, xgboost depth 4, 150 rounds, eta 0.03, refit every 28 days
-on two years, price and order-flow features, the hours of `REFERENCE_FIRST` to `REFERENCE_LAST`."""
+"""Reference results of an untuned walk-forward: BTCUSDT spot, xgboost of depth 4, 150 rounds, eta 0.03, refit every
+28 days on two years, price and order-flow features, hours of `REFERENCE_FIRST` to `REFERENCE_LAST`."""
 REFERENCE_METRICS = (
     ("accuracy", "accuracy", "{:.1%}"),
     ("AUC", "auc", "{:.3f}"),
@@ -52,22 +52,21 @@ REFERENCE_METRICS = (
 )
 
 TRADING_NOTE = (
-    "Champion. Fixed notional, gains not reinvested; a forecast over h hours moves 1/h of it and holds h hours. "
-    "Lag 1 trades one bar after the forecast."
+    "Champion. Fixed notional, gains not reinvested; a forecast over h hours trades 1/h of it for h hours. Lag 1 "
+    "trades one bar after the forecast."
 )
 SIGNIFICANCE_NOTE = (
     "p-values; n in brackets (hours, days or months). Returns after {fee} bp one-way. A model is in the 90 % "
-    "confidence set when its p is above 0.1. The deflated Sharpe ratio is the probability that the Sharpe ratio is "
-    "above what luck gives the best of the {tried} strategies looked at, all at the same cost: the signs of each "
-    "role's forecasts at each horizon and lag, the same one counted once. A negative Cohen's d is a lower log-loss of "
-    "the model."
+    "confidence set when its p is above 0.1. The deflated Sharpe ratio is the probability that the Sharpe ratio "
+    "exceeds the expected maximum under chance of the {tried} distinct strategies at the same cost: the signs of each "
+    "role's forecasts at each horizon and lag. A negative Cohen's d is a lower log-loss of the model."
 )
 
 Rows = Mapping[str, Mapping[str, float | None]]
 
 
 class ResultsError(RuntimeError):
-    """There is nothing to write about."""
+    """The lake has no outcomes of the period."""
 
 
 def results(
@@ -77,60 +76,60 @@ def results(
 
     Args:
         outcomes: FORECAST_OUTCOMES rows of the period.
-        explanation: MODEL_EXPLANATION rows, may be empty.
-        verdicts: MODEL_VERDICT rows, may be empty.
-        history: MODEL_HISTORY rows, may be empty.
-        config: the settings they were made with.
+        explanation: MODEL_EXPLANATION rows; may be empty.
+        verdicts: MODEL_VERDICT rows; may be empty.
+        history: MODEL_HISTORY rows; may be empty.
+        config: the settings of the deployment.
 
     Raises:
         ResultsError: there are no outcomes.
     """
     outcomes = outcomes.filter(pl.col("role").is_in(REPORTED_ROLES))
     if outcomes.is_empty():
-        raise ResultsError("the lake holds no forecast outcomes in this period; run the walk_forward job first")
+        raise ResultsError("the lake has no forecast outcomes in this period; run the walk_forward job first")
     last = (outcomes["known_at"].sort().to_list()[-1] - timedelta(microseconds=1)).date()
     report = performance_report(outcomes, day=last, fee_bps=config.fee_bps, seed=config.seed)
     sections = [
-        _what_was_run(outcomes, verdicts, config),
-        _beside_the_reference(outcomes, config, last),
+        _setup(outcomes, verdicts, config),
+        _compared_with_reference(outcomes, config, last),
         "## By role, horizon and calendar year\n\n" + markdown(report.filter(pl.col("period") != LAST_90_DAYS)),
         _by_move(report),
         _calibration(report),
         _costs(report, config.fee_bps),
         _significance(report, config.fee_bps),
-        _who_stood(history.filter(pl.col("effective_from").is_between(*_ends(outcomes)))),
+        _champions(history.filter(pl.col("effective_from").is_between(*_ends(outcomes)))),
         _top_features(explanation),
     ]
     return "\n\n".join(section for section in sections if section)
 
 
-def _what_was_run(outcomes: pl.DataFrame, verdicts: pl.DataFrame, config: Settings) -> str:
+def _setup(outcomes: pl.DataFrame, verdicts: pl.DataFrame, config: Settings) -> str:
     decided = verdicts.unique("cutoff")["decision"].value_counts(sort=True) if verdicts.height else None
-    judged = (
+    verdict_counts = (
         "; verdicts: " + ", ".join(f"{row['count']} {row['decision']}" for row in decided.sort("decision").to_dicts())
         if decided is not None
         else ""
     )
     first, last = _ends(outcomes)
     hours = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, {outcomes['open_time'].n_unique():,} of them"
-    made_by = (
+    configuration = (
         f"Source `{config.market_source}`, feature set `{config.feature_set}`, windows of {config.window_days} days"
     )
-    cutoffs = f"{outcomes['model_cutoff'].n_unique()} model cutoffs{judged}"
+    cutoffs = f"{outcomes['model_cutoff'].n_unique()} model cutoffs{verdict_counts}"
     return "\n".join(
         [
             "## What was run",
             "",
             f"- Hours: {hours}, {outcomes.height:,} outcomes (SHA-256 `{digest(outcomes)[:16]}`).",
-            f"- {made_by}, {cutoffs}.",
-            "- `champion` is the model the gate let through, `newest` each cutoff's own model, judged or not.",
+            f"- {configuration}, {cutoffs}.",
+            "- `champion` is the model promoted by the gate, `newest` the model of each cutoff, promoted or not.",
             f"- In brackets: 95 % intervals, robust to overlap and autocorrelation (Newey-West). Seed {config.seed}.",
         ]
     )
 
 
-def _who_stood(history: pl.DataFrame) -> str:
-    """Return who was champion and when, and what became of the challengers."""
+def _champions(history: pl.DataFrame) -> str:
+    """Return the list of champions and the results of the challengers."""
     champions = history.filter(pl.col("role") == CHAMPION).sort("effective_from", "recorded_at")
     if champions.is_empty():
         return ""
@@ -161,22 +160,22 @@ def _ends(outcomes: pl.DataFrame) -> tuple[datetime, datetime]:
     return times[0], times[-1]
 
 
-def _beside_the_reference(outcomes: pl.DataFrame, config: Settings, last: date) -> str:
+def _compared_with_reference(outcomes: pl.DataFrame, config: Settings, last: date) -> str:
     first, end = (midnight(day) for day in (REFERENCE_FIRST, REFERENCE_LAST))
     inside = pl.col("open_time").is_between(first, end + timedelta(hours=23))
     same = outcomes.filter(inside & (pl.col("horizon_hours") == 1))
-    title = "## Beside the reference\n\n"
+    title = "## Comparison with the reference\n\n"
     if same.is_empty():
         return title + (
             f"The reference was measured on {REFERENCE_FIRST} to {REFERENCE_LAST}; "
-            "these outcomes hold none of its hours."
+            "these outcomes have none of its hours."
         )
     report = performance_report(same, day=last, fee_bps=config.fee_bps, seed=config.seed)
     from_hour, to_hour = _ends(same)
-    found = [_rows(report, role, 1, ALL) for role in REPORTED_ROLES]
-    lines = [("n", REFERENCE[1]["n"], *map(_count, found))]
+    reported = [_rows(report, role, 1, ALL) for role in REPORTED_ROLES]
+    lines = [("n", REFERENCE[1]["n"], *map(_count, reported))]
     for name, metric, form in REFERENCE_METRICS:
-        lines.append((name, REFERENCE[1][metric], *(format_estimate(rows.get(metric), form) for rows in found)))
+        lines.append((name, REFERENCE[1][metric], *(format_estimate(rows.get(metric), form) for rows in reported)))
     table = markdown_rows(("metric", "reference", *REPORTED_ROLES), lines)
     return f"{title}1 h horizon, hours of {from_hour:%Y-%m-%d} to {to_hour:%Y-%m-%d}.\n\n{table}"
 
@@ -211,7 +210,7 @@ def _calibration(report: pl.DataFrame) -> str:
 
 
 def _costs(report: pl.DataFrame, fee_bps: float) -> str:
-    measures = ("return a year", "Sharpe", "deepest fall", "hours won", "traded an hour")
+    measures = ("annual return", "Sharpe", "max drawdown", "win rate", "turnover per hour")
     lines = []
     for horizon in HORIZONS:
         rows = _rows(report, REPORTED_ROLES[0], horizon, ALL)
@@ -276,7 +275,7 @@ def _top_features(explanation: pl.DataFrame, top: int = 10) -> str:
     lines = ((rank, *cells) for rank, cells in enumerate(zip_longest(*columns, fillvalue="-"), start=1))
     table = markdown_rows(("rank", *(f"{horizon} h" for horizon in HORIZONS)), lines)
     note = f"Share of the mean |SHAP value| of P(up), averaged over {cutoffs} cutoffs."
-    return f"## What the models look at\n\n{note}\n\n{table}"
+    return f"## Feature importance\n\n{note}\n\n{table}"
 
 
 def _groups(report: pl.DataFrame) -> Iterator[tuple[str, int, Rows]]:
@@ -288,8 +287,8 @@ def _groups(report: pl.DataFrame) -> Iterator[tuple[str, int, Rows]]:
 
 
 def _rows(report: pl.DataFrame, role: str, horizon: int, period: str) -> Rows:
-    kept = (pl.col("role") == role) & (pl.col("horizon_hours") == horizon) & (pl.col("period") == period)
-    return {row["metric"]: row for row in report.filter(kept).iter_rows(named=True)}
+    selection = (pl.col("role") == role) & (pl.col("horizon_hours") == horizon) & (pl.col("period") == period)
+    return {row["metric"]: row for row in report.filter(selection).iter_rows(named=True)}
 
 
 def _count(rows: Rows) -> str:
@@ -306,8 +305,8 @@ def _plain(row: Mapping[str, float | None] | None, form: str) -> str:
     return "-" if row is None or row["value"] is None else form.format(row["value"])
 
 
-def written(text: str, generated: str) -> str:
-    """Return a document with its generated part replaced, or added at the end."""
+def with_generated_part(text: str, generated: str) -> str:
+    """Return a document with its generated part replaced, or appended."""
     part = f"{BEGIN}\n{generated}\n{END}\n"
     if BEGIN in text and END in text:
         before, rest = text.split(BEGIN, 1)
@@ -316,20 +315,20 @@ def written(text: str, generated: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the document; 1 when there is nothing to write about."""
+    """Write the document; return 1 without outcomes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.split("\n")[0])
     parser.add_argument("--first", type=date.fromisoformat, default=None, help="first day forecast, YYYY-MM-DD")
     parser.add_argument("--last", type=date.fromisoformat, default=None, help="last day forecast, YYYY-MM-DD")
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "docs" / "results.md")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     config = settings()
     lake = Lake(root=config.lake_root)
     outcomes = lake.scan(FORECAST_OUTCOMES).collect().sort(FORECAST_OUTCOMES.key)
     day = pl.col("open_time").dt.date()
-    if asked.first:
-        outcomes = outcomes.filter(day >= asked.first)
-    if asked.last:
-        outcomes = outcomes.filter(day <= asked.last)
+    if options.first:
+        outcomes = outcomes.filter(day >= options.first)
+    if options.last:
+        outcomes = outcomes.filter(day <= options.last)
     cutoffs = outcomes["model_cutoff"].unique()
     try:
         generated = results(
@@ -342,10 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ResultsError as error:
         print(f"{lake.root}: {error}", file=sys.stderr)
         return 1
-    text = asked.out.read_text() if asked.out.exists() else ""
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(written(text, generated))
-    print(f"{asked.out}: written from {outcomes.height:,} outcomes")
+    text = options.out.read_text() if options.out.exists() else ""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(with_generated_part(text, generated))
+    print(f"{options.out}: written from {outcomes.height:,} outcomes")
     return 0
 
 

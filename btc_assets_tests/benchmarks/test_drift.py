@@ -1,4 +1,4 @@
-"""The trial of the drift report: what is planted is found, what is not is not, and delays are counted rightly."""
+"""The evaluation of the drift report detects planted changes only and counts delays correctly."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ PLAN = trial.Plan(plants=6, peer_days=2)
 
 
 class Oracle(LinearModel):
-    """A model (synthetic) whose first feature knows the next hour's sign more often than not, and says how often."""
+    """A synthetic calibrated model whose first feature predicts the next hour's sign with 65 % accuracy."""
 
     def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
-        """Forecast a rise at 0.65 where the first feature is positive, else at 0.35."""
+        """Forecast P(up) = 0.65 if the first feature is positive, else 0.35."""
         p_up = np.where(np.nan_to_num(rows[:, 0]) > 0, 0.65, 0.35)
         half = np.array([-1.645, -0.674, 0.0, 0.674, 1.645]) * 0.006
         return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h), (len(rows), 1))) for h in HORIZONS}
 
 
 class Shelf:
-    """Holds the one model."""
+    """A registry with a single model."""
 
     def __init__(self, **_: object) -> None:
-        """Take what a registry takes."""
+        """Accept the arguments of a registry."""
 
     def load(self, version: int) -> Oracle:
-        """Return it."""
+        """Return the model."""
         return Oracle(version, CUTOFF, NAMES)
 
 
@@ -59,12 +59,12 @@ def config(folder: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def history() -> trial.History:
-    """A history (synthetic) of seventy days of a champion that keeps its word."""
+    """Return a synthetic history of seventy days of a calibrated champion."""
     bars = random_walk_bars(DAYS * 24, start=midnight(FIRST))
     rng = np.random.default_rng(1)
     up = bars["close"].shift(-1).fill_null(1.0).to_numpy() > bars["close"].to_numpy()
-    knows = np.where(rng.random(len(up)) < 0.65, up, ~up)
-    columns = [np.where(knows, 1, -1) * np.abs(rng.normal(size=len(up))), *rng.normal(size=(2, len(up)))]
+    signal_sign = np.where(rng.random(len(up)) < 0.65, up, ~up)
+    columns = [np.where(signal_sign, 1, -1) * np.abs(rng.normal(size=len(up))), *rng.normal(size=(2, len(up)))]
     features = features_of(bars).with_columns(
         pl.Series(name, values) for name, values in zip(NAMES, columns, strict=True)
     )
@@ -80,24 +80,24 @@ def quiet(history: trial.History) -> dict:
     return trial.reports(history)
 
 
-def test_a_report_is_that_of_the_asset(history: trial.History, quiet: dict) -> None:
+def test_a_report_equals_that_of_the_asset(history: trial.History, quiet: dict) -> None:
     assert sorted(quiet) == CALENDAR[WINDOW:]
     for day in (CALENDAR[70], CALENDAR[-1]):
         watch = history.watch(day)
         assert watch is not None
         assert quiet[day].inputs == watch.inputs
-        assert quiet[day].broken == {one.name for one in watch.promises if one.alarm}
+        assert quiet[day].broken == {promise.name for promise in watch.promises if promise.alarm}
 
 
-def test_plants_begin_where_they_can_be_followed_to_the_end(quiet: dict) -> None:
-    begun = trial.starts(quiet, replace(PLAN, plants=200))
-    assert begun == trial.starts(quiet, replace(PLAN, plants=200))
-    assert min(begun) >= midnight(CALENDAR[WINDOW + 30])
-    assert max(begun) <= midnight(CALENDAR[-1] - timedelta(days=29))
-    assert len({start.hour for start in begun}) > 12
+def test_plants_start_with_enough_days_before_and_after(quiet: dict) -> None:
+    plant_starts = trial.starts(quiet, replace(PLAN, plants=200))
+    assert plant_starts == trial.starts(quiet, replace(PLAN, plants=200))
+    assert min(plant_starts) >= midnight(CALENDAR[WINDOW + 30])
+    assert max(plant_starts) <= midnight(CALENDAR[-1] - timedelta(days=29))
+    assert len({start.hour for start in plant_starts}) > 12
 
 
-def test_a_delay_runs_from_the_first_planted_hour_to_the_end_of_the_day_reported_on() -> None:
+def test_a_delay_ends_with_the_day_of_the_report() -> None:
     start = midnight(FIRST) + timedelta(hours=18)
     following = trial._following(start)
     assert following[0] == (FIRST, 0.25)
@@ -105,42 +105,42 @@ def test_a_delay_runs_from_the_first_planted_hour_to_the_end_of_the_day_reported
     assert trial._following(midnight(FIRST))[-1] == (FIRST + timedelta(days=29), 30.0)
 
 
-def test_moves_of_an_input_are_found_and_what_is_none_is_not(
+def test_changes_of_an_input_are_detected_and_no_change_is_not(
     history: trial.History, quiet: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "INPUT_CHANGES", {**trial.INPUT_CHANGES, "nothing": lambda of: of.x})
-    found = trial.plant_in_inputs(history, quiet, PLAN)
-    assert all(len(one.delays) == PLAN.plants for one in found.values())
-    for change in ("mean moved by 3 standard deviations", "spread four times as wide", "gone (null)"):
-        assert max(found[change].delays) <= 7, change
-    assert max(found["mean moved by 3 standard deviations"].delays) <= max(
-        found["mean moved by 1 standard deviation"].delays
+    results = trial.plant_in_inputs(history, quiet, PLAN)
+    assert all(len(result.delays) == PLAN.plants for result in results.values())
+    for change in ("mean shifted by 3 standard deviations", "standard deviation times four", "missing (null)"):
+        assert max(results[change].delays) <= 7, change
+    assert max(results["mean shifted by 3 standard deviations"].delays) <= max(
+        results["mean shifted by 1 standard deviation"].delays
     )
-    assert set(found["nothing"].delays) == {math.inf}
+    assert set(results["nothing"].delays) == {math.inf}
 
 
-def test_a_week_cannot_show_a_move_of_what_hardly_changes() -> None:
+def test_a_change_of_a_highly_autocorrelated_feature_is_not_detectable_in_a_week() -> None:
     rng = np.random.default_rng(3)
-    slow = np.cumsum(rng.normal(size=2000))
-    assert not trial.visible(Reference.of("slow", slow), days=7)
+    autocorrelated = np.cumsum(rng.normal(size=2000))
+    assert not trial.visible(Reference.of("slow", autocorrelated), days=7)
     assert trial.visible(Reference.of("quick", rng.normal(size=2000)), days=7)
 
 
-def test_what_no_longer_holds_is_found_by_the_promise_it_breaks(
+def test_changed_forecasts_are_detected_by_the_broken_promise(
     history: trial.History, quiet: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {name: trial.OUTCOME_CHANGES[name] for name in ("P(up) flipped", "intervals half as wide")}
     monkeypatch.setattr(trial, "OUTCOME_CHANGES", {**changes, "nothing": []})
-    found = trial.plant_in_outcomes(history, quiet, PLAN)
-    assert max(found["P(up) flipped"].delays) <= 14
-    assert found["P(up) flipped"].told_by["coverage_90"] == 0
-    assert max(found["intervals half as wide"].delays) <= 14
-    assert set(found["intervals half as wide"].told_by) == {"coverage_90"}
-    assert set(found["nothing"].delays) == {math.inf}
-    assert not found["nothing"].told_by
+    results = trial.plant_in_outcomes(history, quiet, PLAN)
+    assert max(results["P(up) flipped"].delays) <= 14
+    assert results["P(up) flipped"].detected_by["coverage_90"] == 0
+    assert max(results["intervals half as wide"].delays) <= 14
+    assert set(results["intervals half as wide"].detected_by) == {"coverage_90"}
+    assert set(results["nothing"].delays) == {math.inf}
+    assert not results["nothing"].detected_by
 
 
-def test_an_alarm_that_rings_without_the_plant_is_not_counted(history: trial.History, quiet: dict) -> None:
+def test_an_alarm_without_the_plant_is_not_counted(history: trial.History, quiet: dict) -> None:
     noisy = {day: replace(report, broken=frozenset(trial.PROMISES)) for day, report in quiet.items()}
     change = trial.OUTCOME_CHANGES["intervals half as wide"]
     start = trial.starts(quiet, PLAN)[0]
@@ -148,10 +148,10 @@ def test_an_alarm_that_rings_without_the_plant_is_not_counted(history: trial.His
     assert trial._outcome_delay(history, noisy, change, start) == (math.inf, frozenset())
 
 
-def test_shares_and_medians_come_with_intervals() -> None:
+def test_shares_and_medians_have_intervals() -> None:
     assert trial.share_with_interval([False] * 1000) == "0.0% (0.0% to 0.4%)"
-    assert trial.share_with_interval([False] * 1000, most_independent=100) == "0.0% (0.0% to 3.7%)"
-    held = [False] * 500 + [True] * 500  # one long alarm tells less than 500 of them
+    assert trial.share_with_interval([False] * 1000, max_independent=100) == "0.0% (0.0% to 3.7%)"
+    held = [False] * 500 + [True] * 500  # one long alarm has less information than 500 independent ones
     low, high = (float(end.strip("()%")) for end in trial.share_with_interval(held).split(" ", 1)[1].split(" to "))
     assert high - low > 50
     assert trial.median_with_interval([float(n) for n in range(1, 61)]) == "30.5 (22.0 to 39.0)"
@@ -159,25 +159,25 @@ def test_shares_and_medians_come_with_intervals() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_document_or_says_what_is_missing(
+def test_the_command_writes_a_document_or_names_the_missing_table(
     history: trial.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = config(tmp_path)
-    monkeypatch.setattr(trial, "settings", lambda: chosen)
+    settings = config(tmp_path)
+    monkeypatch.setattr(trial, "settings", lambda: settings)
     monkeypatch.setattr(trial, "ModelRegistry", Shelf)
     out = tmp_path / "drift.md"
-    asked = ["--out", str(out), "--plants", "1", "--peer-days", "1"]
-    assert trial.main(asked) == 1
+    arguments = ["--out", str(out), "--plants", "1", "--peer-days", "1"]
+    assert trial.main(arguments) == 1
     assert "no forecasting/forecasts of a champion is stored" in capsys.readouterr().err
-    lake = Lake(root=chosen.lake_root)
+    lake = Lake(root=settings.lake_root)
     tables = ((HOURLY_FEATURES, history.features), (FORECASTS, history.forecasts))
     for contract, frame in (*tables, (FORECAST_OUTCOMES, history.outcomes)):
         for day, part in by_day(contract, frame, CALENDAR):
             lake.write(contract, day, part)
-    assert trial.main([*asked, "--last", CALENDAR[90].isoformat()]) == 1
+    assert trial.main([*arguments, "--last", CALENDAR[90].isoformat()]) == 1
     assert "31 days have forecasts" in capsys.readouterr().err
     assert not out.exists()
-    assert trial.main(asked) == 0
+    assert trial.main(arguments) == 0
     text = out.read_text()
     assert capsys.readouterr().out.strip() == text.strip()
     for name in (*trial.INPUT_CHANGES, *trial.OUTCOME_CHANGES):

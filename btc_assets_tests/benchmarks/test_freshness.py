@@ -1,4 +1,4 @@
-"""The clock and the exchange that freshness is measured with."""
+"""The clock and the exchange of the freshness benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATE = timedelta(seconds=20)
 
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
-    """An exchange whose clock began to go five and a half minutes ago, and whose bars are 20 s late."""
+    """Return an exchange whose clock started 5.5 minutes ago and whose bars are 20 s late."""
     opened = Exchange(random_walk_bars(48, start=HISTORY_UNTIL - 24 * HOUR), LATE)
     opened.starts_at = datetime.now(tz=UTC) - 5.5 * MINUTE
     yield opened
@@ -31,14 +31,14 @@ def klines(exchange: Exchange, first: datetime, last: datetime) -> list[list[flo
     return exchange.klines(span | {"limit": "1000"})
 
 
-def test_the_exchange_tells_what_has_closed_and_its_open_hour_so_far(exchange: Exchange) -> None:
+def test_the_exchange_has_closed_hours_and_a_partial_open_hour(exchange: Exchange) -> None:
     told = klines(exchange, HISTORY_UNTIL, HISTORY_UNTIL + 24 * HOUR)
     assert len(told) == 6  # 5:30 less 20 minutes of its hours: five whole ones, and the one that is open
     assert all(float(close) == float(opened) for _, opened, _, _, close, *_ in told[-1:])
     assert any(float(close) != float(opened) for _, opened, _, _, close, *_ in told[:-1])
 
 
-def test_no_time_passes_before_the_clock_is_set_going(exchange: Exchange) -> None:
+def test_the_clock_is_frozen_before_its_start(exchange: Exchange) -> None:
     exchange.starts_at = None
     assert len(klines(exchange, HISTORY_UNTIL - 2 * HOUR, HISTORY_UNTIL + 24 * HOUR)) == 3
 
@@ -49,7 +49,7 @@ def test_the_95th_percentile_of_twenty_is_the_nineteenth() -> None:
     assert (measured.median, measured.p95) == (10.5, 19.0)
 
 
-def test_every_process_of_the_benchmark_lives_by_its_clock() -> None:
+def test_every_process_of_the_benchmark_uses_its_clock() -> None:
     code = (
         "import benchmarks.minute_hours as m; from btc_assets.settings import settings; print(settings().now(), m.defs)"
     )

@@ -1,4 +1,4 @@
-"""The document of results: complete, the same each time, and careful with what a person wrote."""
+"""The generated results are complete and reproducible, and manually written text is preserved."""
 
 from __future__ import annotations
 
@@ -35,8 +35,15 @@ def generated() -> str:
     return results.results(RECENT, EXPLANATION, MODEL_VERDICT.empty(), MODEL_HISTORY.empty(), CONFIG)
 
 
-def test_every_part_is_there(generated: str) -> None:
-    for title in ("What was run", "Beside the reference", "calendar year", "size of move", "Probabilities", "Trading"):
+def test_every_section_is_present(generated: str) -> None:
+    for title in (
+        "What was run",
+        "Comparison with the reference",
+        "calendar year",
+        "size of move",
+        "Probabilities",
+        "Trading",
+    ):
         assert title in generated
     assert "| champion | 1 h | 2019 |" in generated
     assert "| 1 | trend 75.0% | trend 100.0% | - |" in generated
@@ -45,7 +52,7 @@ def test_every_part_is_there(generated: str) -> None:
     assert "nan" not in generated.lower().split()
 
 
-def test_champions_of_another_recipe_and_what_became_of_challengers_are_listed() -> None:
+def test_champions_of_another_recipe_and_results_of_challengers_are_listed() -> None:
     at = RECENT["open_time"].min()
     changes = [("champion", "promoted", 1, "model_verdict"), ("challenger", "entered_shadow", 2, "model_verdict")]
     changes += [("champion", "promoted", 3, "model_verdict")]
@@ -66,7 +73,7 @@ def test_champions_of_another_recipe_and_what_became_of_challengers_are_listed()
     ]
 
 
-def test_tables_have_as_many_cells_as_headings(generated: str) -> None:
+def test_every_row_has_as_many_cells_as_headings(generated: str) -> None:
     width = 0
     for line in generated.splitlines():
         if line.startswith("|---"):
@@ -91,14 +98,14 @@ def test_the_reference_is_compared_on_its_own_hours_only(generated: str) -> None
     assert "| accuracy | 54.7% | " in text
 
 
-def test_what_a_person_wrote_around_the_generated_part_stays() -> None:
-    once = results.written("# Results\n\nBefore.\n", "old")
-    again = results.written(once + "\nAfter.\n", "new")
+def test_text_around_the_generated_part_is_preserved() -> None:
+    once = results.with_generated_part("# Results\n\nBefore.\n", "old")
+    again = results.with_generated_part(once + "\nAfter.\n", "new")
     assert "Before." in again
     assert "After." in again
     assert "new" in again
     assert "old" not in again
-    assert results.written(again, "new") == again
+    assert results.with_generated_part(again, "new") == again
 
 
 def test_the_command_writes_the_same_document_twice(

@@ -1,4 +1,4 @@
-"""The table of ratios: each benchmark runs once, and a ratio is of the two numbers beside it."""
+"""The table of ratios: each benchmark runs once, and each ratio is that of the two numbers in its row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from btc_assets.settings import PROJECT_ROOT
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the benchmarks run, each of which answers differently every time."""
+    """Return the names of the executed benchmarks; each returns different values on every call."""
     made: list[str] = []
 
     def counted(name: str) -> int:
@@ -60,7 +60,7 @@ def test_every_benchmark_runs_once(runs: list[str]) -> None:
     assert sorted(runs) == ["demo", "features", "history", "load", "predict", "sentiment"]
 
 
-def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
+def test_every_ratio_is_that_of_the_numbers_in_its_row(runs: list[str]) -> None:
     found = table.rows()
     assert runs
     assert [row[3] for row in found] == [
@@ -79,9 +79,7 @@ def test_every_ratio_is_of_the_numbers_in_its_own_line(runs: list[str]) -> None:
         assert mine / other == pytest.approx(float(ratio), abs=0.01)
 
 
-def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
-    runs: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_row_names_its_peer_and_its_command(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     table.main([])
     assert runs
     printed = capsys.readouterr().out
@@ -92,7 +90,7 @@ def test_every_line_names_its_peer_and_the_command_that_makes_it_alone(
         assert f"| python -m benchmarks.{name} |" in printed
 
 
-def test_help_measures_nothing() -> None:
+def test_help_runs_no_benchmark() -> None:
     asked = [sys.executable, "-m", "benchmarks", "--help"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     assert "one table" in answer.stdout

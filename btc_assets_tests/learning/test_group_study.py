@@ -278,7 +278,7 @@ def test_hours_without_values_of_a_group_are_not_used_by_any_set() -> None:
     assert ours.rows["n"].unique().to_list() == [layout["n_test"].sum() - 60]
     used = layout["n_train"].to_list()[-1] + layout["n_test"].to_list()[-1]
     # the two hours before each test are purged; the second fold is still trained on those of the first
-    assert f"the {used + 1 - 100:,} of {used + 1:,} labelled hours" in ours.notes[0]
+    assert f"the same {used + 1 - 100:,} of {used + 1:,} labelled hours" in ours.notes[0]
     assert "price and sentiment all have values" in ours.notes[0]
 
 
@@ -289,7 +289,7 @@ def test_a_group_with_too_little_history_is_left_out_without_loss_of_hours() -> 
     study = run_study(replace(rows, inputs=inputs))
     assert study.rows["groups"].to_list() == ["price"]
     assert study.rows["n"].to_list() == [folds_of(rows)["n_test"].sum()]
-    assert any(note.startswith("social is left out: fold 0 needs 720 hours") for note in study.notes)
+    assert any(note.startswith("social is left out: fold 0 needs 720 training hours") for note in study.notes)
 
 
 def test_a_feature_without_values_has_no_effect() -> None:
