@@ -27,6 +27,7 @@ from btc_assets.learning.cutoff import (
     other_seeds,
     parameters_by_horizon,
     rows_by_horizon,
+    training_inputs,
 )
 from btc_assets.learning.families.gradient_boosting import BoostedOutput
 from btc_assets.learning.forecast_model import ForecastModel
