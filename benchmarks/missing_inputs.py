@@ -1,12 +1,12 @@
-"""What vanished inputs cost a forecast, what answers best in their place, and how soon it is reported.
+"""Measure the cost of missing inputs, compare the fallbacks, and measure the delay of the reports.
 
     python -m benchmarks.missing_inputs [--out docs/missing_inputs.md]
 
-`BTC_MARKET_FILES` names real bars with taker volumes that reach from 2019 to the middle of 2024; beside
-`BTC_MARKET_SOURCE=files` the settings also want `BTC_HISTORY_START` and `BTC_HISTORY_END`, which are not read here.
-Columns are taken from the bars from an hour on, features are computed from what is left, and models of 1 h with default
-parameters are asked and retrained by the functions of a training: the same bars and seed give the same document. Their
-P(up) is not calibrated, their intervals are not conformalised.
+`BTC_MARKET_FILES` names real bars with taker volumes from 2019 to the middle of 2024. With `BTC_MARKET_SOURCE=files`
+the settings also require `BTC_HISTORY_START` and `BTC_HISTORY_END`, which are not used here. Columns are removed from
+the bars from an hour on, features are computed from the rest, and 1 h models with default parameters forecast and are
+retrained with the functions of a training. The same bars and seed give the same document. P(up) is not calibrated and
+intervals are not conformalised.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from btc_assets.settings import PROJECT_ROOT, settings
 from btc_assets.vocabulary import HORIZONS
 
 Floats = npt.NDArray[np.float64]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 PRIMARY = HORIZONS[0]
@@ -59,30 +59,30 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         *("taker_buy_volume", "taker_buy_quote_volume", "quote_volume", "trades"),
     ),
 }
-"""Columns that vanish."""
+"""Removed columns by the name of the case."""
 RETRAINED = list(KINDS)[-1]
-"""The kind during which models are retrained as well; that is most of the work."""
+"""The case in which models are retrained too, which takes most of the time."""
 RETRAINED_AFTER_WEEKS = (0, 1, 2, 4, 8)
-"""Weeks from the cutoff before an outage to the retrainings; each answers until the next."""
+"""Weeks from the cutoff before an outage to the retrainings; each model forecasts until the next."""
 BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.01)
-"""Edges of the share of the model that lost inputs carry."""
+"""Edges of the weight of the lost inputs in the model."""
 _EVER = datetime(2009, 1, 3, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is tried.
+    """The size of the evaluation.
 
     Attributes:
-        first: first cutoff of an outage; Mondays follow each other by its length.
-        stretches: outages of each kind.
+        first: first cutoff of an outage; the next ones follow after the length of an outage.
+        stretches: number of outages of each kind.
         days: days from the cutoff before an outage to its end.
-        chosen_first: first cutoff of the models on which the bound of the base rate is looked at.
-        chosen: number of these models, each tried on the `chosen_days` after its cutoff.
-        chosen_days: likewise.
-        draws: random sets of inputs of each size.
-        window_days: length of a training window.
-        seed: of models, hours and sets.
+        chosen_first: first cutoff of the models that determine the bound of the fallback.
+        chosen: number of these models, each evaluated on the `chosen_days` after its cutoff.
+        chosen_days: days after each of these cutoffs.
+        draws: number of random sets of inputs per size.
+        window_days: length of a training window, days.
+        seed: seed of models, hours and sets.
     """
 
     first: date = date(2023, 1, 2)
@@ -98,23 +98,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of 1 h and what it saw in training.
+    """A 1 h model and the profile of its training window.
 
     Attributes:
-        forecaster: P(up), and quantiles where they were fitted.
-        profile: of its training window.
+        forecaster: fitted P(up), and quantiles if they were fitted.
+        profile: profile of its training window.
     """
 
     forecaster: GradientBoosting
     profile: Profile
 
     def p_up(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
-        """Forecast rows, the lost inputs at their medians; None leaves every unknown value to the trees."""
+        """Return P(up) with lost inputs at their medians; None passes every missing value to the trees."""
         inputs = rows.inputs if lost is None else self.profile.fill(rows.inputs.astype(np.float64), lost)
         return self.forecaster.p_up(inputs.astype(np.float32))
 
     def quantiles(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
-        """Forecast the quantiles of the log return, likewise."""
+        """Return the quantiles of the log return, with lost inputs as in `p_up`."""
         inputs = rows.inputs.astype(np.float64)
         inputs = inputs if lost is None else self.profile.fill(inputs, lost)
         filled = Rows(rows.open_time, inputs.astype(np.float32), rows.log_return, rows.names)
@@ -123,11 +123,11 @@ class Model:
 
 @dataclass(frozen=True)
 class History:
-    """Bars and what is made of them.
+    """Bars with derived features, labels and models.
 
     Attributes:
         bars: PRICES rows, in time order.
-        plan: how much is tried.
+        plan: size of the evaluation.
     """
 
     bars: pl.DataFrame
@@ -136,7 +136,7 @@ class History:
 
     @cached_property
     def features(self) -> pl.DataFrame:
-        """HOURLY_FEATURES rows of the bars as they are."""
+        """HOURLY_FEATURES rows of the unchanged bars."""
         return compute_features(inputs_of(self.bars))
 
     @cached_property
@@ -147,16 +147,16 @@ class History:
         return labels.filter(pl.col("horizon_hours") == PRIMARY)
 
     def without(self, columns: Sequence[str], start: datetime) -> pl.DataFrame:
-        """Return the features as they are where columns of the bars vanish from an hour on."""
+        """Return the features with columns of the bars removed from an hour on."""
         known = [pl.when(pl.col("open_time") < start).then(pl.col(column)).alias(column) for column in columns]
         return compute_features(inputs_of(self.bars.with_columns(known)))
 
     def rows(self, features: pl.DataFrame, cutoff: date, days: int, names: Sequence[str]) -> Rows:
-        """Return the labelled rows of so many days before a cutoff."""
+        """Return the labelled rows of a number of days before a cutoff."""
         return labelled_rows(features, self.labels, cutoff=cutoff, horizon=PRIMARY, window_days=days, names=names)
 
     def known(self, features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-        """Return the inputs known in the window of a cutoff."""
+        """Return the inputs with values in the window of a cutoff."""
         return features_with_values(
             features, NAMES, cutoff=cutoff, window_days=self.plan.window_days, needed=SCALE_FEATURE
         )
@@ -167,14 +167,14 @@ class History:
         return missingness.gone(features, known, cutoff=cutoff, window_days=self.plan.window_days)
 
     def champion(self, cutoff: date) -> Model:
-        """Return the model of a cutoff trained on the bars as they are, whichever columns vanish after it."""
+        """Return the model of a cutoff trained on the unchanged bars, with a cache."""
         if cutoff not in self._champions:
             names = self.known(self.features, cutoff)
             self._champions[cutoff] = self.train(self.features, cutoff, names, whole=True)
         return self._champions[cutoff]
 
     def train(self, features: pl.DataFrame, cutoff: date, names: Sequence[str], *, whole: bool = False) -> Model:
-        """Train P(up) of a cutoff on inputs; the quantiles and the weights of the inputs as well where it is whole."""
+        """Train P(up) of a cutoff; if `whole`, also the quantiles and the weights of the inputs."""
         rows, parameters = self.rows(features, cutoff, self.plan.window_days, names), BoostingParameters()
         model = GradientBoosting(parameters, seed=self.plan.seed, threads=1)
         explanation = pl.DataFrame({"feature": list(names), "horizon_hours": PRIMARY, "mean_abs_shap": 0.0})
@@ -200,11 +200,11 @@ def _explained(model: GradientBoosting, rows: Rows, cutoff: date) -> pl.DataFram
 
 @dataclass
 class Tally:
-    """Losses of one way to answer, hour by hour over every outage.
+    """The losses of one forecaster, per hour of every outage.
 
     Attributes:
-        losses: log-loss of each hour, nats, a part an outage.
-        inside: whether the outcome lay inside the 90 % interval, where there is one.
+        losses: log-loss of each hour, nats, one array per outage.
+        inside: whether the outcome is inside the 90 % interval, for forecasters with intervals.
     """
 
     losses: list[Floats]
@@ -213,21 +213,21 @@ class Tally:
 
 @dataclass
 class Outage:
-    """What the outages of one kind showed.
+    """The results of the outages of one kind.
 
     Attributes:
-        tallies: by way to answer.
-        base: log-loss of the share of rises in the champion's window, nats, a part an outage.
-        marked_after: hours from the start of an outage to the first degraded forecast, one an outage.
-        asked_after: hours to the end of the first day whose drift report asks for a training.
-        lost: number of lost inputs at its end, and the share of the champion that they carry.
-        left_out_after: hours to the first weekly cutoff that leaves them out.
+        tallies: losses by forecaster.
+        base: log-loss of the share of rises in the champion's window, nats, one array per outage.
+        marked_after: hours from the start of each outage to its first degraded forecast.
+        requested_after: hours to the end of the first day whose drift report requests a training.
+        lost: number of lost inputs at the end of each outage, and their weight in the champion.
+        left_out_after: hours to the first cutoff that leaves them out.
     """
 
     tallies: dict[str, Tally]
     base: list[Floats]
     marked_after: list[float]
-    asked_after: list[float]
+    requested_after: list[float]
     lost: list[tuple[int, float]]
     left_out_after: list[float]
 
@@ -238,7 +238,7 @@ WITHOUT, USUAL = "a model that never had flow inputs", "base rate, scaled interv
 
 
 def outages(history: History, columns: Sequence[str], *, retrained: bool) -> Outage:
-    """Let columns vanish in every stretch of the plan, and answer in every way, by retrained models where asked."""
+    """Remove columns in every outage of the plan and evaluate every forecaster, optionally with retrained models."""
     plan, rng = history.plan, np.random.default_rng(history.plan.seed)
     ways = (WHOLE, AS_IT_WAS, AS_SERVED, *((KEPT, LEFT_OUT) if retrained else ()), WITHOUT, USUAL)
     seen = Outage({way: Tally([], []) for way in ways}, [], [], [], [], [])
@@ -254,21 +254,21 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
     whole, dead = history.features, history.without(columns, start)
     champion = history.champion(cutoff)
     names = champion.profile.names
-    intact, lacking = (
+    intact, incomplete = (
         history.rows(made, end, plan.days, names).between(start, midnight(end)) for made in (whole, dead)
     )
-    lost = _at(dead, champion.profile.lost(dead), lacking.open_time)
+    lost = _at(dead, champion.profile.lost(dead), incomplete.open_time)
     weight = lost @ champion.profile.weight[PRIMARY]
     answers: dict[str, tuple[Floats, Floats | None]] = {
         WHOLE: (champion.p_up(intact), champion.quantiles(intact)),
-        AS_IT_WAS: (champion.p_up(lacking), champion.quantiles(lacking)),
+        AS_IT_WAS: (champion.p_up(incomplete), champion.quantiles(incomplete)),
     }
-    model = HorizonForecast(champion.p_up(lacking, lost), champion.quantiles(lacking, lost))
-    filled = champion.profile.fill(lacking.inputs.astype(np.float64), lost)
+    model = HorizonForecast(champion.p_up(incomplete, lost), champion.quantiles(incomplete, lost))
+    filled = champion.profile.fill(incomplete.inputs.astype(np.float64), lost)
     served = champion.profile.adjust(PRIMARY, model, filled, lost).forecast
     answers[AS_SERVED] = (served.p_up, served.quantiles)
-    base_rate = np.full(len(lacking), champion.profile.base_rate[PRIMARY])
-    scaled = champion.profile.quantiles[PRIMARY] * scales(lacking, PRIMARY)[:, None]
+    base_rate = np.full(len(incomplete), champion.profile.base_rate[PRIMARY])
+    scaled = champion.profile.quantiles[PRIMARY] * scales(incomplete, PRIMARY)[:, None]
     answers[USUAL] = (base_rate, scaled)
     price = tuple(name for name in names if _GROUP[name] != "flow")
     bare = history.rows(dead, end, plan.days, price).between(start, midnight(end))
@@ -279,20 +279,20 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
         answers[LEFT_OUT] = (np.concatenate([left for _, left, _ in parts]), None)
         seen.left_out_after.append(next(at for _, _, at in parts if at is not None))
     for way, (p_up, quantiles) in answers.items():
-        seen.tallies[way].losses.append(metrics.log_losses(p_up, lacking.log_return > 0))
+        seen.tallies[way].losses.append(metrics.log_losses(p_up, incomplete.log_return > 0))
         if quantiles is not None:
             low, high = quantiles[:, 0], quantiles[:, -1]
-            seen.tallies[way].inside.append((low <= lacking.log_return) & (lacking.log_return <= high))
-    seen.base.append(metrics.log_losses(base_rate, lacking.log_return > 0))
-    seen.marked_after.append((lacking.open_time.filter(pl.Series(lost.any(axis=1)))[0] - start) / HOUR)
-    seen.asked_after.append(_asked_after(dead, champion, names, start, end))
+            seen.tallies[way].inside.append((low <= incomplete.log_return) & (incomplete.log_return <= high))
+    seen.base.append(metrics.log_losses(base_rate, incomplete.log_return > 0))
+    seen.marked_after.append((incomplete.open_time.filter(pl.Series(lost.any(axis=1)))[0] - start) / HOUR)
+    seen.requested_after.append(_requested_after(dead, champion, names, start, end))
     seen.lost.append((int(lost[-1].sum()), float(weight[-1])))
 
 
 def _retrained(
     history: History, dead: pl.DataFrame, cutoff: date, start: datetime, end: date
 ) -> Iterator[tuple[Floats, Floats, float | None]]:
-    """Yield the P(up) of each retraining, vanished inputs kept and left out, and since when these are."""
+    """Yield P(up) of each retraining with the missing inputs kept and left out, and since when they are left out."""
     known = history.known(dead, cutoff)
     mondays = [cutoff + weeks * WEEK for weeks in RETRAINED_AFTER_WEEKS if cutoff + weeks * WEEK < end]
     for monday, following in pairwise([*mondays, end]):
@@ -312,8 +312,8 @@ def _at(features: pl.DataFrame, values: npt.NDArray[np.bool_], hours: pl.Series)
     return values[features["open_time"].search_sorted(hours).to_numpy()]
 
 
-def _asked_after(features: pl.DataFrame, model: Model, names: Sequence[str], start: datetime, end: date) -> float:
-    """Return the hours to the end of the first day whose drift report finds inputs gone for more than a day."""
+def _requested_after(features: pl.DataFrame, model: Model, names: Sequence[str], start: datetime, end: date) -> float:
+    """Return the hours to the end of the first day whose drift report has inputs lost for more than a day."""
     lost = model.profile.lost(features)
     marks = features.select("open_time").with_columns(
         pl.Series("degraded", lost.any(axis=1)),
@@ -332,13 +332,13 @@ def _asked_after(features: pl.DataFrame, model: Model, names: Sequence[str], sta
 
 @dataclass(frozen=True)
 class Loss:
-    """One set of inputs taken from a model.
+    """The effect of removing one set of inputs from a model.
 
     Attributes:
-        weight: share of the model that they carry.
-        nulls: skill over the base rate, fraction, that is left where the trees see nulls.
-        medians: the same where they see medians.
-        whole: skill of the model with everything.
+        weight: weight of the inputs in the model.
+        nulls: remaining skill over the base rate with nulls, fraction.
+        medians: remaining skill with medians.
+        whole: skill of the model with all inputs.
     """
 
     weight: float
@@ -348,7 +348,7 @@ class Loss:
 
 
 def losses(history: History) -> list[Loss]:
-    """Take single inputs, groups and random sets from models, and see what is left."""
+    """Remove single inputs, groups and random sets from models; measure the remaining skill."""
     plan, rng = history.plan, np.random.default_rng(history.plan.seed)
     found = []
     for number in range(plan.chosen):
@@ -384,13 +384,13 @@ def losses(history: History) -> list[Loss]:
 
 @dataclass(frozen=True)
 class Quiet:
-    """What the rules say of bars from which nothing was taken.
+    """The results of the rules on unchanged bars.
 
     Attributes:
-        hours: forecast.
-        degraded: of them, those that would be marked.
-        cutoffs: weekly cutoffs.
-        gone: of them, those at which an input is gone.
+        hours: number of forecast hours.
+        degraded: number of degraded hours.
+        cutoffs: number of weekly cutoffs.
+        gone: number of cutoffs at which an input is gone.
     """
 
     hours: int
@@ -400,7 +400,7 @@ class Quiet:
 
 
 def quiet(history: History) -> Quiet:
-    """Mark the bars as they are, week by week by the window before."""
+    """Apply the rules to the unchanged bars, week by week."""
     plan, features = history.plan, history.features
     end = plan.first + plan.stretches * plan.days * DAY
     hours = degraded = cutoffs = gone = 0
@@ -465,12 +465,14 @@ def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
     headings = ("weight lost", "sets", "skill, nothing lost", "skill, nulls", "skill, medians", "medians below 0")
     rows = []
     for low, high in pairwise(BANDS):
-        own = [loss for loss in bands if low <= loss.weight < high]
-        if own:
-            cells = [float(np.mean([getattr(loss, name) for loss in own])) for name in ("whole", "nulls", "medians")]
-            below = np.mean([loss.medians < 0 for loss in own])
+        in_band = [loss for loss in bands if low <= loss.weight < high]
+        if in_band:
+            cells = [
+                float(np.mean([getattr(loss, name) for loss in in_band])) for name in ("whole", "nulls", "medians")
+            ]
+            below = np.mean([loss.medians < 0 for loss in in_band])
             shown = (f"{cell:.2%}" for cell in cells)
-            rows.append((f"{low:.0%} to {min(high, 1):.0%}", len(own), *shown, f"{below:.0%}"))
+            rows.append((f"{low:.0%} to {min(high, 1):.0%}", len(in_band), *shown, f"{below:.0%}"))
     return ["## How much may be lost", "", _prose(text), "", markdown_rows(headings, rows), ""]
 
 
@@ -482,8 +484,8 @@ def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
     text = f"""{plan.stretches} stretches of {plan.days} days, {plan.first} to {last}, {len(base):,} hours: from a
         random hour of the first week on the columns are null to the end of the stretch. {counted} inputs are lost,
         {min(weights):.0%} to {max(weights):.0%} of the champion's weight. The first degraded forecast comes
-        {_span(found.marked_after)} h after the start; the first drift report that asks for a training closes
-        {_span(found.asked_after)} h after it."""
+        {_span(found.marked_after)} h after the start; the first drift report that requests a training closes
+        {_span(found.requested_after)} h after it."""
     if found.left_out_after:
         weeks = ", ".join(map(str, RETRAINED_AFTER_WEEKS))
         text += f""" Models are retrained {weeks} weeks after the cutoff before it; the first of them that leaves the
@@ -516,28 +518,28 @@ def _prose(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 120)
 
 
-def _timed(what: str, make: Callable[[], Made]) -> Made:
-    began = time.process_time()
+def _timed(what: str, make: Callable[[], Result]) -> Result:
+    start_time = time.process_time()
     made = make()
-    print(f"{what}: {time.process_time() - began:.0f} s of CPU", file=sys.stderr, flush=True)
+    print(f"{what}: {time.process_time() - start_time:.0f} s of CPU", file=sys.stderr, flush=True)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write and print the document; 1 where the settings name no bars."""
+    """Write and print the document; return 1 if the settings name no bars."""
     description, _, notes = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.missing_inputs", description=description, epilog=notes)
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT / "docs" / "missing_inputs.md")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     config = settings()
     if not config.market_files:
-        print("BTC_MARKET_FILES must name the bars to try this on", file=sys.stderr)
+        print("BTC_MARKET_FILES must name the bars", file=sys.stderr)
         return 1
     plan, now = Plan(), datetime.now(tz=UTC)
     end = midnight(plan.first + plan.stretches * plan.days * DAY + DAY)
     bars = clean(FileSource(config.market_files).fetch(_EVER, end, now)).frame.sort("open_time")
     text = document(History(bars, plan))
-    asked.out.write_text(text)
+    options.out.write_text(text)
     print(text)
     return 0
 

@@ -137,8 +137,8 @@ def scorer_of(name: str, model: str, graphs: Path) -> Callable[[list[str]], np.n
     def one_at_a_time(texts: list[str]) -> np.ndarray:
         rows = []
         for text in texts:
-            said = {CLASS_OF_LABEL[row["label"].lower()]: row["score"] for row in naive(text, truncation=True)[0]}
-            rows.append([said[kind] for kind in CLASSES])
+            scores = {CLASS_OF_LABEL[row["label"].lower()]: row["score"] for row in naive(text, truncation=True)[0]}
+            rows.append([scores[kind] for kind in CLASSES])
         return np.array(rows)
 
     return one_at_a_time
@@ -179,14 +179,14 @@ def run(count: int = TEXTS, model: str = "") -> list[Side]:
                 command += ["--model", model or str(work / "model")]
                 subprocess.run(command, check=True, capture_output=True, cwd=PROJECT_ROOT)
                 runs[name].append(json.loads((work / f"{name}.json").read_text()))
-        said = {name: np.load(work / f"{name}.npy") for name in names}
+        probabilities = {name: np.load(work / f"{name}.npy") for name in names}
         return [
             Side(
                 name,
                 max(turn["texts_per_s"] for turn in runs[name]),
                 min(turn["cpu_ms"] for turn in runs[name]),
                 max(turn["peak_mib"] for turn in runs[name]),
-                float(np.abs(said[name] - said[PEER]).max()),
+                float(np.abs(probabilities[name] - probabilities[PEER]).max()),
             )
             for name in names
         ]

@@ -45,7 +45,7 @@ def newest_served_hour(serving_dir: Path) -> datetime | None:
     """Return the open_time (UTC) of the newest live forecast, or None without a pointer: nothing was published.
 
     Raises:
-        UnreadableBundleError: the pointer or its bundle is damaged, so nobody knows which hours were served.
+        UnreadableBundleError: the pointer or its bundle is damaged, so the served hours are unknown.
     """
     pointer = serving_dir / POINTER
     if not pointer.exists():

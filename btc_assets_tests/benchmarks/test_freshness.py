@@ -32,10 +32,10 @@ def klines(exchange: Exchange, first: datetime, last: datetime) -> list[list[flo
 
 
 def test_the_exchange_has_closed_hours_and_a_partial_open_hour(exchange: Exchange) -> None:
-    told = klines(exchange, HISTORY_UNTIL, HISTORY_UNTIL + 24 * HOUR)
-    assert len(told) == 6  # 5:30 less 20 minutes of its hours: five whole ones, and the one that is open
-    assert all(float(close) == float(opened) for _, opened, _, _, close, *_ in told[-1:])
-    assert any(float(close) != float(opened) for _, opened, _, _, close, *_ in told[:-1])
+    rows = klines(exchange, HISTORY_UNTIL, HISTORY_UNTIL + 24 * HOUR)
+    assert len(rows) == 6  # 5:30 minus 20 minutes of its hours: five closed hours and the open one
+    assert all(float(close) == float(opened) for _, opened, _, _, close, *_ in rows[-1:])
+    assert any(float(close) != float(opened) for _, opened, _, _, close, *_ in rows[:-1])
 
 
 def test_the_clock_is_frozen_before_its_start(exchange: Exchange) -> None:

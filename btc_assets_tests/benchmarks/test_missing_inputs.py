@@ -36,7 +36,7 @@ def test_only_the_removed_columns_change_from_their_hour_on() -> None:
 
 def test_an_outage_is_marked_immediately_and_requests_a_training_within_two_days(outage: trial.Outage) -> None:
     assert outage.marked_after == [0]
-    assert 24 < outage.asked_after[0] <= 48
+    assert 24 < outage.requested_after[0] <= 48
     assert outage.lost[0][0] == 8
     assert 0 < outage.left_out_after[0] <= 24 * 8
 

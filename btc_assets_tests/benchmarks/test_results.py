@@ -122,10 +122,10 @@ def test_the_command_writes_the_same_document_twice(
     days = [last - timedelta(days=back) for back in range(12)]
     for day, part in by_day(FORECAST_OUTCOMES, week, days):
         lake.write(FORECAST_OUTCOMES, day, part)
-    asked = ["--out", str(out), "--first", str(last - timedelta(days=8))]
+    arguments = ["--out", str(out), "--first", str(last - timedelta(days=8))]
     texts = []
     for _ in range(2):
-        assert results.main(asked) == 0
+        assert results.main(arguments) == 0
         texts.append(out.read_text())
     assert texts[0] == texts[1]
     assert texts[0].startswith("# Results")

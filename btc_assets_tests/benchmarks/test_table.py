@@ -74,8 +74,8 @@ def test_every_ratio_is_that_of_the_numbers_in_its_row(runs: list[str]) -> None:
         "4.5 x, |dp| 1e-05",
         "0.50",
     ]
-    for _, ours, beside, ratio, _ in found[3:7]:
-        mine, other = (float(re.sub(r" \(.*", "", side).split()[-1]) for side in (ours, beside))
+    for _, ours, peer, ratio, _ in found[3:7]:
+        mine, other = (float(re.sub(r" \(.*", "", side).split()[-1]) for side in (ours, peer))
         assert mine / other == pytest.approx(float(ratio), abs=0.01)
 
 
@@ -91,6 +91,6 @@ def test_every_row_names_its_peer_and_its_command(runs: list[str], capsys: pytes
 
 
 def test_help_runs_no_benchmark() -> None:
-    asked = [sys.executable, "-m", "benchmarks", "--help"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    assert "one table" in answer.stdout
+    command = [sys.executable, "-m", "benchmarks", "--help"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert "one table" in process.stdout

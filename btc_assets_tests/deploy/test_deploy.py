@@ -179,9 +179,9 @@ def test_every_panel_has_a_position_and_a_title() -> None:
     places = [panel["gridPos"] for panel in everything]
     assert all(p["x"] >= 0 and p["w"] > 0 and p["h"] > 0 and p["x"] + p["w"] <= 24 for p in places)
     for a, b in combinations(places, 2):
-        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        side_by_side = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
         above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
-        assert beside or above, (a, b)
+        assert side_by_side or above, (a, b)
     for panel in panels():
         assert panel["targets"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
@@ -191,8 +191,8 @@ def test_every_query_goes_to_the_provisioned_datasource() -> None:
     (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/btc_assets.yml").read_text())["datasources"]
     expected = {"type": source["type"], "uid": source["uid"]}
     variables = [v["datasource"] for v in dashboard()["templating"]["list"] if v["type"] == "query"]
-    asked = [target["datasource"] for panel in panels() for target in panel["targets"]]
-    assert [d for d in [*variables, *asked, *(panel["datasource"] for panel in panels())] if d != expected] == []
+    queried = [target["datasource"] for panel in panels() for target in panel["targets"]]
+    assert [d for d in [*variables, *queried, *(panel["datasource"] for panel in panels())] if d != expected] == []
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/btc_assets.yml").read_text())["providers"]
     folder = provider["options"]["path"].replace("$GF_PATHS_PROVISIONING", str(GRAFANA / "provisioning"))
     assert [path.name for path in Path(folder).glob("*.json")] == ["btc_assets.json"]
@@ -270,5 +270,5 @@ def test_prometheus_scrapes_a_running_server(tmp_path: Path) -> None:
         # Prometheus accepts every query of the dashboard.
         for query in dashboard_queries():
             if not query.startswith("label_values"):
-                asked = query.replace("$role", "champion").replace("$window", "90d")
-                assert httpx.get(f"{url}/api/v1/query", params={"query": asked}).is_success, query
+                queried = query.replace("$role", "champion").replace("$window", "90d")
+                assert httpx.get(f"{url}/api/v1/query", params={"query": queried}).is_success, query

@@ -29,12 +29,12 @@ def name_of(requirement: str) -> str:
 
 def test_every_required_package_is_pinned() -> None:
     pinned = {line.partition("==")[0] for line in (PROJECT_ROOT / "constraints.txt").read_text().splitlines()}
-    asked = [
+    required = [
         *PROJECT["dependencies"],
         *PROJECT["optional-dependencies"]["dev"],
         *PROJECT["optional-dependencies"]["text"],
     ]
-    assert {name_of(requirement) for requirement in asked} <= pinned
+    assert {name_of(requirement) for requirement in required} <= pinned
 
 
 def test_the_demo_needs_no_tests_linters_and_transformers(install: dict[str, Any]) -> None:

@@ -79,9 +79,9 @@ def test_the_console_script_runs_outside_a_checkout(installed: Path, tmp_path: P
     shown = command(installed, tmp_path, "--help")
     assert shown.returncode == 0, shown.stderr
     assert "{demo,up,walk-forward,train,rollback,fit-ensemble,sql}" in shown.stdout
-    asked = command(installed, tmp_path, "sql", "SELECT 1 AS one")
-    assert asked.returncode == 0, asked.stderr
-    assert "one" in asked.stdout
+    process = command(installed, tmp_path, "sql", "SELECT 1 AS one")
+    assert process.returncode == 0, process.stderr
+    assert "one" in process.stdout
 
 
 def test_an_installed_project_materialises_the_sample_and_writes_only_to_its_data_folder(

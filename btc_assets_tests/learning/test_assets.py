@@ -232,9 +232,9 @@ def test_the_next_cutoff_reuses_parameters_and_is_compared_with_the_champion(
     champion, candidate = table(lake, MODEL_VERDICT)["candidate_version"][0], verdict["candidate_version"][0]
     assert set(verdict["champion_version"]) == {champion}
     history = pl.concat([table(lake, MODEL_HISTORY), table(lake, MODEL_HISTORY, NEXT)])
-    stands, in_shadow = (holder(history, role, midnight(NEXT)) for role in (CHAMPION, CHALLENGER))
-    assert stands is not None
-    assert stands.version == (candidate if verdict["decision"][0] == "promoted" else champion)
+    current_champion, in_shadow = (holder(history, role, midnight(NEXT)) for role in (CHAMPION, CHALLENGER))
+    assert current_champion is not None
+    assert current_champion.version == (candidate if verdict["decision"][0] == "promoted" else champion)
     assert in_shadow is None
 
 
@@ -349,8 +349,8 @@ def aside(first: dg.ExecuteInProcessResult, lake: Lake, tmp_path: Path) -> Lake:
 
 
 def test_a_shadow_is_settled_by_the_decision_that_the_run_is_given(aside: Lake, registry: ModelRegistry) -> None:
-    told = table(aside, MODEL_HISTORY)
-    entered = row_of(told, CUTOFF + timedelta(days=1), role=CHALLENGER, event="entered_shadow")
+    history = table(aside, MODEL_HISTORY)
+    entered = row_of(history, CUTOFF + timedelta(days=1), role=CHALLENGER, event="entered_shadow")
     aside.write(MODEL_HISTORY, CUTOFF + timedelta(days=1), entered)
     challenger = holder(entered, CHALLENGER, midnight(NEXT))
     assert challenger is not None
@@ -367,16 +367,16 @@ def test_a_shadow_is_settled_by_the_decision_that_the_run_is_given(aside: Lake, 
 def test_a_replay_drops_the_decisions_of_the_day_and_keeps_what_a_person_did(
     aside: Lake, registry: ModelRegistry
 ) -> None:
-    told = table(aside, MODEL_HISTORY)
-    person = row_of(told, NEXT, actor="ann", event="rolled_back", recorded_at=midnight(NEXT) + timedelta(hours=1))
-    aside.write(MODEL_HISTORY, NEXT, pl.concat([row_of(told, NEXT, actor="model_verdict"), person]))
+    history = table(aside, MODEL_HISTORY)
+    person = row_of(history, NEXT, actor="ann", event="rolled_back", recorded_at=midnight(NEXT) + timedelta(hours=1))
+    aside.write(MODEL_HISTORY, NEXT, pl.concat([row_of(history, NEXT, actor="model_verdict"), person]))
     assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=shadow_config("replay", None)).success
     assert table(aside, MODEL_HISTORY, NEXT).equals(person)
 
 
 def test_nobody_rolls_back_behind_a_later_change(aside: Lake, registry: ModelRegistry) -> None:
-    told = table(aside, MODEL_HISTORY)
-    aside.write(MODEL_HISTORY, NEXT, row_of(told, NEXT, model_version=2))
+    history = table(aside, MODEL_HISTORY)
+    aside.write(MODEL_HISTORY, NEXT, row_of(history, NEXT, model_version=2))
     result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(event="rollback", to=1))
     assert not result.success
     [failure] = result.get_step_failure_events()

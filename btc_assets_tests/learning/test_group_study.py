@@ -90,7 +90,7 @@ def three_groups() -> Study:
 def test_groups_with_a_signal_help_and_noise_does_not(three_groups: Study) -> None:
     found = {(row["groups"], row["against"]): row["verdict"] for row in three_groups.rows.iter_rows(named=True)}
     whole = "price+sentiment+social"
-    helps = {pair for pair, said in found.items() if said == "helps"}
+    helps = {pair for pair, outcome in found.items() if outcome == "helps"}
     assert helps == {
         ("price", BASE_RATE),
         ("sentiment", BASE_RATE),
@@ -117,22 +117,22 @@ def test_the_false_positive_rate_of_noise_is_at_most_the_level() -> None:
 
 def test_a_strong_signal_is_detected() -> None:
     repeats = 6
-    said = [
+    results = [
         row_of(run_study(grouped_rows({"price": 0.0, "social": 0.6}, seed=2_000 + seed)), "price+social", "price")
         for seed in range(repeats)
     ]
-    assert sum(row["verdict"] == "helps" for row in said) == repeats
-    assert all(row["difference"] < 0 and row["upper"] < 0 and row["cohens_d"] < 0 for row in said)
+    assert sum(row["verdict"] == "helps" for row in results) == repeats
+    assert all(row["difference"] < 0 and row["upper"] < 0 and row["cohens_d"] < 0 for row in results)
 
 
 @pytest.mark.parametrize(
-    ("difference", "p_value", "said"),
+    ("difference", "p_value", "expected"),
     [(-1e-3, 0.049, "helps"), (1e-3, 0.049, "hurts"), (-1e-3, 0.05, "cannot tell"), (-1e-3, None, "cannot tell")],
 )
 def test_a_verdict_needs_a_corrected_p_value_below_the_level(
-    difference: float, p_value: float | None, said: str
+    difference: float, p_value: float | None, expected: str
 ) -> None:
-    assert verdict(difference, p_value) == said
+    assert verdict(difference, p_value) == expected
 
 
 # --- the same for every set ------------------------------------------------------------------------
@@ -412,11 +412,11 @@ def test_the_table_has_every_comparison_and_its_verdict(three_groups: Study) -> 
 
 
 def test_the_notes_give_the_verdict_of_each_group(three_groups: Study) -> None:
-    said = "\n".join(three_groups.notes)
-    assert "price, sentiment and social all have values" in said
-    assert "seeds 1, 2, 3, 4 and 5 on 2 folds" in said
-    assert "\nsentiment: helps (sentiment against base rate:" in said
-    assert "\nsocial: cannot tell (" in said or "\nsocial: hurts (" in said
+    text = "\n".join(three_groups.notes)
+    assert "price, sentiment and social all have values" in text
+    assert "seeds 1, 2, 3, 4 and 5 on 2 folds" in text
+    assert "\nsentiment: helps (sentiment against base rate:" in text
+    assert "\nsocial: cannot tell (" in text or "\nsocial: hurts (" in text
 
 
 def test_the_plot_is_a_small_png(three_groups: Study) -> None:
