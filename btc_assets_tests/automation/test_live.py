@@ -1,4 +1,4 @@
-"""Once for real: Dagster's daemon, the forecast server, a local exchange and feed, and nobody at the keyboard."""
+"""End-to-end test with Dagster's daemon, the forecast server, a local exchange and a local feed."""
 
 import contextlib
 import os
