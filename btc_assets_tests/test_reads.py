@@ -169,7 +169,7 @@ STEPS = {node.assets_def.op.name: node.assets_def for node in map(GRAPH.get, GRA
 PACKAGE = PROJECT_ROOT / "btc_assets"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", sorted(STEPS))
 def test_no_asset_is_handed_the_lake(step: str) -> None:
     """The IO manager is the lake; Dagster calls it with the partitions of declared edges and of the step's own."""
     handed = STEPS[step].op.required_resource_keys
