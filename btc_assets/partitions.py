@@ -1,8 +1,7 @@
-"""The one daily grid, and the mappings that keep every asset behind its own time.
+"""The daily partition grid, and the partition mappings that prevent look-ahead.
 
-Data assets and learning assets share the grid: a data partition is one UTC day, a learning partition
-is a *cutoff day* `c`, built only from what was available at `c` 00:00 UTC. A mapping that ends at
-offset -1 is how the lineage itself says "before".
+Data assets and learning assets share the grid: a data partition is one UTC day, a learning partition is a *cutoff day*
+`c`, built only from rows available at `c` 00:00 UTC. A mapping that ends at offset -1 makes the lineage show "before".
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import dagster as dg
 from btc_assets.settings import Settings, settings
 
 KEY_FORMAT = "%Y-%m-%d"
-"""Format of every partition key."""
+"""Format of partition keys."""
 
 
 def daily_grid(config: Settings) -> dg.DailyPartitionsDefinition:
@@ -32,17 +31,15 @@ def daily_grid(config: Settings) -> dg.DailyPartitionsDefinition:
 
 
 DAILY = daily_grid(settings())
-"""The grid of this deployment. A closed history ends with the cutoff day that follows its last data day."""
-
-
+"""Grid of this deployment. A closed history ends with the cutoff day after its last data day."""
 _ALL_DAYS = 20 * 366
-"""Days that stand for all days before a partition."""
+"""Number of days that covers all days before a partition."""
 
 
 def days_before(days: int, *, and_today: bool) -> dg.TimeWindowPartitionMapping:
     """Map a partition to the `days` partitions before it, with or without its own day.
 
-    Days before the start of the grid are not there and are not asked for.
+    Days before the start of the grid are ignored.
     """
     return dg.TimeWindowPartitionMapping(
         start_offset=-days,
@@ -57,12 +54,12 @@ def everything_until(*, and_today: bool) -> dg.TimeWindowPartitionMapping:
 
 
 def is_everything(mapping: dg.PartitionMapping) -> bool:
-    """Say whether a mapping is one of `everything_until`."""
+    """Return whether a mapping is one of `everything_until`."""
     return isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset == -_ALL_DAYS
 
 
 def day_of(key: str) -> date:
-    """Return the UTC day a partition key stands for."""
+    """Return the UTC day of a partition key."""
     return date.fromisoformat(key)
 
 
@@ -77,11 +74,11 @@ def previous_monday(day: date) -> date:
 
 
 def days_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> list[date]:
-    """Return every day a run made, else the newest day stored, else none.
+    """Return every day of the run; outside a run the newest stored day, if there is one.
 
     Args:
-        run_tags: tags of the run a check is part of.
-        days_stored: days the lake holds of the table checked.
+        run_tags: tags of the run of the check.
+        days_stored: stored days of the checked table.
     """
     last = run_tags.get("dagster/asset_partition_range_end") or run_tags.get("dagster/partition")
     if last is None:
@@ -91,12 +88,12 @@ def days_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> l
 
 
 def day_to_check(run_tags: Mapping[str, str], days_stored: Sequence[date]) -> date | None:
-    """Return the newest of `days_to_check`, None where there is none."""
+    """Return the newest of `days_to_check`, None if there is none."""
     return max(days_to_check(run_tags, days_stored), default=None)
 
 
 def nothing_stored(table: str) -> dg.AssetCheckResult:
-    """Return what a check says of a table that has no partition yet: a warning, which blocks nothing."""
+    """Return the result of a check on a table without a partition: a warning, which blocks nothing."""
     return dg.AssetCheckResult(
         passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"No partition of {table} is stored yet."
     )

@@ -1,8 +1,7 @@
-"""What an asset may read: the tables and days that its step declares, and its own partitions in hand.
+"""Restrict the reads of an asset to the tables and days that its step declares, and its own partitions in the run.
 
-An asset is handed `Tables`, never the lake. `Tables.of(context)` resolves the edges of the step once, by the partition
-mappings that Dagster draws the lineage from, and refuses every other table and day. So what the lineage shows is what a
-step can have seen of the lake.
+Assets get `Tables`, never the lake. `Tables.of(context)` resolves the edges of the step once, by the partition mappings
+of the lineage, and refuses every other table and day. So a step cannot read more of the lake than the lineage shows.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ Days = tuple[date, date]
 
 
 class UndeclaredReadError(LakeError):
-    """An asset asked for a table or a day that its step does not declare."""
+    """An asset reads a table or a day that its step does not declare."""
 
 
 class Tables:
-    """The tables of the lake as an asset sees them: readable through its declared edges only.
+    """The tables of the lake for an asset: readable through its declared edges only.
 
-    Nothing is written here: what an asset returns goes through the IO manager.
+    It writes nothing: the output of an asset is written by the IO manager.
     """
 
     def __init__(self, lake: Lake) -> None:
@@ -41,7 +40,7 @@ class Tables:
         self._lake = lake
 
     def of(self, context: dg.AssetExecutionContext) -> DeclaredReads:
-        """Return what the step of this context may read."""
+        """Return the declared reads of the step of this context."""
         return DeclaredReads(
             asset=" and ".join(sorted(key.to_user_string() for key in context.selected_asset_keys)),
             own=frozenset(key.to_user_string() for key in context.selected_asset_keys),
@@ -50,7 +49,7 @@ class Tables:
         )
 
     def locked(self, contract: Contract) -> AbstractContextManager[None]:
-        """Keep other runs out of a table until the block ends, see `Lake.locked`."""
+        """Lock a table until the block ends, see `Lake.locked`."""
         return self._lake.locked(contract)
 
 
@@ -58,13 +57,13 @@ class Tables:
 class DeclaredReads:
     """The reads of one step.
 
-    Days before the history of the deployment are absent, and only an edge to everything before reads them: a history
-    that starts later than it did keeps its champion and the texts it has seen.
+    Days before the start of the deployment's history are absent, except through an edge to all earlier partitions: if
+    the start of the history is moved to a later day, its champion and its known texts stay.
 
     Attributes:
-        asset: the assets of the step, for messages.
-        own: their tables.
-        declared: the days that may be read of each table, in order.
+        asset: names of the step's assets, for messages.
+        own: tables of the step's assets.
+        declared: the readable days of each table, in order.
     """
 
     asset: str
@@ -73,19 +72,19 @@ class DeclaredReads:
     _lake: Lake
 
     def days(self, contract: Contract, first: date | None = None, last: date | None = None) -> list[date]:
-        """Return the declared days that are stored, with `first` <= day <= `last`, in order; no bound: all declared.
+        """Return the stored declared days with `first` <= day <= `last`, in order; without a bound all of them.
 
         Raises:
             UndeclaredReadError: the table, or a day of a bounded span, is not declared.
         """
         spans = self._spans(contract)
         if first is not None or last is not None:
-            self._expect(contract, first or spans[0][0], last or spans[-1][1])
+            self._require_declared(contract, first or spans[0][0], last or spans[-1][1])
         stored = self._lake.days(contract, first, last or spans[-1][1])
-        return [day for day in stored if any(opens <= day <= closes for opens, closes in spans)]
+        return [day for day in stored if any(span_first <= day <= span_last for span_first, span_last in spans)]
 
     def scan(self, contract: Contract, first: date | None = None, last: date | None = None) -> pl.LazyFrame:
-        """Scan the declared days that are stored, with `first` <= day <= `last`; no bound: all declared.
+        """Scan the declared days that are stored, with `first` <= day <= `last`; without a bound: all declared days.
 
         Raises:
             UndeclaredReadError: the table, or a day of a bounded span, is not declared.
@@ -109,11 +108,11 @@ class DeclaredReads:
         return self._lake.read(contract, day) if self._is_declared(contract, day) else None
 
     def filed_later(self, contract: Contract) -> pl.LazyFrame:
-        """Scan the rows of the step's own table that are filed under later days.
+        """Scan the rows of the step's own table that are stored under later days.
 
-        The one read that no edge declares, for a step that must not file behind its own later rows: a text keeps the
-        day it was first seen on, and nobody rolls back behind a later change. These rows may refuse or leave out a row;
-        nothing of them enters one.
+        The only read without a declared edge, for a step that must respect its own later rows: a text keeps the day on
+        which it was first seen, and a rollback is refused before a later change. These rows may only refuse or leave
+        out a row; their values are not used.
 
         Raises:
             UndeclaredReadError: the table is not the step's own.
@@ -129,16 +128,16 @@ class DeclaredReads:
         return spans
 
     def _is_declared(self, contract: Contract, day: date) -> bool:
-        """Say whether a day may be read: refuse one of the history that is not declared, an earlier one is absent."""
-        self._expect(contract, day, day)
-        return any(opens <= day <= closes for opens, closes in self._spans(contract))
+        """Return whether a day may be read; refuse an undeclared day of the history, a day before it is absent."""
+        self._require_declared(contract, day, day)
+        return any(span_first <= day <= span_last for span_first, span_last in self._spans(contract))
 
-    def _expect(self, contract: Contract, first: date, last: date) -> None:
+    def _require_declared(self, contract: Contract, first: date, last: date) -> None:
         """Refuse a span with a day of the history that is not declared."""
         spans = self._spans(contract, first)
         day = max(first, min(DAILY.start.date(), spans[0][0]))
-        for opens, closes in spans:
-            day = closes + _DAY if opens <= day <= closes else day
+        for span_first, span_last in spans:
+            day = span_last + _DAY if span_first <= day <= span_last else day
         if day <= last:
             raise UndeclaredReadError(self._refusal(contract, str(day)))
 
@@ -158,19 +157,19 @@ def _span_name(first: date, last: date) -> str:
 
 
 def declared_days(context: dg.AssetExecutionContext) -> dict[str, Sequence[Days]]:
-    """Return the days a step may read of each table: its own partitions in hand and those its edges map them to."""
+    """Return the readable days of each table: the partitions of the run and those that the step's edges map them to."""
     window = context.partition_time_window
-    in_hand = DAILY.get_partition_subset_in_time_window(window)
+    run_partitions = DAILY.get_partition_subset_in_time_window(window)
     now = datetime.now(tz=UTC)
     subsets: dict[str, Any] = {}
     from_the_beginning = set()
     for key in context.selected_asset_keys:
         table = key.to_user_string()
-        subsets[table] = subsets[table] | in_hand if table in subsets else in_hand
+        subsets[table] = subsets[table] | run_partitions if table in subsets else run_partitions
         for dep in context.assets_def.get_asset_spec(key).deps:
             mapping = dep.partition_mapping or dg.TimeWindowPartitionMapping()
             mapped = mapping.get_upstream_mapped_partitions_result_for_partitions(
-                in_hand, DAILY, DAILY, current_time=now
+                run_partitions, DAILY, DAILY, current_time=now
             ).partitions_subset
             upstream = dep.asset_key.to_user_string()
             subsets[upstream] = subsets[upstream] | mapped if upstream in subsets else mapped
@@ -189,5 +188,5 @@ def _spans_of(subset: Any, first: date, from_the_beginning: bool) -> list[Days]:
 
 
 def lake_resources(lake: Lake) -> dict[str, Any]:
-    """Return the resources that stand for a lake: `tables` for assets, `lake` for checks, sensors and jobs."""
+    """Return the resources of a lake: `tables` for assets, `lake` for checks, sensors and jobs."""
     return {"io_manager": lake, "lake": lake, "tables": Tables(lake)}

@@ -1,4 +1,4 @@
-"""SQL over the lake: every stored table as a DuckDB view, for reports and for questions nobody foresaw."""
+"""SQL over the lake: every stored table as a DuckDB view, for reports and ad-hoc queries."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def add_lake_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> list[str]:
-    """Add a view for each stored table, named as its asset: `market.prices`, `forecasting.forecasts`, ...
+    """Add a view for each stored table, named like its asset: `market.prices`, `forecasting.forecasts`, ...
 
-    The views read the Parquet files as they are when a query runs; nothing is copied or locked.
+    The views read the Parquet files when a query runs; nothing is copied or locked.
 
     Args:
-        connection: where to add them; UTC becomes its time zone.
-        lake: whose tables they show.
+        connection: the connection; its time zone is set to UTC.
+        lake: holds the tables.
 
     Returns:
         The names of the views.
@@ -30,7 +30,7 @@ def add_lake_views(connection: duckdb.DuckDBPyConnection, lake: Lake) -> list[st
         if not lake.days(contract):
             continue
         domain, table = contract.table.split("/")
-        # What the lake's folder is called is no pattern, whatever it holds.
+        # The lake's path is literal, also if it contains glob characters.
         files = f"{glob.escape(lake.root)}/{contract.table}/day=*/{PART}".replace("'", "''")
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {domain}")
         connection.execute(

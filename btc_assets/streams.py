@@ -1,8 +1,8 @@
-"""Streams: everything that comes from outside, each declared once, and `Inputs`: what is known of them.
+"""Declarations of streams, the data from outside, and `Inputs`: their known rows.
 
-One stream is the clock: its rows, one an hour, are the rows of the feature table. The rows of every other stream
-join an hour; which hour a row counts for, and when it may be used, is part of the declaration, so that the engine
-and the causality laws are written once and hold for every stream, numbers or texts.
+One stream is the clock: its rows, one per hour, are the rows of the feature table. The rows of every other stream are
+joined to hours. The declaration says for which hour a row counts and when it may be used, so that the engine and the
+causality laws are the same for every stream, numbers or texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 IN_ITS_HOUR = pl.col("available_at").dt.truncate("1h")
 """The hour of a row that names its own `available_at`: the one in which it became available."""
 _REACH = timedelta(hours=48)
-"""How much of the past a made-up future repeats: twice the longest span a bug of a day would reach for."""
+"""Length of the past that a synthetic future repeats: twice the reach of a bug of a day."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Feature:
 
     Attributes:
         name: column name.
-        group: what it is about, see `features.catalog.GROUPS`.
+        group: one of `features.catalog.GROUPS`.
         unit: of the value.
-        about: a sentence that says what it is.
-        warmup_hours: hours of earlier rows after which the value no longer depends on where they start.
-        expression: over the clock's rows in time order; where it reads other streams, over every hour.
-        streams: names of the other streams it reads. Such an expression may also name columns of the clock and
-            features of the clock alone; it is null where one of the streams was not gathered.
+        about: description.
+        warmup_hours: hours of earlier rows after which the value no longer depends on their start.
+        expression: over the clock's rows in time order; if it reads other streams, over every hour.
+        streams: names of the other streams it reads. Such an expression may also use columns and features of the
+            clock; it is null where one of the streams was not gathered.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Rows:
 
     Attributes:
         frame: the columns that features and laws read.
-        days: UTC days that were gathered, also where they gave no row; None where silence says nothing.
+        days: UTC days that were gathered, with or without rows; None if the absence of rows has no meaning.
     """
 
     frame: pl.DataFrame
@@ -67,14 +67,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Service:
-    """Where a stream of numbers comes from, for the asset that `market.gathering` builds.
+    """Source of a numeric stream, for the asset that `market.gathering` builds.
 
     Attributes:
         url: base URL of the live service.
-        fetch: asks it for the rows with `first` <= row < `last` (UTC); may give more, and rows twice.
-        aliases: names each column goes by in files, lower case, the first one present is taken.
+        fetch: requests the rows with `first` <= row < `last` (UTC); may return more rows, and duplicates.
+        aliases: names of each column in files, lower case; the first one present is used.
         cron: when the newest rows are fetched, a cron expression in UTC.
-        kinds: shown on the asset.
+        kinds: kinds of the asset in Dagster.
     """
 
     url: str
@@ -86,26 +86,26 @@ class Service:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """One thing that comes from outside.
+    """One kind of data from outside.
 
     Attributes:
-        name: what features call it.
-        about: what it is, for the description of its asset.
-        tables: contract of its table, then those of tables derived from it that are read beside it.
-        rows: LazyFrames of `tables` to the columns that features and laws read.
+        name: name in features and settings.
+        about: description, for its asset.
+        tables: contract of its table, then the contracts of derived tables that are read with it.
+        rows: function from LazyFrames of `tables` to the columns that features and laws read.
         available_at: when a row may first be used, UTC.
-        hour: open_time of the hour a row counts for; never later known than that hour's close.
-        join: rows and every hour of a span to one row an hour: open_time and columns of its own; the clock needs none.
-        futures: other futures after a moment, by name: what the laws of poisoning try.
-        made_up: rows for a span of hours and a seed, for laws that need data with no signal.
-        roughened: the same rows with holes and unknown values, for laws that must hold across them.
+        hour: open_time of the hour for which a row counts; the row is available by the close of that hour.
+        join: function from rows and all hours of a span to one row per hour: open_time and its own columns.
+        futures: function to rows with other futures after a moment, by name, for the law of poisoning.
+        made_up: function from hours and a seed to synthetic rows without signal, for the laws.
+        roughened: function that adds gaps and unknown values to rows, for the laws.
         cadence: usual time from one row to the next.
-        warn_after, fail_after: age of the newest materialisation that is a warning, and an error.
-        lookback: how long a row may count for hours after its own.
-        tempting: moments from a given one on at which a join is likely to look ahead.
-        gathered: stored days and rows to the days that were gathered; None where silence says nothing.
-        features: what is made of it, where the catalogue does not declare that itself.
-        service: where its asset gets it; None where its domain has an asset of its own.
+        warn_after, fail_after: age of the newest materialisation from which it is a warning, or an error.
+        lookback: time after its own hour for which a row still counts.
+        tempting: function to the moments, from a given one on, at which a join is likely to look ahead.
+        gathered: function from stored days and rows to the gathered days; None as in `Rows.days`.
+        features: its features, if the catalogue does not declare them.
+        service: source of its asset; None if its domain has its own asset.
         is_gathered: whether a deployment's settings name somewhere to get it from.
         followed_as: what its newest rows are called in the name of the sensor that follows them; its name unless given.
         is_clock: whether its rows are the rows of the feature table.
@@ -135,7 +135,7 @@ class Stream:
 
     @property
     def contract(self) -> Contract:
-        """Contract of its own table."""
+        """Contract of the stream's own table."""
         return self.tables[0]
 
     @property
@@ -145,16 +145,16 @@ class Stream:
 
     @property
     def followed(self) -> Contract:
-        """The table whose change reaches the features: the stream's own, or the last one derived from it."""
+        """Contract of the table whose changes reach the features: the stream's own or the last derived table."""
         return self.tables[-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What is known of each stream; a stream that was not gathered is absent.
+    """Known rows of each stream; a stream that was not gathered is absent.
 
     Attributes:
-        rows: of each stream, the clock among them.
+        rows: rows by stream, including the clock.
     """
 
     rows: Mapping[Stream, Rows]
@@ -165,7 +165,7 @@ class Inputs:
 
     @property
     def clock(self) -> pl.DataFrame:
-        """The clock's rows in time order, one an hour, gaps left as gaps."""
+        """The clock's rows in time order, one per hour, with gaps."""
         return self.rows[self._clock].frame
 
     @property
@@ -173,11 +173,11 @@ class Inputs:
         return next(stream for stream in self.rows if stream.is_clock)
 
     def joined(self, names: Collection[str], hours: pl.Series) -> pl.DataFrame:
-        """Return every hour with what some of the streams say of it.
+        """Return every hour with the joined columns of some streams.
 
         Args:
-            names: of the streams.
-            hours: open_times, one an hour, UTC.
+            names: names of the streams.
+            hours: open_times, one per hour, UTC.
         """
         frames = [stream.join(rows, hours).drop("open_time") for stream, rows in self.rows.items()
                   if stream.name in names]  # fmt: skip
@@ -185,37 +185,37 @@ class Inputs:
                          how="horizontal")  # fmt: skip
 
     def with_clock(self, frame: pl.DataFrame) -> Self:
-        """Return the same with other rows of the clock."""
+        """Return the same inputs with other rows of the clock."""
         return replace(self, rows={**self.rows, self._clock: Rows(frame)})
 
     def until(self, moment: datetime) -> Self:
-        """Return what was available at a moment, and the days that had begun by then."""
+        """Return the rows available at a moment, and the days that had begun by then."""
         return self._where(lambda stream: stream.available_at <= moment, lambda day: day <= moment.date())
 
     def between(self, first: datetime, last: datetime) -> Self:
-        """Return the rows that count for the hours with first <= open_time < last, and the days that span touches."""
+        """Return the rows that count for the hours with first <= open_time < last, and the days of that span."""
         newest = (last - timedelta(microseconds=1)).date()
         return self._where(
             lambda stream: (stream.hour >= first) & (stream.hour < last), lambda day: first.date() <= day <= newest
         )
 
     def poisoned(self, moment: datetime) -> dict[str, Self]:
-        """Return the same with another future after a moment, by name; what was available at the moment stays.
+        """Return inputs with another future after a moment, by name; rows available at the moment stay.
 
-        Every stream's future changes at once: its first kind of future, its second, its third.
+        The futures of all streams change together: the first kind of each stream, then the second, then the third.
         """
         futures = [
             [(name, stream, rows) for name, rows in stream.futures(rows, stream.available_at, moment).items()]
             for stream, rows in self.rows.items()
         ]
-        made = {}
+        variants = {}
         for kinds in zip(*futures, strict=True):
             name = ", ".join(dict.fromkeys(name for name, _, _ in kinds))
-            made[name] = replace(self, rows={stream: rows for _, stream, rows in kinds})
-        return made
+            variants[name] = replace(self, rows={stream: rows for _, stream, rows in kinds})
+        return variants
 
     def roughened(self) -> Self:
-        """Return the same with holes and unknown values where a stream declares some."""
+        """Return the same inputs with gaps and unknown values."""
         rows = {stream: replace(rows, frame=stream.roughened(rows.frame)) for stream, rows in self.rows.items()}
         return replace(self, rows=rows)
 
@@ -233,7 +233,7 @@ class Inputs:
 
 
 def every_hour(clock: pl.DataFrame) -> pl.Series:
-    """Return each hour from the clock's first row to its last, those without a row included.
+    """Return each hour from the clock's first row to its last, with or without a row.
 
     Args:
         clock: rows with `open_time`, in time order.
@@ -244,19 +244,19 @@ def every_hour(clock: pl.DataFrame) -> pl.Series:
     return pl.datetime_range(first, last, "1h", time_unit="us", eager=True).alias("open_time")
 
 
-# --- streams of numbers --------------------------------------------------------------------------
+# --- numeric streams -----------------------------------------------------------------------------
 def same_columns(columns: Sequence[str]) -> Callable[[pl.LazyFrame], pl.DataFrame]:
-    """Return how to read a table as it is stored: some of its columns, in the order of the first."""
+    """Return a reader of some columns of a table, sorted by the first column."""
     return lambda table: table.select(columns).sort(columns[0]).collect()
 
 
 def latest(hour: pl.Expr, columns: Mapping[str, str], lookback: timedelta) -> Callable[[Rows, pl.Series], pl.DataFrame]:
-    """Return a join by which an hour has the newest row that counts for it or for an earlier hour.
+    """Return a join that gives each hour the newest row that counts for it or an earlier hour.
 
     Args:
-        hour: the hour a row counts for.
-        columns: of the rows, and what each is called beside an hour.
-        lookback: how much earlier that row may be; older ones are unknown.
+        hour: the hour for which a row counts.
+        columns: name of each column in the rows, and in the result.
+        lookback: how much earlier the row may be; otherwise the values are unknown.
     """
 
     def join(rows: Rows, hours: pl.Series) -> pl.DataFrame:
@@ -269,12 +269,12 @@ def latest(hour: pl.Expr, columns: Mapping[str, str], lookback: timedelta) -> Ca
 
 
 def numbers_poisoned(frame: pl.DataFrame, future: pl.Expr, *, seed: int = 3) -> dict[str, pl.DataFrame]:
-    """Return a frame with the numbers of its future made unknown, a million times larger, and shuffled, by name.
+    """Return frames whose future values are unknown, multiplied by a million, or shuffled, by name.
 
     Args:
-        frame: in time order.
-        future: which rows are the future.
-        seed: of the shuffle.
+        frame: rows in time order.
+        future: selects the rows of the future.
+        seed: random seed of the shuffle.
     """
     values = [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
     floats = [name for name in values if frame.schema[name].is_float()]
@@ -293,12 +293,12 @@ def numbers_poisoned(frame: pl.DataFrame, future: pl.Expr, *, seed: int = 3) -> 
 
 
 def number_futures(rows: Rows, available_at: pl.Expr, moment: datetime) -> dict[str, Rows]:
-    """Return a stream of numbers with other futures after a moment, by name; one is made up where none is there.
+    """Return a numeric stream with other futures after a moment, by name; a missing future is synthesised.
 
     Args:
-        rows: in time order.
-        available_at: when each may be used.
-        moment: after which they may change, UTC.
+        rows: rows in time order.
+        available_at: when each row may be used.
+        moment: rows available after it change, UTC.
     """
     frame, future = rows.frame, available_at > moment
     if not frame.select(future.any()).item():
@@ -310,12 +310,12 @@ def number_futures(rows: Rows, available_at: pl.Expr, moment: datetime) -> dict[
 
 
 def random_numbers(contract: Contract, cadence: timedelta, columns: Sequence[str]) -> Callable[[pl.Series, int], Rows]:
-    """Return how to make up rows of a stream of numbers: random walks that know nothing of the clock, a hole in them.
+    """Return a function to synthetic rows of a numeric stream: random walks independent of the clock, with a gap.
 
     Args:
-        contract: of the table; its first key column is the time of a row.
+        contract: contract of the table; its first key column is the time of a row.
         cadence: time from one row to the next.
-        columns: of the table that features read, the time first.
+        columns: columns of the table that features read, the time first.
     """
 
     def made_up(hours: pl.Series, seed: int) -> Rows:
@@ -330,14 +330,14 @@ def random_numbers(contract: Contract, cadence: timedelta, columns: Sequence[str
             if contract.columns[name].is_numeric()
         }
         frame = pl.DataFrame({time: times.cast(contract.columns[time]), **values})
-        hole = pl.int_range(pl.len()).is_between(int(0.8 * steps), int(0.8 * steps) + max(1, int(30 * HOUR / cadence)))
-        return Rows(frame.filter(~hole & (pl.lit(times) <= hours[-1] + cadence)))
+        gap = pl.int_range(pl.len()).is_between(int(0.8 * steps), int(0.8 * steps) + max(1, int(30 * HOUR / cadence)))
+        return Rows(frame.filter(~gap & (pl.lit(times) <= hours[-1] + cadence)))
 
     return made_up
 
 
-def after_the_widest_gap(available_at: pl.Expr) -> Callable[[Rows, datetime], list[datetime]]:
-    """Return what finds the moments a join of numbers is tempted at: the end of the longest silence, the newest row."""
+def around_the_widest_gap(available_at: pl.Expr) -> Callable[[Rows, datetime], list[datetime]]:
+    """Return a function to the moments at which a join is likely to look ahead: end of the widest gap, newest row."""
 
     def tempting(rows: Rows, since: datetime) -> list[datetime]:
         at = rows.frame.select(available_at.alias("at")).filter(pl.col("at") > since).to_series().sort()
@@ -361,41 +361,41 @@ def numbers(
     service: Service,
     **others: Any,
 ) -> Stream:
-    """Declare a stream of numbers that join an hour by their newest row.
+    """Declare a numeric stream whose newest row is joined to each hour.
 
-    A row counts for the hour in which it becomes available, as a text does: what a service publishes on the stroke of
-    an hour is used when the hour that begins there has closed. So there is an hour to fetch it in, and a live forecast
-    reads what a replay reads.
+    A row counts for the hour in which it becomes available, like a text: a row published at a full hour is used when
+    the hour that begins then has closed. This leaves an hour to fetch it, so that a live forecast and a replay use the
+    same rows.
 
     Args:
-        name: what features call it.
+        name: name in features and settings.
         about: what it is.
-        contract: of its table; its first key column is the time of a row.
+        contract: contract of its table; its first key column is the time of a row.
         available_at: when a row may first be used, UTC.
         cadence: usual time from one row to the next.
-        lookback: how long a row counts for later hours.
-        columns: of the table that features read, and what each is called beside an hour.
-        features: made of it.
-        service: where it comes from.
+        lookback: time for which a row counts for later hours.
+        columns: name of each column in the table, and in the joined hours.
+        features: its features.
+        service: its source.
         others: further attributes of `Stream`.
     """
     hour = available_at.dt.truncate("1h")
-    read = (contract.key[0], *(column for column in columns if column != contract.key[0]))
+    row_columns = (contract.key[0], *(column for column in columns if column != contract.key[0]))
     return Stream(
         name=name,
         about=about,
         tables=(contract,),
-        rows=same_columns(read),
+        rows=same_columns(row_columns),
         available_at=available_at,
         hour=hour,
         join=latest(hour, columns, lookback),
         futures=number_futures,
-        made_up=random_numbers(contract, cadence, read),
+        made_up=random_numbers(contract, cadence, row_columns),
         cadence=cadence,
         warn_after=max(2 * cadence, timedelta(hours=3)),
         fail_after=max(4 * cadence, timedelta(hours=6)),
         lookback=lookback,
-        tempting=after_the_widest_gap(available_at),
+        tempting=around_the_widest_gap(available_at),
         features=features,
         service=service,
         **others,

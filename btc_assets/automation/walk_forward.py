@@ -1,8 +1,8 @@
-"""The walk-forward: history replayed cutoff by cutoff, each model before the days it forecasts.
+"""The walk-forward: replay history cutoff by cutoff, training each model before the days that it forecasts.
 
-The job runs the project's own asset jobs inside its one step, against the same instance, so everything it
-makes is an ordinary materialisation. It can be stopped and started again: what was already made from the
-same data, code and settings is left alone.
+The job runs the project's own asset jobs inside its single step, on the same instance, so everything it makes is an
+ordinary materialisation. It can be interrupted and resumed: partitions made from the same data, code and settings are
+kept.
 """
 
 import hashlib
@@ -51,11 +51,11 @@ from btc_assets.transport import SourceError
 from btc_assets.vocabulary import CHALLENGER, HELD_ROLES
 
 BACKGROUND = "btc/background"
-"""Tag of runs that may take long: `dagster.yaml` keeps one place free of them, for the forecast of the hour."""
+"""Tag of long runs: `dagster.yaml` keeps one run slot free of them, for the hourly forecast."""
 WALK_TAG = "btc/walk_forward"
-"""Tag of every run a walk-forward starts: the id of the walk's own run."""
+"""Tag of every run that a walk-forward starts: the run id of the walk."""
 FINGERPRINT_TAG = "btc/fingerprint"
-"""Tag of a run: what data, code and settings it was made from."""
+"""Tag of a run: fingerprint of its data, code and settings."""
 TRAINING_SETTINGS = {
     "feature_set",
     "train_days",
@@ -65,7 +65,7 @@ TRAINING_SETTINGS = {
     "tune_every_days",
     "seed",
 }
-"""Settings a model depends on."""
+"""Settings that a model depends on."""
 JUDGING_SETTINGS = {
     "gate_margin_nats",
     "gate_tolerance_nats",
@@ -74,21 +74,21 @@ JUDGING_SETTINGS = {
     "shadow_hours",
     "fee_bps",
 }
-"""Settings a verdict depends on beside the model."""
+"""Further settings that a verdict depends on."""
 TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
-"""Tables that training makes of a cutoff, in the order of the graph; training does not depend on any verdict."""
+"""Tables of a trained cutoff, in graph order; training does not depend on any verdict."""
 JUDGED = (MODEL_HISTORY, MODEL_VERDICT)
-"""Tables that judging makes of a trained cutoff; a verdict depends on the verdicts before it."""
+"""Tables of a judged cutoff; a verdict depends on the earlier verdicts."""
 FORECAST_SETTINGS = {"train_days", "fee_bps", "too_small_to_call"}
-"""Settings forecasts and outcomes depend on beside the model."""
+"""Further settings that forecasts and outcomes depend on."""
 
 
 class WalkError(RuntimeError):
-    """A walk-forward cannot go on."""
+    """A walk-forward cannot continue."""
 
 
 class WalkForwardConfig(dg.Config):
-    """What to replay."""
+    """The period to replay."""
 
     start: str = Field(default="", description="First cutoff, YYYY-MM-DD; empty: the first Monday with a full window.")
     end: str = Field(default="", description="Last day to forecast, YYYY-MM-DD; empty: the last day that has closed.")
@@ -96,17 +96,17 @@ class WalkForwardConfig(dg.Config):
         default=7, ge=0, le=365, description="Days from one cutoff to the next; 0: the first cutoff is the only one."
     )
     resume: bool = Field(
-        default=True, description="Leave alone what was already made from the same data, code and settings."
+        default=True, description="Keep partitions that were made from the same data, code and settings."
     )
 
 
 @dataclass(frozen=True)
 class Leg:
-    """One cutoff and the days its model is the newest for.
+    """One cutoff and the days for which its model is the newest.
 
     Attributes:
-        cutoff: cutoff day; the model knows nothing from its 00:00 UTC on.
-        days: days forecast before the next cutoff, the cutoff's own day first.
+        cutoff: cutoff day; the model uses no data from its 00:00 UTC on.
+        days: days to forecast up to the next cutoff, the cutoff's own day first.
     """
 
     cutoff: date
@@ -114,7 +114,7 @@ class Leg:
 
 
 def plan(first_cutoff: date, last_day: date, every_days: int) -> list[Leg]:
-    """Cut a period into legs, in order; one leg when `every_days` is 0.
+    """Split a period into legs, in order; one leg if `every_days` is 0.
 
     Raises:
         WalkError: the period is empty.
@@ -133,10 +133,10 @@ def plan(first_cutoff: date, last_day: date, every_days: int) -> list[Leg]:
 
 
 def period(config: WalkForwardConfig, chosen: Settings) -> tuple[date, date]:
-    """Return the first cutoff and the last day of a walk, defaults filled in.
+    """Return the first cutoff and the last day of a walk, with defaults.
 
     Raises:
-        WalkError: the period leaves the history, or a date cannot be read.
+        WalkError: the period is outside the history, or a date cannot be parsed.
     """
     try:
         start = date.fromisoformat(config.start) if config.start else None
@@ -156,27 +156,27 @@ def period(config: WalkForwardConfig, chosen: Settings) -> tuple[date, date]:
     return start, end
 
 
-def days_lacking(lake: Lake, contract: Contract, days: Iterable[date]) -> list[date]:
-    """Return the days that are not stored, or are stored with other columns than the contract has today."""
+def missing_days(lake: Lake, contract: Contract, days: Iterable[date]) -> list[date]:
+    """Return the days that are not stored, or are stored with other columns than the present contract's."""
     stored = set(lake.days(contract))
     return [day for day in days if day not in stored or lake.columns(contract, day) != list(contract.columns)]
 
 
 def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]:
-    """Return the days whose bars are to be fetched: those lacking, and the newest stored one if it has grown since.
+    """Return the days whose bars must be fetched: missing days, and the newest stored day if it has grown since.
 
-    A day is stored as it grows, so the newest may be half there. An older day that lacks an hour has a gap, which
-    stays one.
+    The newest stored day may be incomplete. A missing hour of an older day is a gap, which
+    stays a gap.
     """
     days = list(days)
-    wanted = set(days_lacking(lake, CLOCK.contract, days))
+    to_fetch = set(missing_days(lake, CLOCK.contract, days))
     newest = max(lake.days(CLOCK.contract), default=None)
     if newest is not None and newest in days:
         first, end = closed_hours([newest], now)
-        told = lake.scan_days(CLOCK.contract, [newest]).select(pl.col("open_time").max()).collect().item()
-        if first < end and (told is None or told < end - timedelta(hours=1)):
-            wanted.add(newest)
-    return sorted(wanted)
+        stored_until = lake.scan_days(CLOCK.contract, [newest]).select(pl.col("open_time").max()).collect().item()
+        if first < end and (stored_until is None or stored_until < end - timedelta(hours=1)):
+            to_fetch.add(newest)
+    return sorted(to_fetch)
 
 
 @dataclass
@@ -184,13 +184,13 @@ class Walk:
     """One walk-forward over a lake.
 
     Attributes:
-        instance: the Dagster instance its runs are recorded in.
-        definitions: whose jobs it runs.
-        lake: where the tables are.
+        instance: the Dagster instance that records its runs.
+        definitions: definitions with the jobs to run.
+        lake: holds the tables.
         settings: of the deployment.
-        walk_id: id of the run that walks.
-        say: told what happens, a sentence at a time.
-        resume: leave alone what is already made.
+        walk_id: run id of the walk.
+        report: receives progress messages, one sentence each.
+        resume: keep partitions that are up to date.
     """
 
     instance: dg.DagsterInstance
@@ -198,7 +198,7 @@ class Walk:
     lake: Lake
     settings: Settings
     walk_id: str
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     resume: bool = True
     _digests: dict[tuple[str, date], str] = field(default_factory=dict)
 
@@ -206,19 +206,19 @@ class Walk:
         """Walk every leg in order, then report and publish the last day.
 
         Returns:
-            How many cutoffs were trained; the others were already there.
+            The number of cutoffs trained; the others were up to date.
 
         Raises:
             WalkError: a run failed; the message names it.
         """
         began = time.monotonic()
         last_day = legs[-1].days.last
-        self._lay_the_ground(legs[0].cutoff, last_day)
+        self._prepare_data(legs[0].cutoff, last_day)
         trained, retrain, rejudge = 0, not self.resume, not self.resume
         for number, leg in enumerate(legs, start=1):
             started = time.monotonic()
             new = self._train(leg, again=retrain)
-            # A model starts from the parameters of the cutoffs before it, and is judged against their models.
+            # A model reuses parameters of earlier cutoffs, and is judged against their models.
             retrain = retrain or new
             rejudge = rejudge or new or self._lacks_verdict(leg)
             if rejudge:
@@ -226,7 +226,7 @@ class Walk:
             trained += new
             mark = time.monotonic()
             made = self._forecast(leg, again=new)
-            self.say(
+            self.report(
                 f"cutoff {key_of(leg.cutoff)} ({number}/{len(legs)}): "
                 f"{'trained' if new else 'already trained'}, {'judged' if rejudge else 'already judged'} "
                 f"({mark - started:.1f} s), {self._decision(leg.cutoff)}; "
@@ -236,49 +236,48 @@ class Walk:
         reports = ["monitoring/performance_report", "champion/shadow_report"]
         self._materialise("report_performance", Span(last_day, last_day), reports)
         self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
-        self.say(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
-        self.say(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
+        self.report(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
+        self.report(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
         return trained
 
     # --- the steps -----------------------------------------------------------------------------
-    def _lay_the_ground(self, first_cutoff: date, last_day: date) -> None:
-        """Make sure that what the walk needs is stored, tables that lack the same days in one run.
+    def _prepare_data(self, first_cutoff: date, last_day: date) -> None:
+        """Materialise the missing data of the walk; tables with the same missing days share a run.
 
-        Features and labels are needed from the first window on; bars and texts also of the days that features look
-        back on.
+        Features and labels are needed from the first window on; bars and texts also for the warm-up before it.
         """
         start = first_cutoff - timedelta(days=self.settings.window_days)
         first = self.settings.first_day
         fetched = Span(max(first, start - timedelta(days=WARMUP_DAYS)), last_day).days
         bars = set(days_to_fetch(self.lake, fetched, self.settings.now()))
-        self._expect_bars(first_cutoff, sorted(bars))
-        wanted, changed = [(CLOCK.contract, bars)], set(bars)
+        self._require_bars(first_cutoff, sorted(bars))
+        to_fetch, changed = [(CLOCK.contract, bars)], set(bars)
         together: dict[str, list[Stream]] = {}  # streams that share a derived table, whose days are made together
         for stream in BESIDE_THE_CLOCK:
             if stream.is_gathered(self.settings):
                 together.setdefault(stream.followed.table, []).append(stream)
         for streams in together.values():
-            days = {day for stream in streams for day in days_lacking(self.lake, stream.contract, fetched)}
-            wanted += [(stream.contract, days) for stream in streams]
+            days = {day for stream in streams for day in missing_days(self.lake, stream.contract, fetched)}
+            to_fetch += [(stream.contract, days) for stream in streams]
             for table in streams[0].derived:
-                days = {*days_lacking(self.lake, table, fetched), *days}
-                wanted.append((table, days))
+                days = {*missing_days(self.lake, table, fetched), *days}
+                to_fetch.append((table, days))
             changed |= days
         reached = {day + i * DAY for day in changed for i in range(WARMUP_DAYS + 1)}
         for contract in (HOURLY_FEATURES, HOURLY_LABELS):
             built = set(Span(max(first, start), last_day).days)
             if self.resume:
-                built &= {*days_lacking(self.lake, contract, built), *reached}
-            wanted.append((contract, built))
-        for days, tables in groupby(wanted, key=lambda pair: pair[1]):
+                built &= {*missing_days(self.lake, contract, built), *reached}
+            to_fetch.append((contract, built))
+        for days, tables in groupby(to_fetch, key=lambda pair: pair[1]):
             names = [contract.table for contract, _ in tables]
             for span in spans(days):
                 started = time.monotonic()
                 self._materialise("prepare_days", span, names)
-                self.say(f"{', '.join(names)} of {span} made ({time.monotonic() - started:.1f} s)")
+                self.report(f"{', '.join(names)} of {span} made ({time.monotonic() - started:.1f} s)")
 
-    def _expect_bars(self, first_cutoff: date, days: Sequence[date]) -> None:
-        """Look through files for the bars of these days before anything is made of them.
+    def _require_bars(self, first_cutoff: date, days: Sequence[date]) -> None:
+        """Check that files have the bars of these days before anything is materialised.
 
         Raises:
             WalkError: the files cannot be read, lack a day, or do not reach a day before the first cutoff.
@@ -296,33 +295,33 @@ class Walk:
         begin = bars.get_column("open_time").min()
         if isinstance(begin, datetime) and days[0] < first_cutoff <= begin.date():
             raise WalkError(
-                f"the files begin at {begin:%Y-%m-%d %H:%M} UTC, which leaves nothing to learn from before the first "
+                f"the files begin at {begin:%Y-%m-%d %H:%M} UTC, which leaves no training data before the first "
                 f"cutoff {first_cutoff}: set BTC_HISTORY_START={begin.date()}, and begin the walk a "
                 f"training window later."
             )
 
     def _train(self, leg: Leg, *, again: bool) -> bool:
-        """Train a cutoff where that is not done, and return whether a model was trained.
+        """Train a cutoff unless it is up to date; return whether a model was trained.
 
-        A table that was not made of a model that is there (its step failed, or it came with a later version) is made
-        alone.
+        If the model exists and only a later table is missing (its step failed, or a newer version added it), only that
+        table is materialised.
         """
         fingerprint = self._training_fingerprint(leg)
-        lacking = [table for table in TRAINED if again or not self._made_from(table, [leg.cutoff], fingerprint)]
-        new = any(self._leads_to(table, TRAINED_MODEL) for table in lacking)
-        wanted = TRAINED if new else lacking
-        if wanted:
+        outdated = [table for table in TRAINED if again or not self._made_from(table, [leg.cutoff], fingerprint)]
+        new = any(self._is_upstream(table, TRAINED_MODEL) for table in outdated)
+        to_fetch = TRAINED if new else outdated
+        if to_fetch:
             cutoff = Span(leg.cutoff, leg.cutoff)
-            self._materialise("train_cutoff", cutoff, [table.table for table in wanted], fingerprint)
+            self._materialise("train_cutoff", cutoff, [table.table for table in to_fetch], fingerprint)
         return new
 
-    def _leads_to(self, table: Contract, target: Contract) -> bool:
-        """Say whether a table is another one or comes before it in the graph."""
+    def _is_upstream(self, table: Contract, target: Contract) -> bool:
+        """Return whether a table is another table or upstream of it."""
         upstream = dg.AssetSelection.assets(dg.AssetKey(target.table.split("/"))).upstream()
         return dg.AssetKey(table.table.split("/")) in upstream.resolve(self.definitions.resolve_asset_graph())
 
     def _lacks_verdict(self, leg: Leg) -> bool:
-        """Say whether a cutoff is still to be judged, or its verdict to be written into the history."""
+        """Return whether a cutoff is not judged yet, or its verdict is not recorded in the history."""
         verdict = self.lake.read(MODEL_VERDICT, leg.cutoff)
         if verdict is None or not is_recorded(self.lake.scan(MODEL_HISTORY).collect(), verdict):
             return True
@@ -330,46 +329,46 @@ class Walk:
         return not all(self._made_from(table, [leg.cutoff], fingerprint) for table in JUDGED)
 
     def _judge(self, leg: Leg) -> None:
-        """Judge a trained cutoff and write into the history what the verdict decides."""
+        """Judge a trained cutoff and record the decision in the history."""
         self._settle_shadow(leg.cutoff)
         tables = [table.table for table in JUDGED]
         self._materialise("train_cutoff", Span(leg.cutoff, leg.cutoff), tables, self._judging_fingerprint(leg))
 
     def _training_fingerprint(self, leg: Leg) -> str:
-        # The profile describes a model's window and changes nothing of it: an older model gets one without training.
+        # The training profile does not affect the model: an older model gets one without being trained again.
         tables = [table for table in TRAINED if table is not TRAINING_PROFILE]
         return self._fingerprint(TRAINING_SETTINGS, tables, self._content(leg.cutoff))
 
     def _judging_fingerprint(self, leg: Leg) -> str:
-        content = [self._training_fingerprint(leg), *self._stood_before(leg)]
+        content = [self._training_fingerprint(leg), *self._rivals(leg)]
         return self._fingerprint(JUDGING_SETTINGS, JUDGED, content)
 
-    def _stood_before(self, leg: Leg) -> Iterator[str]:
-        """Yield the models that a cutoff is judged against."""
+    def _rivals(self, leg: Leg) -> Iterator[str]:
+        """Yield the digests of the models that a cutoff is judged against."""
         history = self.lake.scan(MODEL_HISTORY, None, leg.cutoff).collect()
         for role in HELD_ROLES:
             held = holder(history, role, midnight(leg.cutoff) - HOUR)
             yield "nobody" if held is None else held.digest
 
     def _settle_shadow(self, cutoff: date) -> None:
-        """Let the hours in shadow until a cutoff decide, and forget what an earlier walk decided on its day."""
-        eve = cutoff - DAY
+        """Apply the shadow report before a cutoff, and drop what an earlier walk decided on the cutoff's day."""
+        previous_day = cutoff - DAY
         history = self.lake.scan(MODEL_HISTORY, None, cutoff).collect()
         in_shadow = holder(history, CHALLENGER, midnight(cutoff) - HOUR) is not None
         if in_shadow:
-            self._materialise("report_performance", Span(eve, eve), [SHADOW_REPORT.table])
+            self._materialise("report_performance", Span(previous_day, previous_day), [SHADOW_REPORT.table])
         if in_shadow or history.filter(MODEL_HISTORY.day == cutoff).height:
-            report = self.lake.read(SHADOW_REPORT, eve)
+            report = self.lake.read(SHADOW_REPORT, previous_day)
             decided = None if report is None else shadow_decision(report)
             self._materialise("settle_shadow", Span(cutoff, cutoff), None, config=shadow_config("replay", decided))
 
     def _forecast(self, leg: Leg, *, again: bool) -> bool:
-        """Forecast a leg's days unless that is done; return whether it was done now."""
+        """Forecast a leg's days unless they are up to date; return whether forecasts were made."""
         tables = (CLOCK.contract, HOURLY_FEATURES, HOURLY_LABELS)
         content = [self._digest(table, day) for table in tables for day in leg.days.days]
         content += [self._digest(HOURLY_FEATURES, leg.cutoff - n * DAY) for n in range(1, LOOK_BACK_DAYS + 1)]
         content += [self._digest(table, leg.cutoff) for table in (TRAINED_MODEL, TRAINING_PROFILE)]
-        content += self._who_stands(leg)
+        content += self._role_digests(leg)
         forecast = (FORECASTS, FORECAST_OUTCOMES)
         fingerprint = self._fingerprint(FORECAST_SETTINGS, forecast, content)
         if not again and all(self._made_from(table, leg.days.days, fingerprint) for table in forecast):
@@ -379,10 +378,10 @@ class Walk:
         )
         return True
 
-    def _who_stands(self, leg: Leg) -> Iterator[str]:
-        """Yield who holds each role in the hours of a leg, and what they saw in training.
+    def _role_digests(self, leg: Leg) -> Iterator[str]:
+        """Yield digests of the models of each role in the hours of a leg, and of their training profiles.
 
-        The history's own bytes tell when that was written down.
+        The bytes of the history itself do not count, as they include recording times.
         """
         history = self.lake.scan(MODEL_HISTORY, None, leg.days.last).collect()
         hours = pl.datetime_range(
@@ -401,7 +400,7 @@ class Walk:
         fingerprint: str = "",
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Run one of the project's jobs here and now, on a day or a range of days."""
+        """Run one of the project's jobs in this process, on a day or a range of days."""
         one = span.first == span.last
         result = self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,
@@ -412,19 +411,19 @@ class Walk:
             raise_on_error=False,
         )
         if not result.success:
-            reasons = " ".join(why_failed(result.all_events)) or "it gave no reason."
+            reasons = " ".join(why_failed(result.all_events)) or "no reason given."
             raise WalkError(f"{job} of {span} failed: {reasons} (run {result.run_id})")
 
-    # --- what is already there -----------------------------------------------------------------
+    # --- what is up to date --------------------------------------------------------------------
     def _content(self, cutoff: date) -> Iterator[str]:
-        """Yield the digests of everything inside a cutoff's window."""
+        """Yield the digests of all data in a cutoff's window."""
         first = max(self.settings.first_day, cutoff - timedelta(days=self.settings.window_days))
         for table in (HOURLY_FEATURES, HOURLY_LABELS):
             for day in Span(first, cutoff - DAY).days:
                 yield self._digest(table, day)
 
     def _digest(self, contract: Contract, day: date) -> str:
-        """Return the digest of a stored partition; models change during a walk, data does not."""
+        """Return the digest of a stored partition; cached for data, which does not change during a walk."""
         if contract in (TRAINED_MODEL, TRAINING_PROFILE):
             return self.lake.fingerprint(contract, day)
         if (contract.table, day) not in self._digests:
@@ -432,16 +431,16 @@ class Walk:
         return self._digests[contract.table, day]
 
     def _fingerprint(self, names: set[str], tables: Sequence[Contract], content: Iterable[str]) -> str:
-        """Return the SHA-256 of what tables are made from: settings, the code's version, and content."""
+        """Return the SHA-256 of the inputs of tables: settings, code versions and content."""
         graph = self.definitions.resolve_asset_graph()
         code = {table.table: graph.get(dg.AssetKey(table.table.split("/"))).code_version for table in tables}
         parts = [self.settings.model_dump_json(include=names), json.dumps(code, sort_keys=True), *content]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _made_from(self, contract: Contract, days: Sequence[date], fingerprint: str) -> bool:
-        """Say whether every one of these partitions is stored and came from a run with this fingerprint."""
+        """Return whether every partition is stored and was made by a run with this fingerprint."""
         key = dg.AssetKey(contract.table.split("/"))
-        if days_lacking(self.lake, contract, days):
+        if missing_days(self.lake, contract, days):
             return False
         tags: dict[str, bool] = {}
         for day in days:
@@ -466,17 +465,17 @@ class Walk:
 
 
 class _Sentences(logging.Formatter):
-    """A log line is its time and its sentence; Dagster's ids are in the UI."""
+    """Format a log line as time and message, without Dagster's ids."""
 
     def format(self, record: logging.LogRecord) -> str:
         meta = getattr(record, "dagster_meta", {})
         return f"{self.formatTime(record, '%H:%M:%S')} {meta.get('orig_message') or record.getMessage()}"
 
 
-@dg.logger(config_schema={}, description="What a walk-forward says, one sentence a line.")
+@dg.logger(config_schema={}, description="Progress of a walk-forward, one sentence per line.")
 def sentences(_context: dg.InitLoggerContext) -> logging.Logger:
     """Return a console logger that prints sentences."""
-    console = logging.Logger("walk_forward", logging.INFO)  # noqa: LOG001 - not shared with anyone
+    console = logging.Logger("walk_forward", logging.INFO)  # noqa: LOG001 - not a shared logger
     handler = logging.StreamHandler()
     handler.setFormatter(_Sentences())
     console.addHandler(handler)
@@ -487,12 +486,12 @@ def walk_forward_job(whole: Callable[[], dg.Definitions]) -> dg.JobDefinition:
     """Return the job that replays history.
 
     Args:
-        whole: gives the definitions whose jobs the walk launches; called when it runs, since they hold this job.
+        whole: returns the definitions with the jobs to run; called when the walk runs, since they include this job.
     """
 
     @dg.op(
         name="walk",
-        description="Make sure of the data; for each cutoff train, judge, forecast; last report and publish.",
+        description="Prepare the data; train, judge and forecast each cutoff; finally report and publish.",
         tags={"dagster/max_runtime": "14400"},
     )
     def walk(context: dg.OpExecutionContext, config: WalkForwardConfig, lake: dg.ResourceParam[Lake]) -> None:
@@ -504,7 +503,7 @@ def walk_forward_job(whole: Callable[[], dg.Definitions]) -> dg.JobDefinition:
                 lake=lake,
                 settings=settings(),
                 walk_id=context.run_id,
-                say=context.log.info,
+                report=context.log.info,
                 resume=config.resume,
             ).run(plan(first_cutoff, last_day, config.every_days))
         except WalkError as error:

@@ -25,8 +25,8 @@ from btc_assets.automation.walk_forward import (
     Walk,
     WalkError,
     WalkForwardConfig,
-    days_lacking,
     days_to_fetch,
+    missing_days,
     period,
     plan,
 )
@@ -100,7 +100,7 @@ def test_a_partition_with_other_columns_than_today_counts_as_lacking(tmp_path: P
     days = [date(2018, 1, 1), date(2018, 1, 2), date(2018, 1, 3)]
     lake.write(PRICES, days[0], random_walk_bars(24))
     lake.write(PRICES, days[1], random_walk_bars(24).drop("venue"))
-    assert days_lacking(lake, PRICES, days) == days[1:]
+    assert missing_days(lake, PRICES, days) == days[1:]
 
 
 def test_half_a_day_is_fetched_again_if_it_is_the_newest_one_stored(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ class Project:
         self.instance = dg.DagsterInstance.ephemeral()
         self.made: list[Made] = []
         self.failing: Made | None = None
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.settings = SMALL
         self.definitions = dg.Definitions(
             assets=[self._asset(contract) for contract in CONTRACTS.values() if real_graph().has(contract.asset_key)],
@@ -189,16 +189,16 @@ class Project:
         return made
 
     def walk(self, *, resume: bool = True) -> int:
-        """Walk every leg; `made` and `said` are reset."""
+        """Walk every leg; `made` and `messages` are reset."""
         self.made.clear()
-        self.said.clear()
+        self.messages.clear()
         return Walk(
             instance=self.instance,
             definitions=self.definitions,
             lake=self.lake,
             settings=self.settings,
             walk_id="the walk",
-            say=self.said.append,
+            report=self.messages.append,
             resume=resume,
         ).run(LEGS)
 
@@ -311,7 +311,9 @@ def test_a_table_beside_the_model_that_is_missing_is_made_alone(project: Project
 def test_a_walk_that_is_done_makes_nothing_again_but_the_report(walked: Project) -> None:
     assert walked.walk() == 0
     assert set(walked.made) == ASKED_EACH_TIME
-    assert [said.count("already") for said in walked.said if said.startswith("cutoff")] == [3] * len(LEGS)
+    assert [messages.count("already") for messages in walked.messages if messages.startswith("cutoff")] == [3] * len(
+        LEGS
+    )
 
 
 @pytest.mark.slow
@@ -359,7 +361,7 @@ def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
         ),
         (
             pl.col("open_time").dt.date() > date(2018, 3, 10),
-            "the files begin at 2018-03-11 00:00 UTC, which leaves nothing",
+            "the files begin at 2018-03-11 00:00 UTC, which leaves no training data",
         ),
         (
             pl.col("open_time").dt.hour() == 0,
@@ -373,7 +375,7 @@ def test_unusable_files_end_a_walk_before_anything_is_made(kept: pl.Expr, expect
     nothing = dg.Definitions()  # a job that is looked for is none of these sentences
     lake = Lake(root=str(tmp_path / "lake"))
     with dg.DagsterInstance.ephemeral() as instance, pytest.raises(WalkError, match=expected):
-        Walk(instance, nothing, lake, chosen, "walk", say=print).run(plan(date(2018, 3, 5), date(2018, 3, 31), 7))
+        Walk(instance, nothing, lake, chosen, "walk", report=print).run(plan(date(2018, 3, 5), date(2018, 3, 31), 7))
 
 
 @pytest.mark.slow
