@@ -187,7 +187,7 @@ def test_a_version_is_chosen_and_a_wrong_one_changes_nothing(deployment: Deploym
     before = deployment.champion()
     status, printed = deployment.rollback("--to", "99")
     assert status == 1
-    assert printed.splitlines()[-1].endswith("version 99 was never champion; those that were: 1, 2, 3")
+    assert printed.splitlines()[-1].endswith("version 99 was never champion; former champions: 1, 2, 3")
     assert "Stack Trace" not in printed, "a sentence is enough"
     assert deployment.champion() == before
     status, printed = deployment.rollback("--to", "1")
@@ -234,4 +234,4 @@ def test_a_past_forecast_is_rebuilt_to_the_last_bit_as_the_operations_page_says(
 def test_before_the_first_forecast_there_is_nothing_to_roll_back(forge: Forge, tmp_path: Path) -> None:
     status, printed = Deployment(tmp_path, forge).rollback()
     assert status == 2
-    assert "Nothing is forecast yet" in printed
+    assert "No forecast is stored yet" in printed

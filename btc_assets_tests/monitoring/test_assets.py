@@ -152,12 +152,12 @@ def test_a_day_before_the_first_model_is_stored_empty_with_a_warning(root: Path)
     result = materialise(root, DAYS[2], DAYS[2], ("forecasting/forecasts",))
     metadata = result.asset_materializations_for_node("forecasting__forecasts")[-1].metadata
     assert metadata["days_without_a_champion"].value == 1
-    assert "No model stands" in metadata["newest"].value
+    assert "There is no model on this day yet" in metadata["newest"].value
     assert read(root, FORECASTS).filter(pl.col("open_time").dt.date() == DAYS[2]).is_empty()
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["every_hour_is_forecast"].passed
     assert checks["every_hour_is_forecast"].severity == dg.AssetCheckSeverity.WARN
-    assert "No champion stands" in checks["every_hour_is_forecast"].description
+    assert "There is no champion on" in checks["every_hour_is_forecast"].description
 
 
 def test_the_report_has_a_table_and_plots(root: Path, run: dg.ExecuteInProcessResult) -> None:
