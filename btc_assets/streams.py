@@ -140,7 +140,7 @@ class Stream:
 
     @property
     def derived(self) -> tuple[Contract, ...]:
-        """Tables made from its own, which features read beside it."""
+        """Contracts of the tables derived from its own, which features read too."""
         return self.tables[1:]
 
     @property

@@ -59,7 +59,7 @@ def materialise(lake: Lake, frame: pl.DataFrame, instance: dg.DagsterInstance, k
     return result.success
 
 
-def test_what_is_written_is_read_back(lake: Lake) -> None:
+def test_a_written_partition_is_read_back(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day())
     assert lake.days(PRICES) == [DAY]
     stored_frame = lake.read(PRICES, DAY)
@@ -74,7 +74,7 @@ def test_a_day_not_stored_is_absent(lake: Lake) -> None:
     assert lake.fingerprint(PRICES, DAY) == ""
 
 
-def test_a_scan_holds_exactly_the_days_asked_for(lake: Lake) -> None:
+def test_a_scan_holds_exactly_the_requested_days(lake: Lake) -> None:
     bars = random_walk_bars(96)
     days = [date(2018, 1, d) for d in (1, 2, 3, 4)]
     for day, part in by_day(PRICES, bars, days):
@@ -122,7 +122,7 @@ Lake(root={lake.root!r}).write(PRICES, day_of("2018-01-01"), random_walk_bars(24
     assert [path.name for path in folder.iterdir()] == [PART]
 
 
-def test_a_folder_without_its_file_is_no_day(lake: Lake) -> None:
+def test_a_folder_without_a_file_does_not_count(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day())
     folder = Path(lake.root) / "market/prices/day=2018-01-02"
     folder.mkdir()
@@ -130,7 +130,7 @@ def test_a_folder_without_its_file_is_no_day(lake: Lake) -> None:
     assert lake.days(PRICES) == [DAY]
 
 
-def test_readers_beside_a_writer_see_whole_partitions_only(lake: Lake) -> None:
+def test_concurrent_readers_see_complete_partitions_only(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day(1))
     script = f"""
 from btc_assets.market.tables import PRICES
@@ -207,7 +207,7 @@ def test_an_asset_without_a_contract_is_refused_by_name() -> None:
 
 
 @given(st.integers(0, 200), st.integers(1, 10))
-def test_splitting_by_day_loses_and_invents_no_row(hours: int, seed: int) -> None:
+def test_splitting_by_day_neither_loses_nor_adds_rows(hours: int, seed: int) -> None:
     bars = random_walk_bars(max(hours, 1), seed=seed)
     days = [date(2018, 1, 1 + i) for i in range(9)]
     parts = list(by_day(PRICES, bars, days))
@@ -241,7 +241,7 @@ def test_times_come_back_in_utc(lake: Lake) -> None:
     assert lake.scan(PRICES).select(pl.col("open_time").min()).collect().item() == datetime(2018, 1, 1, tzinfo=UTC)
 
 
-def test_a_column_of_a_stream_that_is_off_is_left_out(tmp_path: Path) -> None:
+def test_a_column_of_a_disabled_stream_is_left_out(tmp_path: Path) -> None:
     lake, frame = Lake(root=str(tmp_path)), one_day()
     day = frame["open_time"][0].date()
     lake.write(PRICES, day, frame.with_columns(funding_rate=pl.lit(0.1)))
@@ -249,7 +249,7 @@ def test_a_column_of_a_stream_that_is_off_is_left_out(tmp_path: Path) -> None:
     assert lake.read(PRICES, day).equals(frame)  # type: ignore[union-attr]
 
 
-def test_a_column_that_came_later_is_unknown_in_older_partitions(tmp_path: Path) -> None:
+def test_a_later_column_is_null_in_older_partitions(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     bars = random_walk_bars(48, start=datetime(2018, 1, 1, tzinfo=UTC))
     for day, part in by_day(PRICES, bars, [date(2018, 1, 1), date(2018, 1, 2)]):
@@ -279,7 +279,7 @@ for n in range(15):
 
 
 @pytest.mark.slow
-def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
+def test_concurrent_appends_lose_no_row(lake: Lake) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", APPENDING, lake.root, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -299,7 +299,7 @@ def test_what_several_writers_append_at_once_is_all_there(lake: Lake) -> None:
     assert stored["effective_from"].is_sorted()
 
 
-def test_a_row_that_is_stored_is_not_altered_by_appending_another_of_its_key(lake: Lake) -> None:
+def test_appending_does_not_change_a_stored_row_of_the_same_key(lake: Lake) -> None:
     at = datetime(2018, 1, 1, tzinfo=UTC)
     row = dict.fromkeys(MODEL_HISTORY.columns) | {"effective_from": at, "recorded_at": at, "role": "champion"}
     first, other = (

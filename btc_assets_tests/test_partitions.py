@@ -64,7 +64,7 @@ def test_a_key_and_its_day_are_one(day: date) -> None:
     assert day_of(key_of(day)) == day
 
 
-def test_every_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
+def test_every_day_of_a_run_or_else_the_newest_stored_day_is_checked() -> None:
     stored = [date(2018, 1, 1), date(2018, 1, 3)]
     first, last = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
     made = {first: "2018-05-05", last: "2018-05-07"}
@@ -74,7 +74,7 @@ def test_every_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
     assert days_to_check({}, []) == []
 
 
-def test_the_newest_day_of_a_run_is_checked_and_else_the_newest_stored() -> None:
+def test_the_newest_day_of_a_run_or_else_the_newest_stored_day_is_checked() -> None:
     stored = [date(2018, 1, 1), date(2018, 1, 3)]
     first, last = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
     assert day_to_check({"dagster/partition": "2018-01-02"}, stored) == date(2018, 1, 2)
@@ -87,6 +87,6 @@ def test_the_newest_day_of_a_run_is_checked_and_else_the_newest_stored() -> None
 @pytest.mark.parametrize("domain", ["market", "features", "monitoring"])
 def test_every_domain_asks_the_one_rule_of_which_day_to_check(domain: str) -> None:
     checks = importlib.import_module(f"btc_assets.{domain}.checks")
-    asked = [getattr(checks, name) for name in ("day_to_check", "days_to_check") if hasattr(checks, name)]
-    assert asked
-    assert {function.__module__ for function in (*asked, checks.nothing_stored)} == {"btc_assets.partitions"}
+    functions = [getattr(checks, name) for name in ("day_to_check", "days_to_check") if hasattr(checks, name)]
+    assert functions
+    assert {function.__module__ for function in (*functions, checks.nothing_stored)} == {"btc_assets.partitions"}

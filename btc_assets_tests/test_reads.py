@@ -116,7 +116,7 @@ def test_an_undeclared_read_is_refused_with_asset_table_and_day(lake: Lake, plan
     assert named in message
 
 
-def test_what_is_declared_is_read(lake: Lake) -> None:
+def test_a_declared_partition_can_be_read(lake: Lake) -> None:
     found: list[list[date]] = []
     declared = [DAY - timedelta(days=n) for n in (4, 3, 2, 1, 0)]
     assert run(lake, lambda reads: found.append(reads.days(PRICES))).success
@@ -124,7 +124,7 @@ def test_what_is_declared_is_read(lake: Lake) -> None:
     assert found == [declared, declared]
 
 
-def test_the_rows_that_are_read_are_those_of_the_declared_days(lake: Lake) -> None:
+def test_only_rows_of_the_declared_days_are_read(lake: Lake) -> None:
     found: list[pl.DataFrame] = []
     assert run(lake, lambda reads: found.append(reads.scan(PRICES).collect())).success
     assert found[0].equals(lake.scan(PRICES, DAY - timedelta(days=4), DAY).collect())
@@ -144,7 +144,7 @@ def test_days_before_the_history_are_absent_and_not_refused(tmp_path: Path) -> N
     assert reads.read(PRICES, BEFORE) is None
 
 
-def test_an_edge_to_everything_reads_what_an_earlier_start_of_the_history_stored(tmp_path: Path) -> None:
+def test_an_edge_to_everything_reads_partitions_of_an_earlier_start_of_the_history(tmp_path: Path) -> None:
     lake, found = Lake(root=str(tmp_path)), list[list[date]]()
     lake.write(HOURLY_LABELS, BEFORE, HOURLY_LABELS.empty())
     assert run(lake, lambda reads: found.append(reads.days(HOURLY_LABELS))).success
@@ -159,7 +159,7 @@ def test_an_edge_from_the_first_day_of_the_history_is_empty_and_not_refused(lake
     assert not run(lake, lambda reads: reads.read(ARTICLES, start), first=start, last=start).success
 
 
-def test_its_own_partition_in_hand_may_be_read(lake: Lake) -> None:
+def test_the_runs_own_partition_can_be_read(lake: Lake) -> None:
     assert run(lake, lambda reads: reads.read(HOURLY_LABELS, DAY)).success
 
 
@@ -170,7 +170,7 @@ PACKAGE = PROJECT_ROOT / "btc_assets"
 
 
 @pytest.mark.parametrize("step", sorted(STEPS))
-def test_no_asset_is_handed_the_lake(step: str) -> None:
+def test_no_asset_gets_the_lake(step: str) -> None:
     """The IO manager is the lake; Dagster calls it with the partitions of declared edges and of the step's own."""
     handed = STEPS[step].op.required_resource_keys
     assert "lake" not in handed
@@ -185,13 +185,13 @@ def domains() -> Iterator[Path]:
     yield from sorted({Path(function.__code__.co_filename) for function in functions})
 
 
-def test_every_asset_is_looked_at() -> None:
+def test_every_asset_is_covered() -> None:
     domains_of_assets = {key.path[0] for key in GRAPH.get_all_asset_keys()}
     assert {path.relative_to(PACKAGE).parts[0] for path in domains()} == domains_of_assets
 
 
 @pytest.mark.parametrize("module", domains(), ids=lambda path: path.parent.name)
-def test_no_module_of_assets_names_the_lake_or_reaches_for_a_resource(module: Path) -> None:
+def test_no_module_of_assets_uses_the_lake_or_looks_up_a_resource(module: Path) -> None:
     tree = ast.parse(module.read_text())
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -212,10 +212,10 @@ def functions_of_assets() -> Iterator[ast.FunctionDef]:
 
 
 @pytest.mark.parametrize("function", functions_of_assets(), ids=lambda node: node.name)
-def test_no_function_of_an_asset_names_the_lake(function: ast.FunctionDef) -> None:
+def test_no_function_of_an_asset_uses_the_lake(function: ast.FunctionDef) -> None:
     assert "Lake" not in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
 
 
-def test_what_is_filed_later_is_looked_at_by_the_two_that_may_not_file_behind_it() -> None:
+def test_only_texts_and_the_history_read_their_own_later_rows() -> None:
     callers = {path.relative_to(PACKAGE).as_posix() for path in domains() if ".filed_later(" in path.read_text()}
     assert callers == {"news/assets.py", "champion/assets.py"}

@@ -48,7 +48,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     champion = holder(lake.scan(MODEL_HISTORY).collect(), CHAMPION, datetime.max.replace(tzinfo=UTC))
     live = live_manifest(config.serving_dir)
     if champion is None or live is None or live.get("model_version") != champion.version:
-        print("The change is written, but what is served has not followed it yet; ask again.", file=sys.stderr)
+        print("The change is recorded, but its forecast is not served yet; repeat the command.", file=sys.stderr)
         return 1
     print(f"Champion is version {champion.version}, trained to {champion.cutoff}; its newest forecast is published.")
     return 0

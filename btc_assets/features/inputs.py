@@ -25,7 +25,7 @@ OF_OTHER_ASSETS = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service 
 GATHERED_ALONE = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is not None)
 """Those whose asset is made from the declaration, each gathered by a job and a schedule of its own."""
 DERIVED = tuple({table.table: table for stream in STREAMS for table in stream.derived}.values())
-"""Tables made from those of streams, which features read beside them."""
+"""Tables derived from the streams' own tables, which features read too."""
 TABLES: tuple[Contract, ...] = tuple({table.table: table for stream in STREAMS for table in stream.tables}.values())
 """Every table that features are computed from, without duplicates."""
 

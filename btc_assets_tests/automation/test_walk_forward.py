@@ -95,7 +95,7 @@ def test_a_period_outside_the_history_is_refused_with_a_reason(config: WalkForwa
         period(config, SAMPLE)
 
 
-def test_a_partition_with_other_columns_than_today_counts_as_lacking(tmp_path: Path) -> None:
+def test_a_partition_with_other_columns_counts_as_missing(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     days = [date(2018, 1, 1), date(2018, 1, 2), date(2018, 1, 3)]
     lake.write(PRICES, days[0], random_walk_bars(24))
@@ -103,7 +103,7 @@ def test_a_partition_with_other_columns_than_today_counts_as_lacking(tmp_path: P
     assert missing_days(lake, PRICES, days) == days[1:]
 
 
-def test_half_a_day_is_fetched_again_if_it_is_the_newest_one_stored(tmp_path: Path) -> None:
+def test_an_incomplete_day_is_fetched_again_if_it_is_the_newest(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     days = [date(2018, 1, d) for d in (1, 2, 3, 4)]
     for day, part in by_day(PRICES, random_walk_bars(60), days[:3]):
@@ -127,7 +127,7 @@ SMALL = Settings(market_source="sample", train_days=60, cv_folds=2, cv_test_days
 
 
 def _content(contract: Contract, days: Sequence[date]) -> pl.DataFrame:
-    """Bars where bars are asked for, no rows elsewhere: what a table holds is nothing to a walk."""
+    """Return bars for the table of bars and no rows otherwise: the content of tables does not matter to a walk."""
     if contract is not PRICES:
         return contract.empty()
     return random_walk_bars(24 * len(days), start=datetime.combine(days[0], time(), tzinfo=UTC))
@@ -143,7 +143,7 @@ def real_graph() -> AssetGraph:
 class Project:
     """The project's assets under their own names, in their own order and in its own jobs, over a lake of their own.
 
-    Each stores something small, remembers that it did, and fails where it is told to.
+    Each stores something small, records that it ran, and fails on request.
 
     Attributes:
         made: every table and day that was stored, in order.
@@ -275,7 +275,7 @@ def test_a_model_is_trained_before_its_days_are_forecast_and_after_the_days_befo
 
 @pytest.mark.slow
 def test_a_cutoff_judged_against_another_champion_is_judged_again(walked: Project) -> None:
-    """A walk from an earlier day was killed: what the later one judged rests on champions that stand no more."""
+    """A walk from an earlier day was killed: verdicts of the later walk depend on champions that were replaced."""
     day = FIRST_CUTOFF - timedelta(days=1)
     at = datetime.combine(day, time(), tzinfo=UTC)
     row = {"effective_from": at, "recorded_at": at, "role": "champion", "event": "promoted", "model_version": 5}
@@ -288,7 +288,7 @@ def test_a_cutoff_judged_against_another_champion_is_judged_again(walked: Projec
 
 
 @pytest.mark.slow
-def test_another_gate_judges_again_and_trains_nothing(walked: Project) -> None:
+def test_other_gate_settings_judge_again_without_training(walked: Project) -> None:
     walked.settings = SMALL.model_copy(update={"gate_significance": 0.01})
     assert walked.walk() == 0
     again = {(table, day) for table, day in walked.made if table in LEARNING}
@@ -296,19 +296,19 @@ def test_another_gate_judges_again_and_trains_nothing(walked: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_beside_the_model_that_is_missing_is_made_alone(project: Project) -> None:
+def test_a_missing_table_of_a_trained_model_is_made_separately(project: Project) -> None:
     project.failing = ("learning/model_explanation", LEGS[0].cutoff)
     with pytest.raises(WalkError):
         project.walk()
     project.failing = None
     assert project.walk() == len(LEGS) - 1
     first = [table for table, day in project.made if table in LEARNING and day == LEGS[0].cutoff]
-    beside = ["learning/model_explanation", "learning/training_profile"]  # the second is made of the first
-    assert first == [*beside, *(table.table for table in JUDGED)]
+    unjudged = ["learning/model_explanation", "learning/training_profile"]  # the second depends on the first
+    assert first == [*unjudged, *(table.table for table in JUDGED)]
 
 
 @pytest.mark.slow
-def test_a_walk_that_is_done_makes_nothing_again_but_the_report(walked: Project) -> None:
+def test_a_finished_walk_repeats_only_the_report(walked: Project) -> None:
     assert walked.walk() == 0
     assert set(walked.made) == ASKED_EACH_TIME
     assert [messages.count("already") for messages in walked.messages if messages.startswith("cutoff")] == [3] * len(
@@ -317,9 +317,7 @@ def test_a_walk_that_is_done_makes_nothing_again_but_the_report(walked: Project)
 
 
 @pytest.mark.slow
-def test_a_walk_that_is_to_begin_again_makes_again_all_that_is_not_fetched(
-    walked: Project, uninterrupted: list[Made]
-) -> None:
+def test_a_walk_without_resume_repeats_everything_but_the_fetch(walked: Project, uninterrupted: list[Made]) -> None:
     assert walked.walk(resume=False) == len(LEGS)
     again = set(walked.made)
     assert again >= {(name, day) for name, day in uninterrupted if name != "market/prices"}
@@ -327,15 +325,15 @@ def test_a_walk_that_is_to_begin_again_makes_again_all_that_is_not_fetched(
 
 
 @pytest.mark.parametrize(("flags", "resume"), [([], True), (["--again"], False)])
-def test_the_command_leaves_alone_what_is_made_unless_told_again(
+def test_the_command_resumes_unless_again_is_given(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], resume: bool
 ) -> None:
-    asked: dict[str, object] = {}
-    monkeypatch.setattr(command, "walk_forward", lambda start, end, **options: asked.update(options) or 0)
+    received: dict[str, object] = {}
+    monkeypatch.setattr(command, "walk_forward", lambda start, end, **options: received.update(options) or 0)
     monkeypatch.chdir(PROJECT_ROOT)
     monkeypatch.setenv("DAGSTER_HOME", str(PROJECT_ROOT))
     assert main(["walk-forward", *flags]) == 0
-    assert asked["resume"] is resume
+    assert received["resume"] is resume
 
 
 def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
@@ -370,7 +368,9 @@ def of_files(folder: Path, bars: pl.DataFrame) -> Settings:
     ],
     ids=["a day", "the end", "the beginning", "days"],
 )
-def test_unusable_files_end_a_walk_before_anything_is_made(kept: pl.Expr, expected: str, tmp_path: Path) -> None:
+def test_unusable_files_end_a_walk_before_anything_is_materialised(
+    kept: pl.Expr, expected: str, tmp_path: Path
+) -> None:
     chosen = of_files(tmp_path, random_walk_bars(90 * 24).filter(kept))
     nothing = dg.Definitions()  # a job that is looked for is none of these sentences
     lake = Lake(root=str(tmp_path / "lake"))
@@ -379,7 +379,7 @@ def test_unusable_files_end_a_walk_before_anything_is_made(kept: pl.Expr, expect
 
 
 @pytest.mark.slow
-def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before(walked: Project) -> None:
+def test_a_changed_day_repeats_what_depends_on_it_and_nothing_earlier(walked: Project) -> None:
     changed = LEGS[1].days.first  # forecast by the second cutoff, learnt from by the third
     nulls = pl.DataFrame([dict.fromkeys(HOURLY_FEATURES.columns)], schema=HOURLY_FEATURES.columns)
     walked.lake.write(HOURLY_FEATURES, changed, nulls)
@@ -390,10 +390,10 @@ def test_a_day_that_changed_makes_again_what_was_made_from_it_and_nothing_before
 
 
 @pytest.mark.slow
-def test_an_hour_that_is_restated_is_learnt_from_again(walked: Project) -> None:
+def test_a_restated_hour_trains_again(walked: Project) -> None:
     nulls = pl.DataFrame([dict.fromkeys(HOURLY_LABELS.columns)], schema=HOURLY_LABELS.columns)
     walked.lake.write(HOURLY_LABELS, FIRST_CUTOFF - timedelta(days=SMALL.window_days), nulls)
-    assert walked.walk() == len(LEGS), "a cutoff trained anew is followed by all after it"
+    assert walked.walk() == len(LEGS), "a cutoff that is trained again is followed by all later cutoffs"
     walked.lake.write(HOURLY_LABELS, FIRST_CUTOFF - timedelta(days=SMALL.window_days + 1), nulls)
     assert walked.walk() == 0, "no window reaches back to that day"
 
@@ -408,7 +408,7 @@ STEPS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "day", "job"), STEPS, ids=[table for table, _, _ in STEPS])
-def test_a_failed_run_is_named_with_its_days_and_its_reason_and_only_the_rest_is_made_later(
+def test_a_failed_run_is_named_and_a_later_walk_makes_only_the_rest(
     project: Project, uninterrupted: list[Made], table: str, day: date, job: str
 ) -> None:
     project.failing = (table, day)

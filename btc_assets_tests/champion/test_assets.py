@@ -66,7 +66,7 @@ def test_only_days_without_served_forecasts_since_are_decided_as_at_their_first_
     assert champion.is_replay(yesterday), "a closed history is always a replay"
 
 
-def test_no_past_day_is_decided_while_what_was_served_cannot_be_read(
+def test_no_past_day_is_decided_while_the_served_bundle_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(champion, "settings", Live)
@@ -87,7 +87,7 @@ def test_a_rollback_is_refused_only_of_a_day_before_the_newest_served(monkeypatc
         champion._refuse_served_past(CUTOFF - timedelta(days=1))
 
 
-def test_a_change_holds_from_the_newest_hour_served_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_effective_from_the_newest_served_hour_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     served = midnight(NEXT) + timedelta(hours=9)
     monkeypatch.setattr(champion, "settings", Live)
     monkeypatch.setattr(champion, "newest_served_hour", lambda _: served)

@@ -111,7 +111,7 @@ def test_only_common_hours_are_compared() -> None:
     assert found["log_loss"].champion_value == pytest.approx(champion.losses().mean())
 
 
-def test_a_gain_that_chance_explains_is_not_enough() -> None:
+def test_an_insignificant_gain_is_not_enough() -> None:
     """The gain exceeds the margin by far, on too few hours to be shown."""
     candidate, champion = evidence(0.6, hours=200), evidence(0.8, hours=200)
     found = criteria_of(candidate, champion)
@@ -133,7 +133,7 @@ def _both_ways(one: Evidence, other: Evidence) -> tuple[tuple[Evidence, Evidence
     return (one, other), (other, one)
 
 
-def test_a_lucky_seed_is_no_evidence() -> None:
+def test_a_lucky_seed_does_not_count() -> None:
     """The seed that would be served wins clearly; the others do not, and the average still does."""
     lucky = evidence(0.8, seeds=(0.1, 0.1, 0.0, 0.0))
     found = criteria_of(lucky, evidence(0.24))
@@ -206,7 +206,7 @@ def test_a_refresh_may_be_worse_by_the_tolerance() -> None:
     assert decide(evidence(0.0), evidence(0.8), **REFRESH, tolerance_nats=0.1) == "promoted"
 
 
-def test_a_refresh_that_chance_may_have_made_worse_is_promoted() -> None:
+def test_a_refresh_that_is_not_significantly_worse_is_promoted() -> None:
     candidate, champion = evidence(0.8, hours=200), evidence(0.6, hours=200)
     assert candidate.losses().mean() > champion.losses().mean() + 0.0005
     assert decide(candidate, champion, **REFRESH) == "promoted"
@@ -249,7 +249,7 @@ def test_a_bound_that_the_candidate_breaks_more_than_the_champion_still_counts()
     assert decide(evidence(0.8, width=0.9), evidence(0.0, width=1.1)) == "refused"
 
 
-def test_too_few_hours_of_the_champion_excuse_nothing() -> None:
+def test_too_few_hours_of_the_champion_excuse_no_broken_bound() -> None:
     assert decide(evidence(0.8, width=0.9), evidence(0.0, width=0.5, hours=100), **REFRESH) == "refused"
 
 
@@ -331,7 +331,7 @@ def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only
     assert other.quantiles.tobytes() == clean.quantiles.tobytes()
 
 
-def test_the_older_folds_teach_only_what_was_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
+def test_calibration_uses_only_labels_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
     layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
     quick = {1: BoostingParameters(rounds=20, quantile_rounds=15)}
     forecasts = forecast_folds({1: rows[1]}, layout, quick, seed=1, threads=1)

@@ -97,7 +97,7 @@ def rolled_back(history: pl.DataFrame, at: datetime, to: int | None = None) -> p
     return pl.concat([history, rows])
 
 
-def test_a_promotion_holds_from_its_hour_on_and_not_before() -> None:
+def test_a_promotion_is_effective_from_its_hour_on() -> None:
     history = walked("promoted", "promoted")
     assert MODEL_HISTORY.faults(history) == []
     second = midnight(week(1))
@@ -106,11 +106,11 @@ def test_a_promotion_holds_from_its_hour_on_and_not_before() -> None:
     assert holder(history, CHAMPION, second) == model(1)
 
 
-def test_a_champion_stands_for_however_long_nothing_changes() -> None:
+def test_a_champion_keeps_its_role_until_a_change() -> None:
     assert holder(walked("promoted"), CHAMPION, FAR) == model(0)
 
 
-def test_a_refused_candidate_stands_nowhere() -> None:
+def test_a_refused_candidate_gets_no_role() -> None:
     assert current_roles(walked("refused")) == CurrentRoles(None, None, None)
     assert current_roles(walked("promoted", "refused")) == CurrentRoles(1, None, None)
 
@@ -135,7 +135,7 @@ def test_a_refresh_that_is_worse_does_not_wait_in_shadow() -> None:
 
 @pytest.mark.parametrize("decision", ["promoted", "kept"])
 def test_a_verdict_about_the_champion_itself_adds_nothing(decision: str) -> None:
-    """Its cutoff was never judged: a person made it champion."""
+    """Its cutoff was never judged: a user made it champion."""
     rows = walked("promoted").with_columns(verdict_cutoff=None, actor=pl.lit("a person"))
     assert after_verdict(
         rows, verdict(0, decision, against=1), effective_from=midnight(week(1)), recorded_at=FAR
@@ -148,7 +148,7 @@ def test_the_same_verdict_again_adds_nothing(decision: str) -> None:
     assert judged(history, 1, decision, recorded=5).equals(history)
 
 
-def test_a_cutoff_judged_otherwise_adds_a_row_and_keeps_the_old_one() -> None:
+def test_a_different_verdict_adds_a_row_and_keeps_the_old_one() -> None:
     history = walked("promoted", "promoted", "kept")
     again = judged(history, 1, "kept", recorded=500)
     assert again.head(history.height).equals(history)
@@ -157,14 +157,14 @@ def test_a_cutoff_judged_otherwise_adds_a_row_and_keeps_the_old_one() -> None:
     assert again["event"].to_list().count("withdrawn") == 1
 
 
-def test_a_cutoff_judged_again_leaves_later_changes_alone() -> None:
+def test_judging_a_cutoff_again_keeps_later_changes() -> None:
     history = walked("promoted", "promoted", "promoted")
     again = judged(history, 1, "kept", recorded=500)
     assert holder(again, CHAMPION, FAR) == model(2)
 
 
 @pytest.mark.parametrize("decision", ["promoted", "kept"])
-def test_a_verdict_against_one_who_stands_no_more_decides_nothing(decision: str) -> None:
+def test_a_verdict_against_a_former_champion_is_refused(decision: str) -> None:
     """A rollback happens while a candidate is compared with the previous champion."""
     at = midnight(week(3))
     history = rolled_back(walked("promoted", "promoted"), at)
@@ -174,7 +174,7 @@ def test_a_verdict_against_one_who_stands_no_more_decides_nothing(decision: str)
     assert not is_recorded(history, late)
 
 
-def test_a_verdict_is_written_once_its_rows_stand() -> None:
+def test_a_verdict_is_recorded_once_its_rows_are_stored() -> None:
     history = walked("promoted")
     candidate_verdict = verdict(1, "promoted", against=1)
     assert not is_recorded(history, candidate_verdict)
@@ -182,7 +182,7 @@ def test_a_verdict_is_written_once_its_rows_stand() -> None:
     assert is_recorded(history, verdict(1, "refused", against=1))
 
 
-def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that_was_served() -> None:
+def test_a_different_verdict_on_the_same_day_changes_no_served_hour() -> None:
     history, evening = walked("promoted", "kept"), midnight(week(1)) + timedelta(hours=17)
     rows = after_verdict(history, verdict(1, "promoted", against=1), effective_from=evening, recorded_at=evening)
     assert set(rows["effective_from"]) == {evening}
@@ -191,7 +191,7 @@ def test_a_cutoff_judged_otherwise_in_the_course_of_its_day_changes_no_hour_that
     assert holder(after, CHAMPION, evening) == model(1)
 
 
-def test_what_is_written_later_stands_later_even_on_a_clock_that_was_put_back() -> None:
+def test_a_later_row_is_effective_even_if_the_clock_was_set_back() -> None:
     history = walked("promoted", "promoted")
     at = midnight(week(1))
     back = recording_time(history, at - timedelta(days=3))
@@ -201,7 +201,7 @@ def test_what_is_written_later_stands_later_even_on_a_clock_that_was_put_back() 
     assert recording_time(EMPTY, at) == at
 
 
-def test_a_rollback_goes_to_the_champion_before_and_again_further_back() -> None:
+def test_a_rollback_goes_to_the_previous_champion_and_then_further_back() -> None:
     history = walked("promoted", "promoted", "promoted")
     now = midnight(week(3))
     once = rolled_back(history, now)
@@ -281,7 +281,7 @@ decisions = st.lists(st.sampled_from(["promoted", "kept", "refused", "rollback"]
 
 @settings(deadline=None, max_examples=20)
 @given(decisions)
-def test_what_is_added_changes_no_earlier_hour_and_hour_by_hour_is_all_at_once(taken: list[str]) -> None:
+def test_added_rows_change_no_earlier_hour(taken: list[str]) -> None:
     history = EMPTY
     for n, decision in enumerate(taken):
         before, now = history, midnight(week(n))

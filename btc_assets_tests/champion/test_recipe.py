@@ -49,7 +49,7 @@ NEXT_WEEK = {"cutoff": "2023-01-09", "first": "2021-01-09T00:00:00+00:00"}
     ],
     ids=["a week later", "a window that grows", "another seed", "parameters of another horizon"],
 )
-def test_newer_data_is_no_other_recipe(newer: dict[str, Any]) -> None:
+def test_newer_data_does_not_change_the_recipe(newer: dict[str, Any]) -> None:
     assert recipe_changes(document(**newer), document(), horizon=1) == []
 
 
@@ -68,12 +68,12 @@ def test_another_recipe_is_described_by_what_changed(changed: dict[str, Any], ex
     assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=1) == [expected]
 
 
-def test_an_input_that_is_lost_is_no_change_of_recipe() -> None:
+def test_a_lost_input_does_not_change_the_recipe() -> None:
     candidate = document(**NEXT_WEEK, features=["atr"])
     assert recipe_changes(candidate, document(), horizon=1, lost_inputs=["rsi"]) == []
 
 
-def test_an_input_that_is_back_is_no_change_of_recipe_and_a_new_one_is() -> None:
+def test_a_restored_input_does_not_change_the_recipe_and_a_new_one_does() -> None:
     champion = document(features=["atr"])
     options = {"horizon": 1, "lost_before": ["rsi"]}
     assert recipe_changes(document(**NEXT_WEEK), champion, **options) == []

@@ -19,13 +19,13 @@ DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
-class Said:
+class Text:
     """One text.
 
     Attributes:
         at: when it became available, UTC.
         score: of its sentiment; None where it was not scored.
-        outlet: who said it, or the platform.
+        outlet: publisher or platform.
         number: identity; texts of the same number are revisions of one.
         story: number of the first of its story; None for itself. A post of another story is a repost.
         revision: 0 is the first.
@@ -56,8 +56,8 @@ Texts = dict[Stream, Rows]
 
 
 def texts_of(
-    articles: Sequence[Said] = (),
-    posts: Sequence[Said] = (),
+    articles: Sequence[Text] = (),
+    posts: Sequence[Text] = (),
     article_days: Collection[date] | None = None,
     post_days: Collection[date] | None = None,
 ) -> Texts:
@@ -89,7 +89,7 @@ def filtered(texts: Texts, kept: pl.Expr, *, without: date | None = None) -> Tex
     }
 
 
-def tables_of(articles: Sequence[Said], posts: Sequence[Said]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def tables_of(articles: Sequence[Text], posts: Sequence[Text]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Return the ARTICLES, POSTS and SENTIMENT_SCORES rows of texts written by hand."""
     article_rows = [
         {
@@ -122,8 +122,8 @@ def tables_of(articles: Sequence[Said], posts: Sequence[Said]) -> tuple[pl.DataF
             "score": one.score,
             "available_at": one.at,
         }
-        for kind, said in (("article", articles), ("post", posts))
-        for one in said
+        for kind, items in (("article", articles), ("post", posts))
+        for one in items
         if one.score is not None and one.revision == 0
     ]
     return (
@@ -181,7 +181,7 @@ def scores_of(texts: Texts) -> pl.DataFrame:
 
 
 def store(lake: Lake, texts: Texts) -> None:
-    """Write texts to a lake as the news domain would: a partition a day gathered, empty where nobody said anything."""
+    """Write texts to a lake like the news domain: a partition per gathered day, empty without texts."""
     article_days, post_days = (texts[stream].days or frozenset() for stream in (ARTICLE_STREAM, POST_STREAM))
     tables = (
         (ARTICLES, texts[ARTICLE_STREAM].frame, sorted(article_days)),

@@ -54,7 +54,7 @@ def test_texts_need_no_more_days_than_bars_do() -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=NAMES)
-def test_a_feature_says_what_it_is(feature: Feature) -> None:
+def test_a_feature_has_a_description(feature: Feature) -> None:
     assert feature.group in GROUPS
     assert feature.unit
     assert len(feature.about) > 8

@@ -46,7 +46,7 @@ def test_a_label_is_known_when_the_bar_that_ends_it_has_closed() -> None:
     assert labels["known_at"].max() == START + 60 * HOUR
 
 
-def test_a_move_across_a_gap_is_nobodys_hour() -> None:
+def test_a_return_across_a_gap_is_null() -> None:
     """Hours 30 to 32 are missing."""
     bars = random_walk_bars(80, start=START).filter(
         ~pl.col("open_time").is_between(START + 30 * HOUR, START + 32 * HOUR)
@@ -88,7 +88,7 @@ def test_bars_in_any_order_give_the_same_labels() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1_000), gaps=st.sets(st.integers(1, 143), max_size=30))
-def test_the_days_together_are_the_whole_each_from_its_own_bars(seed: int, gaps: set[int]) -> None:
+def test_days_from_their_own_bars_equal_the_whole(seed: int, gaps: set[int]) -> None:
     bars = random_walk_bars(144, seed=seed, start=START).filter(~pl.int_range(pl.len()).is_in(sorted(gaps)))
     whole = compute_labels(bars, START, START + 6 * DAY)
     days = [
@@ -100,7 +100,7 @@ def test_the_days_together_are_the_whole_each_from_its_own_bars(seed: int, gaps:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1_000), row=st.integers(30, 160))
-def test_what_is_known_does_not_move_when_later_bars_do(seed: int, row: int) -> None:
+def test_known_labels_do_not_change_with_later_bars(seed: int, row: int) -> None:
     bars = stressed(random_walk_bars(200, seed=seed, start=START))
     cut = bars["open_time"][min(row, bars.height - 2)]
     known = every_label(bars).filter(pl.col("known_at") <= cut + HOUR)

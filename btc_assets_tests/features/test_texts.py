@@ -25,7 +25,7 @@ from btc_assets.news.hourly import ARTICLE, NEGATIVE_BELOW, POST, days_gathered,
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.streams import Inputs, Rows, every_hour
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.features.synthetic import Said, Texts, by_hour, filtered, random_texts, tables_of, texts_of
+from btc_assets_tests.features.synthetic import Text, Texts, by_hour, filtered, random_texts, tables_of, texts_of
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -59,36 +59,36 @@ def at_hour(texts: Texts, hour: datetime = START) -> dict[str, object]:
     ],
 )
 def test_a_text_counts_for_the_hour_its_availability_lies_in(at: datetime, hour: datetime) -> None:
-    hourly = by_hour(texts_of([Said(at)]), hours_from(START, 25)).filter(pl.col("article_count") > 0)
+    hourly = by_hour(texts_of([Text(at)]), hours_from(START, 25)).filter(pl.col("article_count") > 0)
     assert hourly["open_time"].to_list() == [hour]
     assert hour.date() == at.date()  # its partition is one the hour's day reads
 
 
-def test_a_text_is_used_in_no_row_that_was_there_before_it() -> None:
+def test_a_text_is_not_used_in_an_earlier_row() -> None:
     for minutes in (0, 30, 59, 60, 61, 120):
         at = START + timedelta(minutes=minutes)
-        made = compute_features(inputs_of(random_walk_bars(4, start=START), texts_of([Said(at)])))
+        made = compute_features(inputs_of(random_walk_bars(4, start=START), texts_of([Text(at)])))
         used = made.filter(pl.col("sentiment_count") > 0)
         assert used["available_at"].min() >= at  # type: ignore[operator]
 
 
-def test_when_it_was_published_decides_nothing() -> None:
+def test_the_time_of_publication_does_not_matter() -> None:
     at = START + 90 * timedelta(minutes=1)
     hours = hours_from(START - 5 * HOUR, 12)
     for published in (None, START - 3 * HOUR, START + 5 * HOUR):
-        hourly = by_hour(texts_of([Said(at, published_at=published)]), hours)
-        assert hourly.equals(by_hour(texts_of([Said(at)]), hours))
+        hourly = by_hour(texts_of([Text(at, published_at=published)]), hours)
+        assert hourly.equals(by_hour(texts_of([Text(at)]), hours))
 
 
 def test_only_the_first_text_counts_and_edits_change_nothing() -> None:
-    first = Said(START, 0.4, "one.example", number=1)
+    first = Text(START, 0.4, "one.example", number=1)
     edit = replace(first, at=START + 2 * HOUR, revision=1, outlet="other.example", story=7)
     hours = hours_from(START, 5)
     assert by_hour(texts_of([first, edit], [first, edit]), hours).equals(by_hour(texts_of([first], [first]), hours))
 
 
 def test_the_primary_score_is_the_one_read() -> None:
-    articles, _, scores = (table.lazy() for table in tables_of([Said(START, 0.4)], []))
+    articles, _, scores = (table.lazy() for table in tables_of([Text(START, 0.4)], []))
     other = scores.with_columns(pl.lit("another").alias("scorer"), is_primary=False, score=pl.lit(-0.9))
     for both in (pl.concat([scores, other]), pl.concat([other, scores])):
         assert with_scores(ARTICLE)(articles, both)["score"].to_list() == [0.4]
@@ -96,7 +96,7 @@ def test_the_primary_score_is_the_one_read() -> None:
 
 def test_a_score_belongs_to_its_kind() -> None:
     """An article and a post of one id."""
-    articles, posts, scores = tables_of([Said(START, 0.4)], [Said(START, -0.8)])
+    articles, posts, scores = tables_of([Text(START, 0.4)], [Text(START, -0.8)])
     posts = posts.with_columns(post_id=pl.lit(articles["article_id"][0]))
     scores = scores.with_columns(item_id=pl.lit(articles["article_id"][0]))
     for kind, rows, score in ((ARTICLE, articles, 0.4), (POST, posts, -0.8)):
@@ -106,14 +106,14 @@ def test_a_score_belongs_to_its_kind() -> None:
 # --- what an hour adds up to -------------------------------------------------------------------
 
 
-def test_an_hour_by_hand() -> None:
-    said = [
-        Said(START, 0.5, "one.example", number=1),
-        Said(START + timedelta(minutes=10), -0.25, "one.example", number=2, story=1),
-        Said(START + timedelta(minutes=20), 0.75, "two.example", number=3),
-        Said(START + timedelta(minutes=50), None, "three.example", number=4),
+def test_an_hour_equals_a_manual_computation() -> None:
+    items = [
+        Text(START, 0.5, "one.example", number=1),
+        Text(START + timedelta(minutes=10), -0.25, "one.example", number=2, story=1),
+        Text(START + timedelta(minutes=20), 0.75, "two.example", number=3),
+        Text(START + timedelta(minutes=50), None, "three.example", number=4),
     ]
-    hour = at_hour(texts_of(said, said[:2]))
+    hour = at_hour(texts_of(items, items[:2]))
     assert hour == {
         "open_time": START,
         "article_count": 4.0,
@@ -139,7 +139,7 @@ def test_an_hour_by_hand() -> None:
     }
 
 
-def test_a_gathered_hour_without_texts_counts_zero_and_says_nothing() -> None:
+def test_a_gathered_hour_without_texts_has_zero_counts_and_null_means() -> None:
     hour = at_hour(texts_of(article_days=[START.date()]))
     assert hour["article_count"] == hour["article_scored"] == hour["article_outlets"] == 0.0
     assert [hour["article_high"], hour["article_low"], hour["article_last_at"]] == [None, None, None]
@@ -148,24 +148,24 @@ def test_a_gathered_hour_without_texts_counts_zero_and_says_nothing() -> None:
     assert made.select("sentiment_mean", "sentiment_extreme", "sentiment_change_1h").null_count().row(0) == (2, 2, 2)
 
 
-def test_a_day_nobody_gathered_is_unknown_and_never_zero() -> None:
+def test_a_day_that_was_not_gathered_is_null_and_never_zero() -> None:
     """Articles were gathered on the second day alone, posts never."""
-    said = [Said(START + 25 * HOUR)]
-    hourly = by_hour(texts_of(said), hours_from(START, 72))
+    items = [Text(START + 25 * HOUR)]
+    hourly = by_hour(texts_of(items), hours_from(START, 72))
     known = hourly.filter(pl.col("article_count").is_not_null())
     assert known["open_time"].dt.date().unique().to_list() == [date(2018, 1, 2)]
     assert known.height == 24
     assert hourly["post_count"].null_count() == 72
 
 
-def test_texts_nobody_gathered_are_the_same_as_no_texts() -> None:
+def test_streams_that_were_not_gathered_equal_absent_streams() -> None:
     bars = random_walk_bars(HOURS, start=START)
     assert compute_features(inputs_of(bars, texts_of())).equals(compute_features(inputs_of(bars)))
     assert compute_features(inputs_of(bars)).select(*TEXT_FEATURES).null_count().row(0) == (HOURS,) * len(TEXT_FEATURES)
 
 
-def test_texts_that_were_not_scored_are_counted_and_say_nothing() -> None:
-    hour = compute_features(inputs_of(random_walk_bars(1, start=START), texts_of([Said(START, None)]))).row(
+def test_unscored_texts_count_but_have_no_score() -> None:
+    hour = compute_features(inputs_of(random_walk_bars(1, start=START), texts_of([Text(START, None)]))).row(
         0, named=True
     )
     assert hour["sentiment_count"] == 1.0
@@ -185,10 +185,10 @@ _TEXT = st.builds(
 )
 
 
-def written(drawn: list[tuple[int, bool, float | None, int, int]]) -> list[Said]:
+def written(drawn: list[tuple[int, bool, float | None, int, int]]) -> list[Text]:
     """Return the texts drawn; half of them fall on a whole minute."""
     return [
-        Said(
+        Text(
             START + timedelta(minutes=minutes) + (timedelta(0) if exact else 7 * MICROSECOND),
             score,
             f"{outlet}.example",
@@ -207,20 +207,22 @@ def written(drawn: list[tuple[int, bool, float | None, int, int]]) -> list[Said]
     cut=st.integers(0, 71),
     seed=st.integers(0, 99),
 )
-def test_the_join_by_hand_for_any_texts(
+def test_the_join_equals_a_manual_computation_for_any_texts(
     drawn: list[tuple[int, bool, float | None, int, int]], gathered: set[int], edited: set[int], cut: int, seed: int
 ) -> None:
-    said = written(drawn)
+    items = written(drawn)
     edits = [
-        replace(said[n], at=said[n].at + 5 * HOUR, revision=1, outlet="edit") for n in sorted(edited) if n < len(said)
+        replace(items[n], at=items[n].at + 5 * HOUR, revision=1, outlet="edit")
+        for n in sorted(edited)
+        if n < len(items)
     ]
     days = {(START + timedelta(days=n)).date() for n in gathered}
     hours = hours_from(START, 74)
-    texts = texts_of([*said, *edits], article_days=days)
+    texts = texts_of([*items, *edits], article_days=days)
     whole = by_hour(texts, hours)
 
     for hour, row in zip(hours, whole.iter_rows(named=True), strict=True):
-        own = [one for one in said if hour <= one.at < hour + HOUR]
+        own = [one for one in items if hour <= one.at < hour + HOUR]
         scores = [one.score for one in own if one.score is not None]
         if hour.date() not in days:
             assert {value for name, value in row.items() if name != "open_time"} == {None}
@@ -236,16 +238,16 @@ def test_the_join_by_hand_for_any_texts(
         assert row["article_low"] == min(scores, default=None)
         assert row["article_last_at"] == max((one.at for one in own), default=None)
 
-    mixed = texts_of([*edits, *said][::-1], article_days=days)[ARTICLE_STREAM]
+    mixed = texts_of([*edits, *items][::-1], article_days=days)[ARTICLE_STREAM]
     mixed = replace(mixed, frame=mixed.frame.sample(fraction=1, shuffle=True, seed=seed))
     assert by_hour({**texts, ARTICLE_STREAM: mixed}, hours).equals(whole)
     known = by_hour(Inputs(texts).until(START + (cut + 1) * HOUR).rows, hours)
     assert known.head(cut + 1).equals(whole.head(cut + 1))
 
 
-def test_hours_nobody_asked_for_are_left_out() -> None:
-    said = [Said(START + n * HOUR, number=n) for n in range(9)]
-    hourly = by_hour(texts_of(said), hours_from(START + 3 * HOUR, 2))
+def test_hours_that_were_not_requested_are_left_out() -> None:
+    items = [Text(START + n * HOUR, number=n) for n in range(9)]
+    hourly = by_hour(texts_of(items), hours_from(START + 3 * HOUR, 2))
     assert hourly["article_count"].to_list() == [1.0, 1.0]
 
 
@@ -259,8 +261,8 @@ def test_every_hour_lies_between_the_first_bar_and_the_last_one_gaps_included() 
 
 
 def test_until_and_between_go_by_availability_and_take_the_days_along() -> None:
-    said = [Said(START + n * 12 * HOUR, number=n, published_at=START) for n in range(6)]
-    texts = texts_of(said, said)
+    items = [Text(START + n * 12 * HOUR, number=n, published_at=START) for n in range(6)]
+    texts = texts_of(items, items)
     until = Inputs(texts).until(START + 24 * HOUR).rows
     assert [until[stream].frame.height for stream in texts] == [3, 3]
     assert until[ARTICLE_STREAM].days == {date(2018, 1, 1), date(2018, 1, 2)}
@@ -278,7 +280,7 @@ class TextHand:
     def __init__(self, texts: Texts, bars: pl.DataFrame) -> None:
         """Sort texts into hours, one by one."""
         self.first = bars["open_time"][0]
-        self.said: dict[str, dict[datetime, list[Said]]] = {"article": defaultdict(list), "post": defaultdict(list)}
+        self.items: dict[str, dict[datetime, list[Text]]] = {"article": defaultdict(list), "post": defaultdict(list)}
         articles, posts = (texts[stream].frame.filter(revision=0) for stream in (ARTICLE_STREAM, POST_STREAM))
         for row in articles.iter_rows(named=True):
             story = None if row["article_id"] == row["story_id"] else -1
@@ -294,22 +296,26 @@ class TextHand:
 
     def _file(self, kind: str, at: datetime, score: float | None, outlet: str, story: int | None) -> None:
         hour = at.replace(minute=0, second=0, microsecond=0)
-        self.said[kind][hour].append(Said(at, score, outlet, story=story))
+        self.items[kind][hour].append(Text(at, score, outlet, story=story))
 
     def known(self, kind: str, hour: datetime) -> bool:
         """Return whether an hour was gathered."""
         return hour.date() in self.days[kind]
 
-    def window(self, kind: str, hour: datetime, hours: int) -> list[tuple[int, list[Said]]] | None:
+    def window(self, kind: str, hour: datetime, hours: int) -> list[tuple[int, list[Text]]] | None:
         """Return (hours ago, texts) of the known hours of a window, None when more than a quarter is not known."""
         known = [
-            (back, self.said[kind][hour - back * HOUR]) for back in range(hours) if self.known(kind, hour - back * HOUR)
+            (back, self.items[kind][hour - back * HOUR])
+            for back in range(hours)
+            if self.known(kind, hour - back * HOUR)
         ]
         return known if len(known) >= math.ceil(0.75 * hours) else None
 
     def scores(self, kind: str, hour: datetime, hours: int) -> list[float]:
         """Return the scores of a window."""
-        return [one.score for _, said in self.window(kind, hour, hours) or [] for one in said if one.score is not None]
+        return [
+            one.score for _, items in self.window(kind, hour, hours) or [] for one in items if one.score is not None
+        ]
 
     def mean(self, kind: str, hour: datetime) -> float | None:
         """Return the mean score of an hour."""
@@ -319,7 +325,7 @@ class TextHand:
     def count(self, kind: str, hour: datetime, hours: int = 1) -> float | None:
         """Return the number of texts of a window every hour of which is known."""
         window = self.window(kind, hour, hours)
-        return float(sum(len(said) for _, said in window)) if window is not None and len(window) == hours else None
+        return float(sum(len(items) for _, items in window)) if window is not None and len(window) == hours else None
 
     def change(self, kind: str, hour: datetime) -> float | None:
         """Return the mean score less that of the hour before."""
@@ -334,8 +340,8 @@ class TextHand:
         """Return the mean score, weights halved every half-life, of seven of them."""
         weighted = [
             (0.5 ** (back / half_life), one.score)
-            for back, said in self.window(kind, hour, 7 * half_life) or []
-            for one in said
+            for back, items in self.window(kind, hour, 7 * half_life) or []
+            for one in items
             if one.score is not None
         ]
         return sum(w * s for w, s in weighted) / sum(w for w, _ in weighted) if weighted else None
@@ -352,15 +358,15 @@ class TextHand:
 
     def novelty(self, kind: str, hour: datetime) -> float | None:
         """Return the share of a day's texts that are the first of their story."""
-        texts = [one for _, said in self.window(kind, hour, 24) or [] for one in said]
+        texts = [one for _, items in self.window(kind, hour, 24) or [] for one in items]
         return sum(one.is_first for one in texts) / len(texts) if texts else None
 
     def outlet_mean(self, kind: str, hour: datetime) -> float | None:
         """Return the mean over outlets and hours of a day of each one's mean score."""
         means = []
-        for _, said in self.window(kind, hour, 24) or []:
-            for outlet in {one.outlet for one in said}:
-                scores = [one.score for one in said if one.outlet == outlet and one.score is not None]
+        for _, items in self.window(kind, hour, 24) or []:
+            for outlet in {one.outlet for one in items}:
+                scores = [one.score for one in items if one.outlet == outlet and one.score is not None]
                 means += [float(np.mean(scores))] if scores else []
         return float(np.mean(means)) if means else None
 
@@ -382,8 +388,8 @@ class TextHand:
             then = hour - back * HOUR
             if not self.known(kind, then):
                 return None
-            if self.said[kind][then]:
-                newest = max(one.at for one in self.said[kind][then])
+            if self.items[kind][then]:
+                newest = max(one.at for one in self.items[kind][then])
                 return min(168.0, (hour + HOUR - newest) / HOUR)
         return 168.0
 
@@ -421,7 +427,7 @@ def rough() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def texts(rough: pl.DataFrame) -> Texts:
-    """Return texts with a silence, days nobody gathered, and few texts in the end."""
+    """Return texts with a gap, days that were not gathered, and few texts at the end."""
     made = random_texts(rough, seed=4)
     rare = pl.col("available_at").dt.hour().is_in([3, 16]) | (pl.col("available_at") < START + timedelta(days=34))
     return filtered(made, rare)
@@ -441,7 +447,7 @@ def test_every_text_feature_has_an_oracle() -> None:
 def test_a_text_feature_equals_arithmetic_by_hand(
     name: str, rough: pl.DataFrame, texts: Texts, made: pl.DataFrame
 ) -> None:
-    """Across the silence, the days nobody gathered, the gaps of the bars and the rare texts."""
+    """Across the gap in texts, the days that were not gathered, the gaps of the bars and the rare texts."""
     hand, feature = TextHand(texts, rough), TEXT_FEATURES[name]
     warm = START + (feature.warmup_hours + GAP_SLACK_HOURS) * HOUR if feature.warmup_hours else START
     rows = [*range(30), *range(22 * 24, rough.height, 3)]
@@ -455,7 +461,7 @@ def test_a_text_feature_equals_arithmetic_by_hand(
     np.testing.assert_allclose([f for f, _ in known], [e for _, e in known], rtol=1e-9, atol=1e-11)
 
 
-def test_the_oracle_meets_what_is_hard(made: pl.DataFrame) -> None:
+def test_the_oracle_covers_the_hard_cases(made: pl.DataFrame) -> None:
     """Unknown and known, silence and speech are all among the rows compared."""
     late = made.filter(pl.col("open_time") >= START + timedelta(days=22))
     assert late["sentiment_count"].null_count() == late["social_volume"].null_count() == 24
@@ -510,31 +516,31 @@ def test_no_texts_give_a_nan_or_an_infinity(kind: str) -> None:
     bars = random_walk_bars(HOURS, start=START)
     score = {"alike": 0.1, "extreme": -1.0}.get(kind, 0.7)
     every = {"one": HOURS, "silent": HOURS + 1}.get(kind, 5)
-    said = [Said(START + n * HOUR, score, number=n) for n in range(0, HOURS, every)]
+    items = [Text(START + n * HOUR, score, number=n) for n in range(0, HOURS, every)]
     if kind == "silent":
-        said = []
+        items = []
     if kind == "burst":
-        said += [Said(START + (HOURS - 9) * HOUR, math.sin(n), number=HOURS + n) for n in range(500)]
+        items += [Text(START + (HOURS - 9) * HOUR, math.sin(n), number=HOURS + n) for n in range(500)]
     days = {(START + n * HOUR).date() for n in range(HOURS)}
-    made = compute_features(inputs_of(bars.head(0) if kind == "no bar" else bars, texts_of(said, said, days, days)))
+    made = compute_features(inputs_of(bars.head(0) if kind == "no bar" else bars, texts_of(items, items, days, days)))
     assert HOURLY_FEATURES.faults(made) == []
     for name in TEXT_FEATURES:
         assert made[name].is_nan().sum() == made[name].is_infinite().sum() == 0, name
 
 
-def test_scores_that_are_all_alike_have_no_dispersion() -> None:
+def test_equal_scores_have_no_dispersion() -> None:
     days = {(START + n * HOUR).date() for n in range(240)}
-    said = [Said(START + n * HOUR, 0.1, number=n) for n in range(240)]
-    made = compute_features(inputs_of(random_walk_bars(240, start=START), texts_of(said, article_days=days)))
+    items = [Text(START + n * HOUR, 0.1, number=n) for n in range(240)]
+    made = compute_features(inputs_of(random_walk_bars(240, start=START), texts_of(items, article_days=days)))
     assert made["sentiment_dispersion_24h"].drop_nulls().unique().to_list() == [0.0]
 
 
-def test_silence_is_no_opinion() -> None:
+def test_hours_without_texts_are_not_neutral() -> None:
     """Articles for nine days, then two weeks of gathering in vain."""
     hours = 24 * 23
     days = {(START + n * HOUR).date() for n in range(hours)}
-    said = [Said(START + n * HOUR, 0.6, number=n) for n in range(24 * 9)]
-    newest = compute_features(inputs_of(random_walk_bars(hours, start=START), texts_of(said, article_days=days))).row(
+    items = [Text(START + n * HOUR, 0.6, number=n) for n in range(24 * 9)]
+    newest = compute_features(inputs_of(random_walk_bars(hours, start=START), texts_of(items, article_days=days))).row(
         -1, named=True
     )
     assert newest["sentiment_count"] == newest["news_count_24h"] == 0.0
@@ -576,7 +582,7 @@ def test_real_news_give_every_feature_of_articles(shared_data: object) -> None:
         assert law(compute_features, inputs, [inputs.clock["open_time"][-50]]).passed
 
 
-def test_a_stored_day_counts_as_gathered_once_the_week_before_it_said_something() -> None:
+def test_a_stored_day_counts_as_gathered_if_the_week_before_it_has_a_text() -> None:
     first = date(2018, 5, 1)
     stored = [first + timedelta(days=n) for n in range(20)]
     spoken = pl.DataFrame({"available_at": [datetime(2018, 5, 5, 12, tzinfo=UTC)]})

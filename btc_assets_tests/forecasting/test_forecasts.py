@@ -46,7 +46,7 @@ def versions_of(chosen: pl.DataFrame) -> dict[tuple[str, date], list[int]]:
     return {(row["role"], row["day"]): row["model_version"] for row in found.iter_rows(named=True)}
 
 
-def test_before_the_first_champion_nobody_stands() -> None:
+def test_there_is_no_champion_before_the_first_promotion() -> None:
     assert CHOSEN["open_time"].min() == midnight(DAYS[3])
 
 
@@ -75,12 +75,12 @@ def test_later_changes_do_not_touch_earlier_hours() -> None:
     assert found[0].equals(found[1])
 
 
-def test_an_hour_is_the_same_alone_and_in_a_long_run() -> None:
+def test_an_hour_forecast_separately_equals_the_hour_of_a_long_run() -> None:
     """A run over many days scans more trained models than one day's mapping shows; the window makes up for it."""
     short = choose_models(HISTORY, TRAINED, HOURS, window_days=1)
     assert (NEWEST, DAYS[5]) not in versions_of(short)
     assert versions_of(short)[NEWEST, DAYS[8]] == [2]
-    assert versions_of(short)[CHAMPION, DAYS[11]] == [1], "a champion stands however long ago it was promoted"
+    assert versions_of(short)[CHAMPION, DAYS[11]] == [1], "a champion keeps its role at any age"
 
 
 def test_forecasts_fulfil_their_contract_and_miss_no_hour() -> None:
@@ -95,7 +95,7 @@ def test_each_role_gets_its_own_model() -> None:
     assert versions_of(found.unique(["open_time", "role"])) == versions_of(CHOSEN)
 
 
-def test_the_numbers_are_the_models_and_the_close_is_the_bars() -> None:
+def test_forecasts_equal_the_models_and_the_close_equals_the_bars() -> None:
     found = forecast_hours(FEATURES, BARS, CHOSEN, shelf(), NO_PROFILES).filter(
         (pl.col("role") == NEWEST) & (pl.col("horizon_hours") == 4) & (pl.col("model_version") == 2)
     )
@@ -148,7 +148,7 @@ def test_an_outage_is_marked_once_it_is_longer_than_a_model_saw() -> None:
     assert not after["fallback"].any()
 
 
-def test_a_lost_input_is_answered_at_its_median_and_a_missing_one_by_the_model() -> None:
+def test_a_lost_input_is_replaced_by_its_median_and_a_missing_one_is_not() -> None:
     found = forecast_hours(DURING, BARS, CHOSEN, shelf(), PROFILES).filter(pl.col("horizon_hours") == 1)
     usual = {v: LinearModel(v, DAYS[3]).predict(np.array([[m, np.nan]]))[1].p_up[0] for v, m in ((1, 0.01), (2, 0.02))}
     lost = found.filter("degraded")
@@ -158,7 +158,7 @@ def test_a_lost_input_is_answered_at_its_median_and_a_missing_one_by_the_model()
     assert set(silent["p_up"]) == {0.5}
 
 
-def test_too_much_lost_is_answered_by_the_base_rate_and_the_hours_own_volatility() -> None:
+def test_too_many_lost_inputs_fall_back_to_base_rate_and_volatility() -> None:
     heavy = pl.concat([profile_rows(day, weight=0.8) for day in (DAYS[3], DAYS[7])])
     wild = DURING.with_columns(pl.when(pl.col("open_time") == OUTAGE).then(0.04).alias(SCALE_FEATURE))
     found = forecast_hours(wild, BARS, CHOSEN, shelf(), heavy)
@@ -170,14 +170,14 @@ def test_too_much_lost_is_answered_by_the_base_rate_and_the_hours_own_volatility
     assert not found.filter(pl.col("open_time") < OUTAGE)["fallback"].any()
 
 
-def test_whole_inputs_give_the_bits_they_gave_without_a_profile() -> None:
+def test_complete_inputs_give_the_same_bits_as_without_a_profile() -> None:
     of_models = ["degraded", "missing_inputs", "missing_weight", "fallback"]
     bare, known = (forecast_hours(FEATURES[1:], BARS, CHOSEN, shelf(), made) for made in (NO_PROFILES, PROFILES))
     assert known.equals(bare)
     assert set(known.select(of_models).rows()) == {(False, "", 0.0, False)}
 
 
-def test_later_hours_neither_mark_nor_clear_an_hour() -> None:
+def test_later_hours_do_not_change_the_mark_of_an_hour() -> None:
     whole = forecast_hours(DURING, BARS, CHOSEN, shelf(), PROFILES)
     for hour in (OUTAGE - timedelta(hours=1), OUTAGE + timedelta(hours=2), OUTAGE + timedelta(hours=3)):
         known = pl.col("open_time") <= hour
@@ -186,7 +186,7 @@ def test_later_hours_neither_mark_nor_clear_an_hour() -> None:
             assert made.filter(known).equals(whole.filter(known))
 
 
-def test_a_day_is_marked_alike_from_the_days_it_looks_back_on() -> None:
+def test_the_days_before_a_day_suffice_for_its_marks() -> None:
     whole = forecast_hours(DURING, BARS, CHOSEN, shelf(), PROFILES)
     for day in DAYS[9:]:
         one = pl.col("open_time").dt.date() == day
@@ -214,7 +214,7 @@ def test_each_model_is_loaded_once() -> None:
     assert sorted(models.loaded) == [1, 2]
 
 
-def test_a_model_that_is_not_the_one_judged_is_refused() -> None:
+def test_a_model_other_than_the_judged_one_is_refused() -> None:
     swapped = Shelf({1: LinearModel(1, DAYS[3], digest="f" * 64), 2: LinearModel(2, DAYS[7])})
     with pytest.raises(ForecastError, match="registry version 1 holds the model ffffffffffff"):
         forecast_hours(FEATURES, BARS, CHOSEN, swapped, NO_PROFILES)

@@ -72,6 +72,6 @@ def test_a_return_across_a_gap_gives_no_outcome() -> None:
     assert set(found["horizon_hours"]) == {1, 24}
 
 
-def test_nothing_known_gives_an_empty_table() -> None:
+def test_unknown_labels_give_an_empty_table() -> None:
     found = judge_forecasts(FORECASTS, LABELS.clear(), too_small_to_call=0.001, fee_bps=5)
     assert found.equals(FORECAST_OUTCOMES.empty())

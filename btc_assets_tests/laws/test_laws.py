@@ -49,7 +49,7 @@ from btc_assets.news.hourly import ARTICLE, POST, Kind, first_texts
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.streams import Feature, Inputs
-from btc_assets_tests.features.synthetic import Said, Texts, filled_in, random_texts, scores_of, store, texts_of
+from btc_assets_tests.features.synthetic import Text, Texts, filled_in, random_texts, scores_of, store, texts_of
 
 HOUR = timedelta(hours=1)
 CAUGHT_BY = {
@@ -271,7 +271,7 @@ def test_a_bug_in_the_projects_own_join_is_caught(
 
 def test_the_full_hour_belongs_to_the_hour_that_begins(walk: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it belonged to the previous hour, a text of midnight would be in a partition that its day does not read."""
-    inputs = inputs_of(walk, texts_of([Said(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))]))
+    inputs = inputs_of(walk, texts_of([Text(at, number=n) for n, at in enumerate(walk["open_time"].gather_every(12))]))
     assert warm_up(_text_features, inputs, days=2).passed
     closed = pl.col("available_at").dt.offset_by("-1us").dt.truncate("1h")
     monkeypatch.setattr("btc_assets.news.hourly.HOUR_OF_TEXT", closed)

@@ -1,4 +1,4 @@
-"""The checks on prices, as they run beside the asset."""
+"""The checks on prices, run with the asset."""
 
 from __future__ import annotations
 

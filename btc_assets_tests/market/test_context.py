@@ -404,7 +404,7 @@ def test_its_features_are_known_and_unknown_without_it(stream: Stream, inputs: I
 
 
 def test_features_by_hand() -> None:
-    """The newest row that was available when the hour began, beside the bars."""
+    """An hour gets the newest row that was available when it began."""
     hours = pl.datetime_range(DAY, DAY + timedelta(days=20) - HOUR, "1h", time_unit="us", eager=True)
     some = made_up(hours, 5, (CLOCK, *CONTEXT))
     features = [feature for stream in CONTEXT for feature in stream.features]
