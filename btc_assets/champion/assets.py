@@ -229,25 +229,25 @@ def _judged(
     evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test_rows.inputs) for fit in fits]))
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
     if rival is not None:
-        bundle = registry.load(rival.version)
+        rival_model = registry.load(rival.version)
         # The profile of a model of this same cutoff, made champion by hand, is written after the verdict.
         profile = reads.read(TRAINING_PROFILE, rival.cutoff) if rival.cutoff < cutoff else None
         changes = recipe_changes(
             registry.load(candidate.version).document,
-            bundle.document,
+            rival_model.document,
             horizon=gate.PRIMARY,
             lost_inputs=set(known_inputs(wide, cutoff)) - set(rows.names),
             lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
         )
         champion_parity = models.filter(model_digest=rival.digest).select(pl.col("parity_error").max()).item()
         champion = gate.champion_evidence(
-            bundle,
+            rival_model,
             wide.sort("open_time"),
             evidence,
-            _fits_of(registry, rival.version, len(bundle.features)),
-            None if profile is None else missingness.Profile.of(profile, bundle.features),
+            _fits_of(registry, rival.version, len(rival_model.features)),
+            None if profile is None else missingness.Profile.of(profile, rival_model.features),
         )
-        changed = set(bundle.features) ^ set(rows.names)
+        changed = set(rival_model.features) ^ set(rows.names)
     first, last = cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1)
     inputs = read_inputs(reads, first, last)
     verdict = gate.judge(
@@ -377,9 +377,9 @@ def _added(
     return added
 
 
-def _require_features(bundle: ForecastModel, version: int) -> None:
+def _require_features(model: ForecastModel, version: int) -> None:
     """Refuse a model with inputs that are not computed any more: it would stop every forecast."""
-    missing = sorted(set(bundle.features) - set(HOURLY_FEATURES.columns))
+    missing = sorted(set(model.features) - set(HOURLY_FEATURES.columns))
     if missing:
         raise dg.Failure(
             f"version {version} needs features that are not computed any more: {', '.join(missing)}",

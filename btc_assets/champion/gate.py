@@ -147,12 +147,12 @@ def candidate_evidence(
 
 def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the primary horizon's newest fold, in time order."""
-    miss_of_candidate = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
-    return miss_of_candidate.filter(pl.col("fold") == miss_of_candidate["fold"].max())
+    primary = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
+    return primary.filter(pl.col("fold") == primary["fold"].max())
 
 
 def champion_evidence(
-    bundle: ForecastModel,
+    model: ForecastModel,
     features: pl.DataFrame,
     candidate: Evidence,
     other_seeds: Sequence[FittedOutput] = (),
@@ -161,25 +161,25 @@ def champion_evidence(
     """Return the champion's forecasts, as it serves them, on the candidate's judged hours after its own cutoff.
 
     Args:
-        bundle: the champion.
+        model: the champion.
         features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the judged hours on.
         candidate: evidence whose hours are judged.
         other_seeds: P(up) of the champion's recipe fitted on its window with other seeds.
         profile: its training profile, by which lost inputs are replaced; None: not replaced.
     """
-    times = candidate.open_time.filter(candidate.open_time >= midnight(bundle.cutoff))
+    times = candidate.open_time.filter(candidate.open_time >= midnight(model.cutoff))
     at = features["open_time"].is_in(times.implode()).to_numpy()
-    inputs = matrix(features.filter(at), bundle.features)
+    inputs = matrix(features.filter(at), model.features)
     if profile is None:
-        forecast = bundle.predict(inputs)[PRIMARY]
+        forecast = model.predict(inputs)[PRIMARY]
         fallback = np.zeros(len(inputs), dtype=np.bool_)
     else:
         lost = profile.lost(features)[at]
         filled = profile.fill(inputs.astype(np.float64), lost)
         inputs = filled.astype(np.float32)
-        answer = profile.adjust(PRIMARY, bundle.predict(inputs)[PRIMARY], filled, lost)
+        answer = profile.adjust(PRIMARY, model.predict(inputs)[PRIMARY], filled, lost)
         forecast, fallback = answer.forecast, answer.fallback
-    calibration = Calibration(**bundle.document["calibration"][str(PRIMARY)])
+    calibration = Calibration(**model.document["calibration"][str(PRIMARY)])
     others = _calibrated(calibration, np.stack([fit.predict(inputs) for fit in other_seeds]) if other_seeds else None)
     return Evidence(
         times,
