@@ -19,7 +19,7 @@ import numpy as np
 from btc_assets.features.catalog import FEATURES
 from btc_assets.features.engine import compute_features
 from btc_assets.features.inputs import inputs_of
-from btc_assets.market.made_up import random_walk
+from btc_assets.market.synthetic import random_walk
 from btc_assets.market.tables import PRICES
 
 if TYPE_CHECKING:

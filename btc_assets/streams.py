@@ -97,12 +97,12 @@ class Stream:
         hour: open_time of the hour for which a row counts; the row is available by the close of that hour.
         join: function from rows and all hours of a span to one row per hour: open_time and its own columns.
         futures: function to rows with other futures after a moment, by name, for the law of poisoning.
-        made_up: function from hours and a seed to synthetic rows without signal, for the laws.
-        roughened: function that adds gaps and unknown values to rows, for the laws.
+        synthetic: function from hours and a seed to synthetic rows without signal, for the laws.
+        stressed: function that adds gaps and unknown values to rows, for the laws.
         cadence: usual time from one row to the next.
         warn_after, fail_after: age of the newest materialisation from which it is a warning, or an error.
         lookback: time after its own hour for which a row still counts.
-        tempting: function to the moments, from a given one on, at which a join is likely to look ahead.
+        critical_moments: function to the moments, from a given one on, at which a join is likely to look ahead.
         gathered: function from stored days and rows to the gathered days; None as in `Rows.days`.
         features: its features, if the catalogue does not declare them.
         service: source of its asset; None if its domain has its own asset.
@@ -119,13 +119,13 @@ class Stream:
     hour: pl.Expr
     join: Callable[[Rows, pl.Series], pl.DataFrame]
     futures: Callable[[Rows, pl.Expr, datetime], dict[str, Rows]]
-    made_up: Callable[[pl.Series, int], Rows]
+    synthetic: Callable[[pl.Series, int], Rows]
     cadence: timedelta
     warn_after: timedelta
     fail_after: timedelta
     lookback: timedelta = timedelta(0)
-    roughened: Callable[[pl.DataFrame], pl.DataFrame] = field(default=lambda frame: frame)
-    tempting: Callable[[Rows, datetime], list[datetime]] = field(default=lambda _rows, _since: [])
+    stressed: Callable[[pl.DataFrame], pl.DataFrame] = field(default=lambda frame: frame)
+    critical_moments: Callable[[Rows, datetime], list[datetime]] = field(default=lambda _rows, _since: [])
     gathered: Callable[[Collection[date], pl.DataFrame], frozenset[date]] | None = None
     features: tuple[Feature, ...] = ()
     service: Service | None = None
@@ -214,9 +214,9 @@ class Inputs:
             variants[name] = replace(self, rows={stream: rows for _, stream, rows in kinds})
         return variants
 
-    def roughened(self) -> Self:
+    def stressed(self) -> Self:
         """Return the same inputs with gaps and unknown values."""
-        rows = {stream: replace(rows, frame=stream.roughened(rows.frame)) for stream, rows in self.rows.items()}
+        rows = {stream: replace(rows, frame=stream.stressed(rows.frame)) for stream, rows in self.rows.items()}
         return replace(self, rows=rows)
 
     def _where(self, kept: Callable[[Stream], pl.Expr], day: Callable[[date], bool]) -> Self:
@@ -318,7 +318,7 @@ def random_numbers(contract: Contract, cadence: timedelta, columns: Sequence[str
         columns: columns of the table that features read, the time first.
     """
 
-    def made_up(hours: pl.Series, seed: int) -> Rows:
+    def synthetic(hours: pl.Series, seed: int) -> Rows:
         rng = np.random.default_rng(seed)
         time = columns[0]
         steps = int((hours[-1] - hours[0]) / cadence) + 2
@@ -333,19 +333,19 @@ def random_numbers(contract: Contract, cadence: timedelta, columns: Sequence[str
         gap = pl.int_range(pl.len()).is_between(int(0.8 * steps), int(0.8 * steps) + max(1, int(30 * HOUR / cadence)))
         return Rows(frame.filter(~gap & (pl.lit(times) <= hours[-1] + cadence)))
 
-    return made_up
+    return synthetic
 
 
 def around_the_widest_gap(available_at: pl.Expr) -> Callable[[Rows, datetime], list[datetime]]:
     """Return a function to the moments at which a join is likely to look ahead: end of the widest gap, newest row."""
 
-    def tempting(rows: Rows, since: datetime) -> list[datetime]:
+    def critical_moments(rows: Rows, since: datetime) -> list[datetime]:
         at = rows.frame.select(available_at.alias("at")).filter(pl.col("at") > since).to_series().sort()
         if at.len() < 2:
             return at.to_list()
         return [at[int(at.diff().arg_max() or 0)], at[-1]]
 
-    return tempting
+    return critical_moments
 
 
 def numbers(
@@ -390,12 +390,12 @@ def numbers(
         hour=hour,
         join=latest(hour, columns, lookback),
         futures=number_futures,
-        made_up=random_numbers(contract, cadence, row_columns),
+        synthetic=random_numbers(contract, cadence, row_columns),
         cadence=cadence,
         warn_after=max(2 * cadence, timedelta(hours=3)),
         fail_after=max(4 * cadence, timedelta(hours=6)),
         lookback=lookback,
-        tempting=around_the_widest_gap(available_at),
+        critical_moments=around_the_widest_gap(available_at),
         features=features,
         service=service,
         **others,

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import polars as pl
 
+from btc_assets import freshness
 from btc_assets.alerts.outbox import Outbox
 from btc_assets.alerts.tables import ALERTS
 from btc_assets.clock import midnight
@@ -24,7 +25,7 @@ from btc_assets.schema import dagster_type
     op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},
     dagster_type=dagster_type(ALERTS),
     kinds={"sqlite"},
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)),
+    freshness_policy=freshness.DAILY,
 )
 def alerts(context: dg.AssetExecutionContext, outbox: dg.ResourceParam[Outbox]) -> dg.Output[pl.DataFrame]:
     """Every alert raised on a day and the delivery state of each of its channels.

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from btc_assets import freshness
 from btc_assets.champion import gate, history, plots, shadow
 from btc_assets.champion.recipe import recipe_changes
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
@@ -55,7 +56,6 @@ MAX_SHADOW_DAYS = 370
 CAUSALITY_DAYS = 3
 """Newest days of the window on which a verdict tests the causality laws."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
-_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=14), warn_window=timedelta(days=8))
 _LIMITS = {"dagster/max_runtime": "3600"}
 
 
@@ -89,7 +89,7 @@ def _decision_spec(contract: Contract, history_of: dg.AssetDep, *, about: str, k
         group_name=GROUP,
         code_version="2",
         kinds=kinds,
-        freshness_policy=_FRESHNESS,
+        freshness_policy=freshness.WEEKLY,
         # Dagster reads the type and the IO manager of an output from these keys when it is declared by a spec.
         metadata={"dagster/dagster_type": dagster_type(contract), "dagster/io_manager_key": "io_manager"},
     )
@@ -436,7 +436,7 @@ def _unserved_rollback(past: pl.DataFrame) -> int | None:
     key=["champion", "shadow_report"],
     partitions_def=DAILY,
     group_name=GROUP,
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)),
+    freshness_policy=freshness.DAILY,
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="2",
     op_tags=_LIMITS | {"dagster/priority": "1"},

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from btc_assets import freshness
 from btc_assets.clock import midnight
 from btc_assets.features.catalog import FEATURES, GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
@@ -23,7 +24,7 @@ LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": "features",
-    "freshness_policy": dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2)),
+    "freshness_policy": freshness.HOURLY,
     "backfill_policy": dg.BackfillPolicy.single_run(),
     "code_version": "2",
     # The priority runs these assets before the non-blocking checks.

@@ -58,7 +58,7 @@ def read_inputs(tables: Reader, first: date | None = None, last: date | None = N
     return Inputs(rows)
 
 
-def made_up(hours: pl.Series, seed: int, streams: Collection[Stream] = STREAMS) -> Inputs:
+def synthetic_inputs(hours: pl.Series, seed: int, streams: Collection[Stream] = STREAMS) -> Inputs:
     """Return synthetic rows of independent streams, in which nothing predicts the next hour.
 
     Args:
@@ -68,5 +68,5 @@ def made_up(hours: pl.Series, seed: int, streams: Collection[Stream] = STREAMS) 
     """
     seeds = np.random.SeedSequence(seed).generate_state(len(streams))
     return Inputs(
-        {stream: stream.made_up(hours, int(stream_seed)) for stream, stream_seed in zip(streams, seeds, strict=True)}
+        {stream: stream.synthetic(hours, int(stream_seed)) for stream, stream_seed in zip(streams, seeds, strict=True)}
     )

@@ -1,11 +1,11 @@
 """Forecasts of every hour, and their outcomes."""
 
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from btc_assets import freshness
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.display import table_metadata
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
@@ -22,7 +22,6 @@ from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
 from btc_assets.vocabulary import CHAMPION, ROLES
 
-_HOURLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(hours=2))
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": "forecasting",
@@ -60,7 +59,7 @@ def profiles_of(tables: Reader, chosen: pl.DataFrame) -> pl.DataFrame:
         for contract in (MODEL_HISTORY, TRAINING_PROFILE)
     ],
     kinds={"polars", "onnx"},
-    freshness_policy=_HOURLY,
+    freshness_policy=freshness.HOURLY,
 )
 def forecasts(
     context: dg.AssetExecutionContext,
@@ -113,7 +112,7 @@ def forecasts(
         "hourly_labels": dg.AssetIn(key=["features", "hourly_labels"]),
     },
     kinds={"polars"},
-    freshness_policy=_HOURLY,
+    freshness_policy=freshness.HOURLY,
 )
 def forecast_outcomes(
     context: dg.AssetExecutionContext, forecasts: pl.LazyFrame, hourly_labels: pl.LazyFrame

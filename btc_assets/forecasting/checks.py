@@ -37,6 +37,14 @@ def _chosen(lake: Lake, day: date) -> pl.DataFrame:
     return choose_models(history, trained, hours, window_days=window)
 
 
+def _none_of(rows: pl.DataFrame, sentence: str, day: date, /, **metadata: int) -> dg.AssetCheckResult:
+    """Return whether there is no such row; else the sentence with their number, and the first hour."""
+    first = "" if rows.is_empty() else f", the first of {rows['open_time'][0]}"
+    return dg.AssetCheckResult(
+        passed=rows.is_empty(), description=f"{rows.height} {sentence}{first}.", metadata={"day": str(day), **metadata}
+    )
+
+
 def _one_day(lake: Lake, contract: Contract, day: date) -> pl.DataFrame:
     return lake.scan_days(contract, [day]).collect()
 
@@ -57,12 +65,7 @@ def every_hour_is_forecast(context: dg.AssetCheckExecutionContext, lake: dg.Reso
     missing = missing_forecasts(
         _one_day(lake, HOURLY_FEATURES, day), _one_day(lake, PRICES, day), _one_day(lake, FORECASTS, day), chosen
     )
-    return dg.AssetCheckResult(
-        passed=missing.is_empty(),
-        description=f"{missing.height} forecasts of {day} are missing"
-        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
-        metadata={"day": str(day), "missing": missing.height},
-    )
+    return _none_of(missing, f"forecasts of {day} are missing", day, missing=missing.height)
 
 
 @dg.asset_check(asset=forecasts, name="replay_gives_the_same")
@@ -77,12 +80,8 @@ def replay_gives_the_same(
     features = lake.scan(HOURLY_FEATURES, day - timedelta(days=LOOK_BACK_DAYS), day).sort("open_time").collect()
     replayed = forecast_hours(features, _one_day(lake, PRICES, day), chosen, registry, profiles_of(lake, chosen))
     changed = changed_forecasts(_one_day(lake, FORECASTS, day), replayed)
-    return dg.AssetCheckResult(
-        passed=changed.is_empty(),
-        description=f"{changed.height} forecasts of {day} differ from a replay"
-        + (f", the first of {changed['open_time'][0]}." if changed.height else "."),
-        metadata={"day": str(day), "rows": replayed.height, "changed": changed.height},
-    )
+    differing = f"forecasts of {day} differ from a replay"
+    return _none_of(changed, differing, day, rows=replayed.height, changed=changed.height)
 
 
 @dg.asset_check(asset=forecasts, name="every_model_has_a_profile")
@@ -137,12 +136,7 @@ def every_known_label_is_judged(
         _one_day(lake, HOURLY_LABELS, day),
         _one_day(lake, FORECAST_OUTCOMES, day),
     )
-    return dg.AssetCheckResult(
-        passed=missing.is_empty(),
-        description=f"{missing.height} forecasts whose outcome was known on {day} are not judged"
-        + (f", the first of {missing['open_time'][0]}." if missing.height else "."),
-        metadata={"day": str(day), "missing": missing.height},
-    )
+    return _none_of(missing, f"forecasts whose outcome was known on {day} are not judged", day, missing=missing.height)
 
 
 @dg.asset_check(asset=forecast_outcomes, name="intervals_hold")

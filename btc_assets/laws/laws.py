@@ -156,13 +156,13 @@ def cuts(inputs: Inputs, *, random: int = 4) -> list[datetime]:
         random: number of random cuts from the newer half.
 
     Returns:
-        `hours_to_cut` of the clock, and the last hours before the tempting moments of the other streams.
+        `hours_to_cut` of the clock, and the last hours before the critical moments of the other streams.
     """
     times = inputs.clock["open_time"]
     since = times[inputs.clock.height // 2]
-    tempting = [at for stream, rows in inputs.rows.items() for at in stream.tempting(rows, since)]
+    critical_moments = [at for stream, rows in inputs.rows.items() for at in stream.critical_moments(rows, since)]
     # The last hour that closed before the moment: an hour that closes at the moment may use the row.
-    ends = [at - timedelta(microseconds=1) for at in tempting]
+    ends = [at - timedelta(microseconds=1) for at in critical_moments]
     before = {end.replace(minute=0, second=0, microsecond=0) - HOUR for end in ends}
     return sorted({*hours_to_cut(inputs.clock, random=random), *(before & set(times[:-1]))})
 
@@ -292,7 +292,7 @@ def feature_failures(inputs: Inputs, engine: Engine = compute_features) -> list[
     span = times[-1] - times[0] if times.len() else timedelta(0)
     if span < timedelta(days=WARMUP_DAYS + 1):
         return [TOO_FEW_BARS]
-    rough, cut = ordered.roughened(), times[-_BARS_AFTER_CUT - 7]
+    rough, cut = ordered.stressed(), times[-_BARS_AFTER_CUT - 7]
     results = [
         prefix_invariance(engine, ordered, [times[-2]]),
         prefix_invariance(engine, rough, hours_to_cut(rough.clock, random=0)[:-1]),

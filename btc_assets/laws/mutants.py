@@ -28,8 +28,8 @@ from btc_assets.laws.laws import (
     purge_law,
     warm_up,
 )
-from btc_assets.market.made_up import random_walk, stressed
 from btc_assets.market.streams import CONTEXT
+from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.news.hourly import ARTICLE, HOUR_OF_TEXT, first_texts
 from btc_assets.news.streams import ARTICLE_STREAM
 from btc_assets.streams import Inputs, Rows, Stream, every_hour, latest
@@ -107,7 +107,7 @@ def _of_stream(
 
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         newest = bars.filter(pl.col("open_time") > bars["open_time"][-1] - timedelta(days=_SUBJECT_DAYS))
-        inputs = inputs_of(newest, {stream: stream.made_up(every_hour(newest), 6)})
+        inputs = inputs_of(newest, {stream: stream.synthetic(every_hour(newest), 6)})
         where = set(cuts(inputs, random=0)) - set(hours_to_cut(newest, random=0))  # cuts due to the stream only
         return _results(engine, inputs, sorted(where))
 
@@ -153,11 +153,11 @@ def _as_edited(texts: pl.DataFrame) -> pl.DataFrame:
 
 def _of_numbers(stream: Stream) -> tuple[Subject, ...]:
     """Return planted leaks in the join of a numeric stream, and a control: the declared join."""
-    joined = stream.join(stream.made_up(_SAMPLE_HOURS, 0), _SAMPLE_HOURS)
+    joined = stream.join(stream.synthetic(_SAMPLE_HOURS, 0), _SAMPLE_HOURS)
     names = [name for name in joined.columns if name != "open_time"]
     first = pl.col(names[0])
     # A row may count for the hour that closes when the row becomes available; one hour earlier is a leak.
-    own = {name: name for name in stream.made_up(_SAMPLE_HOURS, 0).frame.columns[1:]}
+    own = {name: name for name in stream.synthetic(_SAMPLE_HOURS, 0).frame.columns[1:]}
     early = latest(stream.hour - stream.cadence - HOUR, own, stream.lookback)
 
     def declared(*values: pl.Expr) -> Callable[[pl.DataFrame], Sequence[LawResult]]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from btc_assets.clock import HOUR
 from btc_assets.features.engine import compute_features
-from btc_assets.features.inputs import made_up
+from btc_assets.features.inputs import synthetic_inputs
 from btc_assets.laws.laws import (
     Engine,
     Fit,
@@ -141,7 +141,7 @@ def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
 
     unknown = {feature.name for feature in FEATURES if any(name not in inputs for name in feature.streams)}
     names = tuple(name for name in FEATURE_SETS["extended"] if name not in unknown)
-    rough, bars = inputs.roughened(), inputs.clock
+    rough, bars = inputs.stressed(), inputs.clock
     rows = _trial_rows(inputs, names)
     cutoff = bars["open_time"][-1].replace(hour=0)
     some = cuts(inputs, random=1)[-3:]
@@ -149,7 +149,7 @@ def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
     def walk() -> LawResult:
         first = bars["open_time"][0]
         hours = pl.datetime_range(first, first + (_PLACEBO_HOURS - 1) * HOUR, "1h", eager=True, time_unit="us")
-        made = made_up(hours, 1, tuple(inputs.rows))
+        made = synthetic_inputs(hours, 1, tuple(inputs.rows))
         values = compute_features(made).select(names).fill_null(float("nan")).to_numpy()
         up = (np.diff(made.clock["close"].to_numpy()) > 0).astype(np.float64)
         return placebo(_boosting, values[:-1], up)
@@ -171,7 +171,7 @@ def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:
         ("rows of a cutoff", lambda: fitted_state(_rows_of_a_cutoff(inputs, names), bars, cutoff, HOUR)),
         ("boosters, calibration, intervals", lambda: fitted_state(_trial_fit(names), rows, cutoff, 25 * HOUR)),
         ("labels", lambda: labels_law(compute_labels, bars)),
-        ("labels, roughened bars", lambda: labels_law(compute_labels, rough.clock)),
+        ("labels, stressed bars", lambda: labels_law(compute_labels, rough.clock)),
         ("folds", folds_of_a_cutoff),
         ("learner, random walk", walk),
         ("learner, permuted labels", permuted),
@@ -182,10 +182,10 @@ def _trials_of_features(inputs: Inputs, rough: Inputs) -> list[tuple[str, Callab
     """Return the tests of features: subject and law."""
     return [
         ("features", lambda: prefix_invariance(compute_features, inputs)),
-        ("features, roughened rows", lambda: prefix_invariance(compute_features, rough)),
+        ("features, stressed rows", lambda: prefix_invariance(compute_features, rough)),
         ("features", lambda: future_poisoning(compute_features, inputs)),
         ("features", lambda: availability(compute_features, inputs)),
-        ("features, roughened rows", lambda: availability(compute_features, rough)),
+        ("features, stressed rows", lambda: availability(compute_features, rough)),
         ("features", lambda: warm_up(compute_features, inputs, days=7, starts=3)),
     ]
 

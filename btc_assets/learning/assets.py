@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from btc_assets import freshness
 from btc_assets.features.catalog import FEATURES
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
@@ -49,12 +50,11 @@ WEEK = timedelta(days=7)
 STUDY_SEEDS = 5
 """Number of seeds per compared set of feature groups."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
-_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=2 * WEEK, warn_window=WEEK + timedelta(days=1))
 _LIMITS = {"dagster/max_runtime": "3600"}
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,
-    "freshness_policy": _FRESHNESS,
+    "freshness_policy": freshness.WEEKLY,
     "backfill_policy": _BACKFILL,
     "code_version": CODE_VERSION,
     "op_tags": _LIMITS,

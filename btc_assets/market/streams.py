@@ -11,8 +11,8 @@ from btc_assets.clock import HOUR
 from btc_assets.market.fear_greed import FEAR_GREED
 from btc_assets.market.funding_rates import FUNDING
 from btc_assets.market.implied_volatility import DVOL
-from btc_assets.market.made_up import random_walk, stressed
 from btc_assets.market.perpetual import BASIS
+from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.market.tables import PRICES
 from btc_assets.settings import ENV_PREFIX, SettingsError, settings
 from btc_assets.streams import Rows, Stream, number_futures, same_columns
@@ -26,11 +26,11 @@ BARS = Stream(
     hour=pl.col("open_time"),
     join=lambda _rows, hours: hours.to_frame("open_time"),
     futures=number_futures,
-    made_up=lambda hours, seed: Rows(random_walk(hours.len(), seed=seed, start=hours[0])),
+    synthetic=lambda hours, seed: Rows(random_walk(hours.len(), seed=seed, start=hours[0])),
     cadence=HOUR,
     warn_after=timedelta(hours=1, minutes=15),
     fail_after=timedelta(hours=2),
-    roughened=stressed,
+    stressed=stressed,
     is_clock=True,
 )
 

@@ -1,13 +1,13 @@
 """Assets that report the performance of forecasts and the drift away from the champion's training window."""
 
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from btc_assets import freshness
 from btc_assets.display import markdown_image
 from btc_assets.lake import output_of
 from btc_assets.learning.registry import ModelRegistry
@@ -24,7 +24,6 @@ CODE_VERSION = "1"
 MAX_CHAMPION_AGE_DAYS = 182
 """Age in days up to which a champion's whole training window is the reference; for an older one it is truncated."""
 _BACKFILL = dg.BackfillPolicy.single_run()
-_DAILY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 _LIMITS = {"dagster/max_runtime": "3600", "dagster/priority": "1"}  # runs before the non-blocking checks
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
@@ -47,7 +46,7 @@ _COMMON: dict[str, Any] = {
         )
     },
     kinds={"polars", "matplotlib"},
-    freshness_policy=_DAILY,
+    freshness_policy=freshness.DAILY,
 )
 def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
     """Performance of the forecasts of the last `BTC_REPORT_DAYS` days, by role, horizon and period.
@@ -90,7 +89,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
         ),
     },
     kinds={"polars", "evidently", "mlflow"},
-    freshness_policy=_DAILY,
+    freshness_policy=freshness.DAILY,
 )
 def drift_report(
     context: dg.AssetExecutionContext,

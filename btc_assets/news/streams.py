@@ -9,7 +9,7 @@ import polars as pl
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.news.hourly import ARTICLE, HOUR_OF_TEXT, POST, Kind, days_gathered, hourly_texts, with_scores
-from btc_assets.news.made_up import random_texts
+from btc_assets.news.synthetic import random_texts
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.schema import Contract
 from btc_assets.streams import Rows, Stream
@@ -47,7 +47,7 @@ def _futures(kind: Kind, edit: tuple[pl.Expr, ...]) -> Callable[[Rows, pl.Expr, 
     return futures
 
 
-def _tempting(rows: Rows, since: datetime) -> list[datetime]:
+def _critical_moments(rows: Rows, since: datetime) -> list[datetime]:
     """Return the moments at which a join is most likely to look ahead.
 
     These are the availability of the text with the longest delay after publication, of the latest edit and of the text
@@ -78,11 +78,11 @@ def _texts(name: str, about: str, contract: Contract, kind: Kind, *edit: pl.Expr
         hour=HOUR_OF_TEXT,
         join=hourly_texts(kind),
         futures=_futures(kind, edit),
-        made_up=lambda hours, seed: random_texts(kind, hours, seed),
+        synthetic=lambda hours, seed: random_texts(kind, hours, seed),
         cadence=HOUR,
         warn_after=timedelta(minutes=40),
         fail_after=timedelta(hours=1),
-        tempting=_tempting,
+        critical_moments=_critical_moments,
         gathered=days_gathered,
         is_gathered=lambda settings: bool(settings.news),
         followed_as="scores",

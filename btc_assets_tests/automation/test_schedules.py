@@ -25,13 +25,13 @@ from btc_assets.champion.history import after_verdict
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.definitions import defs
-from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.funding_rates import FUNDING, FUNDING_RATES
 from btc_assets.market.tables import PRICES
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings, SettingsError
+from btc_assets_tests.automation.conftest import HOUR_ASSETS
 from btc_assets_tests.conftest import random_walk_bars
 
 MONDAY = datetime(2024, 3, 4, tzinfo=UTC)
@@ -236,39 +236,10 @@ def make_champion(lake: Lake, since: datetime) -> None:
 @pytest.mark.parametrize(
     ("champion_since", "made"),
     [
-        (None, [PRICES.asset_key, HOURLY_FEATURES.asset_key, HOURLY_LABELS.asset_key]),
-        (
-            MONDAY,
-            [
-                PRICES.asset_key,
-                HOURLY_FEATURES.asset_key,
-                HOURLY_LABELS.asset_key,
-                FORECASTS.asset_key,
-                FORECAST_OUTCOMES.asset_key,
-                SERVING_BUNDLE.asset_key,
-            ],
-        ),
-        (
-            MONDAY.replace(hour=11),
-            [
-                PRICES.asset_key,
-                HOURLY_FEATURES.asset_key,
-                HOURLY_LABELS.asset_key,
-                FORECASTS.asset_key,
-                FORECAST_OUTCOMES.asset_key,
-                SERVING_BUNDLE.asset_key,
-            ],
-        ),
-        (
-            MONDAY.replace(hour=12),
-            [
-                PRICES.asset_key,
-                HOURLY_FEATURES.asset_key,
-                HOURLY_LABELS.asset_key,
-                FORECASTS.asset_key,
-                FORECAST_OUTCOMES.asset_key,
-            ],
-        ),  # the hour after this one
+        (None, HOUR_ASSETS[:3]),
+        (MONDAY, HOUR_ASSETS),
+        (MONDAY.replace(hour=11), HOUR_ASSETS),
+        (MONDAY.replace(hour=12), HOUR_ASSETS[:-1]),  # the hour after this one
     ],
     ids=["no champion", "since midnight", "since this hour", "from the next hour on"],
 )
@@ -296,14 +267,7 @@ def test_at_midnight_the_last_hour_of_yesterday_is_forecast(lake: Lake) -> None:
 def test_the_forecast_of_the_hour_is_one_run_with_priority_that_waits_for_its_bar() -> None:
     job = defs.resolve_job_def("refresh_forecast")
     made = set(job.asset_layer.selected_asset_keys)
-    assert made == {
-        PRICES.asset_key,
-        HOURLY_FEATURES.asset_key,
-        HOURLY_LABELS.asset_key,
-        FORECASTS.asset_key,
-        FORECAST_OUTCOMES.asset_key,
-        SERVING_BUNDLE.asset_key,
-    }
+    assert made == set(HOUR_ASSETS)
     assert refresh_forecast.config == {"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}}
     assert int(job.run_tags["dagster/priority"]) > 0
     for key in made:

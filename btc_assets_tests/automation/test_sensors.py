@@ -44,6 +44,7 @@ from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import PROJECT_ROOT
+from btc_assets_tests.automation.conftest import HOUR_ASSETS
 
 HOT_PATH_JOBS = {
     "refresh_forecast", "refresh_prices", "build_features", "prepare_days", "forecast_days", "publish_bundle",
@@ -633,14 +634,6 @@ def test_a_row_of_a_stream_is_carried_to_the_day_of_the_hour_it_counts_for(
 
 
 # --- the forecast of the hour ------------------------------------------------------------------------
-ALL_ASSETS = [
-    PRICES.asset_key,
-    HOURLY_FEATURES.asset_key,
-    HOURLY_LABELS.asset_key,
-    FORECASTS.asset_key,
-    FORECAST_OUTCOMES.asset_key,
-    SERVING_BUNDLE.asset_key,
-]
 GRID = dg.StaticPartitionsDefinition(["2018-05-01", "2018-05-02"])
 
 
@@ -652,7 +645,7 @@ class HourlyRun:
 
     def run(
         self,
-        assets: Sequence[dg.AssetKey] = ALL_ASSETS,
+        assets: Sequence[dg.AssetKey] = HOUR_ASSETS,
         *,
         fails_at: dg.AssetKey | None = None,
         check_fails: bool = False,

@@ -74,7 +74,7 @@ def texts_of(
 def random_texts(bars: pl.DataFrame, *, seed: int) -> Texts:
     """Return made-up texts of the hours of some bars."""
     hours = every_hour(bars)
-    return {stream: stream.made_up(hours, seed) for stream in (ARTICLE_STREAM, POST_STREAM)}
+    return {stream: stream.synthetic(hours, seed) for stream in (ARTICLE_STREAM, POST_STREAM)}
 
 
 def by_hour(texts: Texts, hours: pl.Series) -> pl.DataFrame:

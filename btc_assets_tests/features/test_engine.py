@@ -21,7 +21,7 @@ from btc_assets.features.catalog import FEATURES, GAP_SLACK_HOURS, JOINED_GROUPS
 from btc_assets.features.engine import compute_features, features_between
 from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.market.made_up import stressed
+from btc_assets.market.synthetic import stressed
 from btc_assets_tests.conftest import random_walk_bars
 
 Vector = npt.NDArray[np.float64]

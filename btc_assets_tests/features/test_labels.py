@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_LABELS
 from btc_assets.laws.laws import poisons
-from btc_assets.market.made_up import stressed
+from btc_assets.market.synthetic import stressed
 from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 

@@ -20,7 +20,7 @@ from btc_assets.features.engine import compute_features, features_between
 from btc_assets.features.inputs import inputs_of
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.laws.laws import availability, future_poisoning
-from btc_assets.market.made_up import stressed
+from btc_assets.market.synthetic import stressed
 from btc_assets.news.hourly import ARTICLE, NEGATIVE_BELOW, POST, days_gathered, with_scores
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.streams import Inputs, Rows, every_hour

@@ -42,8 +42,8 @@ from btc_assets.laws.laws import (
     warm_up,
 )
 from btc_assets.laws.mutants import SUBJECTS, MutationResult, mutation_score
-from btc_assets.market.made_up import random_walk, stressed
 from btc_assets.market.streams import CONTEXT
+from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.market.tables import PRICES
 from btc_assets.news.hourly import ARTICLE, POST, Kind, first_texts
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
@@ -362,9 +362,9 @@ def test_poison_of_texts_does_not_change_known_texts(walk: pl.DataFrame, texts: 
     heights = [poisoned[name].rows[ARTICLE_STREAM].frame.height for name in ("unseen", "absurd")]
     assert heights[0] < texts[ARTICLE_STREAM].frame.height < heights[1]
     assert poisoned["edited"].rows[ARTICLE_STREAM].frame.filter(pl.col("revision") > 1).height > 50
-    tempting = poisoned["absurd"].rows[ARTICLE_STREAM].frame.filter(pl.col("available_at") > moment)
-    assert tempting["score"].unique().to_list() == [1.0]
-    assert tempting.filter(pl.col("published_at") < moment).height > 50
+    invented = poisoned["absurd"].rows[ARTICLE_STREAM].frame.filter(pl.col("available_at") > moment)
+    assert invented["score"].unique().to_list() == [1.0]
+    assert invented.filter(pl.col("published_at") < moment).height > 50
 
 
 def test_a_future_is_synthesised_where_there_is_none(walk: pl.DataFrame, texts: Texts) -> None:
@@ -487,7 +487,7 @@ def test_the_command_tests_texts_if_the_lake_has_them(
 ) -> None:
     _lake_of(walk, tmp_path, monkeypatch)
     store(Lake(root=str(tmp_path)), texts)
-    monkeypatch.setattr(report, "_trials", lambda inputs: report._trials_of_features(inputs, inputs.roughened()))
+    monkeypatch.setattr(report, "_trials", lambda inputs: report._trials_of_features(inputs, inputs.stressed()))
     monkeypatch.setattr(laws, "cuts", lambda inputs, **_: hours_to_cut(inputs.clock, random=0)[-2:])
     monkeypatch.setattr("btc_assets.laws.mutants.mutation_score", tuple)
     assert report.main() == 0

@@ -45,7 +45,7 @@ def fit(rows: dict[int, Rows], forecasts: pl.DataFrame) -> FittedModel:
         forecasts,
         dict.fromkeys(HORIZONS, QUICK),
         cutoff=CUTOFF,
-        feature_set="made_up",
+        feature_set="synthetic",
         features=FEATURES,
         metrics={h: out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == h)) for h in HORIZONS},
         seed=1,

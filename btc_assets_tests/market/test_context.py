@@ -14,7 +14,7 @@ import pytest
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.features.engine import compute_features
-from btc_assets.features.inputs import CLOCK, made_up
+from btc_assets.features.inputs import CLOCK, synthetic_inputs
 from btc_assets.lake import Lake
 from btc_assets.laws.laws import Engine, LawResult, availability, future_poisoning, prefix_invariance, warm_up
 from btc_assets.market.gathering import Sources, asset_of, check_of, valid_rows
@@ -386,12 +386,12 @@ def test_an_asset_has_what_every_asset_has(stream: Stream) -> None:
 def inputs() -> Inputs:
     """Return made-up rows of the bars and of every stream, 45 days of them."""
     hours = pl.datetime_range(DAY, DAY + timedelta(days=45) - HOUR, "1h", time_unit="us", eager=True)
-    return made_up(hours, 5, (CLOCK, *CONTEXT))
+    return synthetic_inputs(hours, 5, (CLOCK, *CONTEXT))
 
 
 @pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability, warm_up])
 def test_its_features_keep_the_laws(law: Callable[[Engine, Inputs], LawResult], stream: Stream, inputs: Inputs) -> None:
-    result = law(lambda some: compute_features(some, stream.features), inputs.roughened())
+    result = law(lambda some: compute_features(some, stream.features), inputs.stressed())
     assert result.passed, result.detail
 
 
@@ -406,7 +406,7 @@ def test_its_features_are_known_and_unknown_without_it(stream: Stream, inputs: I
 def test_features_by_hand() -> None:
     """An hour gets the newest row that was available when it began."""
     hours = pl.datetime_range(DAY, DAY + timedelta(days=20) - HOUR, "1h", time_unit="us", eager=True)
-    some = made_up(hours, 5, (CLOCK, *CONTEXT))
+    some = synthetic_inputs(hours, 5, (CLOCK, *CONTEXT))
     features = [feature for stream in CONTEXT for feature in stream.features]
     at = DAY + timedelta(days=12, hours=13)
     row = compute_features(some, features).filter(open_time=at).row(0, named=True)
