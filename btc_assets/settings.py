@@ -37,7 +37,7 @@ ENV_PREFIX = "BTC_"
 
 MarketSourceName = Literal["sample", "files", "binance", "coinbase", "kraken", "auto"]
 NewsSourceName = Literal["sample", "rss", "hacker_news", "reddit", "gdelt", "cryptopanic", "cryptocompare", "files"]
-FeatureSetName = Literal["streamlined", "comprehensive", "extended"]
+FeatureSetName = Literal["streamlined", "comprehensive", "extended", "intrahour", "complete"]
 
 SAMPLE_START = date(2017, 10, 1)
 """First UTC day of the embedded sample."""

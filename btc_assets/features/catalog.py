@@ -16,6 +16,8 @@ from functools import reduce
 import polars as pl
 import polars_talib as talib
 
+from btc_assets.features import intrahour
+from btc_assets.features.expressions import min_samples, over
 from btc_assets.features.inputs import STREAMS
 from btc_assets.streams import Feature
 
@@ -37,40 +39,29 @@ def _log_return(hours: int) -> pl.Expr:
     return pl.when(_spans(hours)).then((_close / _close.shift(hours)).log())
 
 
-def _over(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
-    """Divide; null where the denominator is zero."""
-    return pl.when(denominator.abs() > _TINY).then(numerator / denominator)
-
-
-_TINY = 1e-12
 _return = _log_return(1)
 
 
 def _volatility(bars: int) -> pl.Expr:
-    return _return.rolling_std(bars, min_samples=_min_samples(bars))
-
-
-def _min_samples(bars: int) -> int:
-    """Return the smallest number of known values in a window: the two null returns of a gap must not blank a day."""
-    return max(2, math.ceil(0.75 * bars))
+    return _return.rolling_std(bars, min_samples=min_samples(bars))
 
 
 def _imbalance(bars: int) -> pl.Expr:
     """Return taker buys less taker sells over taker volume; null unless the order flow of every bar is known."""
-    return 2 * _over(_taker.rolling_sum(bars), _volume.rolling_sum(bars)) - 1
+    return 2 * over(_taker.rolling_sum(bars), _volume.rolling_sum(bars)) - 1
 
 
 def _vwap(bars: int) -> pl.Expr:
-    return _over(_quote.rolling_sum(bars), _volume.rolling_sum(bars))
+    return over(_quote.rolling_sum(bars), _volume.rolling_sum(bars))
 
 
 def _position(bars: int) -> pl.Expr:
     low = _low.rolling_min(bars)
-    return _over(_close - low, _high.rolling_max(bars) - low)
+    return over(_close - low, _high.rolling_max(bars) - low)
 
 
 def _zscore(value: pl.Expr, bars: int) -> pl.Expr:
-    return _over(value - value.rolling_mean(bars), value.rolling_std(bars))
+    return over(value - value.rolling_mean(bars), value.rolling_std(bars))
 
 
 def _bollinger(side: int) -> pl.Expr:
@@ -85,7 +76,7 @@ def _log_positive(value: pl.Expr) -> pl.Expr:
     return pl.when(value > 0).then(value.log())
 
 
-_trade_size = _over(_volume, _trades.cast(pl.Float64))
+_trade_size = over(_volume, _trades.cast(pl.Float64))
 _last_gap = pl.when(_open_time.diff() > pl.duration(hours=1)).then(_open_time).forward_fill()
 _HOURS_WITHOUT_GAP = 168
 _since_gap = (
@@ -172,7 +163,7 @@ _PRICE = (
         "fraction",
         "close within the Bollinger band: 0 at the lower, 1 at the upper",
         20,
-        _over(_close - _bollinger(-1), _bollinger(1) - _bollinger(-1)),
+        over(_close - _bollinger(-1), _bollinger(1) - _bollinger(-1)),
     ),
     Feature("roc_10", "price", "percent", "rate of change over 10 bars", 10, talib.roc(_close, timeperiod=10)),
     Feature(
@@ -200,13 +191,13 @@ _PRICE = (
         talib.adx(_high, _low, _close, timeperiod=14),
     ),
     Feature(
-        "range_position_1h", "price", "fraction", "close within the hour's range", 0, _over(_close - _low, _high - _low)
+        "range_position_1h", "price", "fraction", "close within the hour's range", 0, over(_close - _low, _high - _low)
     ),
     Feature("range_position_24h", "price", "fraction", "close within the range of 24 bars", 24, _position(24)),
     Feature("range_position_168h", "price", "fraction", "close within the range of 168 bars", 168, _position(168)),
     Feature("range_1h", "price", "fraction", "high less low over close", 0, (_high - _low) / _close),
     Feature(
-        "body_1h", "price", "fraction", "close less open over the hour's range", 0, _over(_close - _open, _high - _low)
+        "body_1h", "price", "fraction", "close less open over the hour's range", 0, over(_close - _open, _high - _low)
     ),
     Feature(
         "drawdown_168h",
@@ -228,7 +219,7 @@ _PRICE = (
 
 _FLOW = (
     Feature(
-        "volume_ratio", "flow", "ratio", "volume over its mean of 24 bars", 24, _over(_volume, _volume.rolling_mean(24))
+        "volume_ratio", "flow", "ratio", "volume over its mean of 24 bars", 24, over(_volume, _volume.rolling_mean(24))
     ),
     Feature(
         "volume_ratio_168h",
@@ -236,7 +227,7 @@ _FLOW = (
         "ratio",
         "volume over its mean of 168 bars",
         168,
-        _over(_volume, _volume.rolling_mean(168)),
+        over(_volume, _volume.rolling_mean(168)),
     ),
     Feature(
         "volume_zscore_24h",
@@ -263,7 +254,7 @@ _FLOW = (
         "fraction",
         "close over the hour's volume-weighted price, less 1",
         0,
-        _over(_close, _vwap(1)) - 1,
+        over(_close, _vwap(1)) - 1,
     ),
     Feature(
         "vwap_24h_distance",
@@ -271,7 +262,7 @@ _FLOW = (
         "fraction",
         "close over the volume-weighted price of 24 bars, less 1",
         24,
-        _over(_close, _vwap(24)) - 1,
+        over(_close, _vwap(24)) - 1,
     ),
     Feature(
         "trade_size_ratio",
@@ -279,7 +270,7 @@ _FLOW = (
         "ratio",
         "mean trade size over its mean of 24 bars",
         24,
-        _over(_trade_size, _trade_size.rolling_mean(24, min_samples=_min_samples(24))),
+        over(_trade_size, _trade_size.rolling_mean(24, min_samples=min_samples(24))),
     ),
     Feature(
         "trades_ratio",
@@ -287,7 +278,7 @@ _FLOW = (
         "ratio",
         "number of trades over its mean of 24 bars",
         24,
-        _over(_trades.cast(pl.Float64), _trades.cast(pl.Float64).rolling_mean(24)),
+        over(_trades.cast(pl.Float64), _trades.cast(pl.Float64).rolling_mean(24)),
     ),
     Feature(
         "signed_volume_24h",
@@ -295,7 +286,7 @@ _FLOW = (
         "-1 to 1",
         "volume of rising hours less volume of falling hours over all, 24 bars",
         24,
-        _over((_volume * (_close - _open).sign()).rolling_sum(24), _volume.rolling_sum(24)),
+        over((_volume * (_close - _open).sign()).rolling_sum(24), _volume.rolling_sum(24)),
     ),
     Feature(
         "return_volume_product",
@@ -303,7 +294,7 @@ _FLOW = (
         "log fraction",
         "1 h log return times volume over its mean of 24 bars: moves made on volume revert less",
         24,
-        _return * _over(_volume, _volume.rolling_mean(24)),
+        _return * over(_volume, _volume.rolling_mean(24)),
     ),
     Feature(
         "flow_hours_24h",
@@ -341,7 +332,7 @@ _REGIME = (
         "ratio",
         "realised volatility of 24 bars over that of 720",
         721,
-        _over(_volatility(24), _volatility(720)),
+        over(_volatility(24), _volatility(720)),
     ),
     Feature(
         "volatility_regime",
@@ -349,7 +340,7 @@ _REGIME = (
         "0-1",
         "rank of the 24-bar realised volatility among its last 720 values: 0 calm, 1 wild",
         745,
-        (_volatility(24).rolling_rank(720, min_samples=_min_samples(720)) - 1) / 719,
+        (_volatility(24).rolling_rank(720, min_samples=min_samples(720)) - 1) / 719,
     ),
     Feature(
         "trend_regime",
@@ -365,7 +356,7 @@ _REGIME = (
         "standard deviations",
         "log return over 168 h in units of its own volatility",
         169,
-        _over(_log_return(168), _volatility(168) * math.sqrt(168)),
+        over(_log_return(168), _volatility(168) * math.sqrt(168)),
     ),
     Feature(
         "hours_since_gap",
@@ -413,17 +404,17 @@ def _window_sum(value: pl.Expr, hours: int, half_life: float | None = None) -> p
         half_life: hours after which a value counts half; None: equal weights.
     """
     weights = [1.0 if half_life is None else 0.5 ** (back / half_life) for back in reversed(range(hours))]
-    known = value.is_not_null().cast(pl.Float64).rolling_sum(hours) >= _min_samples(hours)
+    known = value.is_not_null().cast(pl.Float64).rolling_sum(hours) >= min_samples(hours)
     return pl.when(known).then(value.fill_null(0.0).rolling_sum(hours, weights=weights))
 
 
 def _window_mean(kind: str, amount: str, count: str, hours: int, half_life: float | None = None) -> pl.Expr:
     """Divide the sum of an amount by the sum of a count, both over a window."""
-    return _over(_window_sum(_text(kind, amount), hours, half_life), _window_sum(_text(kind, count), hours, half_life))
+    return over(_window_sum(_text(kind, amount), hours, half_life), _window_sum(_text(kind, count), hours, half_life))
 
 
 def _mean_score(kind: str) -> pl.Expr:
-    return _over(_text(kind, "score_sum"), _text(kind, "scored"))
+    return over(_text(kind, "score_sum"), _text(kind, "scored"))
 
 
 def _decayed(kind: str, half_life: int) -> pl.Expr:
@@ -432,7 +423,7 @@ def _decayed(kind: str, half_life: int) -> pl.Expr:
 
 def _dispersion(kind: str, hours: int) -> pl.Expr:
     n, total = _window_sum(_text(kind, "scored"), hours), _window_sum(_text(kind, "score_sum"), hours)
-    variance = (_window_sum(_text(kind, "score_squares"), hours) - total * _over(total, n)) / (n - 1)
+    variance = (_window_sum(_text(kind, "score_squares"), hours) - total * over(total, n)) / (n - 1)
     return pl.when(n > 1).then(pl.when(variance > _EQUAL_SCORES).then(variance.sqrt()).otherwise(0.0))
 
 
@@ -444,7 +435,7 @@ def _most_extreme(kind: str) -> pl.Expr:
 def _volume_surprise(kind: str) -> pl.Expr:
     count = _text(kind, "count")
     before = [count.shift(_WEEK * week) for week in range(1, _WEEKS + 1)]
-    known = pl.sum_horizontal(past.is_not_null() for past in before) >= _min_samples(_WEEKS)
+    known = pl.sum_horizontal(past.is_not_null() for past in before) >= min_samples(_WEEKS)
     return pl.when(known).then(((1 + count) / (1 + pl.mean_horizontal(before))).log())
 
 
@@ -617,6 +608,7 @@ FEATURES: tuple[Feature, ...] = (
     *_TIME,
     *(replace(feature, streams=("articles",)) for feature in _SENTIMENT),
     *(replace(feature, streams=("posts",)) for feature in _SOCIAL),
+    *intrahour.FEATURES,
     *(feature for stream in STREAMS for feature in stream.features),
 )
 """Every feature, in column order of `features/hourly_features`; features of `BTC_CONTEXT` streams come last."""
@@ -661,10 +653,14 @@ _COMPREHENSIVE = (
     "news_volume_surprise",
 )
 
+_EXTENDED = tuple(feature.name for feature in FEATURES if feature.group != intrahour.GROUP)
+
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "streamlined": _STREAMLINED,
     "comprehensive": _COMPREHENSIVE,
-    "extended": tuple(feature.name for feature in FEATURES),
+    "extended": _EXTENDED,
+    "intrahour": (*_EXTENDED, *(feature.name for feature in intrahour.QUARTER_SET)),
+    "complete": tuple(feature.name for feature in FEATURES),
 }
 """Named feature sets that a model can be trained on."""
 

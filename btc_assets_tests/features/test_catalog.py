@@ -36,15 +36,15 @@ STREAMLINED = (
 )
 
 
-def test_names_are_unique_and_bars_alone_give_76_of_the_100() -> None:
-    assert len(set(NAMES)) == len(NAMES) == 100
+def test_names_are_unique_and_bars_alone_give_76_of_the_154() -> None:
+    assert len(set(NAMES)) == len(NAMES) == 154
     assert sum(feature.group not in JOINED_GROUPS for feature in FEATURES) == 76
 
 
-def test_features_of_texts_come_after_those_of_bars() -> None:
+def test_features_of_other_streams_come_after_those_of_bars() -> None:
     groups = [feature.group for feature in FEATURES]
     assert groups == sorted(groups, key=GROUPS.index)
-    assert GROUPS[-2:] == JOINED_GROUPS
+    assert GROUPS[-3:] == JOINED_GROUPS
 
 
 def test_texts_need_no_more_days_than_bars_do() -> None:
@@ -77,12 +77,10 @@ def test_the_scale_of_quantiles_is_declared() -> None:
     assert SCALE_FEATURE in NAMES
 
 
-def test_sets_grow_from_streamlined_to_extended() -> None:
-    streamlined, comprehensive, extended = (
-        set(FEATURE_SETS[name]) for name in ("streamlined", "comprehensive", "extended")
-    )
+def test_sets_grow_from_streamlined_to_complete() -> None:
+    streamlined, comprehensive, extended, intrahour, complete = map(set, FEATURE_SETS.values())
     assert streamlined == set(STREAMLINED)
-    assert streamlined < comprehensive < extended == set(NAMES)
+    assert streamlined < comprehensive < extended < intrahour < complete == set(NAMES)
     assert len(streamlined) == 15
     assert len(comprehensive) == 30
 
@@ -90,7 +88,7 @@ def test_sets_grow_from_streamlined_to_extended() -> None:
 @pytest.mark.parametrize("name", FEATURE_SETS)
 def test_a_set_has_features_of_bars_articles_and_posts(name: str) -> None:
     groups = {feature.group for feature in FEATURES if feature.name in FEATURE_SETS[name]}
-    assert {"price", *JOINED_GROUPS} <= groups
+    assert {"price", "sentiment", "social"} <= groups
 
 
 def test_the_contract_holds_each_feature_with_its_unit() -> None:

@@ -31,7 +31,7 @@ START = datetime(2018, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 HOURS = 50 * 24
-TEXT_FEATURES = {feature.name: feature for feature in FEATURES if feature.group in JOINED_GROUPS}
+TEXT_FEATURES = {feature.name: feature for feature in FEATURES if feature.group in ("sentiment", "social")}
 
 
 def hours_from(start: datetime, count: int) -> pl.Series:
