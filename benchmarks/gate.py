@@ -29,7 +29,8 @@ from btc_assets.evaluation import metrics, significance
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake
 from btc_assets.learning import folds, training
-from btc_assets.learning.families.gradient_boosting import BoostedOutput, BoostingParameters
+from btc_assets.learning.families.protocol import FittedOutput
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import CV_FOLDS, FOLD_FORECASTS, TRAINED_MODEL
@@ -59,7 +60,7 @@ class Candidate:
     version: int
     parity_error: float
     bundle: ForecastModel
-    others: list[BoostedOutput]
+    others: list[FittedOutput]
     evidence: Evidence
 
 
@@ -109,10 +110,10 @@ class Walked:
         )
         newest = layout.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").row(-1, named=True)
         train, test = folds.split(rows, newest)
-        parameters = BoostingParameters.from_json(bundle.document["training"]["parameters"][str(gate.PRIMARY)])
+        parameters = XgboostParameters.from_json(bundle.document["training"]["parameters"][str(gate.PRIMARY)])
         seeds = range(self.config.seed + 1, self.config.seed + gate.SEEDS)
         fits = training.fit_seeds(
-            train, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
+            FAMILY, train, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
         )
         natives = self.registry.native(version)
         self.candidates.append(
@@ -121,7 +122,10 @@ class Walked:
                 version,
                 float(trained.select(pl.col("parity_error").max()).item()),
                 bundle,
-                [BoostedOutput.read(natives / training.seed_name(seed), len(bundle.features)) for seed in seeds],
+                [
+                    FAMILY.read((natives / training.seed_name(FAMILY, seed)).read_bytes(), len(bundle.features))
+                    for seed in seeds
+                ],
                 gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test.inputs) for fit in fits])),
             )
         )

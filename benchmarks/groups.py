@@ -26,7 +26,7 @@ from btc_assets.features.catalog import FEATURE_SETS, JOINED_GROUPS, WARMUP_DAYS
 from btc_assets.features.engine import features_between
 from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, labelled_rows, make_folds
 from btc_assets.learning.group_study import BASE, BASE_RATE, Groups, Study, as_markdown, feature_groups, study_groups
 from btc_assets.market.bars import clean
@@ -184,7 +184,7 @@ def run_study(rows: Rows, period: Period, threads: int) -> Study:
         test_days=period.test_days,
     )
     groups = feature_groups(rows.names)
-    return study_groups(rows, folds, groups, BoostingParameters(), seeds=SEEDS, threads=threads)
+    return study_groups(FAMILY, rows, folds, groups, XgboostParameters(), seeds=SEEDS, threads=threads)
 
 
 def section(config: Settings, archives: Archives, period: Period) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,11 +35,12 @@ from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
 from btc_assets.learning import missingness
 from btc_assets.learning.explain import explain
-from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+from btc_assets.learning.families.protocol import Fit, FittedOutput
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, features_with_values, labelled_rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import FALLBACK_WEIGHT, MAX_LOST_HOURS, Profile
-from btc_assets.learning.training import SCALE_FEATURE, fit, row_weights, scales, up
+from btc_assets.learning.training import SCALE_FEATURE, fit, quantiles_of, row_weights, scales, up
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
@@ -101,24 +101,24 @@ class Model:
     """A 1 h model and the profile of its training window.
 
     Attributes:
-        forecaster: fitted P(up), and quantiles if they were fitted.
+        outputs: fitted P(up), and quantiles if they were fitted, by name.
         profile: profile of its training window.
     """
 
-    forecaster: GradientBoosting
+    outputs: Mapping[str, FittedOutput]
     profile: Profile
 
     def p_up(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Return P(up) with lost inputs at their medians; None passes every missing value to the trees."""
         inputs = rows.inputs if lost is None else self.profile.fill(rows.inputs.astype(np.float64), lost)
-        return self.forecaster.p_up(inputs.astype(np.float32))
+        return self.outputs["p_up"].predict(inputs.astype(np.float32))
 
     def quantiles(self, rows: Rows, lost: npt.NDArray[np.bool_] | None = None) -> Floats:
         """Return the quantiles of the log return, with lost inputs as in `p_up`."""
         inputs = rows.inputs.astype(np.float64)
         inputs = inputs if lost is None else self.profile.fill(inputs, lost)
         filled = Rows(rows.open_time, inputs.astype(np.float32), rows.log_return, rows.names)
-        return np.sort(self.forecaster.quantiles(filled.inputs), axis=1) * scales(filled, PRIMARY)[:, None]
+        return np.sort(quantiles_of(self.outputs, filled.inputs), axis=1) * scales(filled, PRIMARY)[:, None]
 
 
 @dataclass(frozen=True)
@@ -175,27 +175,21 @@ class History:
 
     def train(self, features: pl.DataFrame, cutoff: date, names: Sequence[str], *, whole: bool = False) -> Model:
         """Train P(up) of a cutoff; if `whole`, also the quantiles and the weights of the inputs."""
-        rows, parameters = self.rows(features, cutoff, self.plan.window_days, names), BoostingParameters()
-        model = GradientBoosting(parameters, seed=self.plan.seed, threads=1)
+        rows, parameters = self.rows(features, cutoff, self.plan.window_days, names), XgboostParameters()
         explanation = pl.DataFrame({"feature": list(names), "horizon_hours": PRIMARY, "mean_abs_shap": 0.0})
         if whole:
-            fit(model, rows, PRIMARY, parameters.half_life_days)
-            explanation = _explained(model, rows, cutoff)
+            outputs = fit(FAMILY, rows, parameters, PRIMARY, seed=self.plan.seed)
+            explanation = explain(outputs["p_up"], rows.inputs, rows.names).importance(cutoff, PRIMARY)
         else:
-            model.fit_direction(rows.inputs, up(rows), row_weights(rows, PRIMARY, parameters.half_life_days))
+            weights = row_weights(rows, PRIMARY, parameters.half_life_days)
+            options = Fit(rows.names, seed=self.plan.seed)
+            outputs = {"p_up": FAMILY.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
         made = missingness.profile_rows(
             features, {PRIMARY: rows}, explanation, names, cutoff=cutoff, window_days=self.plan.window_days
         )
         profile = Profile.of(made, names)
         assert profile is not None
-        return Model(model, profile)
-
-
-def _explained(model: GradientBoosting, rows: Rows, cutoff: date) -> pl.DataFrame:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "p_up.ubj"
-        path.write_bytes(model.outputs()["p_up"].native())
-        return explain(path, rows.inputs, rows.names).importance(cutoff, PRIMARY)
+        return Model(outputs, profile)
 
 
 @dataclass

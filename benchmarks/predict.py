@@ -180,7 +180,7 @@ def prepare(folder: Path) -> list[float]:
     import xgboost
 
     from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-    from btc_assets.learning.export import booster_to_onnx
+    from btc_assets.learning.families.xgboost import Booster
     from btc_assets.learning.forecast_model import QUANTILE_NAMES, QUANTILES, graph_name, save_model
     from btc_assets.serving.publish import publish
     from btc_assets.vocabulary import HORIZONS
@@ -200,7 +200,7 @@ def prepare(folder: Path) -> list[float]:
         outputs[graph_name("p_up", HORIZONS[0])], folder / ONE_OUTPUT, pip_requirements=["xgboost"]
     )
     _save_all_outputs(folder, list(outputs.values()))
-    graphs = {name: booster_to_onnx(booster, FEATURES) for name, booster in outputs.items()}
+    graphs = {name: Booster(library, FEATURES).onnx() for name, library in outputs.items()}
     names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
     document = {
         "cutoff": "2025-01-06",

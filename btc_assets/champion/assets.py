@@ -23,6 +23,7 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
+    FAMILY,
     data_versions,
     known_inputs,
     other_seeds,
@@ -30,7 +31,7 @@ from btc_assets.learning.cutoff import (
     rows_by_horizon,
     training_inputs,
 )
-from btc_assets.learning.families.gradient_boosting import BoostedOutput
+from btc_assets.learning.families.protocol import FittedOutput
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.learning.tables import (
@@ -224,7 +225,7 @@ def _judged(
     train_rows, test_rows = folds.split(rows, newest)
     parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[gate.PRIMARY]
     fits = training.fit_seeds(
-        train_rows, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
+        FAMILY, train_rows, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
     )
     evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test_rows.inputs) for fit in fits]))
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
@@ -290,14 +291,16 @@ def _judged(
     )
 
 
-def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[BoostedOutput]:
+def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[FittedOutput]:
     """Return a model's fits with the other seeds; empty for a model that was stored without them."""
     try:
         natives = registry.native(version)
     except RegistryError:
         return []
-    paths = [natives / training.seed_name(seed) for seed in other_seeds()]
-    return [BoostedOutput.read(path, features) for path in paths] if all(path.exists() for path in paths) else []
+    paths = [natives / training.seed_name(FAMILY, seed) for seed in other_seeds()]
+    if not all(path.exists() for path in paths):
+        return []
+    return [FAMILY.read(path.read_bytes(), features) for path in paths]
 
 
 def _recorded(

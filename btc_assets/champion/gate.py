@@ -27,8 +27,7 @@ from btc_assets.evaluation.metrics import interval_coverage, log_losses
 from btc_assets.evaluation.significance import LossDifference, diebold_mariano
 from btc_assets.evaluation.trading import sharpe_difference, sign_signal, strategy
 from btc_assets.learning.calibration import Calibration
-from btc_assets.learning.export import PARITY_TOLERANCE
-from btc_assets.learning.families.protocol import FittedOutput
+from btc_assets.learning.families.protocol import PARITY_TOLERANCE, FittedOutput
 from btc_assets.learning.folds import Rows, last_train_open_time, matrix
 from btc_assets.learning.forecast_model import MEDIAN, ForecastModel
 from btc_assets.learning.missingness import Profile

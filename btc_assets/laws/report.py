@@ -44,24 +44,26 @@ def _trial_fit(names: Sequence[str]) -> Fit:
 
     def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
         from btc_assets.learning import folds, training
-        from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+        from btc_assets.learning.families.protocol import Fit
+        from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 
         own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
         learnt = own.between(own.open_time[0], folds.last_train_open_time(boundary, _HORIZON))
         fold_frame = folds.make_folds(
             {_HORIZON: learnt}, cutoff=boundary.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD
         )
-        parameters = BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
-        forecasts = training.forecast_folds({_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1)
-        lesson = training.fit_output_calibration(forecasts, learnt, _HORIZON)
-        model = GradientBoosting(parameters, seed=0, threads=1).fit_direction(
-            learnt.inputs, training.up(learnt), training.row_weights(learnt, 1, parameters.half_life_days)
+        parameters = XgboostParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
+        forecasts = training.forecast_folds(
+            FAMILY, {_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1
         )
+        lesson = training.fit_output_calibration(forecasts, learnt, _HORIZON)
+        weights = training.row_weights(learnt, 1, parameters.half_life_days)
+        p_up = FAMILY.fit_direction(learnt.inputs, training.up(learnt), weights, parameters, Fit(learnt.names))
         return b"".join(
             [
                 forecasts.select("p_up", "q05", "q95").to_numpy().tobytes(),
                 repr(lesson).encode(),
-                model.outputs()["p_up"].native(),
+                p_up.native(),
             ]
         )
 
@@ -103,21 +105,21 @@ def _rows_of_a_cutoff(inputs: Inputs, names: Sequence[str]) -> Fit:
 def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
     """Return an engine that forecasts by a model fitted once on these inputs."""
     from btc_assets.learning import folds, training
-    from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+    from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 
     rows = _trial_rows(inputs, names)
     own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
-    model = GradientBoosting(BoostingParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4), seed=0, threads=1)
-    training.fit(model, own, _HORIZON, 365.0)
+    parameters = XgboostParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
+    outputs = training.fit(FAMILY, own, parameters, _HORIZON, seed=0)
 
     def engine(some: Inputs) -> pl.DataFrame:
         features = compute_features(some)
         values = folds.matrix(features, names)
-        quantiles = model.quantiles(values)
+        quantiles = training.quantiles_of(outputs, values)
         return features.select(
             "open_time",
             "available_at",
-            pl.Series("p_up", model.p_up(values)),
+            pl.Series("p_up", outputs["p_up"].predict(values)),
             *(pl.Series(f"quantile_{i}", quantiles[:, i]) for i in range(quantiles.shape[1])),
         )
 
@@ -126,11 +128,12 @@ def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
 
 def _boosting(train: Matrix, up: Matrix, test: Matrix) -> Matrix:
     """Fit and forecast with the project's learner with default parameters."""
-    from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+    from btc_assets.learning.families.protocol import Fit
+    from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 
-    model = GradientBoosting(BoostingParameters(rounds=30), seed=0, threads=2)
-    model.fit_direction(train.astype(np.float32), up, np.ones(len(up)))
-    return model.p_up(test.astype(np.float32))
+    options = Fit(tuple(f"feature_{i}" for i in range(train.shape[1])), threads=2)
+    model = FAMILY.fit_direction(train.astype(np.float32), up, np.ones(len(up)), XgboostParameters(rounds=30), options)
+    return model.predict(test.astype(np.float32))
 
 
 def _trials(inputs: Inputs) -> list[tuple[str, Callable[[], LawResult]]]:

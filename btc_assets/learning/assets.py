@@ -16,6 +16,7 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
+    FAMILY,
     data_versions,
     known_inputs,
     other_seeds,
@@ -25,7 +26,6 @@ from btc_assets.learning.cutoff import (
     training_inputs,
     window_of,
 )
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
 from btc_assets.learning.forecast_model import graph_name, save_model
 from btc_assets.learning.group_study import as_markdown, feature_groups, plot, study_groups
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
@@ -127,7 +127,7 @@ def tuned_parameters(
     records: list[dict[str, Any]] = []
     for horizon in HORIZONS:
         newest = previous.filter(pl.col("horizon_hours") == horizon).tail(1).to_dicts()
-        incumbent = BoostingParameters.from_json(newest[0]["parameters"]) if newest else BoostingParameters()
+        incumbent = FAMILY.parameters.from_json(newest[0]["parameters"]) if newest else FAMILY.parameters()
         record: dict[str, Any] = {
             "cutoff": cutoff,
             "horizon_hours": horizon,
@@ -147,6 +147,7 @@ def tuned_parameters(
             rows = rows or rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))
             fold_rows = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
             study = tune(
+                FAMILY,
                 [folds.split(rows[horizon], fold) for fold in fold_rows.iter_rows(named=True)],
                 incumbent,
                 horizon=horizon,
@@ -206,6 +207,7 @@ def fold_forecasts(
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
     frame = training.forecast_folds(
+        FAMILY,
         rows_by_horizon(wide.lazy(), hourly_labels, cutoff, training_inputs(wide, cutoff)),
         cv_folds.collect(),
         parameters_by_horizon(tuned_parameters.collect()),
@@ -263,6 +265,7 @@ def trained_model(
     )
     with registry.run(context, TRAINED_MODEL.asset_key, versions) as run:
         model = training.fit_model(
+            FAMILY,
             rows,
             forecasts,
             parameters,
@@ -359,7 +362,8 @@ def model_explanation(
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names)
     natives = registry.native(version)
-    explanations = {h: explain(natives / f"p_up_{h}h.ubj", rows[h].inputs, names) for h in HORIZONS}
+    fitted = {h: FAMILY.read((natives / training.native_name(FAMILY, h)).read_bytes(), len(names)) for h in HORIZONS}
+    explanations = {h: explain(fitted[h], rows[h].inputs, names) for h in HORIZONS}
     frame = pl.concat([explanations[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
     primary = HORIZONS[0]
     picture = explanations[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
@@ -470,6 +474,7 @@ def feature_group_study(
     names = training_inputs(wide, cutoff)
     horizon = HORIZONS[0]
     study = study_groups(
+        FAMILY,
         rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names)[horizon],
         cv_folds.collect(),
         feature_groups(names),

@@ -8,10 +8,14 @@ import polars as pl
 from btc_assets.digest import digest
 from btc_assets.features.catalog import FEATURE_SETS
 from btc_assets.learning import folds, missingness, training
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.families.protocol import Parameters
+from btc_assets.learning.families.registry import family
 from btc_assets.partitions import days_before
 from btc_assets.settings import settings
 from btc_assets.vocabulary import HORIZONS
+
+FAMILY = family("xgboost")
+"""The family of the models."""
 
 
 def window_of(table: str) -> dg.AssetIn:
@@ -53,11 +57,9 @@ def rows_by_horizon(
     }
 
 
-def parameters_by_horizon(tuned: pl.DataFrame) -> dict[int, BoostingParameters]:
+def parameters_by_horizon(tuned: pl.DataFrame) -> dict[int, Parameters]:
     """Return the parameters of TUNED_PARAMETERS rows, by horizon in hours."""
-    return {
-        row["horizon_hours"]: BoostingParameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)
-    }
+    return {row["horizon_hours"]: FAMILY.parameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)}
 
 
 def other_seeds() -> range:

@@ -1,4 +1,4 @@
-"""Feature importance for P(up) from the SHAP values of the booster."""
+"""Feature importance for P(up) from SHAP values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from btc_assets.learning.families.protocol import Inputs
+from btc_assets.learning.families.protocol import FittedOutput, Inputs
 from btc_assets.learning.tables import MODEL_EXPLANATION
 
 EXPLAINED_ROWS = 1_000
@@ -23,7 +22,7 @@ BEESWARM_FEATURES = 15
 
 @dataclass(frozen=True)
 class Explanation:
-    """SHAP values of one booster.
+    """SHAP values of one output.
 
     Attributes:
         values: (n, f), log-odds.
@@ -79,21 +78,19 @@ class Explanation:
             plt.close(figure)
 
 
-def explain(native: Path, inputs: Inputs, names: Sequence[str]) -> Explanation:
-    """Compute exact SHAP values of a stored booster.
-
-    Source: S. Lundberg et al. (2020), From local explanations to global understanding with explainable AI for trees.
+def explain(output: FittedOutput, inputs: Inputs, names: Sequence[str]) -> Explanation:
+    """Compute the SHAP values of a fitted P(up).
 
     Args:
-        native: file of the booster in XGBoost's format.
+        output: the output; its family has contributions.
         inputs: rows, (n, f); only the newest `EXPLAINED_ROWS` are explained.
         names: the f features.
-    """
-    import shap
-    import xgboost
 
-    booster = xgboost.Booster()
-    booster.load_model(bytearray(native.read_bytes()))
+    Raises:
+        ValueError: the family has no contributions.
+    """
     rows = inputs[-EXPLAINED_ROWS:]
-    values = shap.TreeExplainer(booster).shap_values(rows)
-    return Explanation(np.asarray(values, dtype=np.float64), rows, tuple(names))
+    values = output.contributions(rows)
+    if values is None:
+        raise ValueError("this family of models has no contributions to explain")
+    return Explanation(values, rows, tuple(names))

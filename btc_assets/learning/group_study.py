@@ -32,7 +32,7 @@ import polars as pl
 from btc_assets.evaluation import metrics, significance
 from btc_assets.evaluation.significance import Floats
 from btc_assets.features.catalog import FEATURES
-from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
+from btc_assets.learning.families.protocol import Family, Fit, P, Parameters
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, run_parallel, up
@@ -142,10 +142,11 @@ def feature_groups(names: Iterable[str]) -> dict[str, Groups]:
 
 
 def study_groups(
+    family: Family[P],
     rows: Rows,
     folds: pl.DataFrame,
     groups: Mapping[str, Collection[str]],
-    parameters: BoostingParameters,
+    parameters: P,
     *,
     seeds: Sequence[int],
     threads: int,
@@ -154,6 +155,7 @@ def study_groups(
     """Compare sets of feature groups on identical hours, folds and seeds; see the module docstring.
 
     Args:
+        family: family of the models.
         rows: labelled rows of a cutoff's window, see `folds.labelled_rows`, with every feature of the groups.
         folds: CV_FOLDS rows of one cutoff; only those of `horizon` are used.
         groups: names of features by group, see `feature_groups`; their order does not matter.
@@ -178,12 +180,11 @@ def study_groups(
         chosen, fold = task
         train, test = split(_only(sample, chosen), fold)
         weights, rose = row_weights(train, horizon, parameters.half_life_days), up(train)
-        model = GradientBoosting(parameters, seed=seeds[0], threads=1)
-        found = []
-        for seed in seeds:  # the same forecaster, so that the seeds share the binned rows
-            model.seed = seed
-            found.append(model.fit_direction(train.inputs, rose, weights).p_up(test.inputs))
-        return np.stack(found)
+        options = Fit(train.names)  # the same for every seed, so that they share the prepared rows
+        fitted = [
+            family.fit_direction(train.inputs, rose, weights, parameters, replace(options, seed=seed)) for seed in seeds
+        ]
+        return np.stack([output.predict(test.inputs) for output in fitted])
 
     made = run_parallel(forecast, tasks, threads)
     parts = {(chosen, fold["fold"]): p_up for (chosen, fold), p_up in zip(tasks, made, strict=True)}
@@ -383,7 +384,7 @@ def _set_forecasts(chosen: Groups, sample: _Sample, parts: Sequence[Floats], see
     )
 
 
-def _base_rates(sample: _Sample, parameters: BoostingParameters, horizon: int, seeds: int) -> list[Floats]:
+def _base_rates(sample: _Sample, parameters: Parameters, horizon: int, seeds: int) -> list[Floats]:
     """Return the forecasts of a model without features per fold, (seeds, n): the weighted share of earlier rises."""
     found = []
     for fold in sample.folds:

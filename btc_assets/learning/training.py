@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, TypeVar
 
@@ -17,8 +17,7 @@ import polars as pl
 from btc_assets.evaluation import metrics
 from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
 from btc_assets.learning.export import parity_error, parity_rows
-from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
-from btc_assets.learning.families.protocol import FittedOutput, Forecaster, Vector
+from btc_assets.learning.families.protocol import Family, Fit, FittedOutput, Inputs, P, Vector
 from btc_assets.learning.folds import Rows, split
 from btc_assets.learning.forecast_model import graph_name, row_scale
 from btc_assets.learning.tables import FOLD_FORECASTS
@@ -66,11 +65,24 @@ def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     return np.power(0.5, age_hours / (24 * half_life_days)) / horizon
 
 
-def fit(model: Forecaster, rows: Rows, horizon: int, half_life_days: float) -> Forecaster:
-    """Fit P(up) and the quantiles of one horizon on labelled rows."""
-    weights = row_weights(rows, horizon, half_life_days)
-    model.fit_direction(rows.inputs, up(rows), weights)
-    return model.fit_quantiles(rows.inputs, rows.log_return / scales(rows, horizon), weights)
+def fit(family: Family[P], rows: Rows, parameters: P, horizon: int, *, seed: int) -> dict[str, FittedOutput]:
+    """Fit P(up) and, if the family has them, the quantiles of one horizon on labelled rows with one thread.
+
+    Returns:
+        The fitted outputs by name: p_up, q05, q25, q50, q75, q95.
+    """
+    options = Fit(rows.names, seed=seed)
+    weights = row_weights(rows, horizon, parameters.half_life_days)
+    outputs = {"p_up": family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
+    if family.fit_quantiles is not None:
+        scaled = rows.log_return / scales(rows, horizon)
+        outputs |= family.fit_quantiles(rows.inputs, scaled, weights, parameters, options)
+    return outputs
+
+
+def quantiles_of(outputs: Mapping[str, FittedOutput], inputs: Inputs) -> np.ndarray:
+    """Return the quantiles of the scaled return, (n, 5), in the order of `vocabulary.QUANTILES`."""
+    return np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES])
 
 
 def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
@@ -84,9 +96,10 @@ def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads:
 
 
 def forecast_folds(
+    family: Family[P],
     rows: Mapping[int, Rows],
     folds: pl.DataFrame,
-    parameters: Mapping[int, BoostingParameters],
+    parameters: Mapping[int, P],
     *,
     seed: int,
     threads: int,
@@ -94,6 +107,7 @@ def forecast_folds(
     """Forecast every fold's test hours with a model trained on the fold's training hours.
 
     Args:
+        family: family of the models; it must have quantiles.
         rows: labelled rows by horizon.
         folds: CV_FOLDS rows of one cutoff.
         parameters: parameters by horizon.
@@ -107,9 +121,8 @@ def forecast_folds(
     def forecast(fold: dict[str, Any]) -> pl.DataFrame:
         horizon = fold["horizon_hours"]
         train, test = split(rows[horizon], fold)
-        model = GradientBoosting(parameters[horizon], seed=seed, threads=1)
-        fit(model, train, horizon, parameters[horizon].half_life_days)
-        quantiles = np.sort(model.quantiles(test.inputs), axis=1) * scales(test, horizon)[:, None]
+        outputs = fit(family, train, parameters[horizon], horizon, seed=seed)
+        quantiles = np.sort(quantiles_of(outputs, test.inputs), axis=1) * scales(test, horizon)[:, None]
         return pl.DataFrame(
             {
                 "cutoff": [fold["cutoff"]] * len(test),
@@ -117,7 +130,7 @@ def forecast_folds(
                 "fold": fold["fold"],
                 "open_time": test.open_time,
                 "log_return": test.log_return,
-                "p_up": model.p_up(test.inputs),
+                "p_up": outputs["p_up"].predict(test.inputs),
                 **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_NAMES)},
             }
         ).cast(FOLD_FORECASTS.columns)
@@ -126,32 +139,37 @@ def forecast_folds(
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
 
 
-def seed_name(seed: int) -> str:
-    """Return the file name of the booster of the primary P(up) fitted with another seed."""
-    return f"p_up_{HORIZONS[0]}h_seed_{seed}.ubj"
+def native_name(family: Family[Any], horizon: int) -> str:
+    """Return the file name of P(up) in the library's format."""
+    return f"p_up_{horizon}h.{family.suffix}"
+
+
+def seed_name(family: Family[Any], seed: int) -> str:
+    """Return the file name of the primary P(up) fitted with another seed, in the library's format."""
+    return f"p_up_{HORIZONS[0]}h_seed_{seed}.{family.suffix}"
 
 
 def fit_seeds(
-    rows: Rows, parameters: BoostingParameters, *, horizon: int, seeds: Sequence[int], threads: int
+    family: Family[P], rows: Rows, parameters: P, *, horizon: int, seeds: Sequence[int], threads: int
 ) -> list[FittedOutput]:
     """Fit P(up) of one horizon once per seed, in the order of the seeds.
 
     Args:
+        family: family of the models.
         rows: labelled rows of the horizon.
-        parameters: parameters of the boosters.
+        parameters: parameters of the fits.
         horizon: hours ahead.
         seeds: seeds of the fits.
         threads: concurrent fits, one thread each.
     """
     weights, rose = row_weights(rows, horizon, parameters.half_life_days), up(rows)
 
-    def fit_some(horizon_rows: Sequence[int]) -> dict[int, FittedOutput]:
-        fitted: dict[int, FittedOutput] = {}
-        model = GradientBoosting(parameters, seed=0, threads=1)
-        for seed in horizon_rows:  # the same forecaster, so that the seeds share the binned rows
-            model.seed = seed
-            fitted[seed] = model.fit_direction(rows.inputs, rose, weights).outputs()["p_up"]
-        return fitted
+    def fit_some(some: Sequence[int]) -> dict[int, FittedOutput]:
+        options = Fit(rows.names)  # the same for every seed, so that they share the prepared rows
+        return {
+            seed: family.fit_direction(rows.inputs, rose, weights, parameters, replace(options, seed=seed))
+            for seed in some
+        }
 
     parts = run_parallel(fit_some, [seeds[i::threads] for i in range(threads)], threads)
     return [next(part[seed] for part in parts if seed in part) for seed in seeds]
@@ -212,7 +230,7 @@ class FittedModel:
     Attributes:
         document: contents of `model.json`, without the parts that `save_model` adds.
         graphs: ONNX graphs by file name.
-        natives: boosters of P(up) in the library's format by file name, including those of other seeds.
+        natives: P(up) in the library's format by file name, including those of other seeds.
         trees: number of trees by file name of the graph.
         parity: largest |ONNX - library| by file name of the graph.
     """
@@ -225,9 +243,10 @@ class FittedModel:
 
 
 def fit_model(
+    family: Family[P],
     rows: Mapping[int, Rows],
     forecasts: pl.DataFrame,
-    parameters: Mapping[int, BoostingParameters],
+    parameters: Mapping[int, P],
     *,
     cutoff: date,
     feature_set: str,
@@ -240,6 +259,7 @@ def fit_model(
     """Fit the model of a cutoff on its whole window and export it.
 
     Args:
+        family: family of the models; it must have quantiles.
         rows: labelled rows by horizon.
         forecasts: FOLD_FORECASTS rows of the same window, for calibration and intervals.
         parameters: by horizon.
@@ -252,7 +272,7 @@ def fit_model(
         threads: fits at a time, one thread each.
 
     Raises:
-        ParityError: the output of a graph differs from that of its booster.
+        ParityError: the output of a graph differs from that of its library.
     """
     graphs: dict[str, bytes] = {}
     natives: dict[str, bytes] = {}
@@ -262,21 +282,20 @@ def fit_model(
 
     def fit_horizon(horizon: int) -> None:
         horizon_rows = rows[horizon]
-        model = GradientBoosting(parameters[horizon], seed=seed, threads=1)
-        fit(model, horizon_rows, horizon, parameters[horizon].half_life_days)
+        outputs = fit(family, horizon_rows, parameters[horizon], horizon, seed=seed)
         check = parity_rows(horizon_rows.inputs, seed)
-        for output, fitted in model.outputs().items():
+        for output, fitted in outputs.items():
             name = graph_name(output, horizon)
             graphs[name] = fitted.onnx()
             trees[name] = fitted.trees
-            parity[name] = parity_error(fitted, graphs[name], check)
-        natives[f"p_up_{horizon}h.ubj"] = model.outputs()["p_up"].native()
+            parity[name] = parity_error(fitted, graphs[name], check, family.parity_tolerance)
+        natives[native_name(family, horizon)] = outputs["p_up"].native()
         calibrations[horizon] = fit_output_calibration(forecasts, horizon_rows, horizon)
 
     run_parallel(fit_horizon, HORIZONS, threads)
     first, primary = HORIZONS[0], rows[HORIZONS[0]]
-    others = fit_seeds(primary, parameters[first], horizon=first, seeds=other_seeds, threads=threads)
-    natives |= {seed_name(other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
+    others = fit_seeds(family, primary, parameters[first], horizon=first, seeds=other_seeds, threads=threads)
+    natives |= {seed_name(family, other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
     document = {
         "cutoff": cutoff.isoformat(),
         "horizons": list(HORIZONS),

@@ -7,14 +7,13 @@ over the fold hours exceeds the standard error of the gain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 
 from btc_assets.evaluation.metrics import log_losses
-from btc_assets.learning.families.gradient_boosting import BoostingParameters, GradientBoosting
-from btc_assets.learning.families.protocol import Vector
+from btc_assets.learning.families.protocol import Family, Fit, P, Vector
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.training import row_weights, up
 from btc_assets.paths import make_database_folder
@@ -22,12 +21,9 @@ from btc_assets.paths import make_database_folder
 if TYPE_CHECKING:
     import optuna
 
-TUNED = ("rounds", "max_depth", "eta", "subsample", "colsample_bytree", "min_child_weight", "reg_lambda")
-"""The tuned parameters."""
-
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Generic[P]):
     """The result of a study of one horizon.
 
     Attributes:
@@ -39,7 +35,7 @@ class Tuning:
         pruned: number of pruned trials.
     """
 
-    parameters: BoostingParameters
+    parameters: P
     log_loss: float
     incumbent_log_loss: float
     replaced: bool
@@ -48,8 +44,9 @@ class Tuning:
 
 
 def tune(
+    family: Family[P],
     folds: Sequence[tuple[Rows, Rows]],
-    incumbent: BoostingParameters,
+    incumbent: P,
     *,
     horizon: int,
     study_name: str,
@@ -57,10 +54,11 @@ def tune(
     trials: int,
     seed: int,
     threads: int,
-) -> Tuning:
+) -> Tuning[P]:
     """Run a study that starts from the incumbent; it is stored in SQLite and replaced on a re-run.
 
     Args:
+        family: family of the models.
         folds: (train, test) rows, oldest first.
         incumbent: the parameters to beat, also the first trial.
         horizon: hours ahead.
@@ -75,14 +73,16 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_database_folder(study_url)
     losses: dict[int, Vector] = {}
+    tried: dict[int, P] = {}
 
     def objective(trial: optuna.Trial) -> float:
-        parameters = _suggest(trial, incumbent)
+        parameters = tried[trial.number] = family.suggest(trial, incumbent)
         fold_losses: list[Vector] = []
         for step, (train, test) in enumerate(folds):
-            model = GradientBoosting(parameters, seed=seed, threads=threads)
-            model.fit_direction(train.inputs, up(train), row_weights(train, horizon, parameters.half_life_days))
-            fold_losses.append(log_losses(model.p_up(test.inputs), test.log_return > 0))
+            weights = row_weights(train, horizon, parameters.half_life_days)
+            options = Fit(train.names, seed=seed, threads=threads)
+            fitted = family.fit_direction(train.inputs, up(train), weights, parameters, options)
+            fold_losses.append(log_losses(fitted.predict(test.inputs), test.log_return > 0))
             trial.report(float(np.concatenate(fold_losses).mean()), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -98,32 +98,20 @@ def tune(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
         direction="minimize",
     )
-    study.enqueue_trial({name: asdict(incumbent)[name] for name in TUNED})
+    first = optuna.trial.FixedTrial(asdict(incumbent))
+    family.suggest(first, incumbent)
+    study.enqueue_trial(first.params)
     study.optimize(objective, n_trials=trials, catch=())
     best = min(losses, key=lambda number: float(losses[number].mean()))
     gain = losses[0] - losses[best]
     independent = len(gain) / horizon
     replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(independent)
     selected = best if replaced else 0
-    values = study.trials[selected].params
     return Tuning(
-        parameters=replace(incumbent, **{name: values[name] for name in TUNED}),
+        parameters=tried[selected],
         log_loss=float(losses[selected].mean()),
         incumbent_log_loss=float(losses[0].mean()),
         replaced=replaced,
         trials=len(losses),
         pruned=trials - len(losses),
-    )
-
-
-def _suggest(trial: optuna.Trial, incumbent: BoostingParameters) -> BoostingParameters:
-    return replace(
-        incumbent,
-        rounds=trial.suggest_int("rounds", 60, 300),
-        max_depth=trial.suggest_int("max_depth", 2, 6),
-        eta=trial.suggest_float("eta", 0.01, 0.08, log=True),
-        subsample=trial.suggest_float("subsample", 0.4, 1.0),
-        colsample_bytree=trial.suggest_float("colsample_bytree", 0.2, 1.0),
-        min_child_weight=trial.suggest_float("min_child_weight", 1.0, 200.0, log=True),
-        reg_lambda=trial.suggest_float("reg_lambda", 0.5, 50.0, log=True),
     )

@@ -22,7 +22,7 @@ from btc_assets.champion.gate import (
 )
 from btc_assets.champion.history import ModelChoice
 from btc_assets.champion.tables import MODEL_VERDICT
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.missingness import Profile
@@ -319,8 +319,8 @@ def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(t
 
 def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
     layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {1: BoostingParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds({1: rows[1]}, layout, quick, seed=1, threads=1)
+    quick = {1: XgboostParameters(rounds=20, quantile_rounds=15)}
+    forecasts = forecast_folds(FAMILY, {1: rows[1]}, layout, quick, seed=1, threads=1)
     clean = candidate_evidence(forecasts, rows[1])
     assert clean.open_time.min() == layout["test_start"][-1]
     spoilt = forecasts.with_columns(
@@ -333,8 +333,8 @@ def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only
 
 def test_calibration_uses_only_labels_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
     layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {1: BoostingParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds({1: rows[1]}, layout, quick, seed=1, threads=1)
+    quick = {1: XgboostParameters(rounds=20, quantile_rounds=15)}
+    forecasts = forecast_folds(FAMILY, {1: rows[1]}, layout, quick, seed=1, threads=1)
     began = layout["test_start"][-1]
     spoilt = forecasts.with_columns(
         log_return=pl.when((pl.col("open_time") < began) & (pl.col("open_time") > began - timedelta(hours=2)))

@@ -25,7 +25,7 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
 from btc_assets.learning import cutoff
-from btc_assets.learning.families.gradient_boosting import BoostedOutput
+from btc_assets.learning.families.xgboost import FAMILY
 from btc_assets.learning.folds import matrix
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY, TRAINED_MODEL, TUNED_PARAMETERS
@@ -243,11 +243,12 @@ def test_the_pairs_of_a_verdict_are_the_recipe_with_other_seeds(lake: Lake, regi
     version = table(lake, TRAINED_MODEL)["model_version"][0]
     seeds = range(settings().seed + 1, settings().seed + SEEDS)
     stored = sorted(path.name for path in registry.native(version).glob("*_seed_*.ubj"))
-    assert stored == sorted(seed_name(seed) for seed in seeds)
+    assert stored == sorted(seed_name(FAMILY, seed) for seed in seeds)
     bundle = registry.load(version)
     inputs = matrix(table(lake, HOURLY_FEATURES), bundle.features)
     fits = [
-        BoostedOutput.read(registry.native(version) / name, len(bundle.features)).predict(inputs) for name in stored
+        FAMILY.read((registry.native(version) / name).read_bytes(), len(bundle.features)).predict(inputs)
+        for name in stored
     ]
     p_up = bundle.predict(inputs)[HORIZONS[0]].p_up
     for number, fit in enumerate(fits):

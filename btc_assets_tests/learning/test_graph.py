@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from btc_assets.learning.export import booster_to_onnx
+from btc_assets.learning.families.xgboost import Booster
 from btc_assets.learning.graph import GraphError, Graphs
 from btc_assets_tests.serving.builders import tiny_graphs
 
@@ -30,7 +30,7 @@ def graphs() -> dict[str, bytes]:
     size = {"n_estimators": 90, "max_depth": 3, "n_jobs": 1}
     rise = xgboost.XGBClassifier(**size).fit(rows, target > 0).get_booster()
     median = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=0.5, **size).fit(rows, target)
-    large = {"rise": booster_to_onnx(rise, WIDTH), "median": booster_to_onnx(median.get_booster(), WIDTH)}
+    large = {"rise": Booster(rise, WIDTH).onnx(), "median": Booster(median.get_booster(), WIDTH).onnx()}
     return large | tiny_graphs()
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from btc_assets.evaluation.significance import Floats
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning import group_study
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import NotEnoughHistoryError, Rows, make_folds, split
 from btc_assets.learning.group_study import (
     BASE_RATE,
@@ -41,7 +41,7 @@ from btc_assets.learning.training import row_weights, up
 
 CUTOFF = date(2018, 6, 4)
 DAYS, TEST_DAYS, MEMBERS = 60, 14, 3
-SMALL = BoostingParameters(rounds=20, max_depth=2, eta=0.08, min_child_weight=10.0)
+SMALL = XgboostParameters(rounds=20, max_depth=2, eta=0.08, min_child_weight=10.0)
 SEEDS = (1, 2, 3, 4, 5)
 
 
@@ -73,7 +73,7 @@ def folds_of(rows: Rows, test_days: int = TEST_DAYS) -> pl.DataFrame:
 def run_study(
     rows: Rows, groups: Mapping[str, Collection[str]] | None = None, *, threads: int = 2, seeds: Sequence[int] = SEEDS
 ) -> Study:
-    return study_groups(rows, folds_of(rows), groups or groups_of(rows), SMALL, seeds=seeds, threads=threads)
+    return study_groups(FAMILY, rows, folds_of(rows), groups or groups_of(rows), SMALL, seeds=seeds, threads=threads)
 
 
 def row_of(study: Study, groups: str, against: str) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def test_rows_after_a_test_are_not_used_in_training() -> None:
         log_return=np.where(later, -rows.log_return, rows.log_return),
     )
     ours, theirs = (
-        study_groups(one, first, groups_of(rows), SMALL, seeds=SEEDS, threads=2) for one in (rows, poisoned)
+        study_groups(FAMILY, one, first, groups_of(rows), SMALL, seeds=SEEDS, threads=2) for one in (rows, poisoned)
     )
     assert ours.rows.equals(theirs.rows)
 
@@ -347,7 +347,7 @@ def test_folds_of_two_cutoffs_or_none_are_refused() -> None:
     two = pl.concat([one, one.with_columns(pl.col("cutoff").dt.offset_by("7d"))])
     for folds in (two, one.clear()):
         with pytest.raises(ValueError, match="folds of one cutoff"):
-            study_groups(rows, folds, groups_of(rows), SMALL, seeds=SEEDS, threads=1)
+            study_groups(FAMILY, rows, folds, groups_of(rows), SMALL, seeds=SEEDS, threads=1)
 
 
 def test_the_error_of_a_study_without_usable_groups_has_a_remedy() -> None:

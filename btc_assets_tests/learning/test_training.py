@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from btc_assets.clock import midnight
-from btc_assets.learning.families.gradient_boosting import BoostingParameters
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.tables import FOLD_FORECASTS
@@ -25,7 +25,7 @@ from btc_assets.learning.training import (
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.learning.conftest import CUTOFF, NAMES
 
-QUICK = BoostingParameters(rounds=25, quantile_rounds=20)
+QUICK = XgboostParameters(rounds=25, quantile_rounds=20)
 FEATURES = [{"name": name, "unit": "1", "group": "price", "about": "made up"} for name in NAMES]
 
 
@@ -36,11 +36,12 @@ def forecasts(rows: dict[int, Rows]) -> pl.DataFrame:
 
 def forecasts_of(rows: dict[int, Rows]) -> pl.DataFrame:
     layout = make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    return forecast_folds(rows, layout, dict.fromkeys(HORIZONS, QUICK), seed=1, threads=1)
+    return forecast_folds(FAMILY, rows, layout, dict.fromkeys(HORIZONS, QUICK), seed=1, threads=1)
 
 
 def fit(rows: dict[int, Rows], forecasts: pl.DataFrame) -> FittedModel:
     return fit_model(
+        FAMILY,
         rows,
         forecasts,
         dict.fromkeys(HORIZONS, QUICK),

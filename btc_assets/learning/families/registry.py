@@ -1,0 +1,44 @@
+"""The known model families, one line each, loaded when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from btc_assets.learning.families.protocol import Family
+
+FAMILIES = {
+    "xgboost": "btc_assets.learning.families.xgboost:FAMILY",
+}
+"""Where each family is, by name: module:ATTRIBUTE."""
+
+
+class FamilyError(ValueError):
+    """A family is unknown, cannot be imported or lacks an extra."""
+
+
+def family(name: str) -> Family[Any]:
+    """Return a family by its name, or any other by its place, `mypackage.module:FAMILY`.
+
+    Raises:
+        FamilyError: there is no such family, or a library it needs is not installed.
+    """
+    place = FAMILIES.get(name, name)
+    module_name, separator, attribute = place.partition(":")
+    if not separator:
+        raise FamilyError(
+            f"there is no model family {name!r}; known are {', '.join(FAMILIES)}, and any other is named by its place, "
+            "such as mypackage.module:FAMILY"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise FamilyError(f"the model family {name} cannot be imported: {error}") from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Family):
+        raise FamilyError(f"the model family {name} cannot be loaded: {place} is not a Family")
+    if missing := [needed for needed in found.needs if importlib.util.find_spec(needed) is None]:
+        remedy = f": install the extra, pip install 'btc_assets[{found.extra}]'" if found.extra else ""
+        raise FamilyError(f"the model family {name} needs {', '.join(missing)}{remedy}")
+    return found
