@@ -81,11 +81,11 @@ def _unpack(name: str, content: bytes, endings: tuple[str, ...], limit: int, dep
         raise
     except _DAMAGE as error:
         raise invalid_file(name, "zip") from error
-    plain = gunzip(name, content, limit)
+    plain = _gunzip(name, content, limit)
     return _unpack(name[:-3] if lower.endswith(".gz") else name, plain, endings, limit, depth - 1)
 
 
-def gunzip(name: str, content: bytes, limit: int = MAX_BYTES) -> bytes:
+def _gunzip(name: str, content: bytes, limit: int = MAX_BYTES) -> bytes:
     """Decompress a gzip file; return other content unchanged unless the name ends in `.gz`.
 
     Raises:

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     )
     market_files: str = Field(
         default="",
-        description="For `files`: path or glob of Parquet, CSV or zip files with hourly bars.",
+        description="For `files`: path or glob of Parquet, CSV or JSON files, also zipped, with hourly bars.",
     )
     history_start: date | None = Field(
         default=None,
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     context_files: Annotated[dict[str, str], NoDecode] = Field(
         default={},
         description="Streams of `BTC_CONTEXT` that are read from files: name=path pairs separated by commas, each a "
-        "path or glob of Parquet, CSV or zip files. The others are fetched from their services.",
+        "path or glob of Parquet, CSV or JSON files, also zipped. The others are fetched from their services.",
     )
     context_urls: Annotated[dict[str, str], NoDecode] = Field(
         default={},
@@ -152,10 +152,10 @@ class Settings(BaseSettings):
     )
     news_feeds: Path = Field(default=PACKAGE / "news" / "feeds.toml", description="For `rss`: the feed catalogue.")
     news_files: str = Field(
-        default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with articles."
+        default="", description="For `files`: path or glob of Parquet, CSV or JSON files, also zipped, with articles."
     )
     social_files: str = Field(
-        default="", description="For `files`: path or glob of Parquet, CSV or JSON Lines files with posts."
+        default="", description="For `files`: path or glob of Parquet, CSV or JSON files, also zipped, with posts."
     )
     news_files_lag_minutes: int = Field(
         default=60,

@@ -264,7 +264,7 @@ def test_files_give_the_same_rows_as_the_service_would(stream: Stream, tmp_path:
     [
         ("", "is empty"),
         ("a,b\n1,2\n", "found no column"),
-        ("HEADER\n2018-05-05,x,x,x\n", "row 2"),
+        ("HEADER\n2018-05-05,x,x,x\n", "line 2"),
         (None, "no .parquet"),
     ],
 )

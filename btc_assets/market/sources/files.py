@@ -1,4 +1,4 @@
-"""Bars from the user's own Parquet, CSV or zip files, with common column names and time formats."""
+"""Bars from the user's own files, with common column names and time formats."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from pathlib import Path
 
 import polars as pl
 
-from btc_assets.archives import MAX_BYTES, UnreadableError, decode_text, invalid_file, unpack
+from btc_assets.archives import MAX_BYTES, UnreadableError
 from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, valid_bars, wall_clock
 from btc_assets.market.sources.instrument import Instrument, instrument_of
-from btc_assets.market.sources.one_series import FILE, place, series_fault, span_fault
-from btc_assets.market.sources.text_table import LINE, text_table
+from btc_assets.market.sources.one_series import place, series_fault, span_fault
 from btc_assets.market.tables import PRICES
 from btc_assets.schema import UTC_TIME
-from btc_assets.table_files import find_columns, matching_files, normalised_names
+from btc_assets.table_files import (
+    FILE,
+    LINE,
+    find_columns,
+    matching_files,
+    normalised_names,
+    read_content,
+    unusable_file_refused,
+)
 from btc_assets.timestamps import RARE_FORMATS, epoch_time, iso_time, time_of
-from btc_assets.transport import SourceMalformedError, SourceRefusedError
+from btc_assets.transport import SourceMalformedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "open_time": (
@@ -87,7 +94,6 @@ _GROUPED = r"^[+-]?\d{1,3}(T\d{3})+(D\d*)?$"
 """A number with thousands separators, T and the decimal sign, D."""
 _SHOWN = 300
 _REMEDY = "Correct the file or point BTC_MARKET_FILES at another."
-_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".zip")
 
 _parsed: dict[str, tuple[tuple[int, int], pl.DataFrame]] = {}
 _judged: dict[tuple[tuple[str, int, int], ...], None] = {}
@@ -98,7 +104,7 @@ class FileSource:
 
     Attributes:
         venue: venue of each row.
-        pattern: path or glob of `.parquet`, `.csv`, `.csv.gz` or `.zip` files; times without a zone are UTC.
+        pattern: path or glob of files with one of `ENDINGS`; times without a zone are UTC.
     """
 
     def __init__(self, pattern: str, venue: str = "files", clock: Callable[[], datetime] = wall_clock) -> None:
@@ -116,7 +122,7 @@ class FileSource:
                 the files hold more than one instrument.
         """
         wall = self._clock()
-        paths = matching_files("BTC_MARKET_FILES", self.pattern, _SUFFIXES, "hourly bars")
+        paths = matching_files("BTC_MARKET_FILES", self.pattern, "hourly bars")
         frames = [self._bars(path, wall) for path in paths]
         stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
         if stamps not in _judged:  # judges all files, not only the requested span
@@ -127,16 +133,12 @@ class FileSource:
 
     def _bars(self, path: Path, wall: datetime) -> pl.DataFrame:
         """Return one file's bars; a file is parsed again only if its modification time or size changed."""
-        try:
+        with unusable_file_refused(str(path), _REMEDY):
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
             known = _parsed.get(str(path))
             if known is None or known[0] != stamp:
                 known = (stamp, read_table(path.name, path.read_bytes()))
-        except OSError as error:
-            raise SourceRefusedError(
-                f"{path} cannot be read: {error.strerror}. Make it readable or point BTC_MARKET_FILES at another."
-            ) from error
         _parsed[str(path)] = known
         return valid_bars(path.name, known[1], wall, remedy=_REMEDY)
 
@@ -169,8 +171,8 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MA
     """Read one file of hourly bars.
 
     Args:
-        name: file name, for messages; its suffix counts if the first bytes do not identify the format.
-        content: bytes of the file; of a zip, every Parquet or CSV member is read.
+        name: file name, see `read_content`.
+        content: bytes of the file; of a zip, every member that is a table is read.
         remedy: sentence that says what to do about an unusable file.
         limit: largest unpacked size, bytes.
 
@@ -180,11 +182,8 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MA
     Raises:
         SourceMalformedError: the message names the file, what was expected and what it holds.
     """
-    try:
-        parts = unpack(name, content, (".csv", ".parquet"), limit)
-        frames = [as_bars(_table(part, plain), part) for part, plain in parts]
-    except UnreadableError as error:
-        raise SourceMalformedError(f"{error}. {remedy}") from error
+    with unusable_file_refused(name, remedy):
+        frames = [as_bars(table.complete(), table.name) for table in read_content(name, content, _names, limit)]
     for frame in frames:
         if fault := span_fault(frame) or _invalid_bar(frame):
             raise SourceMalformedError(f"{fault}. {remedy}")
@@ -197,17 +196,6 @@ def _invalid_bar(frame: pl.DataFrame) -> str | None:
         return None
     row = bisect_left(range(frame.height), True, key=lambda last: first_fault(frame[: last + 1]) is not None)
     return f"{place(frame.row(row, named=True))}: {first_fault(frame[row])}"
-
-
-def _table(name: str, content: bytes) -> pl.DataFrame:
-    if content.startswith(b"PAR1") or name.lower().endswith(".parquet"):
-        try:
-            table = pl.read_parquet(content, hive_partitioning=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise invalid_file(name, "Parquet") from error
-        return table.with_row_index(LINE, offset=1).with_columns(pl.lit(f"{name}, row").alias(FILE))
-    text, _ = decode_text(name, content)
-    return text_table(name, text, _names).with_columns(pl.lit(f"{name}, line").alias(FILE))
 
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:

@@ -14,10 +14,8 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.market.sources.text_table import LINE
+from btc_assets.table_files import FILE, LINE
 
-FILE = "file"
-"""Column with a row's file and the word for its rows: `bars.csv, line`."""
 _EVEN_STEPS = 3
 """Equal consecutive steps of `_LONG_STEP` or more that prove bars of that span: outages are not that regular."""
 _LONG_STEP = 4 * HOUR

@@ -8,15 +8,21 @@ from typing import Any
 
 import polars as pl
 
-from btc_assets.archives import UnreadableError, decode_text, invalid_file, unpack
+from btc_assets.archives import UnreadableError
 from btc_assets.market.sources.answer import number, whole
-from btc_assets.market.sources.text_table import LINE, text_table
 from btc_assets.schema import Contract
-from btc_assets.table_files import find_columns, matching_files
+from btc_assets.table_files import (
+    FILE,
+    LINE,
+    TableFile,
+    find_columns,
+    matching_files,
+    read_tables,
+    unusable_file_refused,
+)
 from btc_assets.timestamps import iso_time, time_of
-from btc_assets.transport import SourceMalformedError, SourceRefusedError
+from btc_assets.transport import SourceMalformedError
 
-_ENDINGS = (".parquet", ".csv", ".csv.gz", ".zip")
 _SHOWN = 80
 _MILLISECONDS = 1_000
 """Microseconds in a millisecond."""
@@ -89,7 +95,7 @@ def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[
 
     Args:
         setting: environment variable that names them, for messages.
-        pattern: path or glob of Parquet, CSV or zip files.
+        pattern: path or glob of table files.
         contract: of the columns to read.
         aliases: further names of each column, lower case; the first one present is used.
 
@@ -100,36 +106,21 @@ def read_files(setting: str, pattern: str, contract: Contract, aliases: Mapping[
         SourceRefusedError: there is no file, or a file cannot be read.
         SourceMalformedError: a file cannot be parsed; the message names the file and line.
     """
-    paths = matching_files(setting, pattern, _ENDINGS, contract.table)
+    names = {column: (column, *aliases.get(column, ())) for column in contract.columns}
     frames = []
-    for path in paths:
-        try:
-            parts = unpack(path.name, path.read_bytes(), (".csv", ".parquet"))
-            frames += [_series(name, content, contract, aliases) for name, content in parts]
-        except UnreadableError as error:
-            raise SourceMalformedError(f"{error}. Correct the file or point {setting} at another.") from error
-        except OSError as error:
-            raise SourceRefusedError(f"{path} cannot be read: {error.strerror}; make it readable") from error
+    for path in matching_files(setting, pattern, contract.table):
+        with unusable_file_refused(str(path), f"Correct the file or point {setting} at another."):
+            tables = read_tables(path, lambda cells: cells if len(find_columns(cells, names)) == len(names) else None)
+            frames += [_series(table, contract, names) for table in tables]
     return pl.concat(frames)
 
 
-def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    names = {column: (column, *aliases.get(column, ())) for column in contract.columns}
-    if content.startswith(b"PAR1"):
-        try:
-            table = pl.read_parquet(content, hive_partitioning=False).with_row_index(LINE, offset=1)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise invalid_file(name, "Parquet") from error
-    else:
-        table = text_table(
-            name,
-            decode_text(name, content)[0],
-            lambda cells: cells if len(find_columns(cells, names)) == len(names) else None,
-        )
+def _series(file: TableFile, contract: Contract, names: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    table = file.complete()
     chosen = find_columns(table.columns, names)
     if missing := [column for column in names if column not in chosen]:
-        shown = ", ".join(column for column in table.columns if column != LINE)
-        raise UnreadableError(f"{name}: found no column for {', '.join(missing)}; got {shown}")
+        shown = ", ".join(column for column in table.columns if column not in (FILE, LINE))
+        raise UnreadableError(f"{file.name}: found no column for {', '.join(missing)}; got {shown}")
     read = table.select(
         _read(table.schema[chosen[column]], chosen[column], dtype).alias(column)
         for column, dtype in contract.columns.items()
@@ -138,7 +129,7 @@ def _series(name: str, content: bytes, contract: Contract, aliases: Mapping[str,
         if read[column].has_nulls():
             row = read[column].is_null().arg_max() or 0
             raise UnreadableError(
-                f"{name}, row {table[LINE][row]}: expected {contract.columns[column]} in column {called!r}, got "
+                f"{table[FILE][row]} {table[LINE][row]}: expected {contract.columns[column]} in column {called!r}, got "
                 f"{table[called][row]!r}"
             )
     return read

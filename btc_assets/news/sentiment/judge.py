@@ -25,9 +25,9 @@ import polars as pl
 from btc_assets.archives import UnreadableError
 from btc_assets.markdown import markdown_rows
 from btc_assets.news.sentiment.protocol import CLASSES, Scorer
-from btc_assets.news.sources.rows import ENDINGS, read_rows
 from btc_assets.news.tables import SENTIMENT_BENCHMARK
 from btc_assets.paths import matching
+from btc_assets.table_files import ENDINGS, FILE, LINE, read_tables
 
 BINS = 10
 """Number of equal-width bins of the predicted class's share for the calibration error."""
@@ -84,12 +84,12 @@ def _labelled(path: Path) -> pl.DataFrame:
     if not path.name.lower().endswith(ENDINGS):
         raise LabelledTextsError(f"{path.name}: expected a file ending in {', '.join(ENDINGS)}. {_REMEDY}")
     try:
-        rows, faults = read_rows(path)
-        table = rows.collect()
+        files = read_tables(path, lambda names: names if {*_REQUIRED} <= {*names} else None)
+        table = pl.concat([file.complete() for file in files]).drop(FILE, LINE)
     except (UnreadableError, pl.exceptions.PolarsError, OSError) as error:
         raise LabelledTextsError(f"{path.name} cannot be read: {error}. {_REMEDY}") from error
-    if faults:
-        raise LabelledTextsError(f"{path.name}: {faults[0]}. {_REMEDY}")
+    if notes := [note for file in files for note in file.notes]:
+        raise LabelledTextsError(f"{path.name}: {notes[0]}. {_REMEDY}")
     if missing := [name for name in _REQUIRED if name not in table.columns]:
         raise LabelledTextsError(
             f"{path.name}: column {missing[0]!r} is missing from {', '.join(table.columns) or 'none'}. {_REMEDY}"

@@ -1,9 +1,9 @@
-"""Articles and posts from the user's archives: Parquet, CSV or JSON Lines with common column names and time formats."""
+"""Articles and posts from the user's archives, with common column names and time formats."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,18 @@ from btc_assets.news.dates import Precision, read_time
 from btc_assets.news.identity import canonical_url, outlet_of, plain_words, text_digest
 from btc_assets.news.plain_text import plain_summary, plain_text, plain_title
 from btc_assets.news.sources.protocol import Delivery, Item, Kind
-from btc_assets.news.sources.rows import ENDINGS, MAX_BAD_SHARE, read_rows
 from btc_assets.news.taken_down import is_taken_down
 from btc_assets.schema import UTC_TIME
-from btc_assets.table_files import find_columns, matching_files
+from btc_assets.table_files import (
+    FILE,
+    LINE,
+    TableFile,
+    find_columns,
+    matching_files,
+    read_tables,
+    unusable_file_refused,
+)
 from btc_assets.timestamps import iso_time, time_of
-from btc_assets.transport import SourceMalformedError
 
 _TIMES = (
     "created_at", "created_utc", "created", "published", "publishedat", "datetime_utc", "date_time_utc",
@@ -73,6 +79,8 @@ _COLUMNS: dict[str, pl.DataType] = {
     "comments": pl.Int64(),
     "is_repost": pl.Boolean(),
 }
+MAX_BAD_SHARE = 0.01
+"""Maximum share of unreadable rows that are left out; a truncated last line is always left out."""
 _TIME_WITH_PRECISION = pl.Struct({"at": UTC_TIME, "precision": pl.String()})
 _CLOCK_SKEW = timedelta(minutes=5)
 _REPEAT_WINDOW = timedelta(hours=48)
@@ -105,8 +113,7 @@ class TextFiles:
 
     Attributes:
         name: name of the source, by default `news_files` or `social_files`.
-        pattern: path or glob of `.parquet`, `.csv`, `.json`, `.jsonl` or `.ndjson` files, the latter four also with
-            `.gz`.
+        pattern: path or glob of files with one of `ENDINGS`.
     """
 
     live = False
@@ -140,9 +147,9 @@ class TextFiles:
         start = first - self.lag - _MARGIN
         rows: list[dict[str, Any]] = []
         faults: list[str] = []
-        for path in matching_files(_SETTINGS[self._kind], self.pattern, ENDINGS, f"{self._kind}s"):
+        for path in matching_files(_SETTINGS[self._kind], self.pattern, f"{self._kind}s"):
             table, notes = read_span(path, self._kind, start - _REPEAT_WINDOW, last + _REPEAT_WINDOW, self._clock())
-            rows.extend(row | {"file": path.name} for row in table.iter_rows(named=True))
+            rows.extend(table.iter_rows(named=True))
             faults.extend(notes)
         repeats = _repeats(rows) if self._kind == "article" else frozenset()
         items: list[Item] = []
@@ -153,9 +160,9 @@ class TextFiles:
                 continue
             item = self._item(row)
             if item is None:
-                left_out[row["file"], f"have {_REQUIRED_TEXT[self._kind][1]}"].append(row["row"])
+                left_out[row[FILE], f"have {_REQUIRED_TEXT[self._kind][1]}"].append(row[LINE])
             elif is_taken_down(item.title, item.summary):
-                left_out[row["file"], "were taken down"].append(row["row"])
+                left_out[row[FILE], "were taken down"].append(row[LINE])
             else:
                 items.append(item)
         faults.extend(_left_out(file, len(numbers), reason, numbers[0]) for (file, reason), numbers in left_out.items())
@@ -212,75 +219,87 @@ def read_span(path: Path, kind: Kind, start: datetime, end: datetime, wall: date
     """Read the rows of one file whose time is in a span; only the times of other rows are read.
 
     Args:
-        path: a Parquet, CSV or JSON Lines file.
+        path: a table file.
         kind: article or post.
         start: start of the span, UTC, by first_seen_at if a row has it, otherwise by published_at.
         end: end of the span, UTC, exclusive.
         wall: the current time, UTC.
 
     Returns:
-        `row` (number, from 1), guid, published_at, first_seen_at, precision, outlet, channel, title, summary, url,
+        `FILE`, `LINE`, guid, published_at, first_seen_at, precision, outlet, channel, title, summary, url,
         points, comments and is_repost, null if the file does not have them; and sentences about rows of the whole file
         that are unreadable, undated or dated in the future.
 
     Raises:
         SourceMalformedError: the file is invalid; the message has the file, what was expected and what came.
     """
-    try:
-        rows, faults = read_rows(path)
-        table, left_out = _read_span(path, rows, kind, start, end, wall)
-    except UnreadableError as error:
-        raise SourceMalformedError(f"{error}. {_remedy(kind)}") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceMalformedError(
-            f"{path.name} cannot be read: it is damaged or changed while it was read. {_remedy(kind)}"
-        ) from error
-    return table, [f"{path.name}: {fault}" for fault in faults] + left_out
+    frames, faults = [], list[str]()
+    with unusable_file_refused(path.name, _remedy(kind)):
+        for table in read_tables(path, lambda names: None if _missing_columns(kind, names) else names):
+            faults += [f"{table.name}: {fault}" for fault in [*table.notes, *_invalid_lines(table)]]
+            frame, left_out = _read_span(table, kind, start, end, wall)
+            frames.append(frame)
+            faults += left_out
+    return pl.concat(frames), faults
+
+
+def _invalid_lines(table: TableFile) -> list[str]:
+    """Return a sentence about the lines that were left out.
+
+    Raises:
+        UnreadableError: there are more of them than MAX_BAD_SHARE allows.
+    """
+    if not table.bad:
+        return []
+    line, problem = table.bad[0]
+    bad, good = len(table.bad), table.rows.select(pl.len()).collect().item()
+    if good > 0 and bad == 1 and line == table.last:
+        return [f"its last line, {line}, is truncated and was left out: it {problem}"]
+    if bad > MAX_BAD_SHARE * (good + bad):
+        count = f" ({bad} of {good + bad} lines are invalid)" if bad > 1 else ""
+        raise UnreadableError(f"{table.name}, line {line} {problem}{count}")
+    return [f"{bad} of {good + bad} lines cannot be read and were left out; the first, line {line}, {problem}"]
 
 
 def _read_span(
-    path: Path, scan: pl.LazyFrame, kind: Kind, start: datetime, end: datetime, wall: datetime
+    table: TableFile, kind: Kind, start: datetime, end: datetime, wall: datetime
 ) -> tuple[pl.DataFrame, list[str]]:
-    schema = scan.collect_schema()
-    column_names = _column_names(path.name, kind, schema)
+    schema = table.rows.collect_schema()
+    column_names = _column_names(table.name, kind, schema)
     types = {name: schema[column] for name, column in column_names.items()}
-    rows = scan.select(pl.col(column).alias(name) for name, column in column_names.items()).with_row_index(
-        "row", offset=1
-    )
+    rows = table.rows.select(FILE, LINE, *(pl.col(column).alias(name) for name, column in column_names.items()))
     read: dict[str, pl.Expr] = {}
     for name, dtype in types.items():
         reader = _READERS[name][0](pl.col(name), dtype)
         if reader is None:
             problem = f"expected {_READERS[name][1]} in column {column_names[name]!r}, got {_type_name(dtype)}"
-            raise SourceMalformedError(f"{path.name}: {problem}. {_remedy(kind)}")
+            raise UnreadableError(f"{table.name}: {problem}")
         read[name] = reader
     at = pl.coalesce(read[name] for name in ("first_seen_at", "published_at") if name in read)
     facts = _facts(rows, types, read, at, wall)
-    faults = []
+    file, faults = f"{table.name}, {table.word}", list[str]()
     bad = pl.any_horizontal(_unreadable(name, types[name], read[name]) for name in read)
     for name in read:
         if not (number := facts.get(f"unread {name}")):
             continue
         expected = f"expected {_READERS[name][1]} in column {column_names[name]!r}"
-        value = rows.filter(pl.col("row") == number).select(name).collect().item()
+        value = rows.filter(pl.col(LINE) == number).select(name).collect().item()
         if facts["bad"] > MAX_BAD_SHARE * facts["rows"]:
-            raise SourceMalformedError(
-                f"{path.name}: {expected}, got {_preview(value)} in row {number}. {_remedy(kind)}"
-            )
+            raise UnreadableError(f"{table.name}: {expected}, got {_preview(value)} in {table.word} {number}")
         faults.append(
-            f"{_left_out(path.name, facts[f'bad {name}'], 'cannot be read', number)}: {expected}, got {_preview(value)}"
+            f"{_left_out(file, facts[f'bad {name}'], 'cannot be read', number)}: {expected}, got {_preview(value)}"
         )
     if facts["undated"]:
-        faults.append(_left_out(path.name, facts["undated"], "have no time", facts["first undated"]))
+        faults.append(_left_out(file, facts["undated"], "have no time", facts["first undated"]))
     if facts["future"]:
         faults.append(
-            f"{path.name}: {facts['future']} rows are dated after {wall:%Y-%m-%d %H:%M} UTC and are not available "
-            f"before that, the first is row {facts['first future']}; check whether their times are UTC"
+            f"{table.name}: {facts['future']} rows are dated after {wall:%Y-%m-%d %H:%M} UTC and are not available "
+            f"before that, the first is {table.word} {facts['first future']}; check whether their times are UTC"
         )
     usual: Precision = "day" if facts["days"] else "minute" if facts["minutes"] else "second"
     columns = read | {"precision": _precision(types, read, usual)}
     selected = [columns.get(name, pl.lit(None, dtype)).cast(dtype).alias(name) for name, dtype in _COLUMNS.items()]
-    return rows.filter((at >= start) & (at < end) & ~bad).select("row", *selected).collect(), faults
+    return rows.filter((at >= start) & (at < end) & ~bad).select(FILE, LINE, *selected).collect(), faults
 
 
 def _facts(
@@ -293,7 +312,7 @@ def _facts(
         number of `rows`, and of rows that are `bad` in any column, undated or in the future, and the first of the
         latter two; whether every time is a midnight (days) or a whole minute (minutes).
     """
-    row = pl.col("row")
+    row = pl.col(LINE)
     unread = {name: _unreadable(name, types[name], reader) for name, reader in read.items() if name not in _TEXTS}
     undated = at.is_null() & ~pl.any_horizontal(*unread.values(), pl.lit(value=False))
     future = at > wall + _CLOCK_SKEW
@@ -335,22 +354,29 @@ def _column_names(file: str, kind: Kind, schema: pl.Schema) -> dict[str, str]:
     """Return the file's name of each column.
 
     Raises:
-        SourceMalformedError: a required column is missing.
+        UnreadableError: a required column is missing.
     """
-    column_names = find_columns(schema.names(), _NAMES[kind])
-    missing = []
-    if not {"published_at", "first_seen_at"} & set(column_names):
-        missing.append("published_at (or posted_at, created_at, timestamp, date)")
-    if not {"title", "summary"} & set(column_names):
-        missing.append(_REQUIRED_TEXT[kind][0])
-    if missing:
-        raise SourceMalformedError(
+    names = [name for name in schema.names() if name not in (FILE, LINE)]
+    if missing := _missing_columns(kind, names):
+        raise UnreadableError(
             f"{file}: found no column for {' and '.join(missing)}; got "
-            f"{plain_text(', '.join(schema.names()), _MAX_LIST_CHARACTERS) or 'none'}. {_remedy(kind)}"
+            f"{plain_text(', '.join(names), _MAX_LIST_CHARACTERS) or 'none'}"
         )
+    column_names = find_columns(names, _NAMES[kind])
     if "first_seen_at" not in column_names:  # the time of the vote count is unknown
         column_names = {name: column for name, column in column_names.items() if name not in ("points", "comments")}
     return column_names
+
+
+def _missing_columns(kind: Kind, names: Sequence[str]) -> list[str]:
+    """Return descriptions of the required columns that are missing."""
+    column_names = find_columns(names, _NAMES[kind]).keys()
+    missing = []
+    if not {"published_at", "first_seen_at"} & column_names:
+        missing.append("published_at (or posted_at, created_at, timestamp, date)")
+    if not {"title", "summary"} & column_names:
+        missing.append(_REQUIRED_TEXT[kind][0])
+    return missing
 
 
 def _is_present(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -473,7 +499,8 @@ _READERS: dict[str, tuple[_Reader, str]] = {
 
 
 def _left_out(file: str, count: int, reason: str, first: int) -> str:
-    return f"{file}: {count} rows {reason} and were left out, the first is row {first}"
+    name, _, word = file.rpartition(", ")
+    return f"{name}: {count} rows {reason} and were left out, the first is {word} {first}"
 
 
 def _remedy(kind: Kind) -> str:

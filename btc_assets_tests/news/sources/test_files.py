@@ -272,8 +272,8 @@ def test_empty_and_undated_rows_are_reported(tmp_path: Path) -> None:
     delivery = fetch(path)
     assert only(delivery).title == "Miners return"
     assert delivery.faults == [
-        "x.csv: 1 rows have no time and were left out, the first is row 3",
-        "x.csv: 2 rows have neither title nor summary and were left out, the first is row 2",
+        "x.csv: 1 rows have no time and were left out, the first is line 4",
+        "x.csv: 2 rows have neither title nor summary and were left out, the first is line 3",
     ]
 
 
@@ -281,7 +281,7 @@ def test_rows_from_the_future_are_reported(tmp_path: Path) -> None:
     path = csv(tmp_path / "x.csv", "date,title", f"{EPOCH},Miners return", "2025-08-01 09:00:00,Ahead of its time")
     faults = " ".join(fetch(path).faults)
     assert "x.csv: 1 rows are dated after 2025-08-01 00:00 UTC" in faults
-    assert "row 2; check whether their times are UTC" in faults
+    assert "line 3; check whether their times are UTC" in faults
 
 
 def test_texts_without_an_id_have_a_stable_guid(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ MANY_ROWS = ["id,date,title", *(f"{n},{EPOCH},Title {n}" for n in range(300))]
             "x.csv",
             MANY_ROWS,
             "7,yesterday,Well",
-            "1 rows cannot be read and were left out, the first is row 150: expected",
+            "1 rows cannot be read and were left out, the first is line 151: expected",
         ),
     ],
 )
@@ -439,10 +439,10 @@ def test_another_encoding_is_read_and_reported(tmp_path: Path) -> None:
         ("when,title\n1,a", "found no column for published_at (or posted_at, created_at, timestamp, date)"),
         ("date_kst,title\n2025-05-05,a", "found no column for published_at"),
         ("date,words\n1,a", "found no column for title (or headline) or summary"),
-        (f"date,title\n{EPOCH},a\nyesterday,b", "in column 'date', got 'yesterday' in row 2"),
-        ("date,title\n20250505,a", "got '20250505' in row 1"),
-        ("date,title\n05/06/2025 10:20,a", "got '05/06/2025 10:20' in row 1"),
-        ("Date,title,first_seen\n2025-05-05,a,soon", "in column 'first_seen', got 'soon' in row 1"),
+        (f"date,title\n{EPOCH},a\nyesterday,b", "in column 'date', got 'yesterday' in line 3"),
+        ("date,title\n20250505,a", "got '20250505' in line 2"),
+        ("date,title\n05/06/2025 10:20,a", "got '05/06/2025 10:20' in line 2"),
+        ("Date,title,first_seen\n2025-05-05,a,soon", "in column 'first_seen', got 'soon' in line 2"),
         ("date,title,precision\n2025-05-05,a,week", "expected one of second, minute, day, none in column 'precision'"),
         (f"date,title,url\n{EPOCH},Well, well,https://a.example", "line 2 has 4 values, but the header has 3"),
         (f'date,title\n{EPOCH},"a\n{EPOCH},b\n{EPOCH},c', "line 2 has an unbalanced quotation mark"),
