@@ -40,7 +40,7 @@ from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring import drift
 from btc_assets.monitoring.watching import Watch, watch_day
 from btc_assets.settings import PROJECT_ROOT, Settings, settings
-from btc_assets.vocabulary import CHAMPION, HORIZONS, QUANTILE_NAMES
+from btc_assets.vocabulary import CHAMPION, PRIMARY, QUANTILE_NAMES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -229,7 +229,7 @@ def read(config: Settings, first: date | None, last: date | None) -> History:
         DriftHistoryError: a table is empty.
     """
     lake = Lake(root=config.lake_root)
-    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_minutes") == PRIMARY)
     day = pl.col("open_time").dt.date()
     options = primary & (day >= (first or date.min)) & (day <= (last or date.max))
     forecasts, outcomes = (

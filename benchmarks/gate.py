@@ -36,6 +36,7 @@ from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import CV_FOLDS, FOLD_FORECASTS, TRAINED_MODEL
 from btc_assets.markdown import markdown_rows
 from btc_assets.settings import Settings, settings
+from btc_assets.vocabulary import PRIMARY
 
 RULES = ("proof for all", "two rules", "two rules, re-tuned parameters count as a refresh", "each newest model")
 """`proof for all` treats every candidate as a changed recipe; `each newest model` promotes every candidate."""
@@ -104,16 +105,16 @@ class Walked:
             self.features.filter(window),
             self.labels.filter(window),
             cutoff=cutoff,
-            horizon=gate.PRIMARY,
+            horizon=PRIMARY,
             window_days=self.config.window_days,
             names=bundle.features,
         )
-        newest = layout.filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").row(-1, named=True)
+        newest = layout.filter(pl.col("horizon_minutes") == PRIMARY).sort("fold").row(-1, named=True)
         train, test = folds.split(rows, newest)
-        parameters = XgboostParameters.from_json(bundle.document["training"]["parameters"][str(gate.PRIMARY)])
+        parameters = XgboostParameters.from_json(bundle.document["training"]["parameters"][str(PRIMARY)])
         seeds = range(self.config.seed + 1, self.config.seed + gate.SEEDS)
         fits = training.fit_seeds(
-            FAMILY, train, parameters, horizon=gate.PRIMARY, seeds=seeds, threads=self.config.train_threads
+            FAMILY, train, parameters, horizon=PRIMARY, seeds=seeds, threads=self.config.train_threads
         )
         natives = self.registry.native(version)
         self.candidates.append(
@@ -133,9 +134,9 @@ class Walked:
     def evidence(self, model: Candidate, first: date, last: date) -> Evidence:
         """Return a model's forecasts of the labelled hours of the days from `first` to `last`."""
         hours = pl.col("open_time").is_between(midnight(first), midnight(last + DAY), closed="left")
-        known = self.labels.filter(hours & (pl.col("horizon_hours") == gate.PRIMARY)).drop_nulls("log_return")
+        known = self.labels.filter(hours & (pl.col("horizon_minutes") == PRIMARY)).drop_nulls("log_return")
         rows = self.features.filter(hours).join(known.select("open_time", "log_return"), on="open_time")
-        forecast = model.bundle.predict(folds.matrix(rows, model.bundle.features))[gate.PRIMARY]
+        forecast = model.bundle.predict(folds.matrix(rows, model.bundle.features))[PRIMARY]
         return Evidence(rows["open_time"], forecast.p_up, forecast.quantiles, rows["log_return"].to_numpy())
 
     def verdict(self, candidate: Candidate, champion: Candidate | None, rule: str) -> Verdict:
@@ -167,7 +168,7 @@ def _changes(candidate: Candidate, champion: Candidate, rule: str) -> list[str]:
     if rule.endswith("count as a refresh"):
         parameters = ours["training"]["parameters"]
         theirs = theirs | {"training": theirs["training"] | {"parameters": parameters}}
-    return recipe_changes(ours, theirs, horizon=gate.PRIMARY)
+    return recipe_changes(ours, theirs, horizon=PRIMARY)
 
 
 @dataclass

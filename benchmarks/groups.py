@@ -38,10 +38,9 @@ from btc_assets.news.sources.protocol import Kind
 from btc_assets.news.streams import STREAMS
 from btc_assets.settings import Settings, settings
 from btc_assets.streams import Rows as StreamRows
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.vocabulary import PRIMARY
 
 SEEDS = (1, 2, 3, 4, 5)
-PRIMARY = HORIZONS[0]
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,12 @@ from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
 from btc_assets.settings import PROJECT_ROOT, settings
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.vocabulary import PRIMARY
 
 Floats = npt.NDArray[np.float64]
 Result = TypeVar("Result")
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
-PRIMARY = HORIZONS[0]
 NAMES = FEATURE_SETS["extended"]
 KINDS: Mapping[str, tuple[str, ...]] = {
     "Kraken's bars: no taker volumes": ("taker_buy_volume", "taker_buy_quote_volume"),
@@ -144,7 +143,7 @@ class History:
         """HOURLY_LABELS rows of 1 h."""
         first, last = self.bars["open_time"][0], self.bars["open_time"][-1]
         labels = compute_labels(self.bars, first, last + 2 * DAY)
-        return labels.filter(pl.col("horizon_hours") == PRIMARY)
+        return labels.filter(pl.col("horizon_minutes") == PRIMARY)
 
     def without(self, columns: Sequence[str], start: datetime) -> pl.DataFrame:
         """Return the features with columns of the bars removed from an hour on."""
@@ -176,7 +175,7 @@ class History:
     def train(self, features: pl.DataFrame, cutoff: date, names: Sequence[str], *, whole: bool = False) -> Model:
         """Train P(up) of a cutoff; if `whole`, also the quantiles and the weights of the inputs."""
         rows, parameters = self.rows(features, cutoff, self.plan.window_days, names), XgboostParameters()
-        explanation = pl.DataFrame({"feature": list(names), "horizon_hours": PRIMARY, "mean_abs_shap": 0.0})
+        explanation = pl.DataFrame({"feature": list(names), "horizon_minutes": PRIMARY, "mean_abs_shap": 0.0})
         if whole:
             outputs = fit(FAMILY, rows, parameters, PRIMARY, seed=self.plan.seed)
             explanation = explain(outputs["p_up"], rows.inputs, rows.names).importance(cutoff, PRIMARY)

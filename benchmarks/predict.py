@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btc_assets.markdown import markdown_rows
+from btc_assets.vocabulary import PRIMARY
 
 if TYPE_CHECKING:
     import xgboost
@@ -196,9 +197,7 @@ def prepare(folder: Path) -> list[float]:
         for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
             model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
             outputs[graph_name(name, horizon)] = model.fit(rows, target).get_booster()
-    mlflow.xgboost.save_model(
-        outputs[graph_name("p_up", HORIZONS[0])], folder / ONE_OUTPUT, pip_requirements=["xgboost"]
-    )
+    mlflow.xgboost.save_model(outputs[graph_name("p_up", PRIMARY)], folder / ONE_OUTPUT, pip_requirements=["xgboost"])
     _save_all_outputs(folder, list(outputs.values()))
     graphs = {name: Booster(library, FEATURES).onnx() for name, library in outputs.items()}
     names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
@@ -219,10 +218,10 @@ def prepare(folder: Path) -> list[float]:
     newest = [
         {
             "open_time": made_at - timedelta(hours=1),
-            "horizon_hours": horizon,
+            "horizon_minutes": horizon,
             "role": "champion",
             "made_at": made_at,
-            "target_time": made_at + timedelta(hours=horizon),
+            "target_time": made_at + timedelta(minutes=horizon),
             "model_version": 1,
             "model_cutoff": datetime(2025, 1, 6, tzinfo=UTC).date(),
             "model_digest": digest,

@@ -4,7 +4,7 @@
 
 There are three kinds of null: autoregressions; simulated losses of two equally good models with autocorrelated errors;
 and, if the lake of the `BTC_*` settings has outcomes, the real hourly loss difference of champion and newest model with
-a random sign per day, which preserves the dependence within a day. The size with horizon - 1 lags, a common choice, is
+a random sign per day, which preserves the dependence within a day. The size with the horizon's rows - 1 lags is
 reported too.
 """
 
@@ -88,8 +88,8 @@ def nulls() -> Iterator[tuple[str, Null, bool]]:
 
 
 def real_difference() -> Floats | None:
-    """Return the hourly 1 h log-loss difference of champion and newest model, for hours in which they differ."""
-    outcomes = Lake(root=settings().lake_root).scan(FORECAST_OUTCOMES).filter(pl.col("horizon_hours") == 1)
+    """Return the hourly 60 min log-loss difference of champion and newest model, for hours in which they differ."""
+    outcomes = Lake(root=settings().lake_root).scan(FORECAST_OUTCOMES).filter(pl.col("horizon_minutes") == 60)
     wide = outcomes.select("open_time", "role", "p_up", "log_return", "model_version").collect()
     ours, theirs = (wide.filter(pl.col("role") == role) for role in ("champion", "newest"))
     both = ours.join(theirs, on="open_time", suffix="_newest").sort("open_time")
@@ -101,7 +101,7 @@ def real_difference() -> Floats | None:
 
 
 def plain_p(difference: Floats) -> float:
-    """Return the one-sided p-value without lags (horizon - 1 for 1 h)."""
+    """Return the one-sided p-value without lags (the horizon's rows - 1 for 60 min)."""
     from scipy.special import ndtr
 
     return float(ndtr(-difference.mean() / math.sqrt(hac_variance_of_mean(difference, lags=0))))

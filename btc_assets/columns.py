@@ -17,7 +17,7 @@ def price(about: str) -> Column:
 
 KNOWN_DAY = (pl.col("known_at") - pl.duration(microseconds=1)).dt.date()
 OPEN_TIME = Column(UTC_TIME, ON_THE_HOUR, about="start of the hour, UTC")
-HORIZON = Column(pl.Int64, check("isin", HORIZONS), about="hours ahead")
+HORIZON = Column(pl.Int64, check("isin", HORIZONS), about="minutes ahead")
 CUTOFF = Column(pl.Date, about="cutoff day: only data available at its 00:00 UTC was used")
 MODEL_DIGEST = Column(
     pl.String, check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json"

@@ -222,13 +222,13 @@ class Settings(BaseSettings):
         default=0.0005,
         ge=0,
         le=0.1,
-        description="Minimum improvement of a changed recipe's 1 h log-loss over the champion's, nats.",
+        description="Minimum improvement of a changed recipe's 60 min log-loss over the champion's, nats.",
     )
     gate_tolerance_nats: float = Field(
         default=0.0005,
         ge=0,
         le=0.1,
-        description="Maximum increase of the 1 h log-loss by a refresh (same recipe, newer window), nats.",
+        description="Maximum increase of the 60 min log-loss by a refresh (same recipe, newer window), nats.",
     )
     gate_significance: float = Field(
         default=0.05,

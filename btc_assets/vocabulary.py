@@ -1,7 +1,9 @@
 """The words every domain shares: horizons, quantiles, roles, kinds of verdict."""
 
-HORIZONS = (1, 4, 24)
-"""Forecast horizons in hours; the first is the primary one."""
+PRIMARY = 60
+"""The primary horizon, minutes: the one that verdicts, alerts and drift are about."""
+HORIZONS = (PRIMARY, 240, 1440)
+"""Forecast horizons, minutes."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of the log return that a model forecasts."""
 QUANTILE_NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
@@ -17,3 +19,16 @@ VERDICT_KINDS = ("first", "refresh", "changed_recipe")
 """What a candidate is beside the champion: the first model, the same recipe on a newer window, or another recipe."""
 HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")
 """What changes who holds a role."""
+
+
+def hours_spanned(horizon: int) -> int:
+    """Return how many hourly rows have a window of `horizon` minutes in common, at least 1.
+
+    Forecasts are made every hour, so this is also for how many hours one is held.
+    """
+    return max(1, -(-horizon // 60))
+
+
+def display(horizon: int) -> str:
+    """Return a horizon of whole minutes as text: "60 min", "4 h", "24 h"."""
+    return f"{horizon // 60} h" if horizon > 60 and horizon % 60 == 0 else f"{horizon} min"

@@ -52,7 +52,7 @@ class ModelName(Struct, frozen=True):
 class HorizonPrediction(Struct, frozen=True):
     """The forecast of one horizon, as log returns."""
 
-    horizon_hours: int
+    horizon_minutes: int
     p_up: Probability
     median_return: float
     interval_50: Interval
@@ -87,7 +87,7 @@ class HorizonForecastAnswer(Struct, frozen=True):
     training window, with intervals scaled by the volatility of the hour.
     """
 
-    horizon_hours: int
+    horizon_minutes: int
     target_time: datetime
     p_up: Probability
     median_return: float
@@ -157,7 +157,7 @@ class PastForecast(Struct, frozen=True):
 
     made_at: datetime
     target_time: datetime
-    horizon_hours: int
+    horizon_minutes: int
     model_version: int
     model_cutoff: date
     close: float

@@ -51,11 +51,11 @@ def figures(store: Store, newest: Sequence[Mapping[str, Any]]) -> tuple[Metric, 
 def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     p_up = GaugeMetricFamily(
         "btc_forecast_up_probability",
-        "P(up) of the newest published forecast, by horizon in hours.",
-        labels=["horizon_hours"],
+        "P(up) of the newest published forecast, by horizon in minutes.",
+        labels=["horizon_minutes"],
     )
     for row in newest:
-        p_up.add_metric([str(row["horizon_hours"])], row["p_up"])
+        p_up.add_metric([str(row["horizon_minutes"])], row["p_up"])
     yield p_up
     missing = [name for name in newest[0]["missing_inputs"].split(",") if name]
     yield GaugeMetricFamily(
@@ -65,27 +65,27 @@ def _forecast(newest: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     )
     weight = GaugeMetricFamily(
         "btc_forecast_missing_weight_ratio",
-        "Weight of these inputs in the model, as share of the mean |SHAP value|, by horizon in hours.",
-        labels=["horizon_hours"],
+        "Weight of these inputs in the model, as share of the mean |SHAP value|, by horizon in minutes.",
+        labels=["horizon_minutes"],
     )
     fallback = GaugeMetricFamily(
         "btc_forecast_fallback",
-        "1 if base rate and volatility of the training window replace the model, else 0, by horizon in hours.",
-        labels=["horizon_hours"],
+        "1 if base rate and volatility of the training window replace the model, else 0, by horizon in minutes.",
+        labels=["horizon_minutes"],
     )
     for row in newest:
-        weight.add_metric([str(row["horizon_hours"])], row["missing_weight"])
-        fallback.add_metric([str(row["horizon_hours"])], row["fallback"])
+        weight.add_metric([str(row["horizon_minutes"])], row["missing_weight"])
+        fallback.add_metric([str(row["horizon_minutes"])], row["fallback"])
     yield from (weight, fallback)
 
 
 def _realised(store: Store, made_at: datetime) -> Iterator[Metric]:
     """Yield the realised metrics by the definitions of the performance report."""
     over = (
-        "by role and horizon in hours, over the outcomes known in the 7 or 90 days before the newest published "
+        "by role and horizon in minutes, over the outcomes known in the 7 or 90 days before the newest published "
         "forecast (all published outcomes for 90)."
     )
-    labels = ["role", "horizon_hours", "window"]
+    labels = ["role", "horizon_minutes", "window"]
     accuracy = GaugeMetricFamily("btc_realised_accuracy_ratio", f"Share of correct directions, {over}", None, labels)
     log_loss = GaugeMetricFamily(
         "btc_realised_log_loss_nats", f"Mean log-loss, nats; a coin has 0.6931, {over}", None, labels
@@ -93,7 +93,7 @@ def _realised(store: Store, made_at: datetime) -> Iterator[Metric]:
     n = GaugeMetricFamily("btc_realised_outcomes", f"Number of outcomes of the realised metrics, {over}", None, labels)
     for window, span in WINDOWS.items():
         for row in store.realised(made_at - span):
-            values = [row["role"], str(row["horizon_hours"]), window]
+            values = [row["role"], str(row["horizon_minutes"]), window]
             accuracy.add_metric(values, row["accuracy"])
             log_loss.add_metric(values, row["log_loss"])
             n.add_metric(values, row["outcomes"])
@@ -119,7 +119,7 @@ def _drift(store: Store) -> Iterator[Metric]:
         yield drifted
     broken = GaugeMetricFamily(
         "btc_drift_promise_broken",
-        "1 if a promise of the champion's 1 h forecasts is broken on the day of the report, else 0.",
+        "1 if a promise of the champion's 60 min forecasts is broken on the day of the report, else 0.",
         labels=["promise"],
     )
     for row in rows:

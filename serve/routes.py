@@ -21,6 +21,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from btc_assets.vocabulary import display
 from serve.answers import (
     Fault,
     FeatureAnswer,
@@ -296,7 +297,7 @@ def _model_name(loaded: State) -> ModelName:
 def _horizon(row: dict[str, Any]) -> HorizonForecastAnswer:
     price = {q: row["close"] * math.exp(row[q]) for q in ("q05", "q25", "q50", "q75", "q95")}
     return HorizonForecastAnswer(
-        horizon_hours=row["horizon_hours"],
+        horizon_minutes=row["horizon_minutes"],
         target_time=row["target_time"],
         p_up=row["p_up"],
         median_return=row["q50"],
@@ -312,7 +313,7 @@ def _past(row: dict[str, Any]) -> PastForecast:
     return PastForecast(
         made_at=row["made_at"],
         target_time=row["target_time"],
-        horizon_hours=row["horizon_hours"],
+        horizon_minutes=row["horizon_minutes"],
         model_version=row["model_version"],
         model_cutoff=row["model_cutoff"],
         close=row["close"],
@@ -345,7 +346,7 @@ def _instant(text: str, name: str) -> datetime:
 def _degraded_sentence(loaded: State) -> str:
     names = loaded.missing_inputs
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "")
-    horizons = [f"{row['horizon_hours']} h" for row in loaded.newest if row["fallback"]]
+    horizons = [display(row["horizon_minutes"]) for row in loaded.newest if row["fallback"]]
     fallback = f" The forecast for {', '.join(horizons)} is the base rate of the training window." if horizons else ""
     return (
         "This forecast is degraded: more inputs are missing than the model saw in training, and are replaced by their "

@@ -20,7 +20,7 @@ from prometheus_client.core import Metric
 
 from btc_assets.learning.forecast_model import ForecastModel, ModelFileError
 from btc_assets.published import BUNDLE_ID, BUNDLES, DATABASE, MANIFEST, MODEL, POINTER
-from btc_assets.vocabulary import QUANTILE_NAMES
+from btc_assets.vocabulary import QUANTILE_NAMES, display
 from serve.figures import figures
 from serve.model import RowReader
 from serve.store import Store, StoreError
@@ -126,7 +126,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         numbers = [row["p_up"], *(row["close"] * _exp(row[q]) for q in QUANTILE_NAMES)]
         if not all(math.isfinite(number) for number in numbers):
             raise StateError(
-                f"bundle {bundle_id} cannot be served: its {row['horizon_hours']} h forecast is not finite"
+                f"bundle {bundle_id} cannot be served: its {display(row['horizon_minutes'])} forecast is not finite"
             )
     if not isinstance(manifest, dict) or manifest.get("model_digest") != model.digest:
         raise StateError(

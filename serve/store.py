@@ -14,21 +14,21 @@ _MICROSECOND = timedelta(microseconds=1)
 
 # Times are read as integers: DuckDB would convert TIMESTAMPTZ to the local time zone.
 _NEWEST = """
-    SELECT epoch_us(open_time) AS open_time, horizon_hours, epoch_us(made_at) AS made_at,
+    SELECT epoch_us(open_time) AS open_time, horizon_minutes, epoch_us(made_at) AS made_at,
            epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
            p_up, q05, q25, q50, q75, q95, {degraded}
     FROM forecasts f
     WHERE role = 'champion' AND made_at = (SELECT max(made_at) FROM forecasts WHERE role = 'champion')
-    ORDER BY horizon_hours
+    ORDER BY horizon_minutes
 """
 _RANGE = """
-    SELECT epoch_us(f.open_time) AS open_time, f.horizon_hours, epoch_us(f.made_at) AS made_at,
+    SELECT epoch_us(f.open_time) AS open_time, f.horizon_minutes, epoch_us(f.made_at) AS made_at,
            epoch_us(f.target_time) AS target_time, f.model_version, f.model_cutoff, f.close,
            f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, {degraded},
            epoch_us(o.known_at) AS known_at, o.log_return, o.outcome, o.net_return_bps
-    FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_hours, role)
+    FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_minutes, role)
     WHERE f.role = 'champion' AND f.made_at >= make_timestamptz($first) AND f.made_at < make_timestamptz($last)
-    ORDER BY f.made_at, f.horizon_hours
+    ORDER BY f.made_at, f.horizon_minutes
     LIMIT $limit OFFSET $offset
 """
 _COUNT = """
@@ -37,13 +37,13 @@ _COUNT = """
 """
 # As in the performance report: a P(up) of 0.5 forecasts "not up", and P(up) is clipped to [1e-15, 1 - 1e-15].
 _REALISED = """
-    SELECT role, horizon_hours, count(*) AS outcomes,
+    SELECT role, horizon_minutes, count(*) AS outcomes,
            avg(CAST((p_up > 0.5) = (log_return > 0) AS INTEGER)) AS accuracy,
            avg(-ln(CASE WHEN log_return > 0 THEN p ELSE 1 - p END)) AS log_loss
     FROM (SELECT *, least(greatest(p_up, 1e-15), 1 - 1e-15) AS p FROM forecast_outcomes)
     WHERE known_at > make_timestamptz($since) AND log_return IS NOT NULL
-    GROUP BY role, horizon_hours
-    ORDER BY role, horizon_hours
+    GROUP BY role, horizon_minutes
+    ORDER BY role, horizon_minutes
 """
 _DRIFT = """
     SELECT day, kind, subject, bool_or(alarm) AS alarm
@@ -110,7 +110,7 @@ class Store:
     def realised(self, since: datetime) -> list[dict[str, Any]]:
         """Return the realised metrics of each role and horizon over the outcomes known after `since`.
 
-        Columns: `role`, `horizon_hours`, `outcomes` (count), `accuracy` (fraction), `log_loss` (nats).
+        Columns: `role`, `horizon_minutes`, `outcomes` (count), `accuracy` (fraction), `log_loss` (nats).
         """
         return self._rows(_REALISED, {"since": micros(since)})
 

@@ -13,7 +13,7 @@ from btc_assets.alerts.rules import Rule, Rulebook
 from btc_assets.clock import HOUR
 from btc_assets.features.catalog import FEATURES
 from btc_assets.monitoring.degradation import broken_promises, significant_degradation
-from btc_assets.vocabulary import ROLES
+from btc_assets.vocabulary import ROLES, display
 
 PRICE_DAYS = 31
 """Days of bars that the price rules need."""
@@ -80,8 +80,9 @@ def on_forecasts(book: Rulebook, latest: pl.DataFrame) -> list[Finding]:
     findings = [
         Finding(
             rule,
-            f"{row['horizon_hours']} h",
-            f"the median forecast for {row['horizon_hours']} h is {np.expm1(row['q50']):+.1%}, P(up) {row['p_up']:.0%}",
+            display(row["horizon_minutes"]),
+            f"the median forecast for {display(row['horizon_minutes'])} is {np.expm1(row['q50']):+.1%}, "
+            f"P(up) {row['p_up']:.0%}",
             abs(row["q50"]),
         )
         for row in latest.iter_rows(named=True)
@@ -97,10 +98,10 @@ def _on_missing_inputs(book: Rulebook, latest: pl.DataFrame) -> list[Finding]:
         return []
     weight = float(degraded["missing_weight"].to_numpy().max())
     names = degraded["missing_inputs"][0].split(",")
-    fallbacks = degraded.filter("fallback")["horizon_hours"].to_list()
+    fallbacks = degraded.filter("fallback")["horizon_minutes"].to_list()
     message = f"{len(names)} inputs are missing, {weight:.0%} of the model's weight: {', '.join(names[:8])}"
     if fallbacks:
-        message += f"; the base rate answers for {', '.join(f'{horizon} h' for horizon in fallbacks)}"
+        message += f"; the base rate answers for {', '.join(display(horizon) for horizon in fallbacks)}"
     subject = ", ".join(sorted({_GROUPS.get(name, name) for name in names}))
     return [Finding(rule, subject, message, weight) for rule in _rules_reached(book, "missing_inputs", weight)]
 

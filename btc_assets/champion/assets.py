@@ -47,7 +47,7 @@ from btc_assets.published import live_manifest, newest_served_hour
 from btc_assets.reads import DeclaredReads, Tables
 from btc_assets.schema import Contract, dagster_type
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHAMPION, NEWEST
+from btc_assets.vocabulary import CHAMPION, NEWEST, PRIMARY
 
 GROUP = "champion"
 DECISIONS = "champion__decisions"
@@ -218,14 +218,14 @@ def _judged(
     rival = history.holder(past, CHAMPION, effective_hour(cutoff, replayed=is_replay(cutoff)))
     wide, known = reads.scan(HOURLY_FEATURES).collect(), reads.scan(HOURLY_LABELS).collect()
     forecasts = reads.scan(FOLD_FORECASTS).collect()
-    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))[gate.PRIMARY]
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))[PRIMARY]
     newest = (
-        reads.scan(CV_FOLDS).filter(pl.col("horizon_hours") == gate.PRIMARY).sort("fold").collect().row(-1, named=True)
+        reads.scan(CV_FOLDS).filter(pl.col("horizon_minutes") == PRIMARY).sort("fold").collect().row(-1, named=True)
     )
     train_rows, test_rows = folds.split(rows, newest)
-    parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[gate.PRIMARY]
+    parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[PRIMARY]
     fits = training.fit_seeds(
-        FAMILY, train_rows, parameters, horizon=gate.PRIMARY, seeds=other_seeds(), threads=config.train_threads
+        FAMILY, train_rows, parameters, horizon=PRIMARY, seeds=other_seeds(), threads=config.train_threads
     )
     evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test_rows.inputs) for fit in fits]))
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
@@ -236,7 +236,7 @@ def _judged(
         changes = recipe_changes(
             registry.load(candidate.version).document,
             rival_model.document,
-            horizon=gate.PRIMARY,
+            horizon=PRIMARY,
             lost_inputs=set(known_inputs(wide, cutoff)) - set(rows.names),
             lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
         )

@@ -32,11 +32,9 @@ from btc_assets.learning.folds import Rows, last_train_open_time, matrix
 from btc_assets.learning.forecast_model import MEDIAN, ForecastModel
 from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import SEEDS, OutputCalibration, fit_output_calibration, scales
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, VERDICT_KINDS
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, VERDICT_KINDS
 
 FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
-PRIMARY = HORIZONS[0]
-"""Horizon of a verdict, hours."""
 MIN_HOURS = 120
 """Fewest common hours of a comparison: five days."""
 COVERAGE_SLACK = 0.06
@@ -146,7 +144,7 @@ def candidate_evidence(
 
 def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the primary horizon's newest fold, in time order."""
-    primary = forecasts.filter(pl.col("horizon_hours") == PRIMARY).sort("open_time")
+    primary = forecasts.filter(pl.col("horizon_minutes") == PRIMARY).sort("open_time")
     return primary.filter(pl.col("fold") == primary["fold"].max())
 
 
@@ -192,7 +190,7 @@ def champion_evidence(
 def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> OutputCalibration:
     """Return calibration and intervals from the hours known before the judged hours."""
     known = last_train_open_time(judged["open_time"][0], PRIMARY)
-    candidate_rows = forecasts.filter(pl.col("horizon_hours") == PRIMARY)
+    candidate_rows = forecasts.filter(pl.col("horizon_minutes") == PRIMARY)
     return fit_output_calibration(candidate_rows.filter(pl.col("open_time") <= known), rows, PRIMARY)
 
 

@@ -7,11 +7,11 @@ import polars as pl
 
 from btc_assets.display import empty_figure, render_png
 from btc_assets.evaluation.metrics import log_losses
-from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
+from btc_assets.vocabulary import CHALLENGER, CHAMPION, PRIMARY
 
 
 def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
-    """Plot the cumulative log-loss gain of a challenger over the champion, by hour, 1 h horizon.
+    """Plot the cumulative log-loss gain of a challenger over the champion, by hour, 60 min horizon.
 
     Args:
         outcomes: FORECAST_OUTCOMES rows of both roles.
@@ -36,4 +36,4 @@ def shadow(outcomes: pl.DataFrame, *, version: int) -> bytes | None:
 
 def _primary(outcomes: pl.DataFrame, role: str) -> pl.DataFrame:
     """Return a role's outcomes of the primary horizon, oldest first."""
-    return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == HORIZONS[0])).sort("open_time")
+    return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == PRIMARY)).sort("open_time")

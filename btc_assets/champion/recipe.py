@@ -24,7 +24,7 @@ def recipe_changes(
     Args:
         candidate: `model.json` of the candidate.
         champion: `model.json` of the champion.
-        horizon: horizon of the output whose parameters are compared, hours.
+        horizon: horizon of the output whose parameters are compared, minutes.
         lost_inputs: features that were gone at the candidate's cutoff; leaving them out does not change the recipe.
         lost_before: features that were gone at the champion's cutoff; using them again does not change the recipe.
     """

@@ -6,9 +6,9 @@ from datetime import date
 
 import polars as pl
 
-from btc_assets.champion.gate import PRIMARY, Evidence, promises, shown_better
+from btc_assets.champion.gate import Evidence, promises, shown_better
 from btc_assets.champion.tables import SHADOW_REPORT
-from btc_assets.vocabulary import CHALLENGER, CHAMPION, QUANTILE_NAMES
+from btc_assets.vocabulary import CHALLENGER, CHAMPION, PRIMARY, QUANTILE_NAMES
 
 
 def role_evidence(outcomes: pl.DataFrame, role: str) -> Evidence:
@@ -18,7 +18,7 @@ def role_evidence(outcomes: pl.DataFrame, role: str) -> Evidence:
         outcomes: FORECAST_OUTCOMES rows.
         role: champion or challenger.
     """
-    role_outcomes = outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == PRIMARY)).sort("open_time")
+    role_outcomes = outcomes.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == PRIMARY)).sort("open_time")
     return Evidence(
         role_outcomes["open_time"],
         role_outcomes["p_up"].to_numpy(),

@@ -8,9 +8,9 @@ Rows with NaN in either array are dropped. A metric that is undefined (no rows, 
 value None; it is never NaN and raises no exception.
 
 Intervals use the metric's influence values (delta method) with a Newey-West variance (Newey & West, 1987), because
-neighbouring hours, and in particular overlapping windows, are not independent. The number of lags is the larger of
-`horizon - 1` and n^(1/3). Shares use Wilson's interval (1927) with the effective number of rows implied by that
-variance, so that the interval is within [0, 1].
+neighbouring hours, and in particular overlapping windows, are not independent. The number of lags is the larger of the
+other rows whose windows an outcome overlaps and n^(1/3). Shares use Wilson's interval (1927) with the effective number
+of rows implied by that variance, so that the interval is within [0, 1]. A horizon is in minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from btc_assets.evaluation.significance import Floats, finite_rows, hac_variance_of_mean
+from btc_assets.vocabulary import PRIMARY, hours_spanned
 
 Bools = npt.NDArray[np.bool_]
 
@@ -55,13 +56,13 @@ class Estimate:
     n: int
 
 
-def accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the share of rows with the right direction; a p_up of exactly 0.5 predicts "not up"."""
     p, r = finite_rows(p_up, log_return)
     return share((p > 0.5) == (r > 0), horizon=horizon)
 
 
-def auc(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def auc(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the area under the ROC curve: P(a rise had the higher p_up than a fall), ties count half.
 
     With DeLong's interval (DeLong et al., 1988; midranks of Sun & Xu, 2014), HAC over rows.
@@ -80,7 +81,7 @@ def auc(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> 
     return with_interval(area, influence, horizon, within=(0.0, 1.0))
 
 
-def log_loss(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def log_loss(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the mean negative log-likelihood, nats per row."""
     p, r = finite_rows(p_up, log_return)
     return mean(log_losses(p, r > 0), horizon=horizon)
@@ -93,7 +94,7 @@ def log_losses(p_up: Floats, up: Bools) -> Floats:
 
 
 def log_loss_skill(
-    p_up: npt.ArrayLike, log_return: npt.ArrayLike, base_rate: npt.ArrayLike | None = None, *, horizon: int = 1
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, base_rate: npt.ArrayLike | None = None, *, horizon: int = PRIMARY
 ) -> Estimate:
     """Return 1 - log-loss / log-loss of a base rate, fraction; 0 is no skill.
 
@@ -102,7 +103,7 @@ def log_loss_skill(
         log_return: outcomes, (n,).
         base_rate: probabilities of the benchmark, (n,), see `causal_base_rate`; by default the share of rises in these
             rows, which is not known in advance, so the skill is slightly underestimated.
-        horizon: hours ahead.
+        horizon: minutes ahead.
     """
     benchmark = np.full(np.shape(p_up), 0.0) if base_rate is None else np.asarray(base_rate, dtype=np.float64)
     p, r, benchmark = finite_rows(p_up, log_return, benchmark)
@@ -119,7 +120,7 @@ def log_loss_skill(
     return with_interval(1 - our_loss / their_loss, influence, horizon)
 
 
-def brier(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def brier(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the mean squared error of p_up (Brier, 1950)."""
     p, r = finite_rows(p_up, log_return)
     return mean((p - (r > 0)) ** 2, horizon=horizon)
@@ -129,7 +130,7 @@ def calibration_error(
     p_up: npt.ArrayLike,
     log_return: npt.ArrayLike,
     *,
-    horizon: int = 1,
+    horizon: int = PRIMARY,
     bins: int = CALIBRATION_BINS,
     seed: int | None = None,
     reps: int = 500,
@@ -140,19 +141,19 @@ def calibration_error(
     hourly probabilities are concentrated around 0.5 and bins of equal width would be mostly empty. Under perfect
     calibration its expected value is not 0 but about 0.8 * sqrt(bins * p (1 - p) / n).
 
-    The interval is given by the percentiles of a circular block bootstrap with blocks of max(24, horizon) rows (Politis
-    & Romano, 1992). Resampling noise increases an error near 0, so the interval is biased upwards.
+    The interval is given by the percentiles of a circular block bootstrap with blocks of a day, or of the horizon if it
+    is longer (Politis & Romano, 1992). Resampling noise increases an error near 0, so the interval is biased upwards.
 
     Args:
         p_up: forecasts, (n,).
         log_return: outcomes, (n,).
-        horizon: hours ahead.
+        horizon: minutes ahead.
         bins: number of bins.
         seed: seed of the bootstrap; None for no interval.
         reps: bootstrap draws.
     """
     p, r = finite_rows(p_up, log_return)
-    n, block = len(p), max(24, horizon)
+    n, block = len(p), max(24, hours_spanned(horizon))
     if not n:
         return Estimate(None, None, None, 0)
     gaps = _calibration_gaps(p, r > 0, bins)
@@ -196,33 +197,37 @@ def calibration_line(p_up: npt.ArrayLike, log_return: npt.ArrayLike) -> tuple[fl
 
 
 def interval_coverage(
-    log_return: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1
+    log_return: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = PRIMARY
 ) -> Estimate:
     """Return the share of outcomes within [low, high]."""
     r, lower, upper = finite_rows(log_return, low, high)
     return share((lower <= r) & (r <= upper), horizon=horizon)
 
 
-def interval_width(low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def interval_width(low: npt.ArrayLike, high: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the mean width of the intervals, in their unit."""
     lower, upper = finite_rows(low, high)
     return mean(upper - lower, horizon=horizon)
 
 
-def pinball_loss(log_return: npt.ArrayLike, quantiles: Mapping[float, npt.ArrayLike], *, horizon: int = 1) -> Estimate:
+def pinball_loss(
+    log_return: npt.ArrayLike, quantiles: Mapping[float, npt.ArrayLike], *, horizon: int = PRIMARY
+) -> Estimate:
     """Return the pinball loss (Koenker & Bassett, 1978) averaged over rows and quantiles, in the unit of the returns.
 
     Args:
         log_return: outcomes, (n,).
         quantiles: forecast quantiles by level within (0, 1), (n,) each.
-        horizon: hours ahead.
+        horizon: minutes ahead.
     """
     r, *forecast = finite_rows(log_return, *quantiles.values())
     losses = [np.maximum(level * (r - q), (level - 1) * (r - q)) for level, q in zip(quantiles, forecast, strict=True)]
     return mean(np.mean(losses, axis=0), horizon=horizon)
 
 
-def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = 1) -> Estimate:
+def accuracy_at_confidence(
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = PRIMARY
+) -> Estimate:
     """Return the accuracy of the `top` share of rows with the largest |p_up - 0.5|; of ties the oldest are used."""
     p, r = finite_rows(p_up, log_return)
     kept = math.ceil(round(top * len(p), 9))
@@ -231,7 +236,7 @@ def accuracy_at_confidence(p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: 
 
 
 def accuracy_by_move(
-    p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1
+    p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY
 ) -> dict[tuple[float, float], Estimate]:
     """Return the accuracy in each class of |return|, keyed by its edges in basis points, lower < move <= upper.
 
@@ -246,7 +251,7 @@ def accuracy_by_move(
     return estimates
 
 
-def return_weighted_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def return_weighted_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the share of the total |log_return| in the predicted direction."""
     p, r = finite_rows(p_up, log_return)
     weight = np.abs(r)
@@ -257,7 +262,7 @@ def return_weighted_accuracy(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, 
     return with_interval(ratio, weight * (right - ratio) / weight.mean(), horizon, within=(0.0, 1.0))
 
 
-def rank_ic(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def rank_ic(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the rank information coefficient: Spearman's correlation of p_up and the return.
 
     The interval treats the ranks as the data (the influence values of Pearson's correlation).
@@ -270,30 +275,30 @@ def rank_ic(p_up: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1)
     return with_interval(correlation, a * b - correlation * (a**2 + b**2) / 2, horizon, within=(-1.0, 1.0))
 
 
-def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
+def causal_base_rate(log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Floats:
     """Return, for each row, the share of rises among the outcomes known at the time of its forecast.
 
-    Row i uses rows 0 .. i - horizon, with at most one row per hour. One rise and one fall are added (Laplace's rule of
-    succession), so the first rows have 0.5.
+    Row i uses the rows whose windows closed by then, with at most one row per hour. One rise and one fall are added
+    (Laplace's rule of succession), so the first rows have 0.5.
     """
     r = np.asarray(log_return, dtype=np.float64)
     known = np.isfinite(r)
     rises = np.concatenate([[0], np.cumsum(known & (r > 0))])
     counted = np.concatenate([[0], np.cumsum(known)])
-    end = np.maximum(np.arange(len(r)) - horizon + 1, 0)
+    end = np.maximum(np.arange(len(r)) - hours_spanned(horizon) + 1, 0)
     return (rises[end] + 1) / (counted[end] + 2)
 
 
-def causal_persistence(signal: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
+def causal_persistence(signal: npt.ArrayLike, log_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Floats:
     """Return, for each row, the share of rises among known outcomes that followed the same signal.
 
-    This is the probability for a persistence forecast, estimated from rows 0 .. i - horizon only, with Laplace's rule
+    This is the probability for a persistence forecast, estimated from the outcomes known by then, with Laplace's rule
     as in `causal_base_rate`.
 
     Args:
         signal: sign of the last move at each row, see `trading.persistence_signal`, (n,).
         log_return: outcomes, fraction, (n,).
-        horizon: hours ahead.
+        horizon: minutes ahead.
     """
     sign = np.asarray(signal, dtype=np.float64)
     r = np.asarray(log_return, dtype=np.float64)
@@ -304,7 +309,7 @@ def causal_persistence(signal: npt.ArrayLike, log_return: npt.ArrayLike, *, hori
     return rate
 
 
-def mean(values: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def mean(values: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the mean with its HAC interval."""
     (kept,) = finite_rows(values)
     if not len(kept):
@@ -312,7 +317,7 @@ def mean(values: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
     return with_interval(float(kept.mean()), kept - kept.mean(), horizon)
 
 
-def share(hits: npt.ArrayLike, *, horizon: int = 1) -> Estimate:
+def share(hits: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
     """Return the share of true rows with Wilson's interval for the effective number of rows."""
     estimates = np.asarray(hits, dtype=np.float64)
     n = len(estimates)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from btc_assets.vocabulary import PRIMARY, hours_spanned
+
 Floats = npt.NDArray[np.float64]
 
 _MIN_DIFFERENCE = 1e-15
@@ -112,30 +114,31 @@ class LossDifference:
         return self.value - half, self.value + half
 
 
-def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horizon: int = 1) -> LossDifference:
+def diebold_mariano(losses: npt.ArrayLike, rival_losses: npt.ArrayLike, *, horizon: int = PRIMARY) -> LossDifference:
     """Compare the mean losses of two forecasts (Diebold & Mariano, 1995).
 
     The variance is Newey-West's with a data-driven bandwidth (Newey & West, 1994, arch's implementation) and at least
-    horizon - 1 lags: differences of two models are autocorrelated beyond the overlap of their outcomes, because
-    features change slowly. The small-sample correction is that of Harvey, Leybourne & Newbold (1997) with lags + 1
-    instead of the horizon, and the reference distribution is Student's t with n - 1 degrees of freedom.
+    the horizon's rows - 1 lags: differences of two models are autocorrelated beyond the overlap of their outcomes,
+    because features change slowly. The small-sample correction is that of Harvey, Leybourne & Newbold (1997) with
+    lags + 1 instead of the horizon, and the reference distribution is Student's t with n - 1 degrees of freedom.
     `python -m benchmarks.significance` measures the size of the test.
 
     Args:
         losses: losses of the first forecast, oldest first, (n,).
         rival_losses: losses of the second forecast on the same rows, (n,).
-        horizon: hours ahead.
+        horizon: minutes ahead.
     """
     ours, theirs = finite_rows(losses, rival_losses)
     difference, n = ours - theirs, len(ours)
     if not n:
         return LossDifference(None, None, 0, 0)
     value = float(difference.mean())
-    if n <= max(2, horizon):
+    span = hours_spanned(horizon)
+    if n <= max(2, span):
         return LossDifference(value, None, 0, n)
     if np.ptp(difference) < _MIN_DIFFERENCE:
         return LossDifference(value, 0.0, 0, n)
-    lags = max(horizon - 1, _bandwidth(difference))
+    lags = max(span - 1, _bandwidth(difference))
     width = lags + 1
     correction = (n + 1 - 2 * width + width * (width - 1) / n) / n
     variance = hac_variance_of_mean(difference, lags=lags)
@@ -225,11 +228,11 @@ def model_confidence_set(
 
 
 def hac_lags(n: int, horizon: int) -> int:
-    """Return the number of Newey-West lags for n rows: the larger of horizon - 1 and n^(1/3), less than n."""
-    return max(0, min(n - 1, max(horizon - 1, math.ceil(n ** (1 / 3)))))
+    """Return the number of Newey-West lags for n rows: the horizon's rows - 1 or n^(1/3) if larger, less than n."""
+    return max(0, min(n - 1, max(hours_spanned(horizon) - 1, math.ceil(n ** (1 / 3)))))
 
 
-def hac_variance_of_mean(values: Floats, *, horizon: int = 1, lags: int | None = None) -> float:
+def hac_variance_of_mean(values: Floats, *, horizon: int = PRIMARY, lags: int | None = None) -> float:
     """Return the Newey-West variance (Bartlett kernel) of the mean of values (n,)."""
     n = len(values)
     if n < 2:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from btc_assets.evaluation.metrics import Estimate, mean, share, standardised, with_interval
 from btc_assets.evaluation.significance import Floats, finite_or_none, finite_rows
+from btc_assets.vocabulary import PRIMARY, hours_spanned
 
 HOURS_PER_YEAR = 8760
 
@@ -59,7 +60,7 @@ class Strategy:
         net = self.net
         if len(net) < 3 or net.std() < 1e-15:
             return Estimate(None, None, None, len(net))
-        return _scaled(with_interval(*_sharpe_influence(net), 1), math.sqrt(HOURS_PER_YEAR))
+        return _scaled(with_interval(*_sharpe_influence(net), PRIMARY), math.sqrt(HOURS_PER_YEAR))
 
     def max_drawdown(self) -> Estimate:
         """Return the maximum drawdown of the cumulative net return, fraction of the notional.
@@ -81,7 +82,7 @@ class Strategy:
 
 
 def strategy(
-    signal: npt.ArrayLike, hourly_return: npt.ArrayLike, *, horizon: int = 1, fee_bps: float = 0.0, lag: int = 0
+    signal: npt.ArrayLike, hourly_return: npt.ArrayLike, *, horizon: int = PRIMARY, fee_bps: float = 0.0, lag: int = 0
 ) -> Strategy:
     """Trade a signal on the hourly grid.
 
@@ -92,7 +93,7 @@ def strategy(
     Args:
         signal: +1 long, -1 short, 0 or NaN no position; row i is known at the start of hour i, (n,).
         hourly_return: log return over hour i, fraction; NaN (a gap) counts as 0, (n,).
-        horizon: hours for which each signal is held.
+        horizon: minutes for which each signal is held, rounded up to hours.
         fee_bps: one-way cost, basis points.
         lag: bars between the forecast and the trade.
     """
@@ -102,8 +103,9 @@ def strategy(
         raise ValueError(f"signal and returns must be equally long, got {signals.shape} and {returns.shape}")
     n = len(signals)
     delayed = np.concatenate([np.zeros(lag), signals])[:n]
-    cumulative = np.concatenate([np.zeros(horizon), np.cumsum(delayed)])
-    position = np.round((cumulative[horizon:] - cumulative[:-horizon]) / horizon, 12) if n else delayed
+    span = hours_spanned(horizon)
+    cumulative = np.concatenate([np.zeros(span), np.cumsum(delayed)])
+    position = np.round((cumulative[span:] - cumulative[:-span]) / span, 12) if n else delayed
     traded = np.abs(np.diff(position, prepend=0.0))
     if n:
         traded[-1] += abs(position[-1])
@@ -125,7 +127,8 @@ def sharpe_difference(ours: Strategy, theirs: Strategy) -> Estimate:
         return Estimate(None, None, None, len(returns[0]))
     idle = 0.0, np.zeros_like(returns[0])
     ratios, influences = zip(*(_sharpe_influence(net) if net.std() > 1e-15 else idle for net in returns), strict=True)
-    return _scaled(with_interval(ratios[0] - ratios[1], influences[0] - influences[1], 1), math.sqrt(HOURS_PER_YEAR))
+    difference = with_interval(ratios[0] - ratios[1], influences[0] - influences[1], PRIMARY)
+    return _scaled(difference, math.sqrt(HOURS_PER_YEAR))
 
 
 def sign_signal(p_up: npt.ArrayLike) -> Floats:
@@ -133,19 +136,19 @@ def sign_signal(p_up: npt.ArrayLike) -> Floats:
     return np.nan_to_num(np.sign(np.asarray(p_up, dtype=np.float64) - 0.5))
 
 
-def persistence_signal(hourly_return: npt.ArrayLike, *, horizon: int = 1) -> Floats:
-    """Return the sign of the return over the `horizon` hours before each hour, (n,).
+def persistence_signal(hourly_return: npt.ArrayLike, *, horizon: int = PRIMARY) -> Floats:
+    """Return the sign of the return over the `horizon` minutes before each hour, (n,).
 
-    It is 0 if one of those hours is missing.
+    It is 0 if one of those hours is missing. Part of an hour counts as the hour.
     """
     r = np.asarray(hourly_return, dtype=np.float64)
     summed = np.concatenate([[0.0], np.cumsum(np.nan_to_num(r))])
     missing = np.concatenate([[0], np.cumsum(np.isnan(r))])
-    signal = np.zeros(len(r))
-    if len(r) > horizon:
-        back = summed[horizon:-1] - summed[: -horizon - 1]
-        complete = missing[horizon:-1] == missing[: -horizon - 1]
-        signal[horizon:] = np.where(complete & (np.abs(back) > 1e-15), np.sign(back), 0.0)
+    signal, span = np.zeros(len(r)), hours_spanned(horizon)
+    if len(r) > span:
+        back = summed[span:-1] - summed[: -span - 1]
+        complete = missing[span:-1] == missing[: -span - 1]
+        signal[span:] = np.where(complete & (np.abs(back) > 1e-15), np.sign(back), 0.0)
     return signal
 
 

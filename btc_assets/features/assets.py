@@ -19,14 +19,14 @@ from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
 from btc_assets.vocabulary import HORIZONS
 
-LABEL_DAYS = -(-(max(HORIZONS) + 1) // 24)
+LABEL_DAYS = -(-(max(HORIZONS) + 60) // 1440)
 """Days of bars before a day that its labels need."""
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": "features",
     "freshness_policy": freshness.HOURLY,
     "backfill_policy": dg.BackfillPolicy.single_run(),
-    "code_version": "2",
+    "code_version": "3",
     # The priority runs these assets before the non-blocking checks.
     "op_tags": {"dagster/max_runtime": "3600", "dagster/priority": "1"},
 }
@@ -84,7 +84,7 @@ def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[
     kinds={"polars"},
 )
 def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """Log return over the next 1, 4 and 24 hours, in the partition of the day on which it became known.
+    """Log return over the next 60 min, 4 h and 24 h, in the partition of the day on which it became known.
 
     A label is stored under the day on which its window closed, so a partition needs no later price and a model of a
     cutoff reads earlier partitions only. Returns across a gap are null.

@@ -30,7 +30,7 @@ HOURLY_LABELS = declare(
     schema=schema(
         {
             "open_time": OPEN_TIME,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "known_at": Column(
                 UTC_TIME, ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"
             ),
@@ -40,9 +40,9 @@ HOURLY_LABELS = declare(
         },
         row_check(
             "known when its window closes",
-            pl.col("known_at") == pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1),
+            pl.col("known_at") == pl.col("open_time") + pl.duration(minutes=pl.col("horizon_minutes") + 60),
         ),
     ),
     day=KNOWN_DAY,
-    key=("open_time", "horizon_hours"),
+    key=("open_time", "horizon_minutes"),
 )

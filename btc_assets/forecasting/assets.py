@@ -20,13 +20,13 @@ from btc_assets.partitions import DAILY, day_of, days_before, everything_until
 from btc_assets.reads import Tables
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHAMPION, ROLES
+from btc_assets.vocabulary import CHAMPION, ROLES, display
 
 _COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": "forecasting",
     "backfill_policy": dg.BackfillPolicy.single_run(),
-    "code_version": "1",
+    "code_version": "2",
     # The priority runs these assets before the non-blocking checks.
     "op_tags": {"dagster/max_runtime": "3600", "dagster/priority": "1"},
 }
@@ -45,7 +45,7 @@ def profiles_of(tables: Reader, chosen: pl.DataFrame) -> pl.DataFrame:
 
 @dg.asset(
     key=["forecasting", "forecasts"],
-    **(_COMMON | {"code_version": "2"}),
+    **(_COMMON | {"code_version": "3"}),
     dagster_type=dagster_type(FORECASTS),
     ins={
         "hourly_features": dg.AssetIn(
@@ -129,7 +129,7 @@ def forecast_outcomes(
         too_small_to_call=config.too_small_to_call,
         fee_bps=config.fee_bps,
     )
-    tally = frame.group_by("role", "horizon_hours", "outcome").len("n").sort("role", "horizon_hours", "outcome")
+    tally = frame.group_by("role", "horizon_minutes", "outcome").len("n").sort("role", "horizon_minutes", "outcome")
     return output_of(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
 
 
@@ -143,7 +143,7 @@ def _newest_forecasts(frame: pl.DataFrame) -> str:
         (
             (
                 f"{row['made_at']:%Y-%m-%d %H:%M}",
-                f"{row['horizon_hours']} h",
+                display(row["horizon_minutes"]),
                 row["role"],
                 row["model_version"],
                 f"{row['p_up']:.1%}",

@@ -19,7 +19,7 @@ from btc_assets.market.tables import PRICES
 from btc_assets.partitions import day_to_check, nothing_stored
 from btc_assets.schema import Contract
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHAMPION
+from btc_assets.vocabulary import CHAMPION, display
 
 _COVERAGE_DAYS = 90
 _COVERAGE_TOLERANCE = 0.05
@@ -148,17 +148,18 @@ def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePara
     coverage = (
         lake.scan(FORECAST_OUTCOMES, day - timedelta(days=_COVERAGE_DAYS - 1), day)
         .filter(pl.col("role") == CHAMPION)
-        .group_by("horizon_hours")
+        .group_by("horizon_minutes")
         .agg(
             pl.col("log_return").is_between(pl.col("q05"), pl.col("q95")).mean().alias("coverage"), pl.len().alias("n")
         )
-        .sort("horizon_hours")
+        .sort("horizon_minutes")
         .collect()
     )
     enough = coverage.filter(pl.col("n") >= _COVERAGE_ROWS)
     outside = enough.filter((pl.col("coverage") - 0.9).abs() > _COVERAGE_TOLERANCE)
     shares = ", ".join(
-        f"{row['horizon_hours']} h {row['coverage']:.1%} of {row['n']:,}" for row in coverage.iter_rows(named=True)
+        f"{display(row['horizon_minutes'])} {row['coverage']:.1%} of {row['n']:,}"
+        for row in coverage.iter_rows(named=True)
     )
     return dg.AssetCheckResult(
         passed=outside.is_empty(),

@@ -16,7 +16,7 @@ def missing_forecasts(
     forecasts: pl.DataFrame,
     chosen: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Return (open_time, horizon_hours, role) of each expected forecast that is not stored.
+    """Return (open_time, horizon_minutes, role) of each expected forecast that is not stored.
 
     Args:
         features: HOURLY_FEATURES rows.
@@ -25,7 +25,7 @@ def missing_forecasts(
         chosen: the model of each hour and role, see `forecasting.choose_models`.
     """
     hours = features.join(prices, on="open_time", how="semi")
-    horizons = pl.DataFrame({"horizon_hours": HORIZONS}, schema={"horizon_hours": pl.Int64})
+    horizons = pl.DataFrame({"horizon_minutes": HORIZONS}, schema={"horizon_minutes": pl.Int64})
     expected = chosen.join(hours, on="open_time", how="semi").join(horizons, how="cross").select(_KEY)
     return expected.join(forecasts, on=_KEY, how="anti").sort(_KEY)
 
@@ -39,7 +39,7 @@ def missing_outcomes(forecasts: pl.DataFrame, labels: pl.DataFrame, outcomes: pl
         outcomes: the stored FORECAST_OUTCOMES rows of that day.
     """
     known = labels.drop_nulls("log_return")
-    due = forecasts.join(known, on=["open_time", "horizon_hours"], how="semi").select(_KEY)
+    due = forecasts.join(known, on=["open_time", "horizon_minutes"], how="semi").select(_KEY)
     return due.join(outcomes, on=_KEY, how="anti").sort(_KEY)
 
 

@@ -149,9 +149,9 @@ def _forecast_by(
         parts.append(
             hours.select(
                 "open_time",
-                pl.lit(horizon, pl.Int64).alias("horizon_hours"),
+                pl.lit(horizon, pl.Int64).alias("horizon_minutes"),
                 made_at.alias("made_at"),
-                (made_at + timedelta(hours=horizon)).alias("target_time"),
+                (made_at + timedelta(minutes=horizon)).alias("target_time"),
                 pl.lit(choice.version, pl.Int64).alias("model_version"),
                 pl.lit(choice.cutoff).alias("model_cutoff"),
                 pl.lit(choice.digest).alias("model_digest"),

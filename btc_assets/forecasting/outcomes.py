@@ -27,9 +27,9 @@ def judge_forecasts(
     """
     up, rose = pl.col("p_up") > 0.5, pl.col("log_return") > 0
     signed = pl.when(up).then(pl.col("log_return")).otherwise(-pl.col("log_return")) * 1e4
-    known = labels.select("open_time", "horizon_hours", "known_at", "log_return").drop_nulls("log_return")
+    known = labels.select("open_time", "horizon_minutes", "known_at", "log_return").drop_nulls("log_return")
     return (
-        forecasts.join(known, on=["open_time", "horizon_hours"], how="inner")
+        forecasts.join(known, on=["open_time", "horizon_minutes"], how="inner")
         .with_columns(
             pl.when(pl.col("log_return").abs() < too_small_to_call)
             .then(pl.lit("too_small_to_call"))

@@ -20,7 +20,7 @@ FORECASTS = declare(
     schema=schema(
         {
             "open_time": OPEN_TIME,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "role": Column(pl.String, check("isin", ROLES), about="role of the model that forecasts"),
             "made_at": Column(UTC_TIME, about="open_time + 1 h"),
             "target_time": Column(UTC_TIME, about="end of the forecast window: made_at + horizon"),
@@ -46,7 +46,7 @@ FORECASTS = declare(
         row_check("the model's cutoff is not after the hour", pl.col("model_cutoff") <= pl.col("open_time").dt.date()),
     ),
     day=pl.col("open_time").dt.date(),
-    key=("open_time", "horizon_hours", "role"),
+    key=("open_time", "horizon_minutes", "role"),
 )
 
 FORECAST_OUTCOMES = declare(
@@ -54,7 +54,7 @@ FORECAST_OUTCOMES = declare(
     schema=schema(
         {
             "open_time": OPEN_TIME,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "role": Column(pl.String, check("isin", ROLES), about="role of the model that forecast"),
             "known_at": Column(UTC_TIME, about="when the outcome was known"),
             "model_version": Column(pl.Int64, about="registry version"),
@@ -73,5 +73,5 @@ FORECAST_OUTCOMES = declare(
         ORDERED_QUANTILES,
     ),
     day=KNOWN_DAY,
-    key=("open_time", "horizon_hours", "role"),
+    key=("open_time", "horizon_minutes", "role"),
 )

@@ -348,7 +348,7 @@ def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> Law
     """
     first, end = bars["open_time"][0] - HOUR, bars["open_time"][-1] + HOUR
     whole = labels(bars, first, end)
-    known = pl.col("open_time") + pl.duration(hours=pl.col("horizon_hours") + 1)
+    known = pl.col("open_time") + pl.duration(minutes=pl.col("horizon_minutes") + 60)
     early = whole.filter(pl.col("known_at") != known)
     if not early.is_empty():
         return LawResult(LABELS, False, f"{early.height} labels are known before or after their window closes")
@@ -359,7 +359,7 @@ def labels_law(labels: LabelEngine, bars: pl.DataFrame, *, days: int = 3) -> Law
         later = _difference(_since(whole, cut), _since(labels(_since(bars, cut), first, end), cut))
         worst = max(worst, difference, later, key=lambda d: d.size)
     midnight = end.replace(hour=0)
-    reach = timedelta(hours=int(whole["horizon_hours"].max() or 0) + 1)  # type: ignore[arg-type]
+    reach = timedelta(minutes=int(whole["horizon_minutes"].max() or 0) + 60)  # type: ignore[arg-type]
     for back in range(1, days + 1):
         span = midnight - timedelta(days=back), midnight - timedelta(days=back - 1)
         own = bars.filter((pl.col("open_time") >= span[0] - reach) & (pl.col("open_time") < span[1]))
@@ -374,8 +374,8 @@ def purge_law(folds: pl.DataFrame) -> LawResult:
     Args:
         folds: CV_FOLDS rows.
     """
-    known = pl.col("train_end") + pl.duration(hours=pl.col("horizon_hours") + 1)
-    broken = folds.filter((known > pl.col("test_start")) | (pl.col("purge_hours") < pl.col("horizon_hours")))
+    known = pl.col("train_end") + pl.duration(minutes=pl.col("horizon_minutes") + 60)
+    broken = folds.filter((known > pl.col("test_start")) | (60 * pl.col("purge_hours") < pl.col("horizon_minutes")))
     detail = (
         f"{folds.height} folds"
         if broken.is_empty()

@@ -187,7 +187,7 @@ def _of_labels(shift_known: int, lead: int) -> Callable[[pl.DataFrame], Sequence
     """Test labels that are known `shift_known` hours too late and end `lead` bars too late."""
 
     def labels(bars: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
-        made = compute_labels(bars, first, last + timedelta(hours=max(0, -shift_known)), horizons=(1, 4))
+        made = compute_labels(bars, first, last + timedelta(hours=max(0, -shift_known)), horizons=(60, 240))
         ahead = bars.select("open_time", (pl.col("close").shift(-lead) / pl.col("close")).log().alias("_ahead"))
         return (
             made.with_columns(pl.col("known_at") + pl.duration(hours=shift_known))
@@ -203,7 +203,7 @@ def _of_labels(shift_known: int, lead: int) -> Callable[[pl.DataFrame], Sequence
 def _of_folds(purge_hours: int) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     def laws(bars: pl.DataFrame) -> Sequence[LawResult]:
         start = bars["open_time"][bars.height // 2]
-        fold = {"horizon_hours": 4, "test_start": start, "train_end": start - purge_hours * HOUR}
+        fold = {"horizon_minutes": 240, "test_start": start, "train_end": start - purge_hours * HOUR}
         return (purge_law(pl.DataFrame([{**fold, "purge_hours": purge_hours}])),)
 
     return laws

@@ -35,8 +35,8 @@ REPORT_DAYS = 60
 _PLACEBO_HOURS = 10_000
 _TRIAL_FOLD = {"n_folds": 2, "test_days": 4}
 _TRIAL_ROUNDS = 20
-_HORIZON = 24
-"""Horizon of the trial fit, hours: the longest, with the longest purge."""
+_HORIZON = 1440
+"""Horizon of the trial fit, minutes: the longest, with the longest purge."""
 
 
 def _trial_fit(names: Sequence[str]) -> Fit:
@@ -57,7 +57,7 @@ def _trial_fit(names: Sequence[str]) -> Fit:
             FAMILY, {_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1
         )
         lesson = training.fit_output_calibration(forecasts, learnt, _HORIZON)
-        weights = training.row_weights(learnt, 1, parameters.half_life_days)
+        weights = training.row_weights(learnt, 60, parameters.half_life_days)
         p_up = FAMILY.fit_direction(learnt.inputs, training.up(learnt), weights, parameters, Fit(learnt.names))
         return b"".join(
             [

@@ -42,10 +42,10 @@ from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
+from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES, display
 
 GROUP = "learning"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 WEEK = timedelta(days=7)
 STUDY_SEEDS = 5
 """Number of seeds per compared set of feature groups."""
@@ -126,11 +126,11 @@ def tuned_parameters(
     rows: dict[int, folds.Rows] = {}
     records: list[dict[str, Any]] = []
     for horizon in HORIZONS:
-        newest = previous.filter(pl.col("horizon_hours") == horizon).tail(1).to_dicts()
+        newest = previous.filter(pl.col("horizon_minutes") == horizon).tail(1).to_dicts()
         incumbent = FAMILY.parameters.from_json(newest[0]["parameters"]) if newest else FAMILY.parameters()
         record: dict[str, Any] = {
             "cutoff": cutoff,
-            "horizon_hours": horizon,
+            "horizon_minutes": horizon,
             "log_loss": None,
             "incumbent_log_loss": None,
             "trials": 0,
@@ -145,13 +145,13 @@ def tuned_parameters(
             }
         else:
             rows = rows or rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))
-            fold_rows = layout.filter(pl.col("horizon_hours") == horizon).sort("fold")
+            fold_rows = layout.filter(pl.col("horizon_minutes") == horizon).sort("fold")
             study = tune(
                 FAMILY,
                 [folds.split(rows[horizon], fold) for fold in fold_rows.iter_rows(named=True)],
                 incumbent,
                 horizon=horizon,
-                study_name=f"{cutoff}/{horizon}h",
+                study_name=f"{cutoff}/{horizon}m",
                 study_url=config.study_url,
                 trials=config.tune_trials,
                 seed=config.seed,
@@ -171,9 +171,9 @@ def tuned_parameters(
     versions = data_versions(hourly_features=wide, hourly_labels=known, cv_folds=layout, earlier=previous)
     with registry.run(context, TUNED_PARAMETERS.asset_key, versions) as run:
         for row in frame.iter_rows(named=True):
-            horizon = row["horizon_hours"]
-            run.parameters({f"{horizon}h.{k}": v for k, v in json.loads(row["parameters"]).items()})
-            run.metrics({f"{horizon}h.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
+            horizon = row["horizon_minutes"]
+            run.parameters({f"{horizon}m.{k}": v for k, v in json.loads(row["parameters"]).items()})
+            run.metrics({f"{horizon}m.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
         link = run.link()
     return output_of(
         context, TUNED_PARAMETERS, frame, {"parameters": dg.MetadataValue.md(markdown_table(frame)), "mlflow_run": link}
@@ -216,10 +216,10 @@ def fold_forecasts(
     )
     table = pl.DataFrame(
         [
-            {"horizon_hours": horizon, "fold": fold, **training.out_of_sample_metrics(part)}
-            for (horizon, fold), part in frame.partition_by("horizon_hours", "fold", as_dict=True).items()
+            {"horizon_minutes": horizon, "fold": fold, **training.out_of_sample_metrics(part)}
+            for (horizon, fold), part in frame.partition_by("horizon_minutes", "fold", as_dict=True).items()
         ]
-    ).sort("horizon_hours", "fold")
+    ).sort("horizon_minutes", "fold")
     return output_of(context, FOLD_FORECASTS, frame, {"metrics": dg.MetadataValue.md(markdown_table(table))})
 
 
@@ -243,7 +243,7 @@ def trained_model(
     tuned_parameters: pl.LazyFrame,
     fold_forecasts: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """The model of a cutoff: P(up) and five return quantiles for 1, 4 and 24 h, as ONNX graphs.
+    """The model of a cutoff: P(up) and five return quantiles for 60 min, 4 h and 24 h, as ONNX graphs.
 
     The model is trained on the window before the cutoff, including labels, and calibrated and conformalised on the
     out-of-fold forecasts. Every graph must reproduce its booster before the model is registered in MLflow. The same
@@ -254,7 +254,7 @@ def trained_model(
     parameters = parameters_by_horizon(tuned)
     declared = {feature.name: feature for feature in FEATURES}
     metrics = {
-        horizon: training.out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == horizon))
+        horizon: training.out_of_sample_metrics(forecasts.filter(pl.col("horizon_minutes") == horizon))
         for horizon in HORIZONS
     }
     wide, known = hourly_features.collect(), hourly_labels.collect()
@@ -289,10 +289,10 @@ def trained_model(
             run.files(folder, MODEL_FOLDER)
             run.files(natives, NATIVE_FOLDER)
         for horizon in HORIZONS:
-            run.parameters({f"{horizon}h.{k}": v for k, v in asdict(parameters[horizon]).items()})
-            run.metrics({f"{horizon}h.{k}": v for k, v in metrics[horizon].items()})
-        for (horizon, fold), part in forecasts.partition_by("horizon_hours", "fold", as_dict=True).items():
-            run.metrics({f"fold.{horizon}h.{k}": v for k, v in training.out_of_sample_metrics(part).items()}, step=fold)
+            run.parameters({f"{horizon}m.{k}": v for k, v in asdict(parameters[horizon]).items()})
+            run.metrics({f"{horizon}m.{k}": v for k, v in metrics[horizon].items()})
+        for (horizon, fold), part in forecasts.partition_by("horizon_minutes", "fold", as_dict=True).items():
+            run.metrics({f"fold.{horizon}m.{k}": v for k, v in training.out_of_sample_metrics(part).items()}, step=fold)
         run.parameters({"feature_set": config.feature_set, "window_days": config.window_days, "seed": config.seed})
         run.tags({"model_digest": model_digest, "cutoff": cutoff.isoformat()})
         version = registry.register(run.run_id, model_digest, cutoff.isoformat())
@@ -303,7 +303,7 @@ def trained_model(
         [
             {
                 "cutoff": cutoff,
-                "horizon_hours": horizon,
+                "horizon_minutes": horizon,
                 "output": output,
                 "model_version": version,
                 "model_digest": model_digest,
@@ -326,7 +326,7 @@ def trained_model(
             "model_digest": model_digest,
             "mlflow_run": link,
             "out_of_fold": dg.MetadataValue.md(
-                markdown_table(pl.DataFrame([{"horizon_hours": h, **metrics[h]} for h in HORIZONS]))
+                markdown_table(pl.DataFrame([{"horizon_minutes": h, **metrics[h]} for h in HORIZONS]))
             ),
         },
     )
@@ -365,16 +365,15 @@ def model_explanation(
     fitted = {h: FAMILY.read((natives / training.native_name(FAMILY, h)).read_bytes(), len(names)) for h in HORIZONS}
     explanations = {h: explain(fitted[h], rows[h].inputs, names) for h in HORIZONS}
     frame = pl.concat([explanations[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
-    primary = HORIZONS[0]
-    picture = explanations[primary].beeswarm(f"P(up) over {primary} h, cutoff {cutoff}")
+    picture = explanations[PRIMARY].beeswarm(f"P(up) over {display(PRIMARY)}, cutoff {cutoff}")
     versions = data_versions(hourly_features=wide, hourly_labels=known, trained_model=trained)
     with registry.run(context, MODEL_EXPLANATION.asset_key, {"model_version": str(version), **versions}) as run:
         with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / f"beeswarm_{primary}h.png").write_bytes(picture)
+            (Path(scratch) / f"beeswarm_{PRIMARY}m.png").write_bytes(picture)
             frame.write_csv(Path(scratch) / "importance.csv")
             run.files(Path(scratch), "explanation")
         link = run.link()
-    top = frame.filter((pl.col("horizon_hours") == primary) & (pl.col("rank") <= 15))
+    top = frame.filter((pl.col("horizon_minutes") == PRIMARY) & (pl.col("rank") <= 15))
     return output_of(
         context,
         MODEL_EXPLANATION,
@@ -420,7 +419,7 @@ def training_profile(
         cutoff=cutoff,
         window_days=settings().window_days,
     )
-    primary = frame.filter(pl.col("horizon_hours") == HORIZONS[0])
+    primary = frame.filter(pl.col("horizon_minutes") == PRIMARY)
     often_missing = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
     return output_of(
         context,
@@ -435,9 +434,9 @@ def training_profile(
             ),
             "returns": dg.MetadataValue.md(
                 markdown_table(
-                    frame.unique("horizon_hours")
-                    .sort("horizon_hours")
-                    .select("horizon_hours", "base_rate", *QUANTILE_NAMES, "rows")
+                    frame.unique("horizon_minutes")
+                    .sort("horizon_minutes")
+                    .select("horizon_minutes", "base_rate", *QUANTILE_NAMES, "rows")
                 )
             ),
         },
@@ -472,7 +471,7 @@ def feature_group_study(
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
     names = training_inputs(wide, cutoff)
-    horizon = HORIZONS[0]
+    horizon = PRIMARY
     study = study_groups(
         FAMILY,
         rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names)[horizon],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.forecast_model import calibrated, log_odds
-from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, QUANTILES, hours_spanned
 
 SLOPE_SPREAD = 0.25
 """Prior standard deviation of the slope around 1."""
@@ -33,7 +33,7 @@ class Calibration:
         return {"slope": self.slope, "intercept": self.intercept}
 
 
-def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibration:
+def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = PRIMARY) -> Calibration:
     """Fit Platt scaling with a prior at the identity.
 
     An hourly edge is small compared with its noise, so an unregularised slope fitted on a few thousand hours is mostly
@@ -44,11 +44,11 @@ def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibratio
     Args:
         p_up: out-of-fold probabilities, (n,).
         up: 1.0 where the return was positive, (n,).
-        horizon: hours each outcome spans; overlapping outcomes count as 1 / horizon of a row each.
+        horizon: minutes each outcome spans; outcomes that overlap for h hours count as 1 / h of a row each.
     """
     from scipy.optimize import minimize
 
-    logit = log_odds(p_up)
+    logit, span = log_odds(p_up), hours_spanned(horizon)
 
     def loss(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         slope, intercept = theta
@@ -57,11 +57,11 @@ def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = 1) -> Calibratio
         residual = 1 / (1 + np.exp(-score)) - up
         gradient = np.array(
             [
-                residual @ logit / horizon + (slope - 1) / SLOPE_SPREAD**2,
-                residual.sum() / horizon + intercept / INTERCEPT_SPREAD**2,
+                residual @ logit / span + (slope - 1) / SLOPE_SPREAD**2,
+                residual.sum() / span + intercept / INTERCEPT_SPREAD**2,
             ]
         )
-        return float((np.logaddexp(0, score).sum() - up @ score) / horizon + prior), gradient
+        return float((np.logaddexp(0, score).sum() - up @ score) / span + prior), gradient
 
     slope, intercept = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     return Calibration(float(slope), float(intercept))

@@ -47,7 +47,7 @@ def training_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
 def rows_by_horizon(
     features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]
 ) -> dict[int, folds.Rows]:
-    """Return the labelled rows of a cutoff's window with the given inputs, by horizon in hours."""
+    """Return the labelled rows of a cutoff's window with the given inputs, by horizon in minutes."""
     wide, known = features.select("open_time", "available_at", *names).collect(), labels.collect()
     return {
         horizon: folds.labelled_rows(
@@ -58,8 +58,10 @@ def rows_by_horizon(
 
 
 def parameters_by_horizon(tuned: pl.DataFrame) -> dict[int, Parameters]:
-    """Return the parameters of TUNED_PARAMETERS rows, by horizon in hours."""
-    return {row["horizon_hours"]: FAMILY.parameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)}
+    """Return the parameters of TUNED_PARAMETERS rows, by horizon in minutes."""
+    return {
+        row["horizon_minutes"]: FAMILY.parameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)
+    }
 
 
 def other_seeds() -> range:

@@ -41,7 +41,7 @@ class Explanation:
         return pl.DataFrame(
             {
                 "cutoff": [cutoff] * len(order),
-                "horizon_hours": horizon,
+                "horizon_minutes": horizon,
                 "feature": [self.names[i] for i in order],
                 "mean_abs_shap": weight[order],
                 "rank": np.arange(1, len(order) + 1),

@@ -1,8 +1,8 @@
 """Training windows and walk-forward folds of a cutoff.
 
 A row may be used in training once its label is *known*. A model that starts to forecast at time T trains on rows with
-`known_at <= T`, that is `open_time <= T - (horizon + 1) hours`. The same rule applies to a cutoff and to the start of
-every fold's test, so the purge between training and test is always `horizon + 1` hours.
+`known_at <= T`, that is `open_time <= T - 1 h - horizon`. The same rule applies to a cutoff and to the start of
+every fold's test, so the purge between training and test is always the horizon plus one hour.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import polars as pl
 
 from btc_assets.clock import HOUR, midnight
 from btc_assets.learning.tables import CV_FOLDS
+from btc_assets.vocabulary import display, hours_spanned
 
 
 class NotEnoughHistoryError(ValueError):
@@ -76,13 +77,13 @@ def labelled_rows(
         features: HOURLY_FEATURES rows.
         labels: HOURLY_LABELS rows.
         cutoff: only labels known at its 00:00 UTC are used.
-        horizon: hours ahead.
+        horizon: minutes ahead.
         window_days: length of the window in days.
         names: the features to use.
     """
     end, start = midnight(cutoff), midnight(cutoff - timedelta(days=window_days))
     known = labels.lazy().filter(
-        (pl.col("horizon_hours") == horizon)
+        (pl.col("horizon_minutes") == horizon)
         & (pl.col("known_at") <= end)
         & (pl.col("open_time") >= start)
         & pl.col("log_return").is_not_null()
@@ -121,7 +122,8 @@ def features_with_values(
 
 def last_train_open_time(test_start: datetime, horizon: int) -> datetime:
     """Return the newest open_time whose label is known at the start of a test, or at a cutoff."""
-    return test_start - (horizon + 1) * HOUR
+    hours = hours_spanned(horizon) + 1  # bars open on the hour
+    return test_start - hours * HOUR
 
 
 def make_folds(rows: dict[int, Rows], *, cutoff: date, window_days: int, n_folds: int, test_days: int) -> pl.DataFrame:
@@ -152,14 +154,14 @@ def make_folds(rows: dict[int, Rows], *, cutoff: date, window_days: int, n_folds
             train, test = known.between(train_start, train_end), known.between(test_start, test_end)
             if len(train) < MIN_TRAIN_ROWS or not len(test):
                 raise NotEnoughHistoryError(
-                    f"cutoff {cutoff}, {horizon} h, fold {fold}: {len(train)} labelled hours to train on and "
+                    f"cutoff {cutoff}, {display(horizon)}, fold {fold}: {len(train)} labelled hours to train on and "
                     f"{len(test)} to test on; at least {MIN_TRAIN_ROWS} and 1 are needed. Materialise prices, "
                     f"features and labels from {train_start:%Y-%m-%d} to {cutoff} first"
                 )
             records.append(
                 {
                     "cutoff": cutoff,
-                    "horizon_hours": horizon,
+                    "horizon_minutes": horizon,
                     "fold": fold,
                     "train_start": train.open_time[0],
                     "train_end": train.open_time[-1],

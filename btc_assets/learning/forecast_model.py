@@ -1,6 +1,6 @@
 """A model as a folder: ONNX graphs and a `model.json` with everything needed to use them.
 
-    <folder>/p_up_1h.onnx  q05_1h.onnx ... q95_24h.onnx  model.json
+    <folder>/p_up_60m.onnx  q05_60m.onnx ... q95_1440m.onnx  model.json
 
 The folder is the complete model. Training writes it; forecasts and the server read it through the same `ForecastModel`,
 so their numbers are identical. It needs no pickle and no training library.
@@ -58,8 +58,8 @@ class HorizonForecast:
 
 
 def graph_name(output: str, horizon: int) -> str:
-    """Return the file name of one output's graph, for example `q05_4h.onnx`."""
-    return f"{output}_{horizon}h.onnx"
+    """Return the file name of one output's graph, for example `q05_240m.onnx`."""
+    return f"{output}_{horizon}m.onnx"
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
@@ -96,18 +96,18 @@ def log_odds(p: np.ndarray) -> np.ndarray:
 
 
 def row_scale(volatility: np.ndarray, horizon: int, *, floor: float, unknown: float) -> np.ndarray:
-    """Return the typical move of the price over `horizon` hours, shape (n,), fraction.
+    """Return the typical move of the price over `horizon` minutes, shape (n,), fraction.
 
     Quantiles are trained in units of this scale, so that one set of trees is valid for low and high volatility.
 
     Args:
         volatility: hourly volatility of each row, fraction, shape (n,); NaN where unknown.
-        horizon: hours ahead; the square-root-of-time rule.
+        horizon: minutes ahead; the square-root-of-time rule.
         floor: minimum hourly volatility, so that a day without moves does not give an interval of zero width.
         unknown: hourly volatility for unknown values.
     """
     known = np.where(np.isnan(volatility), unknown, volatility).astype(np.float64, copy=False)
-    return np.maximum(known, floor) * math.sqrt(horizon)
+    return np.maximum(known, floor) * math.sqrt(horizon / 60)
 
 
 def save_model(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, bytes]) -> str:
@@ -156,7 +156,7 @@ class ForecastModel:
         document: contents of `model.json`.
         digest: SHA-256 of the model.
         cutoff: training used only data available at this day's 00:00 UTC.
-        horizons: hours ahead.
+        horizons: minutes ahead.
         features: feature names in the order of the columns of `predict`'s rows.
     """
 
@@ -176,7 +176,7 @@ class ForecastModel:
         # Each has the shape of one row's values: without broadcasting, numpy takes a third of the time.
         offsets = [[document["conformal"][key].get(q, 0.0) for q in QUANTILE_NAMES] for key in keys]
         self._offsets = np.array([offsets])
-        self._root_time = np.sqrt([[[float(horizon)] * len(QUANTILES) for horizon in self.horizons]])
+        self._root_time = np.sqrt([[[horizon / 60] * len(QUANTILES) for horizon in self.horizons]])
         self._slopes = np.array([[float(document["calibration"][key]["slope"]) for key in keys]])
         self._intercepts = np.array([[float(document["calibration"][key]["intercept"]) for key in keys]])
 
@@ -214,7 +214,7 @@ class ForecastModel:
             rows: shape (n, len(features)), columns in the order of `features`; NaN means missing.
 
         Returns:
-            A forecast for each horizon, in hours.
+            A forecast for each horizon, in minutes.
 
         Raises:
             ValueError: the rows have another shape or contain an infinity.
@@ -254,7 +254,7 @@ class ForecastModel:
         if len(volatility) == 1:  # plain Python is faster than numpy for one value
             hourly = volatility.item()
             return max(self._scale_unknown if math.isnan(hourly) else hourly, self._scale_floor) * self._root_time
-        rows = row_scale(volatility, 1, floor=self._scale_floor, unknown=self._scale_unknown)
+        rows = row_scale(volatility, 60, floor=self._scale_floor, unknown=self._scale_unknown)
         return rows[:, None, None] * self._root_time
 
 
@@ -294,12 +294,12 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
             numbers += [document["calibration"][horizon][part] for part in ("slope", "intercept")]
             numbers += document["conformal"][horizon].values()
         scale_feature = document["scale"]["feature"]
-        stated_hash = document["schema_hash"]
+        stated_hash, _ = document["schema_hash"], document["digest"]
         unknown = {name for h in map(str, horizons) for name in document["conformal"][h]} - set(QUANTILE_NAMES)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelFileError(f"{where} has a missing or invalid part: {error!r}") from error
     if not horizons or not all(isinstance(h, int) and h > 0 for h in horizons) or not features:
-        raise ModelFileError(f"{where} must name at least one horizon in whole hours and one feature")
+        raise ModelFileError(f"{where} must name at least one horizon in whole minutes and one feature")
     if len(set(features)) != len(features):
         raise ModelFileError(f"{where} names a feature twice")
     if list(document.get("quantiles", ())) != list(QUANTILES):

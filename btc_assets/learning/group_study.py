@@ -37,7 +37,7 @@ from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Row
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, run_parallel, up
 from btc_assets.markdown import markdown_rows
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.vocabulary import PRIMARY, display
 
 BASE = "price"
 """The base group: all features built from bars."""
@@ -150,7 +150,7 @@ def study_groups(
     *,
     seeds: Sequence[int],
     threads: int,
-    horizon: int = HORIZONS[0],
+    horizon: int = PRIMARY,
 ) -> Study:
     """Compare sets of feature groups on identical hours, folds and seeds; see the module docstring.
 
@@ -162,14 +162,14 @@ def study_groups(
         parameters: parameters of P(up), the same for every set.
         seeds: of the fits, at least `MIN_SEEDS` different ones.
         threads: fits at a time, one thread each.
-        horizon: hours ahead.
+        horizon: minutes ahead.
 
     Raises:
         NotEnoughHistoryError: no group has values in enough hours of every fold.
         ValueError: there are too few seeds, no folds or folds of several cutoffs; or the groups have a feature that
             the rows do not have, or a duplicated feature.
     """
-    own = folds.filter(pl.col("horizon_hours") == horizon).sort("fold")
+    own = folds.filter(pl.col("horizon_minutes") == horizon).sort("fold")
     _validate(rows, own, groups, seeds)
     sample = _sample(rows, list(own.iter_rows(named=True)), groups)
     pairs = comparisons(tuple(sample.columns))
@@ -200,7 +200,7 @@ def study_groups(
             {
                 **record,
                 "cutoff": own["cutoff"][0],
-                "horizon_hours": horizon,
+                "horizon_minutes": horizon,
                 "holm_p_value": p_value,
                 "verdict": verdict(record["difference"], p_value),
             }
@@ -230,7 +230,7 @@ def compare(ours: SetForecasts, theirs: SetForecasts, *, horizon: int) -> dict[s
     """Compare two sets on the same hours and seeds.
 
     Returns:
-        The columns of FEATURE_GROUP_STUDY that depend on this pair only: all but cutoff, horizon_hours, holm_p_value
+        The columns of FEATURE_GROUP_STUDY that depend on this pair only: all but cutoff, horizon_minutes, holm_p_value
         and verdict.
 
     Raises:
@@ -456,7 +456,8 @@ def plot(rows: pl.DataFrame) -> bytes:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ordered)), [f"{row['groups']} against {row['against']}" for row in reversed(ordered)])
     axes.set_xlabel("difference of log-loss, 0.001 nats; left of 0 is better", fontsize=8)
-    axes.set_title(f"Effect of feature groups, {ordered[0]['horizon_hours']} h, n = {ordered[0]['n']:,}", fontsize=9)
+    horizon = display(ordered[0]["horizon_minutes"])
+    axes.set_title(f"Effect of feature groups, {horizon}, n = {ordered[0]['n']:,}", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     buffer = io.BytesIO()

@@ -143,14 +143,14 @@ def profile_rows(
     )
     parts = []
     for horizon, horizon_rows in sorted(rows.items()):
-        weight = explanation.filter(pl.col("horizon_hours") == horizon).select(
+        weight = explanation.filter(pl.col("horizon_minutes") == horizon).select(
             "feature", (pl.col("mean_abs_shap") / pl.col("mean_abs_shap").sum()).fill_nan(0.0).alias("weight")
         )
         scaled = horizon_rows.log_return / scales(horizon_rows, horizon)
         parts.append(
             inputs.join(weight, on="feature", how="left").with_columns(
                 pl.lit(cutoff).alias("cutoff"),
-                pl.lit(horizon).alias("horizon_hours"),
+                pl.lit(horizon).alias("horizon_minutes"),
                 pl.lit(float(up(horizon_rows).mean())).alias("base_rate"),
                 *(
                     pl.lit(float(value)).alias(name)
@@ -216,10 +216,10 @@ class Profile:
             return None
         by_horizon = {
             key[0]: pl.DataFrame({"feature": list(names)}).join(part, on="feature", how="left", maintain_order="left")
-            for key, part in rows.partition_by("horizon_hours", as_dict=True).items()
+            for key, part in rows.partition_by("horizon_minutes", as_dict=True).items()
         }
         first_rows = {
-            key[0]: part.row(0, named=True) for key, part in rows.partition_by("horizon_hours", as_dict=True).items()
+            key[0]: part.row(0, named=True) for key, part in rows.partition_by("horizon_minutes", as_dict=True).items()
         }
         any_horizon = next(iter(by_horizon.values()))
         return cls(
@@ -247,7 +247,7 @@ class Profile:
         """Replace a forecast by base rate and volatility where the lost inputs have too much weight.
 
         Args:
-            horizon: hours ahead.
+            horizon: minutes ahead.
             forecast: the model's forecast for `inputs`.
             inputs: inputs with replaced values, see `fill`, (n, f).
             lost: see `lost`, (n, f).

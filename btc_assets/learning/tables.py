@@ -11,7 +11,7 @@ CV_FOLDS = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "fold": Column(pl.Int64, check("ge", 0), about="0 is the oldest"),
             "train_start": Column(UTC_TIME, about="first open_time of the training rows"),
             "train_end": Column(
@@ -26,10 +26,10 @@ CV_FOLDS = declare(
             "n_test": Column(pl.Int64, check("ge", 1), about="number of labelled test rows"),
         },
         row_check("train ends before test starts", pl.col("train_end") < pl.col("test_start")),
-        row_check("purge covers the horizon", pl.col("purge_hours") >= pl.col("horizon_hours")),
+        row_check("purge covers the horizon", 60 * pl.col("purge_hours") >= pl.col("horizon_minutes")),
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "fold"),
+    key=("cutoff", "horizon_minutes", "fold"),
 )
 
 TUNED_PARAMETERS = declare(
@@ -37,7 +37,7 @@ TUNED_PARAMETERS = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "source": Column(
                 pl.String, check("isin", ["default", "tuned", "reused"]), about="origin of the parameters"
             ),
@@ -54,7 +54,7 @@ TUNED_PARAMETERS = declare(
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours"),
+    key=("cutoff", "horizon_minutes"),
 )
 
 FOLD_FORECASTS = declare(
@@ -62,7 +62,7 @@ FOLD_FORECASTS = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "fold": Column(pl.Int64, check("ge", 0), about="fold the row was tested in"),
             "open_time": OPEN_TIME,
             "log_return": Column(pl.Float64, FINITE, about="realised log return, fraction"),
@@ -72,7 +72,7 @@ FOLD_FORECASTS = declare(
         ORDERED_QUANTILES,
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "open_time"),
+    key=("cutoff", "horizon_minutes", "open_time"),
 )
 
 TRAINED_MODEL = declare(
@@ -80,7 +80,7 @@ TRAINED_MODEL = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="output of the graph"),
             "model_version": Column(pl.Int64, check("ge", 1), about="version in the MLflow registry"),
             "model_digest": MODEL_DIGEST,
@@ -93,7 +93,7 @@ TRAINED_MODEL = declare(
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "output"),
+    key=("cutoff", "horizon_minutes", "output"),
 )
 
 MODEL_EXPLANATION = declare(
@@ -101,14 +101,14 @@ MODEL_EXPLANATION = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "feature": Column(pl.String, about="feature name"),
             "mean_abs_shap": Column(pl.Float64, check("ge", 0), about="mean |SHAP value| of P(up), log-odds"),
             "rank": Column(pl.Int64, check("ge", 1), about="1 is the most important"),
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "rank"),
+    key=("cutoff", "horizon_minutes", "rank"),
 )
 
 TRAINING_PROFILE = declare(
@@ -116,7 +116,7 @@ TRAINING_PROFILE = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "feature": Column(pl.String, about="input with values in the training window"),
             "weight": Column(
                 pl.Float64,
@@ -140,7 +140,7 @@ TRAINING_PROFILE = declare(
         ORDERED_QUANTILES,
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "feature"),
+    key=("cutoff", "horizon_minutes", "feature"),
 )
 
 FEATURE_GROUP_STUDY = declare(
@@ -148,7 +148,7 @@ FEATURE_GROUP_STUDY = declare(
     schema=schema(
         {
             "cutoff": CUTOFF,
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "groups": Column(pl.String, about="feature groups of the models, joined by +"),
             "against": Column(pl.String, about="feature groups they are compared with"),
             "log_loss": Column(pl.Float64, FINITE, about="mean log-loss over the same test hours and seeds, nats"),
@@ -175,5 +175,5 @@ FEATURE_GROUP_STUDY = declare(
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_hours", "groups", "against"),
+    key=("cutoff", "horizon_minutes", "groups", "against"),
 )

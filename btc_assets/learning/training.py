@@ -21,7 +21,7 @@ from btc_assets.learning.families.protocol import Family, Fit, FittedOutput, Inp
 from btc_assets.learning.folds import Rows, split
 from btc_assets.learning.forecast_model import graph_name, row_scale
 from btc_assets.learning.tables import FOLD_FORECASTS
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
+from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES, QUANTILES, hours_spanned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,7 +54,7 @@ def scale_of(volatility: np.ndarray, horizon: int) -> Vector:
 def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     """Return the weight of each row, (n,): its uniqueness with an exponential decay of half-life `half_life_days`.
 
-    Labels of neighbouring hours share all but one of their `horizon` hours, so each counts as 1 / horizon of an
+    Labels of neighbouring hours share all but one of the h hours of their horizon, so each counts as 1 / h of an
     independent outcome; otherwise 24 h trees overfit to single long moves. The edge of hourly features changes over the
     years, so recent hours have a larger weight.
 
@@ -62,7 +62,7 @@ def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     """
     seconds = rows.open_time.dt.epoch("s").to_numpy()
     age_hours = (seconds.max() - seconds) / 3600
-    return np.power(0.5, age_hours / (24 * half_life_days)) / horizon
+    return np.power(0.5, age_hours / (24 * half_life_days)) / hours_spanned(horizon)
 
 
 def fit(family: Family[P], rows: Rows, parameters: P, horizon: int, *, seed: int) -> dict[str, FittedOutput]:
@@ -119,14 +119,14 @@ def forecast_folds(
     """
 
     def forecast(fold: dict[str, Any]) -> pl.DataFrame:
-        horizon = fold["horizon_hours"]
+        horizon = fold["horizon_minutes"]
         train, test = split(rows[horizon], fold)
         outputs = fit(family, train, parameters[horizon], horizon, seed=seed)
         quantiles = np.sort(quantiles_of(outputs, test.inputs), axis=1) * scales(test, horizon)[:, None]
         return pl.DataFrame(
             {
                 "cutoff": [fold["cutoff"]] * len(test),
-                "horizon_hours": horizon,
+                "horizon_minutes": horizon,
                 "fold": fold["fold"],
                 "open_time": test.open_time,
                 "log_return": test.log_return,
@@ -135,18 +135,18 @@ def forecast_folds(
             }
         ).cast(FOLD_FORECASTS.columns)
 
-    frames = run_parallel(forecast, list(folds.sort("horizon_hours", "fold").iter_rows(named=True)), threads)
+    frames = run_parallel(forecast, list(folds.sort("horizon_minutes", "fold").iter_rows(named=True)), threads)
     return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
 
 
 def native_name(family: Family[Any], horizon: int) -> str:
     """Return the file name of P(up) in the library's format."""
-    return f"p_up_{horizon}h.{family.suffix}"
+    return f"p_up_{horizon}m.{family.suffix}"
 
 
 def seed_name(family: Family[Any], seed: int) -> str:
     """Return the file name of the primary P(up) fitted with another seed, in the library's format."""
-    return f"p_up_{HORIZONS[0]}h_seed_{seed}.{family.suffix}"
+    return f"p_up_{PRIMARY}m_seed_{seed}.{family.suffix}"
 
 
 def fit_seeds(
@@ -158,7 +158,7 @@ def fit_seeds(
         family: family of the models.
         rows: labelled rows of the horizon.
         parameters: parameters of the fits.
-        horizon: hours ahead.
+        horizon: minutes ahead.
         seeds: seeds of the fits.
         threads: concurrent fits, one thread each.
     """
@@ -211,9 +211,9 @@ def fit_output_calibration(forecasts: pl.DataFrame, rows: Rows, horizon: int) ->
     Args:
         forecasts: FOLD_FORECASTS rows.
         rows: the labelled rows of these forecasts, for their scales.
-        horizon: hours ahead.
+        horizon: minutes ahead.
     """
-    horizon_rows = forecasts.filter(pl.col("horizon_hours") == horizon).sort("open_time")
+    horizon_rows = forecasts.filter(pl.col("horizon_minutes") == horizon).sort("open_time")
     at = rows.open_time.search_sorted(horizon_rows["open_time"]).to_numpy()
     scale = scales(rows, horizon)[at]
     returns = horizon_rows["log_return"].to_numpy()
@@ -293,8 +293,8 @@ def fit_model(
         calibrations[horizon] = fit_output_calibration(forecasts, horizon_rows, horizon)
 
     run_parallel(fit_horizon, HORIZONS, threads)
-    first, primary = HORIZONS[0], rows[HORIZONS[0]]
-    others = fit_seeds(family, primary, parameters[first], horizon=first, seeds=other_seeds, threads=threads)
+    primary = rows[PRIMARY]
+    others = fit_seeds(family, primary, parameters[PRIMARY], horizon=PRIMARY, seeds=other_seeds, threads=threads)
     natives |= {seed_name(family, other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
     document = {
         "cutoff": cutoff.isoformat(),

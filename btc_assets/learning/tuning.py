@@ -17,6 +17,7 @@ from btc_assets.learning.families.protocol import Family, Fit, P, Vector
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.training import row_weights, up
 from btc_assets.paths import make_database_folder
+from btc_assets.vocabulary import hours_spanned
 
 if TYPE_CHECKING:
     import optuna
@@ -61,7 +62,7 @@ def tune(
         family: family of the models.
         folds: (train, test) rows, oldest first.
         incumbent: the parameters to beat, also the first trial.
-        horizon: hours ahead.
+        horizon: minutes ahead.
         study_name: name of the study.
         study_url: SQLAlchemy URL of the storage.
         trials: number of trials, including the incumbent.
@@ -104,7 +105,7 @@ def tune(
     study.optimize(objective, n_trials=trials, catch=())
     best = min(losses, key=lambda number: float(losses[number].mean()))
     gain = losses[0] - losses[best]
-    independent = len(gain) / horizon
+    independent = len(gain) / hours_spanned(horizon)
     replaced = best != 0 and float(gain.mean()) > float(gain.std(ddof=1)) / np.sqrt(independent)
     selected = best if replaced else 0
     return Tuning(

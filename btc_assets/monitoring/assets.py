@@ -17,10 +17,10 @@ from btc_assets.monitoring.watching import watch_day
 from btc_assets.partitions import DAILY, day_of, days_before
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHAMPION, HORIZONS
+from btc_assets.vocabulary import CHAMPION, PRIMARY
 
 GROUP = "monitoring"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 MAX_CHAMPION_AGE_DAYS = 182
 """Age in days up to which a champion's whole training window is the reference; for an older one it is truncated."""
 _BACKFILL = dg.BackfillPolicy.single_run()
@@ -73,7 +73,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
 
 @dg.asset(
     key=["monitoring", "drift_report"],
-    **(_COMMON | {"code_version": "2"}),
+    **(_COMMON | {"code_version": "3"}),
     dagster_type=dagster_type(DRIFT_REPORT),
     ins={
         "hourly_features": dg.AssetIn(
@@ -103,13 +103,13 @@ def drift_report(
     Inputs: each feature over the last `BTC_DRIFT_DAYS` days is compared with the champion's training window, and P(up)
     with the days before. A feature has drifted if the change is significant at a false discovery rate of 5 % and large.
     Drifted inputs only warn.
-    Promises: calibration, coverage of the 90 % interval and log-loss against a coin, for the 1 h forecasts of the last
-    `BTC_WATCH_DAYS` days. Each sequential test has a mean time to a false alarm of at least
+    Promises: calibration, coverage of the 90 % interval and log-loss against a coin, for the 60 min forecasts of the
+    last `BTC_WATCH_DAYS` days. Each sequential test has a mean time to a false alarm of at least
     `BTC_MEAN_DAYS_TO_FALSE_ALARM`. The promise of known inputs is broken if an input was missing more than in the
     champion's training for more than a day of the last `BTC_DRIFT_DAYS`. A broken promise requests a training.
     The MLflow run holds the Evidently report of the newest day of a run.
     """
-    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_minutes") == PRIMARY)
     made, outcomes = forecasts.filter(primary).collect(), forecast_outcomes.filter(primary).collect()
     wide = hourly_features.sort("open_time").collect()
     config = settings()
@@ -166,7 +166,7 @@ def drift_report(
 
 def _pictures(outcomes: pl.DataFrame, fee_bps: float) -> dict[str, dg.MarkdownMetadataValue]:
     """Return the plots of the champion's forecasts of the primary horizon."""
-    role, horizon = CHAMPION, HORIZONS[0]
+    role, horizon = CHAMPION, PRIMARY
     pictures = {
         "equity": plots.equity(outcomes, role=role, horizon=horizon, fee_bps=fee_bps),
         "reliability": plots.reliability(outcomes, role=role, horizon=horizon),

@@ -42,7 +42,7 @@ def few_inputs_moved(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePa
 
 @dg.asset_check(asset=drift_report, name="promises_hold")
 def promises_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
-    """Calibration, coverage and log-loss of the champion's 1 h forecasts hold, and its inputs are known (warning)."""
+    """Calibration, coverage and log-loss of the champion's 60 min forecasts hold, its inputs are known (warning)."""
     day, report = _newest_drift(context, lake)
     if day is None:
         return nothing_stored(DRIFT_REPORT.table)

@@ -21,7 +21,7 @@ import polars as pl
 
 from btc_assets.evaluation.metrics import log_losses
 from btc_assets.monitoring.tables import DRIFT_REPORT
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, ROLES
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, ROLES
 
 Floats = npt.NDArray[np.float64]
 
@@ -259,7 +259,7 @@ def _were_missing(names: Sequence[str], most: int = 8) -> str:
 
 
 def significant_degradation(report: pl.DataFrame) -> list[str]:
-    """Describe the significant degradation of the champion's 1 h forecasts in the last 90 days; empty without one.
+    """Describe the significant degradation of the champion's 60 min forecasts in the last 90 days; empty without one.
 
     Degradation is significant if the whole 95 % interval is on the wrong side: log-loss skill below zero, or coverage
     of the 90 % interval off by more than five points.
@@ -268,7 +268,7 @@ def significant_degradation(report: pl.DataFrame) -> list[str]:
         report: PERFORMANCE_REPORT rows of one day.
     """
     newest = report.filter(
-        (pl.col("role") == ROLES[0]) & (pl.col("horizon_hours") == HORIZONS[0]) & (pl.col("period") == "last_90_days")
+        (pl.col("role") == ROLES[0]) & (pl.col("horizon_minutes") == PRIMARY) & (pl.col("period") == "last_90_days")
     )
     results = []
     for row in newest.sort("metric").iter_rows(named=True):

@@ -39,7 +39,7 @@ from btc_assets.evaluation.significance import Floats, Significance
 from btc_assets.evaluation.trading import Strategy, deflated_sharpe, persistence_signal, sign_signal, strategy
 from btc_assets.markdown import markdown_rows
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES
+from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES, display, hours_spanned
 
 ALL, LAST_90_DAYS = "all", "last_90_days"
 FEES_BPS = (0.0, 2.0, 5.0, 10.0)
@@ -67,16 +67,16 @@ class Hours:
 
     @classmethod
     def of(cls, outcomes: pl.DataFrame) -> Hours:
-        """Build the grid from the 1 h outcomes of all roles; empty without outcomes."""
+        """Build the grid from the 60 min outcomes of all roles; empty without outcomes."""
         hourly = (
-            outcomes.filter(pl.col("horizon_hours") == 1)
+            outcomes.filter(pl.col("horizon_minutes") == 60)
             .select("open_time", "log_return")
             .unique("open_time")
             .sort("open_time")
         )
         if hourly.is_empty():
             return cls(datetime.min.replace(tzinfo=UTC), np.empty(0))
-        # The grid spans every horizon: a longer return may be known where the 1 h return is not.
+        # The grid spans every horizon: a longer return may be known where the 60 min return is not.
         start, end = outcomes["open_time"].min(), outcomes["open_time"].max()
         assert isinstance(start, datetime)
         assert isinstance(end, datetime)
@@ -110,12 +110,12 @@ def trade(rows: pl.DataFrame, hours: Hours, *, horizon: int) -> Trading | None:
     Args:
         rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
         hours: hourly returns that cover the forecasts.
-        horizon: hours for which a position is held.
+        horizon: minutes for which a position is held, rounded up to hours.
     """
     if rows.is_empty() or not len(hours.returns):
         return None
     at = _hours_since(rows["open_time"], hours.start)
-    first, last = int(at[0]), int(at[-1]) + horizon - 1
+    first, last = int(at[0]), int(at[-1]) + hours_spanned(horizon) - 1
     returns = np.full(last - first + 1, np.nan)
     available = hours.returns[first : last + 1]
     returns[: len(available)] = available
@@ -153,7 +153,7 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
         for role in REPORTED_ROLES
         for horizon in HORIZONS
         for period, part in periods(
-            available.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)), end
+            available.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == horizon)), end
         )
     }
     traded = {key: trade(part, hours, horizon=key[1]) for key, part in parts.items()}
@@ -200,7 +200,7 @@ def judge(
         rows: FORECAST_OUTCOMES rows of one role and horizon, by open_time.
         trading: result of trading the forecasts, see `trade`; None omits the metrics that need it.
         tradings: results of trading every role and horizon in the same period, including `trading`.
-        horizon: hours ahead.
+        horizon: minutes ahead.
         fee_bps: one-way cost of the deployment, basis points.
         seed: of the bootstraps.
     """
@@ -263,7 +263,7 @@ def _strategy_metrics(trading: Trading, fee_bps: float) -> Iterator[Metric]:
 
 def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: float, seed: int) -> Iterator[Metric]:
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
-    every_hth = slice(None, None, horizon)  # target windows of every h-th row do not overlap
+    every_hth = slice(None, None, hours_spanned(horizon))  # target windows of every h-th row do not overlap
     yield "pesaran_timmermann_p", _p_estimate(significance.pesaran_timmermann(p[every_hth], r[every_hth]))
     up = r > 0
     losses = {
@@ -361,10 +361,10 @@ def markdown(report: pl.DataFrame) -> str:
     if report.is_empty():
         return "No forecast has a known outcome yet."
     rows = []
-    for (role, horizon, period), part in report.group_by("role", "horizon_hours", "period", maintain_order=True):
+    for (role, horizon, period), part in report.group_by("role", "horizon_minutes", "period", maintain_order=True):
         found = {row["metric"]: row for row in part.iter_rows(named=True)}
         cells = [format_estimate(found.get(metric), template) for _, metric, template in _COLUMNS]
-        rows.append((role, f"{horizon} h", period, f"{found['accuracy']['n']:,}", *cells))
+        rows.append((role, display(horizon), period, f"{found['accuracy']['n']:,}", *cells))
     return markdown_rows(("role", "horizon", "period", "n", *(title for title, _, _ in _COLUMNS)), rows)
 
 

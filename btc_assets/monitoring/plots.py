@@ -12,6 +12,7 @@ from btc_assets.display import empty_figure, render_png
 from btc_assets.evaluation.metrics import CALIBRATION_BINS
 from btc_assets.monitoring.drift import PSI_BOUND, FeatureDrift
 from btc_assets.monitoring.performance import LAGS, Hours, trade
+from btc_assets.vocabulary import display
 
 ROLLING_DAYS = 30
 _POINTS = 1500
@@ -23,7 +24,7 @@ def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -
     Args:
         outcomes: FORECAST_OUTCOMES rows of all horizons.
         role: role of the forecasts.
-        horizon: hours ahead.
+        horizon: minutes ahead.
         fee_bps: one-way cost, basis points.
 
     Returns:
@@ -40,7 +41,8 @@ def equity(outcomes: pl.DataFrame, *, role: str, horizon: int, fee_bps: float) -
     n = len(trading.buy_and_hold.net)
     shown = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).astype(int))
     times = np.datetime64(trading.start.replace(tzinfo=None), "us") + (shown + 2) * np.timedelta64(1, "h")
-    figure, axes = empty_figure(f"Cumulative return of the sign strategy, {role}, {horizon} h", "share of the notional")
+    title = f"Cumulative return of the sign strategy, {role}, {display(horizon)}"
+    figure, axes = empty_figure(title, "share of the notional")
     for label, strategy in lines.items():
         axes.plot(times, np.cumsum(strategy.net)[shown], label=label, linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.6)
@@ -60,7 +62,7 @@ def reliability(outcomes: pl.DataFrame, *, role: str, horizon: int) -> bytes | N
     x = np.array([stated[part].mean() for part in bins])
     y = np.array([rose[part].mean() for part in bins])
     error = 1.96 * np.sqrt(np.maximum(y * (1 - y), 1e-12) / np.array([len(part) for part in bins]))
-    figure, axes = empty_figure(f"Reliability, {role}, {horizon} h, n = {rows.height:,}", "share of rises")
+    figure, axes = empty_figure(f"Reliability, {role}, {display(horizon)}, n = {rows.height:,}", "share of rises")
     ends = [min(x.min(), (y - error).min()), max(x.max(), (y + error).max())]
     axes.plot(ends, ends, color="grey", linewidth=0.8)
     axes.errorbar(x, y, yerr=error, fmt="o-", markersize=3, linewidth=1, capsize=2)
@@ -80,7 +82,7 @@ def rolling_accuracy(outcomes: pl.DataFrame, *, role: str, horizon: int) -> byte
     )
     if daily.is_empty():
         return None
-    figure, axes = empty_figure(f"Accuracy over {ROLLING_DAYS} days, {role}, {horizon} h", "")
+    figure, axes = empty_figure(f"Accuracy over {ROLLING_DAYS} days, {role}, {display(horizon)}", "")
     axes.plot(daily["day"].to_list(), (daily["right"] / daily["n"]).to_numpy(), linewidth=1.2)
     axes.axhline(0.5, color="grey", linewidth=0.8)
     axes.yaxis.set_major_formatter("{x:.0%}")
@@ -99,4 +101,4 @@ def drift(columns: Sequence[FeatureDrift], limit: int = 20) -> bytes:
 
 
 def _of(outcomes: pl.DataFrame, role: str, horizon: int) -> pl.DataFrame:
-    return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_hours") == horizon)).sort("open_time")
+    return outcomes.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == horizon)).sort("open_time")

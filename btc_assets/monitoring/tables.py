@@ -12,7 +12,7 @@ PERFORMANCE_REPORT = declare(
         {
             "day": Column(pl.Date, about="last day of the report"),
             "role": Column(pl.String, check("isin", ROLES), about="role of the forecasts"),
-            "horizon_hours": HORIZON,
+            "horizon_minutes": HORIZON,
             "period": Column(pl.String, about="'all', a calendar year, or 'last_90_days'"),
             "metric": Column(pl.String, about="name of the metric"),
             "value": Column(pl.Float64, nullable=True, about="its value; null when it cannot be computed"),
@@ -22,7 +22,7 @@ PERFORMANCE_REPORT = declare(
         },
     ),
     day=pl.col("day"),
-    key=("day", "role", "horizon_hours", "period", "metric"),
+    key=("day", "role", "horizon_minutes", "period", "metric"),
 )
 
 DRIFT_REPORT = declare(

@@ -29,11 +29,11 @@ class Watch:
         features: of that champion.
         reference: HOURLY_FEATURES rows of its training window, in time order.
         current: HOURLY_FEATURES rows of the last `drift_days` days, in time order.
-        p_up_before: P(up) of the 1 h forecasts before those days, one column.
-        p_up_now: P(up) of the 1 h forecasts in those days, one column.
-        made: FORECASTS rows of its own 1 h forecasts in those days.
+        p_up_before: P(up) of the 60 min forecasts before those days, one column.
+        p_up_now: P(up) of the 60 min forecasts in those days, one column.
+        made: FORECASTS rows of its own 60 min forecasts in those days.
         recent: HOURLY_FEATURES rows of those days and of the `missingness.LOOK_BACK_DAYS` days before them.
-        outcomes: FORECAST_OUTCOMES rows of the champions' 1 h forecasts, known by the end of the day.
+        outcomes: FORECAST_OUTCOMES rows of the champions' 60 min forecasts, known by the end of the day.
         mean_days: least mean time to a false alarm of a sequential test, days.
     """
 

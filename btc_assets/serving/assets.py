@@ -24,6 +24,7 @@ from btc_assets.schema import Contract, dagster_type
 from btc_assets.serving.publish import PublishError, is_older, publish
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import settings
+from btc_assets.vocabulary import display
 
 FORECAST_DAYS = 90
 """Days of forecasts and outcomes that are published."""
@@ -88,7 +89,7 @@ class BundleConfig(dg.Config):
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
     backfill_policy=dg.BackfillPolicy.single_run(),
     op_tags={"dagster/max_runtime": 600, "dagster/priority": "1"},
-    code_version="3",
+    code_version="4",
 )
 def bundle(
     context: dg.AssetExecutionContext,
@@ -168,7 +169,7 @@ def bundle(
 def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return the champion's forecasts of the newest hour, one row per horizon."""
     champion = forecasts.filter(pl.col("role") == "champion")
-    return champion.filter(pl.col("made_at") == pl.col("made_at").max()).sort("horizon_hours")
+    return champion.filter(pl.col("made_at") == pl.col("made_at").max()).sort("horizon_minutes")
 
 
 def published_tables(tables: Reader, day: date) -> dict[str, pl.DataFrame]:
@@ -217,7 +218,7 @@ def forecast_table(newest: pl.DataFrame) -> str:
     )
     rows = (
         (
-            f"{row['horizon_hours']} h",
+            display(row["horizon_minutes"]),
             f"{row['target_time']:%Y-%m-%d %H:%M}",
             f"{row['p_up']:.1%}",
             f"{row['q50_usd']:,.0f}",

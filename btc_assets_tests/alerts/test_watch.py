@@ -76,7 +76,7 @@ def test_no_move_is_measured_across_a_gap(book: Rulebook) -> None:
 
 @pytest.mark.parametrize(("q50", "expected"), [(0.02, False), (0.031, True), (-0.04, True)])
 def test_a_large_forecast_is_reported(book: Rulebook, q50: float, expected: bool) -> None:
-    newest = pl.DataFrame({"horizon_hours": [24], "q50": [q50], "p_up": [0.6], "degraded": [False]})
+    newest = pl.DataFrame({"horizon_minutes": [1440], "q50": [q50], "p_up": [0.6], "degraded": [False]})
     assert bool(watch.on_forecasts(book, newest)) is expected
 
 
@@ -85,8 +85,8 @@ def with_missing_inputs(names: str, weight: float, *, fallback: bool = False) ->
     shared = {"q50": 0.0, "p_up": 0.5, "degraded": bool(names), "missing_inputs": names}
     return pl.DataFrame(
         [
-            shared | {"horizon_hours": 1, "missing_weight": weight / 2, "fallback": False},
-            shared | {"horizon_hours": 4, "missing_weight": weight, "fallback": fallback},
+            shared | {"horizon_minutes": 60, "missing_weight": weight / 2, "fallback": False},
+            shared | {"horizon_minutes": 240, "missing_weight": weight, "fallback": fallback},
         ]
     )
 

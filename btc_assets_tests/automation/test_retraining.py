@@ -66,7 +66,7 @@ def drift_report(day: date, *, broken_promise_reasons: bool, moved: bool = True)
 
 
 def performance_report(day: date, *, bad: bool) -> pl.DataFrame:
-    shared = {"day": day, "role": "champion", "horizon_hours": 1, "period": "last_90_days", "n": 2160}
+    shared = {"day": day, "role": "champion", "horizon_minutes": 60, "period": "last_90_days", "n": 2160}
     skill = {"value": -0.02, "lower": -0.03, "upper": -0.01} if bad else {"value": 0.01, "lower": 0.0, "upper": 0.02}
     cover = {"value": 0.9, "lower": 0.88, "upper": 0.92}
     rows = [shared | {"metric": "log_loss_skill"} | skill, shared | {"metric": "coverage_90"} | cover]

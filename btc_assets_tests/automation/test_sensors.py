@@ -77,7 +77,7 @@ def set_champion(lake: Lake, cutoff: date, *, champion: int | None) -> None:
 def forecast(lake: Lake, day: date, role: str) -> None:
     """Store one forecast of a role."""
     schema = FORECASTS.columns
-    row = {"role": role, "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
+    row = {"role": role, "horizon_minutes": 60, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
     lake.write(FORECASTS, day, pl.DataFrame([dict.fromkeys(schema) | row], schema=schema))
 
 

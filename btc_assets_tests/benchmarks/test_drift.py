@@ -39,7 +39,7 @@ class Oracle(LinearModel):
         """Forecast P(up) = 0.65 if the first feature is positive, else 0.35."""
         p_up = np.where(np.nan_to_num(rows[:, 0]) > 0, 0.65, 0.35)
         half = np.array([-1.645, -0.674, 0.0, 0.674, 1.645]) * 0.006
-        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h), (len(rows), 1))) for h in HORIZONS}
+        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h / 60), (len(rows), 1))) for h in HORIZONS}
 
 
 class Shelf:
@@ -70,7 +70,7 @@ def history() -> trial.History:
     )
     champion = champion_from(CALENDAR[WINDOW], features["open_time"], version=1, cutoff=CUTOFF)
     made = forecast_hours(features, bars, champion, Shelf(), NO_PROFILES)
-    made = made.filter(pl.col("horizon_hours") == 1)
+    made = made.filter(pl.col("horizon_minutes") == 60)
     outcomes = judge_forecasts(made, labels_of(bars), too_small_to_call=0.001, fee_bps=5.0)
     return trial.History(features, made, outcomes, Shelf(), config(Path("unused")))
 

@@ -20,7 +20,7 @@ CONFIG = Settings()
 EXPLANATION = pl.DataFrame(
     {
         "cutoff": [date(2018, 10, 1)] * 3,
-        "horizon_hours": [1, 1, 4],
+        "horizon_minutes": [60, 60, 240],
         "feature": ["trend", "noise", "trend"],
         "mean_abs_shap": [0.03, 0.01, 0.02],
         "rank": [1, 2, 1],
@@ -45,7 +45,7 @@ def test_every_section_is_present(generated: str) -> None:
         "Trading",
     ):
         assert title in generated
-    assert "| champion | 1 h | 2019 |" in generated
+    assert "| champion | 60 min | 2019 |" in generated
     assert "| 1 | trend 75.0% | trend 100.0% | - |" in generated
     assert "the 12 distinct strategies" in generated
     assert "deflated Sharpe, 0 bp | deflated Sharpe, 5 bp" in generated
@@ -92,7 +92,7 @@ def test_the_reference_is_compared_on_its_own_hours_only(generated: str) -> None
     inside = moved.filter(
         (pl.col("open_time").dt.date() >= date(2023, 1, 2))
         & (pl.col("role") == "champion")
-        & (pl.col("horizon_hours") == 1)
+        & (pl.col("horizon_minutes") == 60)
     )
     assert f"| n | 22,605 | {inside.height:,} | {inside.height:,} |" in text
     assert "| accuracy | 54.7% | " in text

@@ -298,10 +298,10 @@ def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(t
     whole = pl.DataFrame({"open_time": times, **{name: rng.normal(size=200) for name in model.features}})
     lost = whole.with_columns(returns_1h=pl.lit(None, pl.Float64))
     judged = Evidence(times[100:], np.full(100, 0.5), np.zeros((100, 5)), rng.normal(size=100))
-    horizons = [1, 4, 24]
+    horizons = [60, 240, 1440]
     rows = pl.DataFrame(
         [
-            {"horizon_hours": h, "feature": name, "longest_missing_hours": 0, "median": 0.25, "weight": 0.2}
+            {"horizon_minutes": h, "feature": name, "longest_missing_hours": 0, "median": 0.25, "weight": 0.2}
             | {"base_rate": 0.4}
             | dict.fromkeys(QUANTILE_NAMES, 0.0)
             for h in horizons
@@ -318,23 +318,23 @@ def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(t
 
 
 def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
-    layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {1: XgboostParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds(FAMILY, {1: rows[1]}, layout, quick, seed=1, threads=1)
-    clean = candidate_evidence(forecasts, rows[1])
+    layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
+    quick = {60: XgboostParameters(rounds=20, quantile_rounds=15)}
+    forecasts = forecast_folds(FAMILY, {60: rows[60]}, layout, quick, seed=1, threads=1)
+    clean = candidate_evidence(forecasts, rows[60])
     assert clean.open_time.min() == layout["test_start"][-1]
     spoilt = forecasts.with_columns(
         log_return=pl.when(pl.col("fold") == 1).then(-pl.col("log_return")).otherwise("log_return")
     )
-    other = candidate_evidence(spoilt, rows[1])
+    other = candidate_evidence(spoilt, rows[60])
     assert other.p_up.tobytes() == clean.p_up.tobytes()
     assert other.quantiles.tobytes() == clean.quantiles.tobytes()
 
 
 def test_calibration_uses_only_labels_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
-    layout = make_folds({1: rows[1]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {1: XgboostParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds(FAMILY, {1: rows[1]}, layout, quick, seed=1, threads=1)
+    layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
+    quick = {60: XgboostParameters(rounds=20, quantile_rounds=15)}
+    forecasts = forecast_folds(FAMILY, {60: rows[60]}, layout, quick, seed=1, threads=1)
     began = layout["test_start"][-1]
     spoilt = forecasts.with_columns(
         log_return=pl.when((pl.col("open_time") < began) & (pl.col("open_time") > began - timedelta(hours=2)))
@@ -342,5 +342,5 @@ def test_calibration_uses_only_labels_known_when_the_judged_fold_began(rows: dic
         .otherwise("log_return")
     )
     assert not spoilt.equals(forecasts)
-    clean, other = candidate_evidence(forecasts, rows[1]), candidate_evidence(spoilt, rows[1])
+    clean, other = candidate_evidence(forecasts, rows[60]), candidate_evidence(spoilt, rows[60])
     assert clean.p_up.tobytes() == other.p_up.tobytes()

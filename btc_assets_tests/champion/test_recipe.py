@@ -23,7 +23,7 @@ def document(**changes: Any) -> dict[str, Any]:
     } | changes
     return {
         "cutoff": known["cutoff"],
-        "horizons": [1, 4],
+        "horizons": [60, 240],
         "quantiles": [0.5],
         "feature_set": known["feature_set"],
         "scale": {"feature": "atr", "floor": 1e-4, "null": 0.006},
@@ -31,7 +31,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "training": {
             "first": known["first"],
             "seed": known["seed"],
-            "parameters": {"1": json.dumps(known["parameters"]), "4": json.dumps(known["other_horizon"])},
+            "parameters": {"60": json.dumps(known["parameters"]), "240": json.dumps(known["other_horizon"])},
         },
     }
 
@@ -50,7 +50,7 @@ NEXT_WEEK = {"cutoff": "2023-01-09", "first": "2021-01-09T00:00:00+00:00"}
     ids=["a week later", "a window that grows", "another seed", "parameters of another horizon"],
 )
 def test_newer_data_does_not_change_the_recipe(newer: dict[str, Any]) -> None:
-    assert recipe_changes(document(**newer), document(), horizon=1) == []
+    assert recipe_changes(document(**newer), document(), horizon=60) == []
 
 
 @pytest.mark.parametrize(
@@ -65,17 +65,17 @@ def test_newer_data_does_not_change_the_recipe(newer: dict[str, Any]) -> None:
     ],
 )
 def test_another_recipe_is_described_by_what_changed(changed: dict[str, Any], expected: str) -> None:
-    assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=1) == [expected]
+    assert recipe_changes(document(**NEXT_WEEK | changed), document(), horizon=60) == [expected]
 
 
 def test_a_lost_input_does_not_change_the_recipe() -> None:
     candidate = document(**NEXT_WEEK, features=["atr"])
-    assert recipe_changes(candidate, document(), horizon=1, lost_inputs=["rsi"]) == []
+    assert recipe_changes(candidate, document(), horizon=60, lost_inputs=["rsi"]) == []
 
 
 def test_a_restored_input_does_not_change_the_recipe_and_a_new_one_does() -> None:
     champion = document(features=["atr"])
-    options = {"horizon": 1, "lost_before": ["rsi"]}
+    options = {"horizon": 60, "lost_before": ["rsi"]}
     assert recipe_changes(document(**NEXT_WEEK), champion, **options) == []
     assert recipe_changes(document(**NEXT_WEEK, features=["atr", "rsi", "funding"]), champion, **options) == [
         "features added: funding"

@@ -104,14 +104,14 @@ def test_the_forecast_it_prints_is_the_one_http_answers(run: DemoRun) -> None:
         answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=30).raise_for_status().json()
     printed = run.forecast
     assert _but_for_the_time(printed) == _but_for_the_time(answer)
-    assert [horizon["horizon_hours"] for horizon in printed["horizons"]] == [1, 4, 24]
+    assert [horizon["horizon_minutes"] for horizon in printed["horizons"]] == [60, 240, 1440]
     assert printed["stale"]
     assert printed["made_at"].startswith("2019-10-01T00:00:00")
 
 
 @pytest.mark.slow
 def test_it_prints_the_performance_before_the_forecast(run: DemoRun) -> None:
-    table, forecast = run.stdout.index("| champion | 1 h |"), run.stdout.index("$ curl ")
+    table, forecast = run.stdout.index("| champion | 60 min |"), run.stdout.index("$ curl ")
     assert table < forecast
     assert "| newest | 24 h |" in run.stdout
 

@@ -259,7 +259,7 @@ def test_prometheus_scrapes_a_running_server(tmp_path: Path) -> None:
         wait_for(url, 'up{job="btc_assets"}', {1})
         p_up = {one["p_up"] for one in httpx.get(f"{server.url}/v1/forecast").json()["horizons"]}
         series = wait_for(url, "btc_forecast_up_probability", p_up)
-        assert {entry["metric"]["horizon_hours"] for entry in series} == {"1", "4", "24"}
+        assert {entry["metric"]["horizon_minutes"] for entry in series} == {"60", "240", "1440"}
         (age,) = httpx.get(f"{url}/api/v1/query", params={"query": "btc_data_age_seconds"}).json()["data"]["result"]
         assert abs(float(age["value"][1]) - (datetime.now(tz=UTC) - this_hour()).total_seconds()) < 10
         wait_for(url, "job:btc_http_errors:ratio_rate5m", {0})

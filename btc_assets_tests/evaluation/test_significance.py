@@ -60,7 +60,7 @@ def test_a_constant_loss_difference_gives_no_standard_error() -> None:
     assert found.p_value() is None
 
 
-@given(st.integers(0, 10_000), st.floats(0, 0.9), st.floats(-0.3, 0.3), st.sampled_from([1, 4, 24]))
+@given(st.integers(0, 10_000), st.floats(0, 0.9), st.floats(-0.3, 0.3), st.sampled_from([60, 240, 1440]))
 @settings(max_examples=30, deadline=None)
 def test_diebold_mariano_equals_statsmodels_with_data_driven_lags(
     seed: int, memory: float, shift: float, horizon: int
@@ -78,7 +78,7 @@ def test_diebold_mariano_equals_statsmodels_with_data_driven_lags(
         harvey_adj=True,
         horizon=found.lags + 1,
     )
-    assert found.lags >= horizon - 1
+    assert found.lags >= horizon // 60 - 1
     assert found.statistic() == pytest.approx(float(theirs.statistic))
     assert found.p_value() == pytest.approx(float(theirs.pvalue))
     low, high = found.interval()
@@ -116,7 +116,7 @@ def test_one_sided_p_values_refer_to_the_given_difference() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 2, 4])
 def test_diebold_mariano_of_too_few_rows_has_no_result(n: int) -> None:
-    assert diebold_mariano(np.zeros(n), np.arange(n), horizon=4).p_value() is None
+    assert diebold_mariano(np.zeros(n), np.arange(n), horizon=240).p_value() is None
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.2])

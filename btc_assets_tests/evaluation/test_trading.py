@@ -20,30 +20,30 @@ def test_without_costs_or_delay_a_strategy_earns_the_sum_of_signed_returns() -> 
 
 
 @settings(max_examples=30, deadline=None)
-@given(horizon=st.sampled_from([1, 4, 24]), seed=st.integers(0, 99))
+@given(horizon=st.sampled_from([60, 240, 1440]), seed=st.integers(0, 99))
 def test_overlapping_tranches_earn_the_mean_of_the_signed_window_returns(horizon: int, seed: int) -> None:
-    p, hourly = forecasts(200 + horizon - 1, seed=seed)
-    window = np.convolve(hourly, np.ones(horizon), "valid")
+    p, hourly = forecasts(200 + horizon // 60 - 1, seed=seed)
+    window = np.convolve(hourly, np.ones(horizon // 60), "valid")
     signal = trading.sign_signal(p)
     signal[200:] = 0
     found = trading.strategy(signal, hourly, horizon=horizon)
-    assert found.total_return().value == pytest.approx((signal[:200] * window).sum() / horizon)
+    assert found.total_return().value == pytest.approx((signal[:200] * window).sum() / (horizon // 60))
     assert np.abs(found.position).max() <= 1
 
 
 def test_a_strategy_equals_a_loop() -> None:
     p, hourly = forecasts(60)
-    signal, horizon, fee, lag = trading.sign_signal(p), 4, 5.0, 1
+    signal, tranches, fee, lag = trading.sign_signal(p), 4, 5.0, 1
     held, total, hours = 0.0, 0.0, []
     for hour in range(60):
-        sources = [hour - lag - k for k in range(horizon)]
-        position = sum(signal[source] for source in sources if source >= 0) / horizon
+        sources = [hour - lag - k for k in range(tranches)]
+        position = sum(signal[source] for source in sources if source >= 0) / tranches
         net = position * hourly[hour] - abs(position - held) * fee / 1e4
         if hour == 59:
             net -= abs(position) * fee / 1e4
         held, total = position, total + net
         hours.append(net)
-    found = trading.strategy(signal, hourly, horizon=horizon, fee_bps=fee, lag=lag)
+    found = trading.strategy(signal, hourly, horizon=60 * tranches, fee_bps=fee, lag=lag)
     assert found.net == pytest.approx(np.array(hours))
     equity = np.concatenate([[0], np.cumsum(hours)])
     deepest = max(equity[i] - equity[j] for i in range(61) for j in range(i, 61))
@@ -79,12 +79,12 @@ def test_a_gap_has_no_return_and_no_persistence_signal() -> None:
     r = np.array([0.01, np.nan, 0.02, 0.03, -0.1])
     assert trading.strategy(np.ones(5), r).gross == pytest.approx([0.01, 0, 0.02, 0.03, -0.1])
     assert list(trading.persistence_signal(r)) == [0, 1, 0, 1, 1]
-    assert list(trading.persistence_signal(r, horizon=2)) == [0, 0, 0, 0, 1]
+    assert list(trading.persistence_signal(r, horizon=120)) == [0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_a_strategy_without_enough_hours_has_no_metrics(n: int) -> None:
-    found = trading.strategy(np.zeros(n), np.zeros(n), horizon=24, fee_bps=5, lag=1)
+    found = trading.strategy(np.zeros(n), np.zeros(n), horizon=1440, fee_bps=5, lag=1)
     assert found.sharpe().value is None
     assert found.win_rate().value is None
     assert (found.total_return().value is None) == (n == 0)

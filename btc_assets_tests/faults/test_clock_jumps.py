@@ -113,7 +113,7 @@ def tell(instance: dg.DagsterInstance, asset: dg.AssetKey, content: Mapping[date
 
 def store_forecast(lake: Lake, day: date) -> None:
     columns = FORECASTS.columns
-    row = {"role": "champion", "horizon_hours": 1, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
+    row = {"role": "champion", "horizon_minutes": 60, "made_at": datetime(day.year, day.month, day.day, 1, tzinfo=UTC)}
     lake.write(FORECASTS, day, pl.DataFrame([dict.fromkeys(columns) | row], schema=columns))
 
 

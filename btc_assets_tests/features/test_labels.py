@@ -32,17 +32,17 @@ def test_a_label_is_the_log_return_to_the_close_a_horizon_later() -> None:
     assert HOURLY_LABELS.faults(labels) == []
     close = bars["close"].to_list()
     for horizon in HORIZONS:
-        own = labels.filter(pl.col("horizon_hours") == horizon)
-        assert own.height == 100 - horizon
+        own = labels.filter(pl.col("horizon_minutes") == horizon)
+        assert own.height == 100 - horizon // 60
         for row, (t, value) in enumerate(own.select("open_time", "log_return").iter_rows()):
             assert t == START + row * HOUR
-            assert value == pytest.approx(math.log(close[row + horizon] / close[row]), rel=1e-12)
+            assert value == pytest.approx(math.log(close[row + horizon // 60] / close[row]), rel=1e-12)
 
 
 def test_a_label_is_known_when_the_bar_that_ends_it_has_closed() -> None:
     labels = every_label(random_walk_bars(60, start=START))
     late = labels["known_at"] - labels["open_time"]
-    assert late.dt.total_hours().equals((labels["horizon_hours"] + 1).rename("known_at"))
+    assert late.dt.total_minutes().equals((labels["horizon_minutes"] + 60).rename("known_at"))
     assert labels["known_at"].max() == START + 60 * HOUR
 
 
@@ -53,10 +53,10 @@ def test_a_return_across_a_gap_is_null() -> None:
     )
     labels = every_label(bars)
     for horizon in HORIZONS:
-        own = labels.filter(pl.col("horizon_hours") == horizon)
+        own = labels.filter(pl.col("horizon_minutes") == horizon)
         unknown = {int((t - START) / HOUR) for t in own.filter(pl.col("log_return").is_null())["open_time"]}
-        assert unknown == {t for t in range(30) if t + horizon > 32}
-        assert not own["open_time"].is_in([START + t * HOUR for t in range(30) if 30 <= t + horizon <= 32]).any()
+        assert unknown == {t for t in range(30) if t + horizon // 60 > 32}
+        assert not own["open_time"].is_in([START + t * HOUR for t in range(30) if 30 <= t + horizon // 60 <= 32]).any()
 
 
 def test_a_window_is_open_before_and_closed_after() -> None:
@@ -64,7 +64,7 @@ def test_a_window_is_open_before_and_closed_after() -> None:
     day = compute_labels(bars, START + 2 * DAY, START + 3 * DAY)
     assert day["known_at"].min() == START + 2 * DAY + HOUR
     assert day["known_at"].max() == START + 3 * DAY
-    assert day.group_by("horizon_hours").len()["len"].to_list() == [24] * len(HORIZONS)
+    assert day.group_by("horizon_minutes").len()["len"].to_list() == [24] * len(HORIZONS)
     assert day.select(HOURLY_LABELS.day.unique()).to_series().to_list() == [(START + 2 * DAY).date()]
 
 

@@ -97,10 +97,10 @@ def test_each_role_gets_its_own_model() -> None:
 
 def test_forecasts_equal_the_models_and_the_close_equals_the_bars() -> None:
     found = forecast_hours(FEATURES, BARS, CHOSEN, shelf(), NO_PROFILES).filter(
-        (pl.col("role") == NEWEST) & (pl.col("horizon_hours") == 4) & (pl.col("model_version") == 2)
+        (pl.col("role") == NEWEST) & (pl.col("horizon_minutes") == 240) & (pl.col("model_version") == 2)
     )
     hours = FEATURES.join(found, on="open_time", how="semi")
-    wanted = LinearModel(2, DAYS[7]).predict(hours.select(FEATURE).to_numpy())[4]
+    wanted = LinearModel(2, DAYS[7]).predict(hours.select(FEATURE).to_numpy())[240]
     assert np.array_equal(found["p_up"].to_numpy(), wanted.p_up)
     assert np.array_equal(found.select("q05", "q25", "q50", "q75", "q95").to_numpy(), wanted.quantiles)
     assert found["close"].equals(BARS.join(found, on="open_time", how="semi")["close"])
@@ -149,8 +149,8 @@ def test_an_outage_is_marked_once_it_is_longer_than_a_model_saw() -> None:
 
 
 def test_a_lost_input_is_replaced_by_its_median_and_a_missing_one_is_not() -> None:
-    found = forecast_hours(DURING, BARS, CHOSEN, shelf(), PROFILES).filter(pl.col("horizon_hours") == 1)
-    usual = {v: LinearModel(v, DAYS[3]).predict(np.array([[m, np.nan]]))[1].p_up[0] for v, m in ((1, 0.01), (2, 0.02))}
+    found = forecast_hours(DURING, BARS, CHOSEN, shelf(), PROFILES).filter(pl.col("horizon_minutes") == 60)
+    usual = {v: LinearModel(v, DAYS[3]).predict(np.array([[m, np.nan]]))[60].p_up[0] for v, m in ((1, 0.01), (2, 0.02))}
     lost = found.filter("degraded")
     assert lost["p_up"].to_list() == [usual[version] for version in lost["model_version"]]
     silent = found.filter((pl.col("open_time") >= OUTAGE) & ~pl.col("degraded"))
@@ -165,7 +165,7 @@ def test_too_many_lost_inputs_fall_back_to_base_rate_and_volatility() -> None:
     during = found.filter(pl.col("open_time") >= OUTAGE)
     assert during["fallback"].all()
     assert set(during["p_up"]) == {0.6}
-    row = during.filter((pl.col("open_time") == OUTAGE) & (pl.col("horizon_hours") == 4)).row(0, named=True)
+    row = during.filter((pl.col("open_time") == OUTAGE) & (pl.col("horizon_minutes") == 240)).row(0, named=True)
     assert [row[q] for q in ("q05", "q50", "q95")] == pytest.approx([-0.08, 0.0, 0.08])
     assert not found.filter(pl.col("open_time") < OUTAGE)["fallback"].any()
 

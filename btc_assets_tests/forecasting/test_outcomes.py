@@ -22,7 +22,7 @@ LABELS = labels_of(BARS)
 def judged(p_up: float, log_return: float, *, tolerance: float = 0.001, fee: float = 5) -> dict[str, object]:
     """Return the outcome of one forecast."""
     forecast = FORECASTS.head(1).with_columns(pl.lit(p_up).alias("p_up"))
-    label = LABELS.join(forecast, on=["open_time", "horizon_hours"], how="semi")
+    label = LABELS.join(forecast, on=["open_time", "horizon_minutes"], how="semi")
     label = label.with_columns(pl.lit(log_return).alias("log_return"))
     return judge_forecasts(forecast, label, too_small_to_call=tolerance, fee_bps=fee).row(0, named=True)
 
@@ -66,10 +66,10 @@ def test_every_known_forecast_has_an_outcome_and_no_other_has() -> None:
 
 def test_a_return_across_a_gap_gives_no_outcome() -> None:
     holed = LABELS.with_columns(
-        pl.when(pl.col("horizon_hours") == 4).then(None).otherwise(pl.col("log_return")).alias("log_return")
+        pl.when(pl.col("horizon_minutes") == 240).then(None).otherwise(pl.col("log_return")).alias("log_return")
     )
     found = judge_forecasts(FORECASTS, holed, too_small_to_call=0.001, fee_bps=5)
-    assert set(found["horizon_hours"]) == {1, 24}
+    assert set(found["horizon_minutes"]) == {60, 1440}
 
 
 def test_unknown_labels_give_an_empty_table() -> None:

@@ -397,7 +397,7 @@ def test_a_random_walk_is_a_frame_of_prices() -> None:
 
 def test_a_fold_whose_last_label_is_known_at_the_start_is_allowed_and_one_hour_more_is_not() -> None:
     start = datetime(2020, 1, 5, tzinfo=UTC)
-    fold = {"horizon_hours": 24, "test_start": start, "train_end": start - 25 * HOUR, "purge_hours": 25}
+    fold = {"horizon_minutes": 1440, "test_start": start, "train_end": start - 25 * HOUR, "purge_hours": 25}
     assert purge_law(pl.DataFrame([fold])).passed
     assert not purge_law(pl.DataFrame([fold | {"train_end": start - 24 * HOUR, "purge_hours": 24}])).passed
 

@@ -16,17 +16,17 @@ CUTOFF = date(2018, 6, 4)
 NAMES = ("signal", "noise", SCALE_FEATURE)
 
 
-def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizon: int = 1) -> Rows:
+def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizon: int = 60) -> Rows:
     """Return hourly rows up to CUTOFF whose return depends on `signal`, with changing volatility."""
     rng = np.random.default_rng(seed)
-    hours = days * 24 - horizon
+    hours = days * 24 - horizon // 60
     start = datetime(CUTOFF.year, CUTOFF.month, CUTOFF.day, tzinfo=UTC) - timedelta(days=days)
     times = pl.datetime_range(start, start + timedelta(hours=hours - 1), "1h", eager=True, time_unit="us")
     volatility = 0.004 * np.exp(0.5 * np.sin(np.arange(hours) / 300))
     signal = rng.normal(size=hours)
     noise = rng.normal(size=hours)
     noise[rng.random(hours) < 0.05] = np.nan
-    returns = volatility * np.sqrt(horizon) * (strength * signal + rng.normal(size=hours))
+    returns = volatility * np.sqrt(horizon / 60) * (strength * signal + rng.normal(size=hours))
     inputs = np.column_stack([signal, noise, volatility]).astype(np.float32)
     return Rows(times, inputs, returns, NAMES)
 

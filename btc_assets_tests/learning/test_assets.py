@@ -39,7 +39,7 @@ from btc_assets.partitions import key_of
 from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS
+from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS, PRIMARY
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 3, 20)
@@ -191,7 +191,7 @@ def test_every_mlflow_run_is_closed_and_has_its_tags(first: dg.ExecuteInProcessR
     assert {"1h.rounds", "feature_set", "seed"} <= set(trained.data.params)
     assert {"1h.auc", "24h.coverage_90", "fold.4h.log_loss"} <= set(trained.data.metrics)
     files = {item.path for item in registry.client.list_artifacts(trained.info.run_id, "model")}
-    assert {"model/model.json", "model/p_up_1h.onnx", "model/q95_24h.onnx"} <= files
+    assert {"model/model.json", "model/p_up_60m.onnx", "model/q95_1440m.onnx"} <= files
 
 
 def test_retraining_a_cutoff_gives_the_same_model_and_version(
@@ -250,7 +250,7 @@ def test_the_pairs_of_a_verdict_are_the_recipe_with_other_seeds(lake: Lake, regi
         FAMILY.read((registry.native(version) / name).read_bytes(), len(bundle.features)).predict(inputs)
         for name in stored
     ]
-    p_up = bundle.predict(inputs)[HORIZONS[0]].p_up
+    p_up = bundle.predict(inputs)[PRIMARY].p_up
     for number, fit in enumerate(fits):
         assert np.abs(fit - p_up).max() > 1e-3, "another seed gives another model"
         assert np.corrcoef(fit, p_up)[0, 1] > 0.3, "of the same recipe"

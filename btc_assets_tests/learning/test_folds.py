@@ -37,29 +37,29 @@ def test_folds_satisfy_their_contract(rows: dict[int, Rows]) -> None:
 def test_every_training_label_is_known_at_the_start_of_the_test(n_folds: int, test_days: int, horizon: int) -> None:
     layout = folds_of({horizon: signal_rows(horizon=horizon)}, n_folds, test_days)
     for fold in layout.iter_rows(named=True):
-        assert fold["train_end"] + (horizon + 1) * HOUR <= fold["test_start"]
+        assert fold["train_end"] + timedelta(minutes=horizon + 60) <= fold["test_start"]
 
 
 def test_tests_are_consecutive_and_end_with_the_last_known_label(rows: dict[int, Rows]) -> None:
-    layout = folds_of(rows).filter(pl.col("horizon_hours") == 24).sort("fold")
+    layout = folds_of(rows).filter(pl.col("horizon_minutes") == 1440).sort("fold")
     assert (layout["test_start"].diff().drop_nulls() == timedelta(days=14)).all()
     assert layout["test_end"][-1] == midnight(CUTOFF) - 25 * HOUR
 
 
 def test_train_and_test_share_no_row(rows: dict[int, Rows]) -> None:
     for fold in folds_of(rows).iter_rows(named=True):
-        train, test = split(rows[fold["horizon_hours"]], fold)
+        train, test = split(rows[fold["horizon_minutes"]], fold)
         assert train.open_time.max() < test.open_time.min()  # type: ignore[operator]
         assert (len(train), len(test)) == (fold["n_train"], fold["n_test"])
 
 
 def test_the_error_of_too_little_history_names_what_to_materialise(rows: dict[int, Rows]) -> None:
-    short = {1: rows[1].between(midnight(CUTOFF - timedelta(days=10)), midnight(CUTOFF))}
+    short = {60: rows[60].between(midnight(CUTOFF - timedelta(days=10)), midnight(CUTOFF))}
     with pytest.raises(NotEnoughHistoryError, match="Materialise prices, features and labels from 2018-02-04"):
         folds_of(short)
 
 
-def frames(hours: int = 72, horizon: int = 4) -> tuple[pl.DataFrame, pl.DataFrame]:
+def frames(hours: int = 72, horizon: int = 240) -> tuple[pl.DataFrame, pl.DataFrame]:
     times = pl.datetime_range(
         midnight(date(2018, 1, 1)), midnight(date(2018, 1, 1)) + (hours - 1) * HOUR, "1h", eager=True, time_unit="us"
     )
@@ -67,14 +67,14 @@ def frames(hours: int = 72, horizon: int = 4) -> tuple[pl.DataFrame, pl.DataFram
         available_at=pl.col("open_time").dt.offset_by("1h"), x=pl.col("x").cast(pl.Float64)
     )
     labels = pl.DataFrame({"open_time": times, "log_return": [0.01] * hours}).with_columns(
-        horizon_hours=pl.lit(horizon, dtype=pl.Int64),
-        known_at=pl.col("open_time") + pl.duration(hours=horizon + 1),
+        horizon_minutes=pl.lit(horizon, dtype=pl.Int64),
+        known_at=pl.col("open_time") + pl.duration(minutes=horizon + 60),
     )
     return features, labels
 
 
 def rows_at(day: date, features: pl.DataFrame, labels: pl.DataFrame) -> Rows:
-    return labelled_rows(features, labels, cutoff=day, horizon=4, window_days=30, names=["x"])
+    return labelled_rows(features, labels, cutoff=day, horizon=240, window_days=30, names=["x"])
 
 
 def test_labels_unknown_at_the_cutoff_are_not_used() -> None:

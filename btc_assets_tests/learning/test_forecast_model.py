@@ -42,16 +42,16 @@ def test_the_saved_digest_equals_the_loaded_digest(folder: Path, model: Forecast
     assert model.digest == json.loads((folder / DOCUMENT).read_text())["digest"]
     assert model.digest == document_digest(model.document)
     assert model.features == FEATURE_NAMES
-    assert model.horizons == (1, 4, 24)
+    assert model.horizons == (60, 240, 1440)
 
 
 def test_the_digest_depends_on_the_contents_only(tmp_path: Path, model: ForecastModel) -> None:
     assert write_model(tmp_path / "again") == model.digest
-    changed = document(calibration={str(h): {"slope": 0.91, "intercept": 0.02} for h in (1, 4, 24)})
+    changed = document(calibration={str(h): {"slope": 0.91, "intercept": 0.02} for h in (60, 240, 1440)})
     assert save_model(tmp_path / "other", changed, tiny_graphs()) != model.digest
 
 
-@pytest.mark.parametrize("name", ["p_up_1h.onnx", "q95_24h.onnx"])
+@pytest.mark.parametrize("name", ["p_up_60m.onnx", "q95_1440m.onnx"])
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_one_flipped_byte_of_a_graph_is_refused(copy: Path, name: str, position: int) -> None:
     content = bytearray((copy / name).read_bytes())
@@ -90,7 +90,7 @@ def test_every_flipped_byte_of_the_document_is_refused_or_has_no_effect(copy: Pa
 @pytest.mark.parametrize("damage", ["graph", "document", "truncated", "not an object", "everything"])
 def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) -> None:
     if damage == "graph":
-        (copy / "q50_4h.onnx").unlink()
+        (copy / "q50_240m.onnx").unlink()
     elif damage == "document":
         (copy / DOCUMENT).unlink()
     elif damage == "truncated":
@@ -107,11 +107,11 @@ def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) 
     ("change", "sentence"),
     [
         ({"scale": {"feature": "absent", "floor": 0.1, "null": 0.1}}, "not one of the model's features"),
-        ({"horizons": [1, 4]}, "disagree about"),
+        ({"horizons": [60, 240]}, "disagree about"),
         ({"quantiles": [0.1, 0.9]}, "must forecast the quantiles"),
-        ({"calibration": {"1": {"slope": 1.0, "intercept": 0.0}}}, "missing or invalid part"),
+        ({"calibration": {"60": {"slope": 1.0, "intercept": 0.0}}}, "missing or invalid part"),
         ({"cutoff": "soon"}, "missing or invalid part"),
-        ({"conformal": {str(h): {"q5": 0.1} for h in (1, 4, 24)}}, "not a finite number"),
+        ({"conformal": {str(h): {"q5": 0.1} for h in (60, 240, 1440)}}, "not a finite number"),
     ],
 )
 def test_an_incomplete_document_is_not_saved(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
@@ -127,8 +127,8 @@ def test_a_model_folder_is_never_overwritten(copy: Path) -> None:
 
 
 def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
-    save_model(tmp_path / "bad", document(), {**tiny_graphs(), "p_up_1h.onnx": b"not a graph"})
-    with pytest.raises(ModelFileError, match=r"p_up_1h\.onnx is not a graph"):
+    save_model(tmp_path / "bad", document(), {**tiny_graphs(), "p_up_60m.onnx": b"not a graph"})
+    with pytest.raises(ModelFileError, match=r"p_up_60m\.onnx is not a graph"):
         ForecastModel.load(tmp_path / "bad")
 
 
@@ -155,8 +155,8 @@ def test_the_forecast_of_a_row_does_not_depend_on_other_rows(model: ForecastMode
 def test_the_graphs_give_the_outputs_of_onnx_runtime(model: ForecastModel, tmp_path: Path) -> None:
     """Without calibration, offsets and scale, a forecast is the output of the sessions."""
     plain = document(
-        calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in (1, 4, 24)},
-        conformal={str(h): {} for h in (1, 4, 24)},
+        calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in (60, 240, 1440)},
+        conformal={str(h): {} for h in (60, 240, 1440)},
     )
     save_model(tmp_path / "plain", plain, tiny_graphs())
     uncorrected = ForecastModel.load(tmp_path / "plain")
@@ -165,14 +165,14 @@ def test_the_graphs_give_the_outputs_of_onnx_runtime(model: ForecastModel, tmp_p
         raw, corrected = uncorrected.predict(row)[horizon], model.predict(row)[horizon]
         log_odds = 0.9 * np.log(raw.p_up / (1 - raw.p_up)) + 0.02
         assert corrected.p_up == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-12)
-        moved = raw.quantiles + 0.01 * np.sqrt(horizon) * np.array([-0.1, -0.02, 0, 0.02, 0.1])
+        moved = raw.quantiles + 0.01 * np.sqrt(horizon / 60) * np.array([-0.1, -0.02, 0, 0.02, 0.1])
         assert corrected.quantiles == pytest.approx(np.sort(moved, axis=1), abs=1e-12)
 
 
 def test_the_scale_has_a_floor_and_a_default_for_unknown_values(model: ForecastModel) -> None:
     width = {}
     for name, volatility in {"calm": 0.0, "floor": 0.0005, "unknown": np.nan, "stated": 0.005}.items():
-        forecast = model.predict(np.array([[0.3, 0.1, -1.0, volatility]]))[4]
+        forecast = model.predict(np.array([[0.3, 0.1, -1.0, volatility]]))[240]
         width[name] = float(forecast.quantiles[0, -1] - forecast.quantiles[0, 0])
     assert width["calm"] == pytest.approx(width["floor"], rel=1e-9)
     assert width["unknown"] > width["calm"]

@@ -67,7 +67,7 @@ def groups_of(rows: Rows) -> dict[str, Groups]:
 
 
 def folds_of(rows: Rows, test_days: int = TEST_DAYS) -> pl.DataFrame:
-    return make_folds({1: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=test_days)
+    return make_folds({60: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=test_days)
 
 
 def run_study(
@@ -176,9 +176,9 @@ def forecasts_of(rng: np.random.Generator, groups: Groups, hours: int = 120) -> 
 def test_sets_evaluated_on_different_hours_are_not_compared(bug: Any) -> None:
     rng = np.random.default_rng(0)
     ours, theirs = forecasts_of(rng, ("price",)), forecasts_of(rng, ())
-    compare(ours, theirs, horizon=1)
+    compare(ours, theirs, horizon=60)
     with pytest.raises(DifferentHoursError, match="price was evaluated on"):
-        compare(bug(ours), theirs, horizon=1)
+        compare(bug(ours), theirs, horizon=60)
 
 
 def test_a_study_that_evaluates_a_set_on_different_hours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ def test_the_base_rate_is_the_weighted_share_of_rises_before(three_groups: Study
     losses: list[float] = []
     for fold in folds_of(rows).iter_rows(named=True):
         train, test = split(rows, fold)
-        rate = float(np.average(up(train), weights=row_weights(train, 1, SMALL.half_life_days)))
+        rate = float(np.average(up(train), weights=row_weights(train, 60, SMALL.half_life_days)))
         losses += [-math.log(rate if rose else 1 - rate) for rose in test.log_return > 0]
     stated = row_of(three_groups, "price", BASE_RATE)["log_loss_against"]
     assert stated == pytest.approx(sum(losses) / len(losses), abs=1e-12)
@@ -369,7 +369,7 @@ def test_the_interval_leaves_out_zero_where_diebold_mariano_rejects(seed: int, l
     rng = np.random.default_rng(seed)
     ours, theirs = forecasts_of(rng, ("price",)), forecasts_of(rng, ())
     tilted = np.clip(ours.p_up + lean * np.sign(ours.log_return), 0.01, 0.99)
-    found = compare(replace(ours, p_up=tilted), theirs, horizon=1)
+    found = compare(replace(ours, p_up=tilted), theirs, horizon=60)
     assert (found["lower"] > 0 or found["upper"] < 0) == (found["dm_p_value"] < LEVEL)
     assert found["lower"] <= found["difference"] <= found["upper"]
     assert found["difference"] == pytest.approx(found["log_loss"] - found["log_loss_against"], abs=1e-12)
@@ -383,7 +383,7 @@ def test_the_paired_t_and_cohens_d_use_folds_and_seeds() -> None:
     means = [
         float((ours.losses - theirs.losses)[seed, ours.fold == fold].mean()) for fold in (0, 1) for seed in range(5)
     ]
-    found = compare(ours, theirs, horizon=1)
+    found = compare(ours, theirs, horizon=60)
     assert found["t_p_value"] == pytest.approx(ttest_1samp(means, 0).pvalue)
     assert found["cohens_d"] == pytest.approx(np.mean(means) / np.std(means, ddof=1))
 

@@ -113,7 +113,7 @@ def rows(horizon: int) -> Rows:
 def explanation(**weight: float) -> pl.DataFrame:
     """Return MODEL_EXPLANATION rows with the same weights at every horizon."""
     lines = [
-        {"cutoff": CUTOFF, "horizon_hours": h, "feature": name, "mean_abs_shap": value, "rank": i}
+        {"cutoff": CUTOFF, "horizon_minutes": h, "feature": name, "mean_abs_shap": value, "rank": i}
         for h in HORIZONS
         for i, (name, value) in enumerate(weight.items(), start=1)
     ]
@@ -131,7 +131,9 @@ def profile(unknown: dict[str, list[tuple[int, int]]] | None = None, **weight: f
 def test_a_profile_satisfies_its_contract_and_describes_the_window() -> None:
     profile_frame = profile({FLOW: [(10, 15), (30, 33)], SLOW: [(0, 300), (400, 402)]})
     assert TRAINING_PROFILE.faults(profile_frame) == []
-    primary = {row["feature"]: row for row in profile_frame.filter(pl.col("horizon_hours") == 1).iter_rows(named=True)}
+    primary = {
+        row["feature"]: row for row in profile_frame.filter(pl.col("horizon_minutes") == 60).iter_rows(named=True)
+    }
     assert set(primary) == set(NAMES)
     assert primary[FLOW]["longest_missing_hours"] == 5
     assert primary[FLOW]["missing_share"] == pytest.approx(8 / HOURS)
@@ -142,8 +144,10 @@ def test_a_profile_satisfies_its_contract_and_describes_the_window() -> None:
 
 
 def test_the_quantiles_of_a_profile_are_in_units_of_each_hours_scale() -> None:
-    profile_frame = profile().filter((pl.col("horizon_hours") == 4) & (pl.col("feature") == FLOW)).row(0, named=True)
-    horizon_rows = rows(4)
+    profile_frame = (
+        profile().filter((pl.col("horizon_minutes") == 240) & (pl.col("feature") == FLOW)).row(0, named=True)
+    )
+    horizon_rows = rows(240)
     scaled = horizon_rows.log_return / (horizon_rows.column(SCALE_FEATURE).astype(np.float64) * 2)
     assert profile_frame["q95"] == pytest.approx(np.quantile(scaled, 0.95), rel=1e-6)
 
@@ -190,14 +194,14 @@ def test_the_base_rate_replaces_the_model_once_half_of_its_weight_is_lost(weight
     model = HorizonForecast(np.array([0.9, 0.9]), np.array([[-0.2, -0.1, 0.0, 0.1, 0.2]] * 2))
     inputs = np.array([[0.1, 0.1, 0.01], [0.1, 0.1, 0.02]])
     lost = np.array([[True, False, False], [False, False, False]])
-    answer = of.adjust(4, model, inputs, lost)
+    answer = of.adjust(240, model, inputs, lost)
     assert answer.missing_weight.tolist() == pytest.approx([weight, 0.0])
     assert answer.fallback.tolist() == [falls_back, False]
     assert answer.forecast.p_up[1] == 0.9
     assert answer.forecast.quantiles[1].tolist() == model.quantiles[1].tolist()
     if falls_back:
-        assert answer.forecast.p_up[0] == of.base_rate[4] == pytest.approx(0.75)
-        assert answer.forecast.quantiles[0] == pytest.approx(of.quantiles[4] * 0.01 * 2)
+        assert answer.forecast.p_up[0] == of.base_rate[240] == pytest.approx(0.75)
+        assert answer.forecast.quantiles[0] == pytest.approx(of.quantiles[240] * 0.01 * 2)
     else:
         assert answer.forecast.p_up[0] == 0.9
 

@@ -48,7 +48,7 @@ def fit(rows: dict[int, Rows], forecasts: pl.DataFrame) -> FittedModel:
         cutoff=CUTOFF,
         feature_set="synthetic",
         features=FEATURES,
-        metrics={h: out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == h)) for h in HORIZONS},
+        metrics={h: out_of_sample_metrics(forecasts.filter(pl.col("horizon_minutes") == h)) for h in HORIZONS},
         seed=1,
         threads=1,
     )
@@ -79,8 +79,8 @@ def test_intervals_fitted_on_folds_have_their_nominal_coverage(
     model = fit(rows, forecasts)
     save_model(tmp_path / "model", model.document, model.graphs)
     bundle = ForecastModel.load(tmp_path / "model")
-    forecast = bundle.predict(rows[1].inputs[-400:])[1]
-    happened = rows[1].log_return[-400:]
+    forecast = bundle.predict(rows[60].inputs[-400:])[60]
+    happened = rows[60].log_return[-400:]
     inside = (forecast.quantiles[:, 0] <= happened) & (happened <= forecast.quantiles[:, 4])
     assert inside.mean() == pytest.approx(0.9, abs=0.06)
     assert bundle.cutoff == CUTOFF
@@ -96,9 +96,9 @@ def test_training_twice_gives_the_same_digest(rows: dict[int, Rows], forecasts: 
 
 def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl.DataFrame, tmp_path: Path) -> None:
     model = fit(rows, forecasts)
-    returns = rows[1].log_return.copy()
+    returns = rows[60].log_return.copy()
     returns[: len(returns) // 4] *= -1
-    changed = {**rows, 1: Rows(rows[1].open_time, rows[1].inputs, returns, rows[1].names)}
+    changed = {**rows, 60: Rows(rows[60].open_time, rows[60].inputs, returns, rows[60].names)}
     other = fit(changed, forecasts)
     assert save_model(tmp_path / "a", model.document, model.graphs) != save_model(
         tmp_path / "b", other.document, other.graphs
@@ -107,23 +107,23 @@ def test_another_label_gives_another_digest(rows: dict[int, Rows], forecasts: pl
 
 def test_calibration_depends_on_the_forecasts_only(rows: dict[int, Rows], forecasts: pl.DataFrame) -> None:
     flat = forecasts.with_columns(p_up=pl.lit(0.5))
-    assert fit_output_calibration(flat, rows[1], 1).calibration.slope == pytest.approx(1.0, abs=1e-6)
+    assert fit_output_calibration(flat, rows[60], 60).calibration.slope == pytest.approx(1.0, abs=1e-6)
 
 
 def test_out_of_sample_metrics_have_plausible_values(forecasts: pl.DataFrame) -> None:
-    metrics = out_of_sample_metrics(forecasts.filter(pl.col("horizon_hours") == 1))
-    assert metrics["n"] == forecasts.filter(pl.col("horizon_hours") == 1).height
+    metrics = out_of_sample_metrics(forecasts.filter(pl.col("horizon_minutes") == 60))
+    assert metrics["n"] == forecasts.filter(pl.col("horizon_minutes") == 60).height
     assert metrics["auc"] > 0.6
     assert 0.8 < metrics["coverage_90"] < 0.98
 
 
 def test_the_weight_of_an_hour_halves_after_the_half_life(rows: dict[int, Rows]) -> None:
-    weights = row_weights(rows[1], 1, half_life_days=10)
+    weights = row_weights(rows[60], 60, half_life_days=10)
     assert weights[-1] == 1
     assert weights[-1 - 240] == pytest.approx(0.5)
     assert (np.diff(weights) > 0).all()
 
 
 def test_the_weights_of_overlapping_labels_sum_to_one_outcome(rows: dict[int, Rows]) -> None:
-    weights = row_weights(rows[24], 24, half_life_days=1e9)
+    weights = row_weights(rows[1440], 1440, half_life_days=1e9)
     assert weights[:24].sum() == pytest.approx(1)

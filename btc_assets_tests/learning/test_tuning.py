@@ -17,12 +17,12 @@ WEAK = XgboostParameters(rounds=60, max_depth=2, eta=0.01, colsample_bytree=0.2,
 
 
 def study(rows: Rows, where: Path, incumbent: XgboostParameters, trials: int = 6) -> Tuning[XgboostParameters]:
-    layout = make_folds({1: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=14)
+    layout = make_folds({60: rows}, cutoff=CUTOFF, window_days=DAYS, n_folds=2, test_days=14)
     return tune(
         FAMILY,
         [split(rows, fold) for fold in layout.iter_rows(named=True)],
         incumbent,
-        horizon=1,
+        horizon=60,
         study_name="2018-06-04/1h",
         study_url=f"sqlite:///{where}/optuna/studies.db",
         trials=trials,

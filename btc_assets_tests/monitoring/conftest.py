@@ -48,7 +48,7 @@ class LinearModel:
         x = np.nan_to_num(rows[:, 0])
         p_up = 1 / (1 + np.exp((10 + self.version) * x))
         half = np.array([-1.6, -0.7, 0.0, 0.7, 1.6]) * 0.006
-        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h), (len(rows), 1))) for h in HORIZONS}
+        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h / 60), (len(rows), 1))) for h in HORIZONS}
 
 
 @dataclass
@@ -91,9 +91,9 @@ def labels_of(bars: pl.DataFrame) -> pl.DataFrame:
     labels = pl.concat(
         bars.select(
             "open_time",
-            pl.lit(h, pl.Int64).alias("horizon_hours"),
-            (pl.col("open_time") + timedelta(hours=h + 1)).alias("known_at"),
-            (pl.col("close").shift(-h) / pl.col("close")).log().alias("log_return"),
+            pl.lit(h, pl.Int64).alias("horizon_minutes"),
+            (pl.col("open_time") + timedelta(minutes=h + 60)).alias("known_at"),
+            (pl.col("close").shift(-(h // 60)) / pl.col("close")).log().alias("log_return"),
         )
         for h in HORIZONS
     )
@@ -108,7 +108,7 @@ def profile_rows(cutoff: date, *, weight: float = 0.2, longest: int = 0, median:
         {"feature": FEATURE, "weight": weight, "longest_missing_hours": longest, "median": median},
         {"feature": SCALE_FEATURE, "weight": 1 - weight, "longest_missing_hours": 10**6, "median": 0.01},
     ]
-    rows = [shared | profile | {"horizon_hours": horizon} for horizon in HORIZONS for profile in inputs]
+    rows = [shared | profile | {"horizon_minutes": horizon} for horizon in HORIZONS for profile in inputs]
     return pl.DataFrame(rows, schema=TRAINING_PROFILE.columns).sort(TRAINING_PROFILE.key)
 
 
@@ -147,7 +147,7 @@ def trained_rows(cutoff: date, version: int) -> pl.DataFrame:
         [
             {
                 "cutoff": cutoff,
-                "horizon_hours": h,
+                "horizon_minutes": h,
                 "output": output,
                 "model_version": version,
                 "model_digest": digest_of(version),

@@ -164,7 +164,7 @@ def test_the_report_has_a_table_and_plots(root: Path, run: dg.ExecuteInProcessRe
     result = materialise(root, LAST, LAST, ("monitoring/performance_report",))
     assert PERFORMANCE_REPORT.faults(read(root, PERFORMANCE_REPORT)) == []
     metadata = result.asset_materializations_for_node("monitoring__performance_report")[-1].metadata
-    assert "| champion | 1 h | all |" in metadata["summary"].value
+    assert "| champion | 60 min | all |" in metadata["summary"].value
     for picture in ("equity", "reliability"):
         assert metadata[picture].value.startswith("![")
         assert "data:image/png;base64," in metadata[picture].value

@@ -26,7 +26,7 @@ from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
 from btc_assets.reads import lake_resources
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHAMPION, HORIZONS
+from btc_assets.vocabulary import CHAMPION, PRIMARY
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.monitoring.conftest import (
     DAYS,
@@ -148,7 +148,7 @@ def test_the_table_holds_the_rows_of_watch_day(
     stored = lake.read(DRIFT_REPORT, LAST)
     assert stored is not None
     assert DRIFT_REPORT.faults(stored) == []
-    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_hours") == HORIZONS[0])
+    primary = (pl.col("role") == CHAMPION) & (pl.col("horizon_minutes") == PRIMARY)
     config = settings()
     watch = watching.watch_day(
         LAST,

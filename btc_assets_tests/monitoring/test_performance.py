@@ -44,20 +44,21 @@ def history(*, skill: float = 1.0, seed: int = 5, gap: int | None = None) -> pl.
     parts = []
     for role in REPORTED_ROLES:
         for h in HORIZONS:
-            n = hours - h
-            y = log_price[h : h + n] - log_price[:n]
-            p = np.clip(0.5 + skill * 8 * y / np.sqrt(h) + rng.normal(0, 0.05, n), 0.01, 0.99)
+            ahead = h // 60
+            n = hours - ahead
+            y = log_price[ahead : ahead + n] - log_price[:n]
+            p = np.clip(0.5 + skill * 8 * y / np.sqrt(ahead) + rng.normal(0, 0.05, n), 0.01, 0.99)
             part = pl.DataFrame(
                 {
                     "open_time": times[:n],
-                    "horizon_hours": np.full(n, h),
+                    "horizon_minutes": np.full(n, h),
                     "role": [role] * n,
-                    "known_at": times[:n] + timedelta(hours=h + 1),
+                    "known_at": times[:n] + timedelta(minutes=h + 60),
                     "model_version": np.ones(n, dtype=np.int64),
                     "model_cutoff": [START.date()] * n,
                     "p_up": p,
                     **{
-                        name: np.full(n, z * 0.005 * np.sqrt(h))
+                        name: np.full(n, z * 0.005 * np.sqrt(ahead))
                         for name, z in zip(QUANTILE_NAMES, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True)
                     },
                     "log_return": y,
@@ -96,7 +97,7 @@ def value(
     metric: str,
     *,
     role: str = "champion",
-    horizon: int = 1,
+    horizon: int = 60,
     period: str = "all",
     report: Callable[[], pl.DataFrame] = skilled,
 ):
@@ -106,7 +107,7 @@ def value(
         .filter(
             (pl.col("metric") == metric)
             & (pl.col("role") == role)
-            & (pl.col("horizon_hours") == horizon)
+            & (pl.col("horizon_minutes") == horizon)
             & (pl.col("period") == period)
         )
         .row(0, named=True)
@@ -117,7 +118,7 @@ def test_the_report_satisfies_its_contract_for_every_role_horizon_and_period() -
     assert FORECAST_OUTCOMES.faults(OUTCOMES) == []
     report = skilled()
     assert PERFORMANCE_REPORT.faults(report) == []
-    groups = report.group_by("role", "horizon_hours", "period").len()
+    groups = report.group_by("role", "horizon_minutes", "period").len()
     assert groups.height == len(REPORTED_ROLES) * len(HORIZONS) * 4
     assert groups["len"].n_unique() == 1
     assert set(report["period"]) == {"all", "2018", "2019", "last_90_days"}
@@ -134,7 +135,7 @@ def test_a_period_contains_only_its_hours() -> None:
 
 
 def test_metrics_equal_those_of_the_evaluation_module() -> None:
-    rows = OUTCOMES.filter((pl.col("role") == "newest") & (pl.col("horizon_hours") == 4))
+    rows = OUTCOMES.filter((pl.col("role") == "newest") & (pl.col("horizon_minutes") == 240))
     p, r = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
     for metric, expected in {
         "accuracy": metrics.accuracy(p, r).value,
@@ -144,19 +145,19 @@ def test_metrics_equal_those_of_the_evaluation_module() -> None:
         "coverage_90": metrics.interval_coverage(r, rows["q05"].to_numpy(), rows["q95"].to_numpy()).value,
         "accuracy_top_10": metrics.accuracy_at_confidence(p, r, 0.1).value,
     }.items():
-        assert value(metric, role="newest", horizon=4)["value"] == expected
+        assert value(metric, role="newest", horizon=240)["value"] == expected
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_before_costs_the_strategy_earns_the_mean_signed_window_return(horizon: int) -> None:
-    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == horizon))
+    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == horizon))
     signed = np.sign(rows["p_up"].to_numpy() - 0.5) * rows["log_return"].to_numpy()
     found = value("model_total_return_0bps_lag0", horizon=horizon)
-    assert found["value"] == pytest.approx(signed.sum() / horizon)
+    assert found["value"] == pytest.approx(signed.sum() / (horizon // 60))
 
 
 def test_buy_and_hold_earns_the_move_of_the_price() -> None:
-    hourly = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1))["log_return"].sum()
+    hourly = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == 60))["log_return"].sum()
     assert value("buy_and_hold_total_return_0bps_lag0")["value"] == pytest.approx(hourly)
 
 
@@ -226,7 +227,7 @@ def test_the_trials_are_the_roles_horizons_and_lags_of_the_period_at_one_cost() 
     tradings = []
     for role in REPORTED_ROLES:
         for h in HORIZONS:
-            rows = OUTCOMES.filter((pl.col("role") == role) & (pl.col("horizon_hours") == h)).sort("open_time")
+            rows = OUTCOMES.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == h)).sort("open_time")
             tradings.append(trade(rows, hours, horizon=h))
     assert value("strategies_tried_5bps")["value"] == len(REPORTED_ROLES) * len(HORIZONS) * len(LAGS)
     trials = trial_sharpes(tradings, 5)
@@ -248,13 +249,13 @@ def test_identical_strategies_count_as_one_trial_and_idle_strategies_do_not_coun
 
 
 def test_the_pinball_loss_is_the_mean_over_the_five_quantiles() -> None:
-    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 4))
+    rows = OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == 240))
     r = rows["log_return"].to_numpy()
     one_by_one = [
         metrics.pinball_loss(r, {level: rows[name].to_numpy()}).value
         for level, name in zip(QUANTILES, QUANTILE_NAMES, strict=True)
     ]
-    assert value("pinball_loss", horizon=4)["value"] == pytest.approx(np.mean(one_by_one))
+    assert value("pinball_loss", horizon=240)["value"] == pytest.approx(np.mean(one_by_one))
 
 
 def test_later_outcomes_do_not_change_an_earlier_report() -> None:
@@ -269,10 +270,12 @@ def test_later_outcomes_do_not_change_an_earlier_report() -> None:
 
 def test_a_missing_hour_does_not_shift_later_hours() -> None:
     holed = history(gap=1000)
-    rows = holed.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1))
-    trading = trade(rows, Hours.of(holed), horizon=1)
+    rows = holed.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == 60))
+    trading = trade(rows, Hours.of(holed), horizon=60)
     whole = trade(
-        OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 1)), Hours.of(OUTCOMES), horizon=1
+        OUTCOMES.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == 60)),
+        Hours.of(OUTCOMES),
+        horizon=60,
     )
     assert trading.model[0].gross[1000] == 0
     assert np.array_equal(np.delete(trading.model[0].gross, 1000), np.delete(whole.model[0].gross, 1000))
@@ -282,9 +285,9 @@ def test_a_missing_hour_does_not_shift_later_hours() -> None:
 
 def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> None:
     cut = OUTCOMES["open_time"].min() + timedelta(days=10)
-    kept = OUTCOMES.filter((pl.col("horizon_hours") != 1) | (pl.col("open_time") > cut))
-    rows = kept.filter((pl.col("role") == "champion") & (pl.col("horizon_hours") == 4))
-    trading = trade(rows, Hours.of(kept), horizon=4)
+    kept = OUTCOMES.filter((pl.col("horizon_minutes") != 60) | (pl.col("open_time") > cut))
+    rows = kept.filter((pl.col("role") == "champion") & (pl.col("horizon_minutes") == 240))
+    trading = trade(rows, Hours.of(kept), horizon=240)
     assert trading.start == OUTCOMES["open_time"].min()
     assert not trading.model[0].gross[: 10 * 24 + 1].any()
     assert trading.model[0].gross[10 * 24 + 1 :].any()
@@ -292,7 +295,7 @@ def test_a_longer_return_known_beyond_the_hourly_ones_keeps_its_strategy() -> No
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_a_report_of_few_rows_has_nulls_and_no_nan(n: int) -> None:
-    few = OUTCOMES.sort("horizon_hours", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
+    few = OUTCOMES.sort("horizon_minutes", "role", "open_time").head(n).sort(FORECAST_OUTCOMES.key)
     report = report_of(few)
     assert PERFORMANCE_REPORT.faults(report) == []
     assert not report.select(pl.col("value", "lower", "upper").is_nan().any()).row(0)[0]
@@ -315,16 +318,16 @@ def test_a_window_ends_with_its_day() -> None:
 def test_the_summary_shows_each_group_with_n_and_interval() -> None:
     lines = markdown(skilled()).splitlines()
     assert len(lines) == 2 + len(REPORTED_ROLES) * len(HORIZONS) * 4
-    assert "| champion | 1 h | all | 2,879 |" in "\n".join(lines)
+    assert "| champion | 60 min | all | 2,879 |" in "\n".join(lines)
     assert " to " in lines[2]
     assert markdown(skilled().clear()) == "No forecast has a known outcome yet."
 
 
 # --- plots ---------------------------------------------------------------------------------------
 PLOTS = {
-    "equity": lambda frame: plots.equity(frame, role="champion", horizon=1, fee_bps=5),
-    "reliability": lambda frame: plots.reliability(frame, role="champion", horizon=1),
-    "rolling_accuracy": lambda frame: plots.rolling_accuracy(frame, role="champion", horizon=1),
+    "equity": lambda frame: plots.equity(frame, role="champion", horizon=60, fee_bps=5),
+    "reliability": lambda frame: plots.reliability(frame, role="champion", horizon=60),
+    "rolling_accuracy": lambda frame: plots.rolling_accuracy(frame, role="champion", horizon=60),
 }
 
 

@@ -34,9 +34,9 @@ def test_the_forecast_of_this_hour_is_served_for_every_horizon(client: httpx.Cli
     assert datetime.fromisoformat(response["valid_until"]) == made_at + timedelta(hours=1)
     assert response["age_seconds"] >= 0
     assert response["model"].keys() == {"version", "cutoff", "digest"}
-    assert [horizon["horizon_hours"] for horizon in response["horizons"]] == [1, 4, 24]
+    assert [horizon["horizon_minutes"] for horizon in response["horizons"]] == [60, 240, 1440]
     for horizon in response["horizons"]:
-        assert datetime.fromisoformat(horizon["target_time"]) == made_at + timedelta(hours=horizon["horizon_hours"])
+        assert datetime.fromisoformat(horizon["target_time"]) == made_at + timedelta(minutes=horizon["horizon_minutes"])
         assert 0 <= horizon["p_up"] <= 1
         price = horizon["price"]
         assert price["median"] == pytest.approx(response["close"] * math.exp(horizon["median_return"]))
@@ -76,8 +76,8 @@ def degraded_forecasts(models: Path) -> pl.DataFrame:
     return complete.with_columns(
         newest.alias("degraded"),
         pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("")).alias("missing_inputs"),
-        pl.when(newest).then(pl.col("horizon_hours") / 40).otherwise(0.0).alias("missing_weight"),
-        (newest & (pl.col("horizon_hours") == 24)).alias("fallback"),
+        pl.when(newest).then(pl.col("horizon_minutes") / 2400).otherwise(0.0).alias("missing_weight"),
+        (newest & (pl.col("horizon_minutes") == 1440)).alias("fallback"),
     )
 
 
@@ -97,7 +97,7 @@ def test_a_degraded_forecast_is_marked_and_names_its_missing_inputs(tmp_path: Pa
     assert "rsi, volume_ratio" in response["note"]
     assert "forecast for 24 h is the base rate" in response["note"]
     degraded_rows = [row for row in past if row["degraded"]]
-    assert [row["horizon_hours"] for row in degraded_rows] == [1, 4, 24]
+    assert [row["horizon_minutes"] for row in degraded_rows] == [60, 240, 1440]
     assert all(row["missing_inputs"] == ["rsi", "volume_ratio"] for row in degraded_rows)
     assert [row["fallback"] for row in degraded_rows] == [False, False, True]
     assert all(row["missing_inputs"] == [] for row in past if not row["degraded"])
@@ -138,7 +138,7 @@ def test_the_model_endpoint_has_descriptions_and_a_valid_row(client: httpx.Clien
     response = client.get("/v1/model").json()
     assert [feature["name"] for feature in response["features"]] == list(FEATURE_NAMES)
     assert all(feature["unit"] for feature in response["features"])
-    assert response["metrics"]["1"]["log_loss"] == 0.69
+    assert response["metrics"]["60"]["log_loss"] == 0.69
     assert client.post("/v1/predict", json=response["newest_features"]).status_code == 200
 
 

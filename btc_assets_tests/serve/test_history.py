@@ -22,7 +22,7 @@ def test_the_default_range_is_the_last_week_oldest_first(client: httpx.Client, m
     response = client.get("/v1/forecasts").json()
     assert response["total"] == len(response["forecasts"]) == 48 * 3
     assert response["next_offset"] is None
-    times = [(row["made_at"], row["horizon_hours"]) for row in response["forecasts"]]
+    times = [(row["made_at"], row["horizon_minutes"]) for row in response["forecasts"]]
     assert times == sorted(times)
     assert datetime.fromisoformat(times[-1][0]) == made_at
 

@@ -159,18 +159,18 @@ def outcomes_of_three_roles() -> pl.DataFrame:
     hours = 40 * 24
     parts = []
     for role in ("champion", "newest", "another role"):
-        for horizon in (1, 4, 24):
+        for horizon in (60, 240, 1440):
             p_up = np.where(rng.random(hours) < 0.05, rng.integers(0, 2, hours), rng.uniform(0.3, 0.7, hours))
             p_up[:20] = 0.5
             known_at = [MADE_AT - timedelta(hours=back) for back in reversed(range(hours))]
             parts.append(
                 pl.concat([base] * hours).with_columns(
                     role=pl.lit(role),
-                    horizon_hours=pl.lit(horizon, pl.Int64),
+                    horizon_minutes=pl.lit(horizon, pl.Int64),
                     p_up=pl.Series(p_up),
                     log_return=pl.Series(rng.normal(0, 0.01, hours).round(2)),
                     known_at=pl.Series(known_at).dt.cast_time_unit("us"),
-                    open_time=pl.Series(known_at).dt.cast_time_unit("us") - pl.duration(hours=horizon + 1),
+                    open_time=pl.Series(known_at).dt.cast_time_unit("us") - pl.duration(minutes=horizon + 60),
                 )
             )
     return pl.concat(parts).select(list(FORECAST_OUTCOMES.columns))
@@ -184,7 +184,7 @@ def test_realised_metrics_equal_those_of_the_performance_report(tmp_path: Path, 
     for window, span in WINDOWS.items():
         recent = outcomes.filter(pl.col("known_at") > MADE_AT - span)
         assert recent.height == (7 if window == "7d" else 40) * 24 * 9
-        for (role, horizon), rows in recent.group_by("role", "horizon_hours"):
+        for (role, horizon), rows in recent.group_by("role", "horizon_minutes"):
             labels = (str(horizon), role, window)
             p_up, log_return = rows["p_up"].to_numpy(), rows["log_return"].to_numpy()
             assert samples["btc_realised_outcomes", labels] == rows.height
@@ -202,7 +202,7 @@ def test_forecast_drift_and_alerts_have_metrics(tmp_path: Path, models: Path) ->
     with served(tmp_path) as client:
         samples = scrape(client)
         forecast = client.get("/v1/forecast").json()
-    p_up = {(str(horizon["horizon_hours"]),): horizon["p_up"] for horizon in forecast["horizons"]}
+    p_up = {(str(horizon["horizon_minutes"]),): horizon["p_up"] for horizon in forecast["horizons"]}
     assert named(samples, "btc_forecast_up_probability") == p_up
     assert samples["btc_drift_inputs_ratio", ()] == 1 / len(FEATURE_NAMES)
     assert named(samples, "btc_drift_promise_broken") == {("calibration",): 1, ("coverage_90",): 0}
@@ -224,20 +224,20 @@ def test_the_missing_inputs_of_the_newest_forecast_have_metrics(tmp_path: Path, 
     degraded = frames.with_columns(
         pl.lit(value=True).alias("degraded"),
         pl.when(newest).then(pl.lit("rsi,volume_ratio")).otherwise(pl.lit("rsi")).alias("missing_inputs"),
-        (pl.col("horizon_hours") / 40).alias("missing_weight"),
-        (pl.col("horizon_hours") == 24).alias("fallback"),
+        (pl.col("horizon_minutes") / 2400).alias("missing_weight"),
+        (pl.col("horizon_minutes") == 1440).alias("fallback"),
     )
     for forecasts, inputs, weights in ((degraded, 2, (0.025, 0.1, 0.6)), (frames, 0, (0, 0, 0))):
         publish_small(tmp_path, models, forecasts=forecasts)
         with served(tmp_path) as client:
             samples = scrape(client)
         assert samples["btc_forecast_missing_inputs", ()] == inputs
-        horizons = [("1",), ("4",), ("24",)]
+        horizons = [("60",), ("240",), ("1440",)]
         assert named(samples, "btc_forecast_missing_weight_ratio") == pytest.approx(
             dict(zip(horizons, weights, strict=True))
         )
         fallback = named(samples, "btc_forecast_fallback")
-        assert fallback == {("1",): 0, ("4",): 0, ("24",): float(inputs > 0)}
+        assert fallback == {("60",): 0, ("240",): 0, ("1440",): float(inputs > 0)}
 
 
 def test_severities_and_states_equal_those_of_the_alerts() -> None:

@@ -44,7 +44,7 @@ def test_a_forecast_equals_that_of_the_model(client: httpx.Client, server: Serve
         expected = model.predict(rows)[horizon]
         for i, row in enumerate(response["rows"]):
             forecast = row["horizons"][position]
-            assert forecast["horizon_hours"] == horizon
+            assert forecast["horizon_minutes"] == horizon
             assert forecast["p_up"] == expected.p_up[i]
             quantiles = [forecast["interval_90"]["lower"], forecast["interval_50"]["lower"], forecast["median_return"]]
             quantiles += [forecast["interval_50"]["upper"], forecast["interval_90"]["upper"]]

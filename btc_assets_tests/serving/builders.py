@@ -79,10 +79,10 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
     rows = [
         {
             "open_time": made_at - timedelta(hours=back + 1),
-            "horizon_hours": horizon,
+            "horizon_minutes": horizon,
             "role": "champion",
             "made_at": made_at - timedelta(hours=back),
-            "target_time": made_at - timedelta(hours=back - horizon),
+            "target_time": made_at - timedelta(hours=back) + timedelta(minutes=horizon),
             "model_version": version,
             "model_cutoff": date(2018, 1, 1),
             "model_digest": digest,

@@ -56,7 +56,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         stat("Model version", "btc_model_version", unit="none"),
         stat("Age of the model", "btc_model_age_seconds", unit="s", steps=(15_724_800,)),
         stat("Age of the drift report", "time() - btc_drift_report_timestamp_seconds", unit="s", steps=(180_000,)),
-        Panel("P(up)", (("btc_forecast_up_probability", "{{horizon_hours}} h"),), unit="percentunit", width=6),
+        Panel("P(up)", (("btc_forecast_up_probability", "{{horizon_minutes}} min"),), unit="percentunit", width=6),
         Panel("Ages", (("btc_data_age_seconds", "forecast"), ("btc_model_age_seconds", "model")), unit="s", width=6),
         Panel(
             "From close to publication",
@@ -69,8 +69,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Missing inputs",
             (
                 ("btc_forecast_missing_inputs", "inputs"),
-                ("100 * btc_forecast_missing_weight_ratio", "% of the model, {{horizon_hours}} h"),
-                ("btc_forecast_fallback", "fallback, {{horizon_hours}} h"),
+                ("100 * btc_forecast_missing_weight_ratio", "% of the model, {{horizon_minutes}} min"),
+                ("btc_forecast_fallback", "fallback, {{horizon_minutes}} min"),
             ),
             width=6,
             about="Inputs of the newest forecast that are missing beyond what its model saw in training.",
@@ -79,19 +79,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Realised outcomes": (
         Panel(
             "Accuracy",
-            ((f"btc_realised_accuracy_ratio{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),),
+            ((f"btc_realised_accuracy_ratio{{{SELECTION}}}", "{{role}} {{horizon_minutes}} min"),),
             unit="percentunit",
             about="Share of correct directions over the selected window.",
         ),
         Panel(
             "Log-loss, nats",
             (
-                (f"btc_realised_log_loss_nats{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),
+                (f"btc_realised_log_loss_nats{{{SELECTION}}}", "{{role}} {{horizon_minutes}} min"),
                 ("ln(vector(2))", "a coin"),
             ),
             about="Lower is better. Differences from a coin are small: check the number of outcomes too.",
         ),
-        Panel("Outcomes", ((f"btc_realised_outcomes{{{SELECTION}}}", "{{role}} {{horizon_hours}} h"),)),
+        Panel("Outcomes", ((f"btc_realised_outcomes{{{SELECTION}}}", "{{role}} {{horizon_minutes}} min"),)),
     ),
     "Drift and alerts": (
         Panel("Share of drifted inputs", (("btc_drift_inputs_ratio", "drifted"),), unit="percentunit", width=6),

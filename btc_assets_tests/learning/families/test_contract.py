@@ -32,26 +32,26 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def outputs(name: str, rows: dict[int, Rows]) -> Mapping[str, FittedOutput]:
-    one, fit = rows[1], family(name).fit_quantiles
+    one, fit = rows[60], family(name).fit_quantiles
     assert fit is not None
-    scaled = one.log_return / scales(one, 1)
+    scaled = one.log_return / scales(one, 60)
     quantiles = fit(one.inputs, scaled, np.ones(len(one)), QUICK[name], Fit(one.names, seed=1))
     return {"p_up": direction(name, one), **quantiles}
 
 
 def test_a_signal_is_learned(outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]) -> None:
-    assert (auc(outputs["p_up"].predict(rows[1].inputs), rows[1].log_return).value or 0) > 0.6
+    assert (auc(outputs["p_up"].predict(rows[60].inputs), rows[60].log_return).value or 0) > 0.6
 
 
 def test_probabilities_are_between_zero_and_one(outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]) -> None:
-    p_up = outputs["p_up"].predict(rows[1].inputs)
-    assert p_up.shape == (len(rows[1]),)
+    p_up = outputs["p_up"].predict(rows[60].inputs)
+    assert p_up.shape == (len(rows[60]),)
     assert ((p_up > 0) & (p_up < 1)).all()
 
 
 def test_quantiles_have_their_nominal_coverage(outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]) -> None:
-    scaled = rows[1].log_return / scales(rows[1], 1)
-    below = [(scaled <= outputs[level].predict(rows[1].inputs)).mean() for level in QUANTILE_NAMES]
+    scaled = rows[60].log_return / scales(rows[60], 60)
+    below = [(scaled <= outputs[level].predict(rows[60].inputs)).mean() for level in QUANTILE_NAMES]
     assert below == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95], abs=0.06)
 
 
@@ -63,7 +63,7 @@ def test_missing_features_still_get_a_forecast(outputs: Mapping[str, FittedOutpu
 def test_every_output_is_exported_to_onnx_with_the_same_values(
     name: str, outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]
 ) -> None:
-    check, bound = parity_rows(rows[1].inputs, seed=1), family(name).parity_tolerance
+    check, bound = parity_rows(rows[60].inputs, seed=1), family(name).parity_tolerance
     assert np.isnan(check).any()
     for output in outputs.values():
         assert parity_error(output, output.onnx(), check, bound) <= bound
@@ -73,26 +73,26 @@ def test_a_graph_of_another_output_fails_the_parity_check(
     outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]
 ) -> None:
     with pytest.raises(ParityError, match="not registered"):
-        parity_error(outputs["q05"], outputs["q95"].onnx(), parity_rows(rows[1].inputs, seed=1), 1e-5)
+        parity_error(outputs["q05"], outputs["q95"].onnx(), parity_rows(rows[60].inputs, seed=1), 1e-5)
 
 
 def test_a_model_without_splits_is_exported_to_onnx(name: str, rows: dict[int, Rows]) -> None:
     few, bound = slice(0, 40), family(name).parity_tolerance
-    inputs = rows[1].inputs[few]
-    output = family(name).fit_direction(inputs, up(rows[1])[few], np.full(40, 0.01), QUICK[name], Fit(rows[1].names))
-    assert parity_error(output, output.onnx(), rows[1].inputs, bound) <= bound
+    inputs = rows[60].inputs[few]
+    output = family(name).fit_direction(inputs, up(rows[60])[few], np.full(40, 0.01), QUICK[name], Fit(rows[60].names))
+    assert parity_error(output, output.onnx(), rows[60].inputs, bound) <= bound
 
 
 def test_the_same_rows_and_seed_give_the_same_graphs(name: str, rows: dict[int, Rows]) -> None:
-    assert direction(name, rows[1]).onnx() == direction(name, rows[1]).onnx()
+    assert direction(name, rows[60]).onnx() == direction(name, rows[60]).onnx()
 
 
 def test_a_stored_output_predicts_the_same(
     name: str, outputs: Mapping[str, FittedOutput], rows: dict[int, Rows]
 ) -> None:
     for output in outputs.values():
-        loaded = family(name).read(output.native(), len(rows[1].names))
-        assert loaded.predict(rows[1].inputs).tobytes() == output.predict(rows[1].inputs).tobytes()
+        loaded = family(name).read(output.native(), len(rows[60].names))
+        assert loaded.predict(rows[60].inputs).tobytes() == output.predict(rows[60].inputs).tobytes()
 
 
 def test_parameters_round_trip_through_json_and_unknown_names_are_refused(name: str) -> None:
