@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _ROWS, _COLUMNS = "rows", "columns"
-_OPSET = 13
-"""Version of the standard ONNX operators used for joining if the graphs use none themselves."""
+OPSET = 13
+"""Version of the standard ONNX operators: of families that write their graphs, and of the joined graph."""
+TREE_OPSET = 1
+"""Version of the ONNX operators for trees, `ai.onnx.ml`, in every graph."""
 
 
 class GraphError(ValueError):
@@ -102,7 +104,7 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
             columns.append(f"{position}")
     joined.node.append(helper.make_node("Concat", columns, ["all"], axis=1))
     joined.node.append(helper.make_node("Cast", ["all"], [_COLUMNS], to=TensorProto.DOUBLE))
-    versions.setdefault("", _OPSET)
+    versions.setdefault("", OPSET)
     imports = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     return helper.make_model(joined, opset_imports=imports, ir_version=8).SerializeToString()
 

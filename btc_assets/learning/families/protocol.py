@@ -128,7 +128,8 @@ class Family(Generic[P]):
         parameters: its parameters; all have defaults.
         suggest: (trial, incumbent) -> the parameters of a trial of an Optuna study.
         fit_direction: (inputs, up, weights, parameters, fit) -> P(up). `up` (n,) is 1.0 where the return was positive,
-            `weights` (n,) are row weights.
+            `weights` (n,) are row weights, in units of an independent outcome of the newest hour: penalties and minimum
+            leaves are in these units too.
         read: (native file, number of input columns) -> the output, the inverse of `FittedOutput.native`.
         fit_quantiles: like `fit_direction` on scaled returns (log return over the volatility of the row, see
             `forecast_model.row_scale`) -> one output per name in `vocabulary.QUANTILE_NAMES`; None if it has none.

@@ -10,6 +10,15 @@ from btc_assets.learning.families.protocol import Family
 
 FAMILIES = {
     "xgboost": "btc_assets.learning.families.xgboost:FAMILY",
+    "lightgbm": "btc_assets.learning.families.lightgbm:FAMILY",
+    "random_forest": "btc_assets.learning.families.random_forest:FAMILY",
+    "extra_trees": "btc_assets.learning.families.extra_trees:FAMILY",
+    "gradient_boosting": "btc_assets.learning.families.gradient_boosting:FAMILY",
+    "ridge_logistic": "btc_assets.learning.families.ridge_logistic:FAMILY",
+    "naive_bayes": "btc_assets.learning.families.naive_bayes:FAMILY",
+    "linear_svm": "btc_assets.learning.families.linear_svm:FAMILY",
+    "persistence": "btc_assets.learning.families.persistence:FAMILY",
+    "climatology": "btc_assets.learning.families.climatology:FAMILY",
 }
 """Where each family is, by name: module:ATTRIBUTE."""
 
