@@ -97,6 +97,11 @@ class Settings(BaseSettings):
         default="",
         description="For `files`: path or glob of Parquet, CSV or JSON files, also zipped, with hourly bars.",
     )
+    quarter_files: str = Field(
+        default="",
+        description="For `files`: path or glob of Parquet, CSV or zip files with 15-minute bars of the same hours. "
+        "Empty: none, and features of quarter bars are unknown.",
+    )
     history_start: date | None = Field(
         default=None,
         description="First UTC day of every asset. Default 2024-01-01; for `sample` 2017-10-01.",
@@ -372,7 +377,7 @@ class Settings(BaseSettings):
             raise ValueError("expected a path on this machine, got a URL")
         return Path(rooted(str(path), PROJECT_ROOT))
 
-    @field_validator("market_files", "news_files", "social_files", "labelled_sentiment", "lake_url")
+    @field_validator("market_files", "quarter_files", "news_files", "social_files", "labelled_sentiment", "lake_url")
     @classmethod
     def _is_rooted_or_a_url(cls, location: str) -> str:
         return rooted(location, PROJECT_ROOT) if location and "://" not in location else location
@@ -463,6 +468,11 @@ class Settings(BaseSettings):
     def source_grows(self) -> bool:
         """Whether the source of bars is a live market; files have an end."""
         return self.market_source not in ("files", "sample")
+
+    @property
+    def has_quarters(self) -> bool:
+        """Whether the source of bars also has quarter bars; files have them if they are named."""
+        return self.market_source != "files" or bool(self.quarter_files)
 
     @property
     def context_names(self) -> tuple[str, ...]:

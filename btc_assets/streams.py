@@ -109,6 +109,7 @@ class Stream:
         is_gathered: whether a deployment's settings name somewhere to get it from.
         followed_as: what its newest rows are called in the name of the sensor that follows them; its name unless given.
         is_clock: whether its rows are the rows of the feature table.
+        with_the_clock: whether the run of the hourly forecast fetches it too, without waiting for it.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Stream:
     is_gathered: Callable[[Settings], bool] = field(default=lambda _settings: True)
     followed_as: str = ""
     is_clock: bool = False
+    with_the_clock: bool = False
 
     @property
     def contract(self) -> Contract:
@@ -268,15 +270,18 @@ def latest(hour: pl.Expr, columns: Mapping[str, str], lookback: timedelta) -> Ca
     return join
 
 
-def numbers_poisoned(frame: pl.DataFrame, future: pl.Expr, *, seed: int = 3) -> dict[str, pl.DataFrame]:
+def numbers_poisoned(
+    frame: pl.DataFrame, future: pl.Expr, *, seed: int = 3, unchanged: Collection[str] = ()
+) -> dict[str, pl.DataFrame]:
     """Return frames whose future values are unknown, multiplied by a million, or shuffled, by name.
 
     Args:
         frame: rows in time order.
         future: selects the rows of the future.
         seed: random seed of the shuffle.
+        unchanged: numeric columns that stay, such as the length of a bar.
     """
-    values = [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
+    values = [name for name, dtype in frame.schema.items() if dtype.is_numeric() and name not in unchanged]
     floats = [name for name in values if frame.schema[name].is_float()]
     past, later = frame.filter(~future), frame.filter(future)
     order = np.random.default_rng(seed).permutation(later.height)
@@ -292,13 +297,16 @@ def numbers_poisoned(frame: pl.DataFrame, future: pl.Expr, *, seed: int = 3) -> 
     }
 
 
-def number_futures(rows: Rows, available_at: pl.Expr, moment: datetime) -> dict[str, Rows]:
+def number_futures(
+    rows: Rows, available_at: pl.Expr, moment: datetime, *, unchanged: Collection[str] = ()
+) -> dict[str, Rows]:
     """Return a numeric stream with other futures after a moment, by name; a missing future is synthesised.
 
     Args:
         rows: rows in time order.
         available_at: when each row may be used.
         moment: rows available after it change, UTC.
+        unchanged: numeric columns that stay.
     """
     frame, future = rows.frame, available_at > moment
     if not frame.select(future.any()).item():
@@ -306,7 +314,8 @@ def number_futures(rows: Rows, available_at: pl.Expr, moment: datetime) -> dict[
         times = [name for name, dtype in frame.schema.items() if dtype.is_temporal()]
         frame = pl.concat([frame, recent.with_columns((pl.col(name) + _REACH).cast(frame.schema[name])
                                                       for name in times)])  # fmt: skip
-    return {name: Rows(poisoned, rows.days) for name, poisoned in numbers_poisoned(frame, future).items()}
+    poisoned_frames = numbers_poisoned(frame, future, unchanged=unchanged)
+    return {name: Rows(poisoned, rows.days) for name, poisoned in poisoned_frames.items()}
 
 
 def random_numbers(contract: Contract, cadence: timedelta, columns: Sequence[str]) -> Callable[[pl.Series, int], Rows]:

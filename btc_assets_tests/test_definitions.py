@@ -26,6 +26,7 @@ KEYS = sorted(GRAPH.get_all_asset_keys())
 NAMES = [key.to_user_string() for key in KEYS]
 EXPECTED = {
     "market/prices",
+    "market/quarter_bars",
     "news/articles",
     "news/posts",
     "news/sentiment_scores",
@@ -110,7 +111,7 @@ def test_streams_that_are_turned_on_join_the_graph_and_the_features() -> None:
     )
     columns = len(HOURLY_FEATURES.columns) + sum(len(stream.features) for stream in CONTEXT)
     counts, automation = found.stdout.splitlines()
-    assert counts.split() == ["5", "5", str(columns)]
+    assert counts.split() == ["6", "6", str(columns)]
     for stream in CONTEXT:
         assert automation.split().count(f"gather_{stream.name}") == 2, "a job and a schedule"
         assert f"forecast_from_new_{stream.name}" in automation.split()

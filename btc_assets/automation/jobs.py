@@ -13,7 +13,7 @@ from btc_assets.alerts.tables import ALERTS
 from btc_assets.automation.walk_forward import BACKGROUND
 from btc_assets.champion.assets import history_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
-from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS
+from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS, WITH_THE_CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
@@ -52,17 +52,28 @@ def gathered_tables(config: Settings) -> set[dg.AssetKey]:
     return {table.asset_key for stream in STREAMS if stream.is_gathered(config) for table in stream.tables}
 
 
+def fetched_with_the_clock(config: Settings) -> list[dg.AssetKey]:
+    """Return the tables that the run of the hourly forecast fetches in addition to the bars."""
+    return [stream.contract.asset_key for stream in WITH_THE_CLOCK if stream.is_gathered(config)]
+
+
 refresh_forecast = dg.define_asset_job(
     "refresh_forecast",
     selection=dg.AssetSelection.assets(
         CLOCK.contract.asset_key,
+        *fetched_with_the_clock(settings()),
         HOURLY_FEATURES.asset_key,
         HOURLY_LABELS.asset_key,
         FORECASTS.asset_key,
         FORECAST_OUTCOMES.asset_key,
         SERVING_BUNDLE.asset_key,
     ),
-    config={"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}},
+    config={
+        "ops": {
+            "market__prices": {"config": {"patience_s": PATIENCE_S}},
+            **{"__".join(key.path): {"config": {"required": False}} for key in fetched_with_the_clock(settings())},
+        }
+    },
     description="Fetch the bar that has just closed, build its features, forecast and publish, in one run.",
     tags=_tags(FORECAST_LANE, minutes=60) | {"dagster/priority": "10"},
 )
@@ -89,9 +100,9 @@ GATHERINGS = {
         description=f"Gather the rows of {stream.contract.table} of a day or a range of days.",
         tags=_tags(stream.name, minutes=60),
     )
-    for stream in GATHERED_ALONE
+    for stream in (*WITH_THE_CLOCK, *GATHERED_ALONE)
 }
-"""The job of each stream whose asset is made from its declaration."""
+"""The job of each stream that is gathered in a run of its own, late rows of those fetched with the bars included."""
 
 score_texts = dg.define_asset_job(
     "score_texts",

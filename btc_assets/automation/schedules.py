@@ -12,10 +12,12 @@ from btc_assets.automation.sensors import refresh_assets
 from btc_assets.automation.spans import DAY, Span
 from btc_assets.champion.history import is_recorded
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
-from btc_assets.features.inputs import CLOCK, GATHERED_ALONE, OF_OTHER_ASSETS
+from btc_assets.clock import HOUR
+from btc_assets.features.inputs import CLOCK, GATHERED_ALONE, OF_OTHER_ASSETS, WITH_THE_CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
 from btc_assets.partitions import key_of
+from btc_assets.schema import Contract
 from btc_assets.settings import ENV_PREFIX, SettingsError, settings
 from btc_assets.streams import Stream
 
@@ -78,13 +80,19 @@ def days_to_refresh(now: datetime, stored: list[date], newest_bar: datetime | No
     return Span(first, last) if first <= last else None
 
 
-def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
-    """Return the open_time of the newest bar of these days; a stored day may have no bars."""
+def _newest_row(lake: Lake, contract: Contract, days: Sequence[date]) -> pl.DataFrame | None:
+    """Return the newest row of these days, a frame of one row; a stored day may have no rows."""
     for day in reversed(days):
-        frame = lake.read(CLOCK.contract, day)
+        frame = lake.read(contract, day)
         if frame is not None and not frame.is_empty():
-            return frame.select(pl.col("open_time").max()).item()
+            return frame.sort(contract.key).tail(1)
     return None
+
+
+def _newest_bar(lake: Lake, days: Sequence[date]) -> datetime | None:
+    """Return the open_time of the newest bar of these days."""
+    row = _newest_row(lake, CLOCK.contract, days)
+    return None if row is None else row["open_time"][0]
 
 
 @dg.schedule(
@@ -169,6 +177,40 @@ def gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
     return gather
 
 
+def late_gathering_of(stream: Stream, job: Any) -> dg.ScheduleDefinition:
+    """Return the schedule that fetches rows which the run of the hourly forecast did not get.
+
+    Args:
+        stream: a stream that is fetched in that run.
+        job: the job that gathers it.
+    """
+
+    @dg.schedule(
+        name=f"gather_late_{stream.name}",
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        job=job,
+        default_status=RUNNING_WHEN_LIVE,
+        description=f"Gather rows of {stream.contract.table} that were late for the forecast of the hour.",
+    )
+    def gather(context: dg.ScheduleEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
+        if not stream.is_gathered(settings()):
+            return dg.SkipReason(f"the chosen source has no {stream.name}")
+        today = settings().now().date()
+        bar = _newest_bar(lake, [day for day in lake.days(CLOCK.contract) if day <= today])
+        stored = [day for day in lake.days(stream.contract) if day <= today]
+        newest = _newest_row(lake, stream.contract, stored[-MAX_DAYS_TO_GATHER:])
+        if bar is None:
+            return dg.SkipReason(f"no bars are stored, which come before {stream.name}")
+        if newest is not None and newest.select(stream.available_at).item() >= bar + HOUR:
+            return dg.SkipReason(f"{stream.name} are stored up to the newest bar")
+        # A day without rows, stored while the source failed, is gathered again.
+        with_rows = [] if newest is None else newest.select(stream.contract.day).to_series().to_list()
+        return _gathering(context, job.name, with_rows)
+
+    return gather
+
+
 def _gathering(context: dg.ScheduleEvaluationContext, job: str, stored: list[date]) -> dg.RunRequest | dg.SkipReason:
     """Request the days to gather unless an earlier run of the job is still running."""
     now = context.scheduled_execution_time.astimezone(UTC)
@@ -225,6 +267,7 @@ def weekly_training(
 SCHEDULES = [
     hourly_refresh,
     gather_news,
+    *(late_gathering_of(stream, GATHERINGS[stream]) for stream in WITH_THE_CLOCK),
     *(gathering_of(stream, GATHERINGS[stream]) for stream in GATHERED_ALONE),
     weekly_training,
 ]

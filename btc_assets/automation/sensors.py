@@ -16,6 +16,7 @@ import dagster as dg
 
 from btc_assets.automation.jobs import (
     UNFINISHED,
+    fetched_with_the_clock,
     forecast_days,
     publish_bundle,
     refresh_forecast,
@@ -275,7 +276,8 @@ def forecast_assets(lake: Lake, day: date) -> list[dg.AssetKey]:
 def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
     """Return the assets that `refresh_forecast` materialises: forecasts only with a champion, else no bundle."""
     hour = now.replace(minute=0, second=0, microsecond=0) - HOUR
-    materialised = [CLOCK.contract.asset_key, *forecast_assets(lake, hour.date())]
+    fetched = [CLOCK.contract.asset_key, *fetched_with_the_clock(settings())]
+    materialised = [*fetched, *forecast_assets(lake, hour.date())]
     champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
     return materialised if champion is None else [*materialised, SERVING_BUNDLE.asset_key]
 
@@ -387,9 +389,12 @@ def forecast_from(stream: Stream) -> dg.SensorDefinition:
         running = dg.RunsFilter(job_name=refresh_forecast.name, statuses=UNFINISHED)
         if context.instance.get_runs(running, limit=1):
             return dg.SkipReason(f"the forecast of the hour is running and includes the stored {rows}")
-        new_position, changed = new_content(context.instance, stream.followed.asset_key, position)
-        requests = retry_requests(context.instance, name, datetime.now(tz=UTC))
         now = settings().now()
+        downstream = forecast_assets(lake, now.date()) if stream.with_the_clock else []
+        new_position, changed = new_content(
+            context.instance, stream.followed.asset_key, position, downstream=downstream
+        )
+        requests = retry_requests(context.instance, name, datetime.now(tz=UTC))
         recent = {day for day in map(day_of, changed) if day >= now.date() - DAY}
         hours = rows_by_hour(lake, stream, recent)
         new_position.hours = {

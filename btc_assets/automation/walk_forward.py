@@ -40,7 +40,7 @@ from btc_assets.learning.tables import (
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
 )
-from btc_assets.market.assets import closed_hours
+from btc_assets.market.assets import closed_span
 from btc_assets.market.bars import coverage_fault
 from btc_assets.market.sources.choose import source_of
 from btc_assets.partitions import key_of, previous_monday
@@ -172,7 +172,7 @@ def days_to_fetch(lake: Lake, days: Iterable[date], now: datetime) -> list[date]
     to_fetch = set(missing_days(lake, CLOCK.contract, days))
     newest = max(lake.days(CLOCK.contract), default=None)
     if newest is not None and newest in days:
-        first, end = closed_hours([newest], now)
+        first, end = closed_span([newest], now)
         stored_until = lake.scan_days(CLOCK.contract, [newest]).select(pl.col("open_time").max()).collect().item()
         if first < end and (stored_until is None or stored_until < end - timedelta(hours=1)):
             to_fetch.add(newest)
@@ -285,7 +285,7 @@ class Walk:
         if self.settings.source_grows or not days:
             return
         now = self.settings.now()
-        first, last = closed_hours(days, now)
+        first, last = closed_span(days, now)
         try:
             bars = source_of(self.settings).fetch(first, last, now)
         except SourceError as error:

@@ -20,7 +20,9 @@ CLOCK = next(stream for stream in STREAMS if stream.is_clock)
 """The stream whose rows are the rows of the feature table."""
 BESIDE_THE_CLOCK = tuple(stream for stream in STREAMS if not stream.is_clock)
 """The streams that may be absent."""
-OF_OTHER_ASSETS = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is None)
+WITH_THE_CLOCK = tuple(stream for stream in BESIDE_THE_CLOCK if stream.with_the_clock)
+"""Those that the run of the hourly forecast fetches too."""
+OF_OTHER_ASSETS = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is None and not stream.with_the_clock)
 """Those whose domain has assets of its own; the other assets are made from the declaration."""
 GATHERED_ALONE = tuple(stream for stream in BESIDE_THE_CLOCK if stream.service is not None)
 """Those whose asset is made from the declaration, each gathered by a job and a schedule of its own."""

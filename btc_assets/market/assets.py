@@ -1,4 +1,4 @@
-"""`market/prices`: hourly bars, one partition per UTC day."""
+"""`market/prices`, the hourly bars, and `market/quarter_bars`: one partition per UTC day."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -7,10 +7,11 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from btc_assets.clock import HOUR, midnight
+from btc_assets.clock import HOUR, floor, midnight
 from btc_assets.lake import output_of
 from btc_assets.markdown import markdown_rows
-from btc_assets.market.bars import Merged, clean, find_gaps, merge, zone_shift
+from btc_assets.market.bars import BarsError, Merged, clean, find_gaps, merge, zone_shift
+from btc_assets.market.quarter_bars import QUARTER_BARS, QUARTERS, as_quarter_bars, whole_hours
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.streams import BARS
@@ -18,9 +19,9 @@ from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.reads import DeclaredReads, Tables
 from btc_assets.schema import dagster_type
-from btc_assets.transport import SourceMalformedError
+from btc_assets.transport import SourceError, SourceMalformedError
 
-_ROWS_SHOWN = 50
+ROWS_SHOWN = 50
 
 
 class PricesConfig(dg.Config):
@@ -77,7 +78,7 @@ def _refreshed(
     days: Sequence[date],
 ) -> dg.Output[pl.DataFrame]:
     """Fetch the days of the run and merge the bars with the stored ones."""
-    first, last = closed_hours(days, market.now())
+    first, last = closed_span(days, market.now())
     old = reads.scan(PRICES, days[0], days[-1]).collect()
     if first == last:  # none of these days has a closed hour yet
         return output_of(context, PRICES, old, {"bars": old.height, "missing_hours": 0})
@@ -108,11 +109,11 @@ def _refreshed(
     )
 
 
-def closed_hours(days: Sequence[date], now: datetime) -> tuple[datetime, datetime]:
-    """Return the span [first, last) of the hours of `days` that are closed at `now`, UTC; empty if none is closed."""
+def closed_span(days: Sequence[date], now: datetime, step: timedelta = HOUR) -> tuple[datetime, datetime]:
+    """Return the span [first, last) of the bars of `days` that are closed at `now`, UTC; empty if none is closed."""
     first = midnight(days[0])
     end = midnight(days[-1] + timedelta(days=1))
-    return first, max(first, min(end, now.replace(minute=0, second=0, microsecond=0)))
+    return first, max(first, min(end, floor(now, step)))
 
 
 def _summary(merged: Merged, first: datetime, last: datetime) -> dict[str, object]:
@@ -126,7 +127,7 @@ def _summary(merged: Merged, first: datetime, last: datetime) -> dict[str, objec
         "kept_hours": merged.kept,
         "restated_hours": len(merged.restated),
         "restated": dg.MetadataValue.md(_listed([f"{at:%Y-%m-%d %H:%M}" for at in merged.restated])),
-        "missing_hours": int(gaps.get_column("hours").sum()),
+        "missing_hours": int(gaps.get_column("bars").sum()),
         "gaps": dg.MetadataValue.md(gap_table(gaps)),
         "last_close": float(frame.get_column("close")[-1]),
     }
@@ -138,15 +139,101 @@ def gap_table(gaps: pl.DataFrame) -> str:
         return "No hour is missing."
     rows = [
         (f"{start:%Y-%m-%d %H:%M}", f"{end:%Y-%m-%d %H:%M}", hours)
-        for start, end, hours in gaps.sort("first_missing", descending=True).head(_ROWS_SHOWN).iter_rows()
+        for start, end, hours in gaps.sort("first_missing", descending=True).head(ROWS_SHOWN).iter_rows()
     ]
-    more = f"\n\n… and {gaps.height - _ROWS_SHOWN} more." if gaps.height > _ROWS_SHOWN else ""
+    more = f"\n\n… and {gaps.height - ROWS_SHOWN} more." if gaps.height > ROWS_SHOWN else ""
     return markdown_rows(("first missing", "last missing", "hours"), rows) + more
 
 
 def _listed(items: Sequence[str]) -> str:
-    shown = "\n".join(f"- {item}" for item in items[-_ROWS_SHOWN:])
+    shown = "\n".join(f"- {item}" for item in items[-ROWS_SHOWN:])
     return shown or "None."
 
 
-ASSETS = [prices]
+class QuarterBarsConfig(dg.Config):
+    """How to fetch quarter bars.
+
+    Attributes:
+        required: whether the run fails if the source does. The run of the hourly forecast sets false: then only the
+            venue of the newest hour is requested, once, and if it fails, the forecast is made without new bars.
+    """
+
+    required: bool = True
+
+
+@dg.asset(
+    key=QUARTER_BARS.asset_key,
+    partitions_def=DAILY,
+    dagster_type=dagster_type(QUARTER_BARS),
+    group_name="market",
+    kinds={"polars", "parquet"},
+    deps=[PRICES.asset_key],
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=QUARTERS.fail_after, warn_window=QUARTERS.warn_after),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version="1",
+    op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},
+)
+def quarter_bars(
+    context: dg.AssetExecutionContext,
+    config: QuarterBarsConfig,
+    tables: dg.ResourceParam[Tables],
+    market: dg.ResourceParam[Market],
+) -> Iterator[dg.Output[pl.DataFrame]]:
+    """Closed 15-minute Bitcoin bars of the source of `market/prices`; the embedded sample has 30-minute bars.
+
+    With several venues, requests begin with the venue of the newest stored hour. Units, gaps and restatements are as in
+    `market/prices`. Without quarter bars (`BTC_QUARTER_FILES` is empty) the table is empty. In the run of the hourly
+    forecast, a source that fails leaves the stored bars unchanged and the run continues; otherwise the run fails with
+    an explanation.
+    """
+    days = sorted(day_of(key) for key in context.partition_keys)
+    with tables.locked(QUARTER_BARS):
+        reads = tables.of(context)
+        stored = reads.scan(QUARTER_BARS, days[0], days[-1]).collect()
+        hours = reads.scan(PRICES, days[0], days[-1]).sort("open_time").collect()
+        venue = None if hours.is_empty() else hours["venue"][-1]
+        source = market.quarters_from(venue, eager=not config.required)
+        try:
+            fresh = QUARTER_BARS.empty() if source is None else _new_quarters(source, hours, days, market.now())
+        except (SourceError, BarsError) as error:
+            if config.required:
+                raise
+            context.log.warning(f"Continuing without new quarter bars: {error}")
+            yield output_of(context, QUARTER_BARS, stored, {"bars": stored.height, "not_fetched": str(error)})
+        else:
+            merged = merge(stored, fresh, () if market.quarters is None else market.quarters.venues)
+            yield output_of(
+                context,
+                QUARTER_BARS,
+                merged.frame,
+                {
+                    "bars": merged.frame.height,
+                    "added": merged.added,
+                    "restated": len(merged.restated),
+                    "venues": dict(merged.frame.group_by("venue").len().sort("venue").iter_rows()),
+                },
+            )
+
+
+def _new_quarters(source: MarketSource, hours: pl.DataFrame, days: Sequence[date], now: datetime) -> pl.DataFrame:
+    """Fetch the closed quarter bars of some days.
+
+    Raises:
+        SourceError: there is no usable answer.
+        BarsError: a bar breaks a rule.
+    """
+    first, last = closed_span(days, now, source.step)
+    if first == last:
+        return QUARTER_BARS.empty()
+    fetched = clean(source.fetch(first, last, now), source.step).frame
+    fresh = as_quarter_bars(fetched.filter(PRICES.day.is_in(days)), source.step)
+    if shift := zone_shift(hours, whole_hours(fresh)):
+        raise SourceMalformedError(
+            f"{source.venue} returned quarter bars that make the stored hours {abs(shift)} hours "
+            f"{'earlier' if shift > 0 else 'later'}: their times are not in UTC. Convert them to UTC; "
+            f"nothing was stored."
+        )
+    return fresh
+
+
+ASSETS = [prices, quarter_bars]

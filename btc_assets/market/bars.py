@@ -1,6 +1,7 @@
-"""Pure functions on hourly bars: rules, duplicates, gaps, restatements. A gap is reported and never filled.
+"""Pure functions on bars: rules, duplicates, gaps, restatements. A gap is reported and never filled.
 
-Frames hold the columns of the PRICES contract: open_time (start of the hour, UTC), prices in USD, volumes in BTC.
+Frames hold the columns of the PRICES contract: open_time (start of the bar, UTC), prices in USD, volumes in BTC. A bar
+spans an hour unless a shorter `step` is given.
 """
 
 from __future__ import annotations
@@ -11,33 +12,34 @@ from datetime import date, datetime, timedelta
 
 import polars as pl
 
-from btc_assets.clock import HOUR, midnight
+from btc_assets.clock import HALF_HOUR, HOUR, QUARTER, midnight
 from btc_assets.market.tables import PRICES
 
 _PRICES = ("open", "high", "low", "close")
 _NUMBERS = (*_PRICES, "volume")
 _FLOW = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
-_VALUES = (*_NUMBERS, *_FLOW)
 _DAY = timedelta(days=1)
-_FULL_HOUR = timedelta(seconds=3599)
-"""A bar whose close_time is at least this long after its open_time covers the whole hour."""
+_ROUNDING = timedelta(seconds=1)
+"""A bar whose close_time is at most this much before its end covers the whole step."""
 _MAX_ZONE_OFFSET_HOURS = 14
 _MIN_EQUAL_BARS = 6
 """Equal bars from which a time-zone shift between two histories is reported."""
+_NAMES = {HOUR: "hour", HALF_HOUR: "half hour", QUARTER: "quarter"}
+"""The lengths of a bar, in words."""
 
 
 class BarsError(ValueError):
-    """Bars break a rule of hourly bars."""
+    """Bars break a rule of bars."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Bars in time order, one per hour.
+    """Bars in time order, one per step.
 
     Attributes:
         frame: the bars.
-        duplicates: rows dropped because their hour had another row.
-        conflicts: hours whose rows differed.
+        duplicates: rows dropped because their open_time had another row.
+        conflicts: open times whose rows differed.
     """
 
     frame: pl.DataFrame
@@ -50,9 +52,9 @@ class Merged:
     """Stored bars merged with fetched bars.
 
     Attributes:
-        frame: the bars in time order, one per hour.
-        added: number of hours that were not stored.
-        kept: number of stored hours that were not fetched, or were fetched from a less preferred venue.
+        frame: the bars in time order, one per step.
+        added: number of bars that were not stored.
+        kept: number of stored bars that were not fetched, or were fetched from a less preferred venue.
         restated: open times whose stored values changed.
     """
 
@@ -62,15 +64,15 @@ class Merged:
     restated: list[datetime]
 
 
-def first_fault(frame: pl.DataFrame) -> str | None:
+def first_fault(frame: pl.DataFrame, step: timedelta = HOUR) -> str | None:
     """Return the first broken rule as "expected <a>, got <b> at <open_time>", or None.
 
-    The rules: open_time on the hour; prices finite and positive; volumes and counts finite and not negative;
+    The rules: open_time on a whole step; prices finite and positive; volumes and counts finite and not negative;
     low <= open, close <= high.
     """
     time = pl.col("open_time")
     rules = [
-        ("a bar that opens on the hour", time.is_null() | (time != time.dt.truncate("1h")), None),
+        (f"a bar that opens on the {_NAMES[step]}", time.is_null() | (time != time.dt.truncate(step)), None),
         *((f"{n} to be a finite number", pl.col(n).is_null() | ~pl.col(n).is_finite(), n) for n in _NUMBERS),
         *((f"{n} above zero", pl.col(n) <= 0, n) for n in _PRICES),
         ("volume not below zero", pl.col("volume") < 0, "volume"),
@@ -94,24 +96,25 @@ def _broken_flow(name: str) -> pl.Expr:
     return (~value.is_finite() | (value < 0)).fill_null(value=False)
 
 
-def clean(frame: pl.DataFrame) -> Cleaned:
-    """Sort bars and keep one per hour: prefer a complete bar, then more trades, then more volume.
+def clean(frame: pl.DataFrame, step: timedelta = HOUR) -> Cleaned:
+    """Sort bars and keep one per step: prefer a complete bar, then more trades, then more volume.
 
     Args:
-        frame: PRICES columns, rows in any order, hours may repeat; an optional `close_time` (UTC)
+        frame: PRICES columns, rows in any order, times may repeat; an optional `close_time` (UTC)
             distinguishes a complete bar from a truncated one.
+        step: length of a bar.
 
     Returns:
-        The bars, the number of dropped rows and the number of hours with conflicting rows. The result does not
+        The bars, the number of dropped rows and the number of bars with conflicting rows. The result does not
         depend on the order of the rows.
 
     Raises:
         BarsError: a bar breaks a rule, see `first_fault`.
     """
-    if fault := first_fault(frame):
+    if fault := first_fault(frame, step):
         raise BarsError(f"Bars cannot be used: {fault}.")
     if "close_time" in frame.columns:
-        complete = (pl.col("close_time") - pl.col("open_time") >= _FULL_HOUR).fill_null(value=True)
+        complete = (pl.col("close_time") - pl.col("open_time") >= step - _ROUNDING).fill_null(value=True)
     else:
         complete = pl.lit(value=True)
     bars = frame.with_columns(complete.alias("complete")).select(*PRICES.columns, "complete")
@@ -126,23 +129,23 @@ def clean(frame: pl.DataFrame) -> Cleaned:
     )
 
 
-def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime) -> pl.DataFrame:
-    """Return the hours without a bar in [`first`, `last`), grouped into gaps.
+def find_gaps(frame: pl.DataFrame, first: datetime, last: datetime, step: timedelta = HOUR) -> pl.DataFrame:
+    """Return the steps without a bar in [`first`, `last`), grouped into gaps.
 
     Returns:
-        first_missing, last_missing (open times, UTC) and hours (Int64), one row per gap, in time order.
+        first_missing, last_missing (open times, UTC) and bars (how many, Int64), one row per gap, in time order.
     """
-    hours = pl.datetime_range(first, last, "1h", closed="left", time_unit="us", eager=True).alias("open_time")
-    expected = pl.DataFrame({"open_time": hours.cast(PRICES.columns["open_time"])})
+    times = pl.datetime_range(first, last, step, closed="left", time_unit="us", eager=True).alias("open_time")
+    expected = pl.DataFrame({"open_time": times.cast(PRICES.columns["open_time"])})
     missing = expected.join(frame.select("open_time"), on="open_time", how="anti").sort("open_time")
-    begins = (pl.col("open_time").diff() != HOUR).fill_null(value=True)
+    begins = (pl.col("open_time").diff() != step).fill_null(value=True)
     return (
         missing.with_columns(begins.cum_sum().alias("gap"))
         .group_by("gap", maintain_order=True)
         .agg(
             pl.col("open_time").first().alias("first_missing"),
             pl.col("open_time").last().alias("last_missing"),
-            pl.len().cast(pl.Int64).alias("hours"),
+            pl.len().cast(pl.Int64).alias("bars"),
         )
         .drop("gap")
     )
@@ -178,7 +181,7 @@ def coverage_fault(frame: pl.DataFrame, days: Sequence[date], last: datetime, *,
 def restated(old: pl.DataFrame, new: pl.DataFrame) -> list[datetime]:
     """Return the open times that both frames hold with different values, in order; a changed venue counts."""
     both = old.join(new, on="open_time", how="inner", suffix="_new")
-    changed = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_new")) for c in (*_VALUES, "venue"))
+    changed = pl.any_horizontal(pl.col(c).ne_missing(pl.col(f"{c}_new")) for c in old.columns if c != "open_time")
     return both.filter(changed).sort("open_time")["open_time"].to_list()
 
 
@@ -186,8 +189,8 @@ def merge(stored: pl.DataFrame, fresh: pl.DataFrame, venues: tuple[str, ...] = (
     """Merge fetched bars into stored ones: absent bars stay stored, restated bars are updated.
 
     Args:
-        stored: PRICES rows, one per hour.
-        fresh: PRICES rows, one per hour.
+        stored: bars, one per step.
+        fresh: bars of the same columns, one per step.
         venues: the source's venues, in order of preference. A stored bar of a listed venue is replaced only by a bar
             of the same or a more preferred venue, so that a failover does not replace better bars; a bar of any other
             venue is always replaced.

@@ -1,4 +1,4 @@
-"""Checks on `market/prices`: of the days of the run, or of the newest stored day outside a run."""
+"""Checks on `market/prices` and `market/quarter_bars`: of the days of the run, or of the newest stored day."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -8,8 +8,10 @@ import polars as pl
 
 from btc_assets.clock import HOUR
 from btc_assets.lake import Lake
-from btc_assets.market.assets import closed_hours, gap_table, prices
+from btc_assets.markdown import markdown_rows
+from btc_assets.market.assets import ROWS_SHOWN, closed_span, gap_table, prices, quarter_bars
 from btc_assets.market.bars import coverage_fault, find_gaps, first_fault
+from btc_assets.market.quarter_bars import COMPARED, QUARTER_BARS, hours_that_differ, hours_without_quarters
 from btc_assets.market.resources import Market
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import days_to_check, nothing_stored
@@ -42,19 +44,19 @@ def hours_present(
     if not days:
         return nothing_stored(PRICES.table)
     now = market.now()
-    first, last = closed_hours(days, now)
+    first, last = closed_span(days, now)
     frame = _bars(lake, days)
     newest = frame.get_column("open_time").max()
     if not market.grows and isinstance(newest, datetime) and newest.date() == days[-1]:
         last = min(last, newest + HOUR)
     gaps = find_gaps(frame, first, last)
-    missing = int(gaps.get_column("hours").sum())
+    missing = int(gaps.get_column("bars").sum())
     expected = (last - first) // HOUR
     description = (
         f"{missing} of {expected} closed hours from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC are missing"
     )
     if missing:
-        longest_start, longest_end, _ = gaps.sort("hours", "first_missing", descending=[True, False]).row(0)
+        longest_start, longest_end, _ = gaps.sort("bars", "first_missing", descending=[True, False]).row(0)
         description += (
             f"; the longest gap has {(longest_end - longest_start) // HOUR + 1}, from {longest_start:%Y-%m-%d %H:%M} on"
         )
@@ -150,4 +152,57 @@ def continuity(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[La
     )
 
 
-CHECKS = [hours_present, ohlc_laws, newest_bar_age, continuity]
+def _quarters(lake: Lake, days: Sequence[date]) -> pl.DataFrame:
+    return lake.scan(QUARTER_BARS, days[0], days[-1]).collect()
+
+
+@dg.asset_check(asset=quarter_bars, name="quarters_present")
+def quarters_present(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake], market: dg.ResourceParam[Market]
+) -> dg.AssetCheckResult:
+    """Every stored hour has its quarter bars; only a warning, as forecasts are made without them too."""
+    days = days_to_check(context.run.tags, lake.days(QUARTER_BARS))
+    if not days:
+        return nothing_stored(QUARTER_BARS.table)
+    if market.quarters is None:
+        return dg.AssetCheckResult(passed=True, description="The chosen source has no quarter bars.")
+    hours = _bars(lake, days)
+    missing = hours_without_quarters(_quarters(lake, days), hours)
+    return dg.AssetCheckResult(
+        passed=missing.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{missing.len()} of {hours.height} stored hours from {days[0]} to {days[-1]} lack a quarter bar"
+        + (f", the first {missing[0]:%Y-%m-%d %H:%M} UTC." if missing.len() else "."),
+        metadata={"missing_hours": missing.len()},
+    )
+
+
+@dg.asset_check(asset=quarter_bars, name="quarters_make_the_hour")
+def quarters_make_the_hour(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """The quarter bars of an hour make the stored hour: equal prices, and the volume up to rounding.
+
+    Only a warning, which lists the hours that differ. Hours that lack a quarter bar or are of another venue are not
+    compared.
+    """
+    days = days_to_check(context.run.tags, lake.days(QUARTER_BARS))
+    if not days:
+        return nothing_stored(QUARTER_BARS.table)
+    compared = hours_that_differ(_quarters(lake, days), _bars(lake, days))
+    wrong = compared.filter(pl.col("differs").list.len() > 0)
+    rows = [(f"{at:%Y-%m-%d %H:%M}", ", ".join(names)) for at, names in wrong.head(ROWS_SHOWN).iter_rows()]
+    more = f"\n\n… and {wrong.height - ROWS_SHOWN} more." if wrong.height > ROWS_SHOWN else ""
+    return dg.AssetCheckResult(
+        passed=wrong.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{compared.height - wrong.height} of {compared.height} hours equal what their quarter bars make"
+        + (f"; the first that differs is {rows[0][0]} UTC ({rows[0][1]})." if rows else "."),
+        metadata={
+            "hours_compared": compared.height,
+            "hours_that_differ": wrong.height,
+            **{f"{name}_differs": wrong.filter(pl.col("differs").list.contains(name)).height for name in COMPARED},
+            "differing": dg.MetadataValue.md(markdown_rows(("hour, UTC", "differs"), rows) + more if rows else "None."),
+        },
+    )
+
+
+CHECKS = [hours_present, ohlc_laws, newest_bar_age, continuity, quarters_present, quarters_make_the_hour]

@@ -1,4 +1,4 @@
-"""The streams of the market: hourly bars, which are the clock of the project, and those that `BTC_CONTEXT` enables."""
+"""The streams of the market: hourly bars (the clock of the project), quarter bars, and those of `BTC_CONTEXT`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from btc_assets.market.fear_greed import FEAR_GREED
 from btc_assets.market.funding_rates import FUNDING
 from btc_assets.market.implied_volatility import DVOL
 from btc_assets.market.perpetual import BASIS
+from btc_assets.market.quarter_bars import QUARTERS
 from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.market.tables import PRICES
 from btc_assets.settings import ENV_PREFIX, SettingsError, settings
@@ -57,5 +58,5 @@ def chosen(names: Sequence[str]) -> tuple[Stream, ...]:
 
 CONTEXT_ON = chosen(settings().context_names)
 """Streams that this deployment enables."""
-STREAMS = (BARS, *CONTEXT_ON)
+STREAMS = (BARS, QUARTERS, *CONTEXT_ON)
 """Enabled streams of the market, the clock first."""

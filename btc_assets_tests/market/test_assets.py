@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from btc_assets.lake import Lake
-from btc_assets.market.assets import closed_hours, prices
+from btc_assets.market.assets import closed_span, prices
 from btc_assets.market.resources import CLOCK_SKEW, Market
 from btc_assets.market.sources.answer import closed_between
 from btc_assets.market.sources.auto import AutoSource
@@ -33,6 +33,7 @@ class FixedBars:
 
     venue = "binance"
     venues: tuple[str, ...] = ("binance",)
+    step = HOUR
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
@@ -85,7 +86,7 @@ def test_a_run_over_many_days_makes_one_request_and_stores_each_day(lake: Lake) 
     assert metadata["venues"] == {"binance": 72}
 
 
-def test_an_open_day_holds_its_closed_hours_and_misses_none(lake: Lake) -> None:
+def test_an_open_day_holds_its_closed_span_and_misses_none(lake: Lake) -> None:
     source = FixedBars(bars(hours(DAY, 24)))
     metadata = materialise(lake, source, DAY + 7 * HOUR + timedelta(minutes=5))
     assert stored(lake)["open_time"].to_list() == hours(DAY, 7)
@@ -166,7 +167,7 @@ def test_conflicting_rows_are_resolved_and_counted(lake: Lake) -> None:
     ],
 )
 def test_an_hour_is_expected_once_it_is_closed(now: datetime, expected: int) -> None:
-    first, last = closed_hours([DAY.date()], now)
+    first, last = closed_span([DAY.date()], now)
     assert (last - first) // HOUR == expected
 
 
@@ -208,6 +209,7 @@ class Venue:
 
     venue = "binance"
     venues: tuple[str, ...] = ("binance",)
+    step = HOUR
 
     def __init__(self, clock: Callable[[], datetime], behind: timedelta, late: timedelta) -> None:
         self._clock, self._behind, self._late = clock, behind, late

@@ -456,8 +456,8 @@ def test_the_real_history_misses_128_hours_in_28_gaps(shared_data: Path) -> None
     cleaned = clean(source.fetch(first, last, last))
     gaps = find_gaps(cleaned.frame, first, last)
     assert (cleaned.frame.height, cleaned.duplicates) == (69_612, 0)
-    assert (gaps["hours"].sum(), gaps.height, gaps["hours"].max()) == (128, 28, 33)
-    assert gaps.filter(hours=33)["first_missing"].item() == datetime(2018, 2, 8, 1, tzinfo=UTC)
+    assert (gaps["bars"].sum(), gaps.height, gaps["bars"].max()) == (128, 28, 33)
+    assert gaps.filter(bars=33)["first_missing"].item() == datetime(2018, 2, 8, 1, tzinfo=UTC)
 
 
 # --- single merges ---------------------------------------------------------------------------------

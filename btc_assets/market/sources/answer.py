@@ -72,7 +72,9 @@ def bars_of(venue: str, columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
     ).select(list(PRICES.columns))
 
 
-def valid_bars(venue: str, frame: pl.DataFrame, wall: datetime, remedy: str = REMEDY) -> pl.DataFrame:
+def valid_bars(
+    venue: str, frame: pl.DataFrame, wall: datetime, remedy: str = REMEDY, step: timedelta = HOUR
+) -> pl.DataFrame:
     """Return the frame if every bar is valid and none is from the future.
 
     Args:
@@ -80,11 +82,12 @@ def valid_bars(venue: str, frame: pl.DataFrame, wall: datetime, remedy: str = RE
         frame: PRICES columns; more are allowed.
         wall: the current time, UTC.
         remedy: sentence that says what to do about an invalid bar.
+        step: length of a bar.
 
     Raises:
         SourceMalformedError: the message names the first invalid bar and the remedy.
     """
-    if fault := first_fault(frame):
+    if fault := first_fault(frame, step):
         raise SourceMalformedError(f"{venue} returned an invalid bar: {fault}. Nothing was stored. {remedy}")
     newest = frame.get_column("open_time").max()
     if isinstance(newest, datetime) and newest > wall + CLOCK_SKEW:
@@ -100,14 +103,14 @@ def in_order(venue: str, frame: pl.DataFrame, *, descending: bool = False) -> pl
     """Return the frame, without equal rows and oldest first, if its rows are in the venue's order.
 
     Raises:
-        SourceMalformedError: rows are out of order, or an hour has two rows with different values.
+        SourceMalformedError: rows are out of order, or a bar has two rows with different values.
     """
     distinct = frame.unique(maintain_order=True)
     steps = distinct.get_column("open_time").diff().drop_nulls()
     if (steps == timedelta(0)).any():
         twice = distinct.filter(pl.col("open_time").is_duplicated())["open_time"][0]
         raise SourceMalformedError(
-            f"{venue} returned the hour {twice} twice with different values; expected one bar per hour. "
+            f"{venue} returned the bar of {twice} twice with different values; expected it once. "
             f"Nothing was stored; try again later."
         )
     wrong = steps > timedelta(0) if descending else steps < timedelta(0)
@@ -120,10 +123,12 @@ def in_order(venue: str, frame: pl.DataFrame, *, descending: bool = False) -> pl
     return distinct.sort("open_time")
 
 
-def closed_between(frame: pl.DataFrame, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-    """Return the bars with `first` <= open_time < `last` that are closed at `now`."""
+def closed_between(
+    frame: pl.DataFrame, first: datetime, last: datetime, now: datetime, step: timedelta = HOUR
+) -> pl.DataFrame:
+    """Return the bars of length `step` with `first` <= open_time < `last` that are closed at `now`."""
     return frame.filter(
-        (pl.col("open_time") >= first) & (pl.col("open_time") < last) & (pl.col("open_time") + HOUR <= now)
+        (pl.col("open_time") >= first) & (pl.col("open_time") < last) & (pl.col("open_time") + step <= now)
     )
 
 
@@ -156,15 +161,17 @@ def rows_of(
     return parsed
 
 
-def expect_bars(venue: str, bars: pl.DataFrame, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-    """Return the bars; refuse an empty frame if an hour of the span is closed.
+def expect_bars(
+    venue: str, bars: pl.DataFrame, first: datetime, last: datetime, now: datetime, step: timedelta = HOUR
+) -> pl.DataFrame:
+    """Return the bars of length `step`; refuse an empty frame if a bar of the span is closed.
 
     Raises:
         SourceMalformedError: the answer has no bar of the span.
     """
-    if bars.is_empty() and first + HOUR <= min(last, now):
+    if bars.is_empty() and first + step <= min(last, now):
         raise SourceMalformedError(
             f"{venue} returned no bar from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, an empty "
-            f"list; expected {(min(last, now) - first) // HOUR}. {REMEDY}"
+            f"list; expected {(min(last, now) - first) // step}. {REMEDY}"
         )
     return bars

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 
 import polars as pl
 
-from btc_assets.clock import HOUR, midnight
+from btc_assets.clock import HALF_HOUR, HOUR, QUARTER, midnight
 from btc_assets.market.sources.answer import (
     REMEDY,
     bars_of,
@@ -40,19 +40,27 @@ _FIELDS = {
     "taker_buy_volume": 9,
     "taker_buy_quote_volume": 10,
 }
+_INTERVALS = {HOUR: "1h", HALF_HOUR: "30m", QUARTER: "15m"}
+"""Names of the lengths of a bar."""
 _UNZIPPED_LIMIT = 64 * 1024 * 1024
 _LOG = logging.getLogger(__name__)
 
 
 class BinanceSource:
-    """Hourly klines of one symbol, with order flow."""
+    """Klines of one symbol, with order flow."""
 
     venue = "binance"
     venues: tuple[str, ...] = ("binance",)
 
     def __init__(
-        self, api: Transport, archive: Transport, symbol: str, clock: Callable[[], datetime] = wall_clock
+        self,
+        api: Transport,
+        archive: Transport,
+        symbol: str,
+        clock: Callable[[], datetime] = wall_clock,
+        step: timedelta = HOUR,
     ) -> None:
+        self.step = step
         self._api = api
         self._archive = archive
         self._symbol = symbol
@@ -69,8 +77,8 @@ class BinanceSource:
                 parts += self._pages(first, listed_from)  # months that the archive lacks; empty before the listing
             parts += archived
         parts += self._pages(reached, last)
-        bars = closed_between(pl.concat(parts), first, last, now)
-        return expect_bars(self.venue, bars, first, last, now)
+        bars = closed_between(pl.concat(parts), first, last, now, self.step)
+        return expect_bars(self.venue, bars, first, last, now, self.step)
 
     # --- REST ----------------------------------------------------------------------------------
     def _pages(self, first: datetime, last: datetime) -> list[pl.DataFrame]:
@@ -81,14 +89,14 @@ class BinanceSource:
                 "/api/v3/klines",
                 {
                     "symbol": self._symbol,
-                    "interval": "1h",
+                    "interval": _INTERVALS[self.step],
                     "startTime": _milliseconds(first),
                     "endTime": _milliseconds(last) - 1,
                     "limit": PAGE,
                 },
             )
             page = bars_of(self.venue, rows_of(self.venue, answer, _FIELDS, micros=1_000, width=11))
-            page = in_order(self.venue, valid_bars(self.venue, page, self._clock()))
+            page = in_order(self.venue, valid_bars(self.venue, page, self._clock(), step=self.step))
             if page.is_empty():
                 break
             pages.append(page)
@@ -100,7 +108,7 @@ class BinanceSource:
                     f"binance returned only bars before the requested {first:%Y-%m-%d %H:%M} UTC, up "
                     f"to {newest:%Y-%m-%d %H:%M}. {REMEDY}"
                 )
-            first = newest + HOUR
+            first = newest + self.step
         return pages
 
     # --- the archive ---------------------------------------------------------------------------
@@ -111,7 +119,7 @@ class BinanceSource:
         unreachable.
 
         Returns:
-            The bars, and the hour from which on the REST API is needed.
+            The bars, and the time from which on the REST API is needed.
         """
         parts: list[pl.DataFrame] = []
         reached = first
@@ -137,8 +145,9 @@ class BinanceSource:
 
     def _file(self, period: str, stamp: str) -> pl.DataFrame | None:
         """Return the verified bars of one archive file, or None if the file does not exist."""
-        name = f"{self._symbol}-1h-{stamp}.zip"
-        path = f"/data/spot/{period}/klines/{self._symbol}/1h/{name}"
+        interval = _INTERVALS[self.step]
+        name = f"{self._symbol}-{interval}-{stamp}.zip"
+        path = f"/data/spot/{period}/klines/{self._symbol}/{interval}/{name}"
         content = self._archive.content_if_found(path)
         if content is None:
             return None
@@ -151,8 +160,8 @@ class BinanceSource:
                     f"binance archive {name}: expected sha256 {expected}, got {actual}; the download is damaged. Try "
                     f"again; if this persists, a proxy changes the file (BTC_BINANCE_ARCHIVE_URL)."
                 )
-        table = read_table(f"binance archive {name}", content, remedy=REMEDY, limit=_UNZIPPED_LIMIT)
-        bars = valid_bars(f"binance archive {name}", table, self._clock())
+        table = read_table(f"binance archive {name}", content, remedy=REMEDY, limit=_UNZIPPED_LIMIT, step=self.step)
+        bars = valid_bars(f"binance archive {name}", table, self._clock(), step=self.step)
         return in_order(self.venue, bars.select(list(PRICES.columns)).with_columns(pl.lit(self.venue).alias("venue")))
 
 

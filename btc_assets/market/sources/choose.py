@@ -1,16 +1,18 @@
-"""Build the market source that the settings choose."""
+"""Build the sources of hourly bars and of quarter bars that the settings choose."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
+from btc_assets.clock import HOUR, QUARTER
 from btc_assets.market.sources.auto import AutoSource
 from btc_assets.market.sources.binance import BinanceSource
 from btc_assets.market.sources.coinbase import CoinbaseSource
 from btc_assets.market.sources.files import FileSource
 from btc_assets.market.sources.kraken import KrakenSource
 from btc_assets.market.sources.protocol import MarketSource
-from btc_assets.market.sources.sample import sample_source
+from btc_assets.market.sources.sample import half_hours_source, sample_source
 from btc_assets.settings import Settings
 from btc_assets.transport import Limits, Transport
 
@@ -26,19 +28,33 @@ def source_of(config: Settings) -> MarketSource:
         return sample_source()
     if config.market_source == "files":
         return FileSource(config.market_files)
-    venues = _venues(config, _limits(config))
-    return AutoSource(venues) if config.market_source == "auto" else venues[0]
+    return _failing_over(config, _venues(config, _limits(config)))
 
 
-def eager_sources_of(config: Settings) -> tuple[MarketSource, ...]:
-    """Build the venues to poll for a new bar, in order of preference: each tries a request once.
+def quarter_source_of(config: Settings) -> MarketSource | None:
+    """Build the source of quarter bars, of the venues of `source_of`; None for files without quarter bars."""
+    if config.market_source == "sample":
+        return half_hours_source()
+    if config.market_source == "files":
+        if not config.quarter_files:
+            return None
+        return FileSource(config.quarter_files, step=QUARTER, setting="BTC_QUARTER_FILES")
+    return _failing_over(config, _venues(config, _limits(config), QUARTER))
+
+
+def eager_sources_of(config: Settings, step: timedelta = HOUR) -> tuple[MarketSource, ...]:
+    """Build the venues to poll for a new bar of length `step`, in order of preference: each tries a request once.
 
     Empty for files, which are never waited for.
     """
     if config.market_source in ("sample", "files"):
         return ()
     limits = replace(_limits(config), attempts=1, timeout_s=min(EAGER_TIMEOUT_S, config.http_timeout_s))
-    return _venues(config, limits)
+    return _venues(config, limits, step)
+
+
+def _failing_over(config: Settings, venues: tuple[MarketSource, ...]) -> MarketSource:
+    return AutoSource(venues) if config.market_source == "auto" else venues[0]
 
 
 def _limits(config: Settings) -> Limits:
@@ -50,7 +66,7 @@ def _limits(config: Settings) -> Limits:
     )
 
 
-def _venues(config: Settings, limits: Limits) -> tuple[MarketSource, ...]:
+def _venues(config: Settings, limits: Limits, step: timedelta = HOUR) -> tuple[MarketSource, ...]:
     """Return the chosen venue, or all venues in order of preference."""
 
     def transport(base_url: str) -> Transport:
@@ -58,9 +74,9 @@ def _venues(config: Settings, limits: Limits) -> tuple[MarketSource, ...]:
 
     sources: dict[str, MarketSource] = {
         "binance": BinanceSource(
-            transport(config.binance_url), transport(config.binance_archive_url), config.binance_symbol
+            transport(config.binance_url), transport(config.binance_archive_url), config.binance_symbol, step=step
         ),
-        "coinbase": CoinbaseSource(transport(config.coinbase_url), config.coinbase_product),
-        "kraken": KrakenSource(transport(config.kraken_url), config.kraken_pair),
+        "coinbase": CoinbaseSource(transport(config.coinbase_url), config.coinbase_product, step=step),
+        "kraken": KrakenSource(transport(config.kraken_url), config.kraken_pair, step=step),
     }
     return tuple(sources.values()) if config.market_source == "auto" else (sources[config.market_source],)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -20,17 +20,20 @@ from btc_assets.market.sources.answer import (
 from btc_assets.transport import Transport
 
 PAGE = 300
-"""Maximum number of candles per answer; the first and the last requested hour are both included."""
+"""Maximum number of candles per answer; the first and the last requested time are both included."""
 _FIELDS = {"open_time": 0, "low": 1, "high": 2, "open": 3, "close": 4, "volume": 5}
 
 
 class CoinbaseSource:
-    """Hourly candles over Coinbase Exchange's REST API."""
+    """Candles over Coinbase Exchange's REST API."""
 
     venue = "coinbase"
     venues: tuple[str, ...] = ("coinbase",)
 
-    def __init__(self, api: Transport, product: str, clock: Callable[[], datetime] = wall_clock) -> None:
+    def __init__(
+        self, api: Transport, product: str, clock: Callable[[], datetime] = wall_clock, step: timedelta = HOUR
+    ) -> None:
+        self.step = step
         self._api = api
         self._product = product
         self._clock = clock
@@ -41,13 +44,18 @@ class CoinbaseSource:
         pages = [bars_of(self.venue, {"open_time": []})]
         start = first
         while start < last:
-            end = min(start + (PAGE - 1) * HOUR, last)
+            end = min(start + (PAGE - 1) * self.step, last)
             answer = self._api.json(
                 f"/products/{self._product}/candles",
-                {"granularity": 3600, "start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"},
+                {
+                    "granularity": int(self.step.total_seconds()),
+                    "start": f"{start:%Y-%m-%dT%H:%M:%SZ}",
+                    "end": f"{end:%Y-%m-%dT%H:%M:%SZ}",
+                },
             )
             page = bars_of(self.venue, rows_of(self.venue, answer, _FIELDS, micros=1_000_000))
-            pages.append(in_order(self.venue, valid_bars(self.venue, page, self._clock()), descending=True))
-            start = end + HOUR
-        bars = closed_between(pl.concat(pages), first, last, now)
-        return expect_bars(self.venue, bars, first, last, now)
+            page = valid_bars(self.venue, page, self._clock(), step=self.step)
+            pages.append(in_order(self.venue, page, descending=True))
+            start = end + self.step
+        bars = closed_between(pl.concat(pages), first, last, now, self.step)
+        return expect_bars(self.venue, bars, first, last, now, self.step)

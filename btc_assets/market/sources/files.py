@@ -7,12 +7,13 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from btc_assets.archives import MAX_BYTES, UnreadableError
+from btc_assets.clock import HALF_HOUR, HOUR, QUARTER
 from btc_assets.market.bars import first_fault
 from btc_assets.market.sources.answer import closed_between, valid_bars, wall_clock
 from btc_assets.market.sources.instrument import Instrument, instrument_of
@@ -93,10 +94,11 @@ _DECIMAL_POINT = r"^[+-]?([\d,]*\.(\d{0,2}|\d{4,})|0\.\d+|[\d,]+,\d{3}\.\d*|[1-9
 _GROUPED = r"^[+-]?\d{1,3}(T\d{3})+(D\d*)?$"
 """A number with thousands separators, T and the decimal sign, D."""
 _SHOWN = 300
-_REMEDY = "Correct the file or point BTC_MARKET_FILES at another."
+_SETTING = "BTC_MARKET_FILES"
+_NAMES_OF_STEPS = {HOUR: "hourly", HALF_HOUR: "30-minute", QUARTER: "15-minute"}
 
-_parsed: dict[str, tuple[tuple[int, int], pl.DataFrame]] = {}
-_judged: dict[tuple[tuple[str, int, int], ...], None] = {}
+_parsed: dict[tuple[str, timedelta], tuple[tuple[int, int], pl.DataFrame]] = {}
+_judged: dict[tuple[tuple[str, timedelta, int, int], ...], None] = {}
 
 
 class FileSource:
@@ -105,46 +107,71 @@ class FileSource:
     Attributes:
         venue: venue of each row.
         pattern: path or glob of files with one of `ENDINGS`; times without a zone are UTC.
+        step: length of a bar.
     """
 
-    def __init__(self, pattern: str, venue: str = "files", clock: Callable[[], datetime] = wall_clock) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        venue: str = "files",
+        clock: Callable[[], datetime] = wall_clock,
+        *,
+        step: timedelta = HOUR,
+        setting: str = _SETTING,
+    ) -> None:
+        """Store where the files are; nothing is read yet.
+
+        Args:
+            pattern: see the attribute.
+            venue: see the attribute.
+            clock: the wall clock, UTC; bars that open later are refused.
+            step: length of a bar.
+            setting: environment variable that names the files, for messages.
+        """
+        self.step = step
+        self._setting = setting
         self.venue = venue
         self.venues: tuple[str, ...] = (venue,)
         self.pattern = pattern
         self._clock = clock
 
     def fetch(self, first: datetime, last: datetime, now: datetime) -> pl.DataFrame:
-        """Return the closed bars of the span; see `MarketSource.fetch`. An hour in two files is returned twice.
+        """Return the closed bars of the span; see `MarketSource.fetch`. A bar in two files is returned twice.
 
         Raises:
             SourceRefusedError: there is no file, or a file cannot be read.
-            SourceMalformedError: a file cannot be parsed, holds bars from the future or bars that are not hourly, or
+            SourceMalformedError: a file cannot be parsed, holds bars from the future or of another length, or
                 the files hold more than one instrument.
         """
         wall = self._clock()
-        paths = matching_files("BTC_MARKET_FILES", self.pattern, "hourly bars")
+        paths = matching_files(self._setting, self.pattern, f"{_NAMES_OF_STEPS[self.step]} bars")
         frames = [self._bars(path, wall) for path in paths]
-        stamps = tuple((str(path), *_parsed[str(path)][0]) for path in paths)
+        stamps = tuple((*key, *_parsed[key][0]) for key in ((str(path), self.step) for path in paths))
         if stamps not in _judged:  # judges all files, not only the requested span
-            _judge(paths, frames)
+            _judge(paths, frames, self.step, self._setting)
             _judged[stamps] = None
-        spans = [closed_between(frame, first, last, now).drop(FILE, LINE, INSTRUMENT) for frame in frames]
+        spans = [closed_between(frame, first, last, now, self.step).drop(FILE, LINE, INSTRUMENT) for frame in frames]
         return pl.concat(spans, how="diagonal").with_columns(pl.lit(self.venue).alias("venue"))
 
     def _bars(self, path: Path, wall: datetime) -> pl.DataFrame:
         """Return one file's bars; a file is parsed again only if its modification time or size changed."""
-        with unusable_file_refused(str(path), _REMEDY):
+        remedy = _remedy(self._setting)
+        with unusable_file_refused(str(path), remedy):
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size)
-            known = _parsed.get(str(path))
+            known = _parsed.get((str(path), self.step))
             if known is None or known[0] != stamp:
-                known = (stamp, read_table(path.name, path.read_bytes()))
-        _parsed[str(path)] = known
-        return valid_bars(path.name, known[1], wall, remedy=_REMEDY)
+                known = (stamp, read_table(path.name, path.read_bytes(), remedy, step=self.step))
+        _parsed[str(path), self.step] = known
+        return valid_bars(path.name, known[1], wall, remedy, self.step)
 
 
-def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
-    """Refuse files that are not one hourly series of one instrument."""
+def _remedy(setting: str) -> str:
+    return f"Correct the file or point {setting} at another."
+
+
+def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame], step: timedelta, setting: str) -> None:
+    """Refuse files that are not one series of bars of one instrument."""
     whole = pl.concat(frames, how="diagonal")
     root = os.path.commonpath([path.parent for path in paths])
     named: dict[Instrument, str] = {}
@@ -161,20 +188,23 @@ def _judge(paths: Sequence[Path], frames: Sequence[pl.DataFrame]) -> None:
         if one.differs(other):
             raise SourceMalformedError(
                 f"Expected bars of one instrument, got {named[one]} and {named[other]}. Point "
-                f"BTC_MARKET_FILES at the files of one."
+                f"{setting} at the files of one."
             )
-    if fault := series_fault(whole):
-        raise SourceMalformedError(f"{fault}. {_REMEDY}")
+    if fault := series_fault(whole, step):
+        raise SourceMalformedError(f"{fault}. {_remedy(setting)}")
 
 
-def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MAX_BYTES) -> pl.DataFrame:
-    """Read one file of hourly bars.
+def read_table(
+    name: str, content: bytes, remedy: str = "", limit: int = MAX_BYTES, step: timedelta = HOUR
+) -> pl.DataFrame:
+    """Read one file of bars.
 
     Args:
         name: file name, see `read_content`.
         content: bytes of the file; of a zip, every member that is a table is read.
-        remedy: sentence that says what to do about an unusable file.
+        remedy: sentence that says what to do about an unusable file; default: correct the file.
         limit: largest unpacked size, bytes.
+        step: length of a bar.
 
     Returns:
         PRICES columns (venue empty), `close_time` if the file has it, `FILE`, `LINE` and `INSTRUMENT`.
@@ -182,20 +212,21 @@ def read_table(name: str, content: bytes, remedy: str = _REMEDY, limit: int = MA
     Raises:
         SourceMalformedError: the message names the file, what was expected and what it holds.
     """
+    remedy = remedy or _remedy(_SETTING)
     with unusable_file_refused(name, remedy):
         frames = [as_bars(table.complete(), table.name) for table in read_content(name, content, _names, limit)]
     for frame in frames:
-        if fault := span_fault(frame) or _invalid_bar(frame):
+        if fault := span_fault(frame, step) or _invalid_bar(frame, step):
             raise SourceMalformedError(f"{fault}. {remedy}")
     return pl.concat(frames, how="diagonal")
 
 
-def _invalid_bar(frame: pl.DataFrame) -> str | None:
+def _invalid_bar(frame: pl.DataFrame, step: timedelta) -> str | None:
     """Return the first invalid bar, with its line."""
-    if first_fault(frame) is None:
+    if first_fault(frame, step) is None:
         return None
-    row = bisect_left(range(frame.height), True, key=lambda last: first_fault(frame[: last + 1]) is not None)
-    return f"{place(frame.row(row, named=True))}: {first_fault(frame[row])}"
+    row = bisect_left(range(frame.height), True, key=lambda last: first_fault(frame[: last + 1], step) is not None)
+    return f"{place(frame.row(row, named=True))}: {first_fault(frame[row], step)}"
 
 
 def _names(cells: Sequence[str]) -> Sequence[str] | None:

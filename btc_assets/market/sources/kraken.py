@@ -1,9 +1,9 @@
-"""Kraken: OHLC of the newest 720 hours only, with trade counts."""
+"""Kraken: the newest 720 bars only, with trade counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -22,20 +22,23 @@ from btc_assets.market.sources.answer import (
 )
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError, Transport
 
-REACH_HOURS = 720
-"""Number of hours that the endpoint serves."""
+REACH = 720
+"""Number of bars that the endpoint serves."""
 _FIELDS = {"open_time": 0, "open": 1, "high": 2, "low": 3, "close": 4, "volume": 6, "trades": 7}
 _VWAP = 5
 _BUSY = ("rate limit", "too many", "unavailable", "busy", "throttled", "internal error")
 
 
 class KrakenSource:
-    """Hourly bars over Kraken's REST API; quote_volume is the volume-weighted price times the volume."""
+    """Bars over Kraken's REST API; quote_volume is the volume-weighted price times the volume."""
 
     venue = "kraken"
     venues: tuple[str, ...] = ("kraken",)
 
-    def __init__(self, api: Transport, pair: str, clock: Callable[[], datetime] = wall_clock) -> None:
+    def __init__(
+        self, api: Transport, pair: str, clock: Callable[[], datetime] = wall_clock, step: timedelta = HOUR
+    ) -> None:
+        self.step = step
         self._api = api
         self._pair = pair
         self._clock = clock
@@ -44,24 +47,26 @@ class KrakenSource:
         """Return the closed bars of the span; see `MarketSource.fetch`.
 
         Raises:
-            SourceRefusedError: the span begins before the hours that Kraken serves.
+            SourceRefusedError: the span begins before the bars that Kraken serves.
         """
-        reach = self._clock() - REACH_HOURS * HOUR
+        reach = self._clock() - REACH * self.step
         if first < reach:
             raise SourceRefusedError(
-                f"kraken serves only the newest {REACH_HOURS} hours, from {reach:%Y-%m-%d %H:%M} UTC on, and "
-                f"{first:%Y-%m-%d %H:%M} was requested; set BTC_MARKET_SOURCE to binance, coinbase or files for older "
-                f"days."
+                f"kraken serves only the newest {REACH * self.step // HOUR} hours, from {reach:%Y-%m-%d %H:%M} "
+                f"UTC on, and {first:%Y-%m-%d %H:%M} was requested; set BTC_MARKET_SOURCE to binance, coinbase or "
+                f"files for older days."
             )
         # The endpoint returns the bars after `since`.
-        since = int((first - HOUR).timestamp())
-        answer = self._api.json("/0/public/OHLC", {"pair": self._pair, "interval": 60, "since": since})
+        since = int((first - self.step).timestamp())
+        minutes = self.step // timedelta(minutes=1)
+        answer = self._api.json("/0/public/OHLC", {"pair": self._pair, "interval": minutes, "since": since})
         rows = self._series(answer)
         columns = rows_of(self.venue, rows, _FIELDS, micros=1_000_000, width=8)
         vwap = [number(self.venue, "vwap", row[_VWAP]) for row in rows]
         columns["quote_volume"] = [price * size for price, size in zip(vwap, columns["volume"], strict=True)]
-        bars = in_order(self.venue, valid_bars(self.venue, bars_of(self.venue, columns), self._clock()))
-        return expect_bars(self.venue, closed_between(bars, first, last, now), first, last, now)
+        bars = valid_bars(self.venue, bars_of(self.venue, columns), self._clock(), step=self.step)
+        bars = closed_between(in_order(self.venue, bars), first, last, now, self.step)
+        return expect_bars(self.venue, bars, first, last, now, self.step)
 
     def _series(self, answer: Any) -> list[Any]:
         """Return the single list of rows in an answer; its name may differ from the requested pair."""

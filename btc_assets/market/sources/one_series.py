@@ -1,7 +1,8 @@
-"""Detect bars from files that are not one hourly series: bars longer than an hour, and several instruments.
+"""Detect bars from files that are not one series: bars longer than a step, and several instruments.
 
-A daily bar stored as an hour leaks the close of the day into its first hour, so bars that look longer than an
-hour are refused and not repaired. Each rule returns a sentence that names the file and line, or None.
+A daily bar stored as an hour leaks the close of the day into its first hour, so bars that look longer than the
+step of the series, usually an hour, are refused and not repaired. Each rule returns a sentence that names the file and
+line, or None.
 
 Frames hold open_time, open, high, low, close and volume, and the origin of each row in `FILE` and `LINE`.
 """
@@ -21,7 +22,8 @@ _EVEN_STEPS = 3
 _LONG_STEP = 4 * HOUR
 _WIDE_STEPS = 12
 """Consecutive steps longer than an hour that an hourly history does not have."""
-_NEAR_AN_HOUR = timedelta(minutes=55)
+_NEARLY_WHOLE = 55 / 60
+"""Share of its step that a bar spans at least."""
 _GAPS_JUDGED = timedelta(days=32)
 """Longest gap that may be the span of one bar: monthly bars are the longest in use."""
 _USUAL_HOURS = 48
@@ -47,40 +49,42 @@ _OTHER_WORDS = (
 _KRAKEN_MINUTES = r"[A-Z]{5,9}_(\d{1,4})"
 
 
-def span_fault(bars: pl.DataFrame) -> str | None:
-    """Return the first sign that the rows of one file are not hourly bars.
+def span_fault(bars: pl.DataFrame, step: timedelta = HOUR) -> str | None:
+    """Return the first sign that the rows of one file are not bars of a step.
 
     Args:
         bars: rows in the order of the file, with `close_time` if the file has it.
+        step: length of a bar.
     """
     ordered = bars.unique("open_time", keep="first", maintain_order=True).sort("open_time")
     return (
-        _closes_late(bars)
-        or _opens_off_the_hour(bars)
-        or _usual_step(ordered)
-        or _even_steps(ordered)
+        _closes_late(bars, step)
+        or _opens_off_the_step(bars, step)
+        or _usual_step(ordered, step)
+        or _even_steps(ordered, step)
         # Daily rows mixed with their own hours are visible in file order only.
-        or (_even_steps(bars) if ordered.height < bars.height else None)
-        or _no_hourly_step(ordered)
-        or _named_otherwise(ordered)
+        or (_even_steps(bars, step) if ordered.height < bars.height else None)
+        or _no_single_step(ordered, step)
+        or (_named_otherwise(ordered) if step == HOUR else None)
     )
 
 
-def series_fault(bars: pl.DataFrame) -> str | None:
-    """Return the first sign that the rows of several files are not one hourly series.
+def series_fault(bars: pl.DataFrame, step: timedelta = HOUR) -> str | None:
+    """Return the first sign that the rows of several files are not one series.
 
     Args:
         bars: rows of all files, in any order.
+        step: length of a bar.
     """
     ordered = bars.sort("open_time", maintain_order=True)
     single = ordered.unique("open_time", keep="first", maintain_order=True)
     return (
         _other_price_of_the_hour(ordered)
-        or _even_steps(single)
-        or _no_hourly_step(single)
-        or _contains_later_hours(ordered)
-        or _fills_the_gap(single)
-        or _jumps(single)
+        or _even_steps(single, step)
+        or _no_single_step(single, step)
+        # Shorter bars are compared with the stored hours instead.
+        or (_contains_later_hours(ordered) or _fills_the_gap(single) if step == HOUR else None)
+        or _jumps(single, step)
     )
 
 
@@ -90,29 +94,31 @@ def place(row: dict[str, object]) -> str:
 
 
 # --- one file ----------------------------------------------------------------------------------------
-def _closes_late(bars: pl.DataFrame) -> str | None:
+def _closes_late(bars: pl.DataFrame, step: timedelta) -> str | None:
     if "close_time" not in bars.columns:
         return None
     spans = bars.select(pl.col("close_time") - pl.col("open_time")).to_series()
-    if (spans > HOUR).any():
-        row = bars.row((spans > HOUR).arg_max() or 0, named=True)
-        return f"{place(row)}: {_expected(row['open_time'])}, got one that closes at {row['close_time']:%Y-%m-%d %H:%M}"
+    if (spans > step).any():
+        row = bars.row((spans > step).arg_max() or 0, named=True)
+        expected = _expected(row["open_time"], step)
+        return f"{place(row)}: {expected}, got one that closes at {row['close_time']:%Y-%m-%d %H:%M}"
     usual = spans.drop_nulls().mode().max()
-    if isinstance(usual, timedelta) and timedelta(0) < usual < _NEAR_AN_HOUR:
+    if isinstance(usual, timedelta) and timedelta(0) < usual < _NEARLY_WHOLE * step:
         row = bars.row((spans == usual).arg_max() or 0, named=True)
-        return f"{place(row)}: {_expected(row['open_time'])}, got one that closes at {row['close_time']:%H:%M:%S}"
+        return f"{place(row)}: {_expected(row['open_time'], step)}, got one that closes at {row['close_time']:%H:%M:%S}"
     return None
 
 
-def _opens_off_the_hour(bars: pl.DataFrame) -> str | None:
-    off = bars.filter(pl.col("open_time") != pl.col("open_time").dt.truncate("1h"))
+def _opens_off_the_step(bars: pl.DataFrame, step: timedelta) -> str | None:
+    off = bars.filter(pl.col("open_time") != pl.col("open_time").dt.truncate(step))
     if off.is_empty():
         return None
     row = off.row(0, named=True)
-    return f"{place(row)}: expected a bar that opens on the hour, got {row['open_time']:%Y-%m-%d %H:%M:%S}"
+    grid = "the hour" if step == HOUR else f"a multiple of {_in_words(step)}"
+    return f"{place(row)}: expected a bar that opens on {grid}, got {row['open_time']:%Y-%m-%d %H:%M:%S}"
 
 
-def _even_steps(bars: pl.DataFrame) -> str | None:
+def _even_steps(bars: pl.DataFrame, step: timedelta) -> str | None:
     """Find consecutive bars with equal steps of several hours."""
     steps = bars.select(pl.col("open_time").diff().abs().alias("step")).with_row_index("row")
     even = (
@@ -125,17 +131,17 @@ def _even_steps(bars: pl.DataFrame) -> str | None:
         run = even.row(0, named=True)
         row = bars.row(run["row"] - 1, named=True)
         return (
-            f"{place(row)}: {_expected(row['open_time'])}, but it and the {run['steps']} bars after it follow each "
-            f"other every {_in_words(run['step'])}"
+            f"{place(row)}: {_expected(row['open_time'], step)}, but it and the {run['steps']} bars after it follow "
+            f"each other every {_in_words(run['step'])}"
         )
     return None
 
 
-def _no_hourly_step(bars: pl.DataFrame) -> str | None:
-    """Find consecutive bars (in time order, no duplicates), none of which opens an hour after the previous one."""
+def _no_single_step(bars: pl.DataFrame, step: timedelta) -> str | None:
+    """Find consecutive bars (in time order, no duplicates), none of which opens a step after the previous one."""
     steps = bars.select(pl.col("open_time").diff().alias("step")).with_row_index("row")
     wide = (
-        steps.with_columns(wide=(pl.col("step") > HOUR).fill_null(value=False))
+        steps.with_columns(wide=(pl.col("step") > step).fill_null(value=False))
         .with_columns(run=pl.col("wide").rle_id())
         .filter("wide")
         .group_by("run", maintain_order=True)
@@ -146,20 +152,21 @@ def _no_hourly_step(bars: pl.DataFrame) -> str | None:
         return None
     run = wide.row(0, named=True)
     row = bars.row(run["row"] - 1, named=True)
+    later = "an hour" if step == HOUR else _in_words(step)
     return (
-        f"{place(row)}: {_expected(row['open_time'])}, but none of the {run['steps']} bars after it opens an hour "
-        f"after the previous one; their usual step is {_in_words(run['step'])}"
+        f"{place(row)}: {_expected(row['open_time'], step)}, but none of the {run['steps']} bars after it opens "
+        f"{later} after the previous one; their usual step is {_in_words(run['step'])}"
     )
 
 
-def _usual_step(bars: pl.DataFrame) -> str | None:
+def _usual_step(bars: pl.DataFrame, step: timedelta) -> str | None:
     steps = bars.get_column("open_time").diff().drop_nulls()
-    usual = steps.mode().min() if steps.len() else HOUR
-    if usual == HOUR or not isinstance(usual, timedelta):
+    usual = steps.mode().min() if steps.len() else step
+    if usual == step or not isinstance(usual, timedelta):
         return None
     row = bars.row(0, named=True)
-    step = _in_words(usual)
-    return f"{place(row)}: {_expected(row['open_time'])}, but the usual step between the file's times is {step}"
+    expected = _expected(row["open_time"], step)
+    return f"{place(row)}: {expected}, but the usual step between the file's times is {_in_words(usual)}"
 
 
 def _named_otherwise(bars: pl.DataFrame) -> str | None:
@@ -274,19 +281,19 @@ def _fills_the_gap(single: pl.DataFrame) -> str | None:
     return f"{place(row)}: {_expected(row['open_time'])}, got one with {large_bar} {after}"
 
 
-def _jumps(single: pl.DataFrame) -> str | None:
-    """Find an hour whose price is far from that of the previous hour."""
+def _jumps(single: pl.DataFrame, step: timedelta) -> str | None:
+    """Find a bar whose price is far from that of the previous bar."""
     steps = single.with_columns(
         before=pl.col("close").shift(1),
         step=pl.col("open_time").diff(),
         **{f"{name} before": pl.col(name).shift(1) for name in (FILE, LINE)},
     )
-    jumps = steps.filter((pl.col("step") == HOUR) & ((pl.col("open") / pl.col("before")).log().abs() > _OTHER_PRICE))
+    jumps = steps.filter((pl.col("step") == step) & ((pl.col("open") / pl.col("before")).log().abs() > _OTHER_PRICE))
     if jumps.is_empty():
         return None
     row = jumps.row(0, named=True)
     return (
-        f"{row[f'{FILE} before']} {row[f'{LINE} before']} and {place(row)}: expected the hour from "
+        f"{row[f'{FILE} before']} {row[f'{LINE} before']} and {place(row)}: expected the bar of "
         f"{row['open_time']:%Y-%m-%d %H:%M} UTC to open near {row['before']:g}, the previous close, got "
         f"{row['open']:g}; these are two instruments or currencies"
     )
@@ -296,9 +303,9 @@ def _same(one: str, other: str, within: float = 1e-9) -> pl.Expr:
     return (pl.col(one) / pl.col(other)).log().abs() <= within
 
 
-def _expected(at: object) -> str:
+def _expected(at: object, step: timedelta = HOUR) -> str:
     assert isinstance(at, datetime)
-    return f"expected a bar of the hour from {at:%Y-%m-%d %H:%M} UTC"
+    return f"expected a bar of the {'hour' if step == HOUR else _in_words(step)} from {at:%Y-%m-%d %H:%M} UTC"
 
 
 def _in_words(step: timedelta) -> str:

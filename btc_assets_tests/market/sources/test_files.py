@@ -216,9 +216,9 @@ def test_a_file_is_read_once_and_again_when_it_changes(tmp_path: Path, monkeypat
     path.write_bytes(csv(header, f"{EPOCH},100,101,99,100,1"))
     reads: list[str] = []
 
-    def counted(name: str, content: bytes) -> pl.DataFrame:
+    def counted(name: str, content: bytes, *args: Any, **options: Any) -> pl.DataFrame:
         reads.append(name)
-        return read_table(name, content)
+        return read_table(name, content, *args, **options)
 
     monkeypatch.setattr(files, "read_table", counted)
     for _ in range(3):
@@ -233,7 +233,7 @@ def test_a_file_is_read_once_and_again_when_it_changes(tmp_path: Path, monkeypat
 def test_the_embedded_sample_is_what_its_readme_says() -> None:
     import hashlib
 
-    from btc_assets.market.sources.sample import SAMPLE, sample_source
+    from btc_assets.market.sources.sample import HALF_HOURS, SAMPLE, sample_source
 
     first, last = datetime(2017, 10, 1, tzinfo=UTC), datetime(2019, 10, 1, tzinfo=UTC)
     frame = clean(sample_source().fetch(first, last, last)).frame
@@ -242,7 +242,8 @@ def test_the_embedded_sample_is_what_its_readme_says() -> None:
     assert PRICES.faults(frame) == []
     assert set(frame["venue"]) == {"bitfinex"}
     readme = SAMPLE.with_name("README.md").read_text()
-    assert hashlib.sha256(SAMPLE.read_bytes()).hexdigest() in readme
+    for path in (SAMPLE, HALF_HOURS):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
     assert frame.filter(PRICES.day == date(2018, 5, 5)).height == 24
 
 
@@ -251,14 +252,16 @@ def test_the_sample_script_makes_whole_hours_only() -> None:
 
     from btc_assets.market.sources.sample import SAMPLE
 
-    hourly = runpy.run_path(str(SAMPLE.with_name("build_sample.py")))["hourly"]
+    script = runpy.run_path(str(SAMPLE.with_name("build_sample.py")))
     halves = pl.read_csv(
         io.StringIO(
             "Date,BTC.open,BTC.close,BTC.high,BTC.low,BTC.volume\n"
             "2018-01-01 00:00:00,10,11,12,9,1\n2018-01-01 00:30:00,11,13,14,8,2\n2018-01-01 01:30:00,13,13,13,13,1\n"
         )
     )
-    assert hourly(halves).rows() == [(datetime(2018, 1, 1, tzinfo=UTC), 10, 14, 8, 13, 3.0)]
+    assert script["hourly"](script["half_hourly"](halves)).rows() == [
+        (datetime(2018, 1, 1, tzinfo=UTC), 10, 14, 8, 13, 3.0)
+    ]
 
 
 # --- variants of files -------------------------------------------------------------------------------
