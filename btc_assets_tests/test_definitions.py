@@ -154,6 +154,7 @@ def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
     assert {schedule.name for schedule in defs.schedules or ()} == {
         "hourly_refresh",
         "gather_news",
+        "gather_late_quarter_bars",
         "weekly_training",
     }
     assert {sensor.name for sensor in defs.sensors or ()} == {
@@ -161,6 +162,7 @@ def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
         "score_new_texts",
         "forecast_from_new_prices",
         "forecast_from_new_scores",
+        "forecast_from_new_quarter_bars",
         "forecast_from_new_models",
         "settle_shadows",
         "retrain_on_drift",

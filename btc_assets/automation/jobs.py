@@ -98,7 +98,7 @@ GATHERINGS = {
         f"gather_{stream.name}",
         selection=dg.AssetSelection.assets(stream.contract.asset_key),
         description=f"Gather the rows of {stream.contract.table} of a day or a range of days.",
-        tags=_tags(stream.name, minutes=60),
+        tags=_tags(FORECAST_LANE if stream.with_the_clock else stream.name, minutes=60),
     )
     for stream in (*WITH_THE_CLOCK, *GATHERED_ALONE)
 }

@@ -11,7 +11,7 @@ from btc_assets.clock import HOUR, floor, midnight
 from btc_assets.lake import output_of
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import BarsError, Merged, clean, find_gaps, merge, zone_shift
-from btc_assets.market.quarter_bars import QUARTER_BARS, QUARTERS, as_quarter_bars, whole_hours
+from btc_assets.market.quarter_bars import QUARTER_BARS, QUARTER_STREAM, as_quarter_bars, whole_hours
 from btc_assets.market.resources import Market
 from btc_assets.market.sources.protocol import MarketSource
 from btc_assets.market.streams import BARS
@@ -168,7 +168,9 @@ class QuarterBarsConfig(dg.Config):
     group_name="market",
     kinds={"polars", "parquet"},
     deps=[PRICES.asset_key],
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=QUARTERS.fail_after, warn_window=QUARTERS.warn_after),
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=QUARTER_STREAM.fail_after, warn_window=QUARTER_STREAM.warn_after
+    ),
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version="1",
     op_tags={"dagster/max_runtime": "3600", "dagster/priority": "1"},

@@ -9,6 +9,7 @@ import polars as pl
 
 from btc_assets.clock import HALF_HOUR, HOUR, QUARTER
 from btc_assets.columns import price
+from btc_assets.market.quarter_grid import quarters_of_hours
 from btc_assets.market.synthetic import quarters_of, random_walk, stressed
 from btc_assets.schema import FINITE, UTC_TIME, Column, check, column_check, declare, row_check, schema
 from btc_assets.streams import Rows, Stream, around_the_widest_gap, number_futures, same_columns
@@ -120,14 +121,14 @@ def hours_without_quarters(quarters: pl.DataFrame, hours: pl.DataFrame) -> pl.Se
     return hours.join(whole, on="open_time", how="anti").get_column("open_time").sort()
 
 
-QUARTERS = Stream(
+QUARTER_STREAM = Stream(
     name="quarter_bars",
     about="Bars of 15 minutes",
     tables=(QUARTER_BARS,),
     rows=same_columns([name for name in QUARTER_BARS.columns if name != "venue"]),
     available_at=_CLOSES,
     hour=_HOUR_OF,
-    join=lambda _rows, hours: hours.to_frame("open_time"),
+    join=lambda rows, hours: quarters_of_hours(rows.frame, hours),
     futures=partial(number_futures, unchanged=("minutes",)),
     synthetic=lambda hours, seed: Rows(
         quarters_of(random_walk(hours.len(), seed=seed, start=hours[0]), seed=seed).drop("venue")

@@ -12,7 +12,7 @@ from btc_assets.market.fear_greed import FEAR_GREED
 from btc_assets.market.funding_rates import FUNDING
 from btc_assets.market.implied_volatility import DVOL
 from btc_assets.market.perpetual import BASIS
-from btc_assets.market.quarter_bars import QUARTERS
+from btc_assets.market.quarter_bars import QUARTER_STREAM
 from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.market.tables import PRICES
 from btc_assets.settings import ENV_PREFIX, SettingsError, settings
@@ -58,5 +58,5 @@ def chosen(names: Sequence[str]) -> tuple[Stream, ...]:
 
 CONTEXT_ON = chosen(settings().context_names)
 """Streams that this deployment enables."""
-STREAMS = (BARS, QUARTERS, *CONTEXT_ON)
+STREAMS = (BARS, QUARTER_STREAM, *CONTEXT_ON)
 """Enabled streams of the market, the clock first."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.automation import schedules
-from btc_assets.automation.jobs import PATIENCE_S, refresh_forecast
+from btc_assets.automation.jobs import GATHERINGS, PATIENCE_S, refresh_forecast
 from btc_assets.automation.schedules import (
     MAX_DAYS_TO_GATHER,
     cron_of,
@@ -18,6 +18,7 @@ from btc_assets.automation.schedules import (
     gather_news,
     gathering_of,
     hourly_refresh,
+    late_gathering_of,
     weekly_training,
 )
 from btc_assets.automation.spans import Span
@@ -28,6 +29,8 @@ from btc_assets.definitions import defs
 from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake, by_day
 from btc_assets.market.funding_rates import FUNDING, FUNDING_RATES
+from btc_assets.market.quarter_bars import QUARTER_BARS, QUARTER_STREAM
+from btc_assets.market.synthetic import quarters_of
 from btc_assets.market.tables import PRICES
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings, SettingsError
@@ -65,12 +68,13 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(root=str(tmp_path))
 
 
-def store_prices(lake: Lake, start: datetime, hours: int) -> None:
+def store_prices(lake: Lake, start: datetime, hours: int) -> pl.DataFrame:
     bars = random_walk_bars(hours, start=start)
     days = [start.date() + timedelta(days=i) for i in range(hours // 24 + 2)]
     for day, part in by_day(PRICES, bars, days):
         if part.height:
             lake.write(PRICES, day, part)
+    return bars
 
 
 def store_features(lake: Lake, start: datetime, hours: int) -> None:
@@ -236,7 +240,7 @@ def make_champion(lake: Lake, since: datetime) -> None:
 @pytest.mark.parametrize(
     ("champion_since", "made"),
     [
-        (None, HOUR_ASSETS[:3]),
+        (None, HOUR_ASSETS[:4]),
         (MONDAY, HOUR_ASSETS),
         (MONDAY.replace(hour=11), HOUR_ASSETS),
         (MONDAY.replace(hour=12), HOUR_ASSETS[:-1]),  # the hour after this one
@@ -268,7 +272,12 @@ def test_the_forecast_of_the_hour_is_one_run_with_priority_that_waits_for_its_ba
     job = defs.resolve_job_def("refresh_forecast")
     made = set(job.asset_layer.selected_asset_keys)
     assert made == set(HOUR_ASSETS)
-    assert refresh_forecast.config == {"ops": {"market__prices": {"config": {"patience_s": PATIENCE_S}}}}
+    assert refresh_forecast.config == {
+        "ops": {
+            "market__prices": {"config": {"patience_s": PATIENCE_S}},
+            "market__quarter_bars": {"config": {"required": False}},
+        }
+    }
     assert int(job.run_tags["dagster/priority"]) > 0
     for key in made:
         assert int(defs.resolve_asset_graph().get(key).assets_def.op.tags["dagster/priority"]) > 0  # before its checks
@@ -309,6 +318,57 @@ def test_a_stream_of_its_own_is_gathered_by_its_own_schedule(lake: Lake) -> None
     request = schedule(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
     assert isinstance(request, dg.RunRequest)
     assert request.tags.items() >= Span(date(2024, 5, 9), date(2024, 5, 10)).tags.items()
+
+
+def late_quarters(lake: Lake, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """Tick the schedule of late quarter bars."""
+    schedule = late_gathering_of(QUARTER_STREAM, GATHERINGS[QUARTER_STREAM])
+    return schedule(dg.build_schedule_context(scheduled_execution_time=now, resources={"lake": lake}))
+
+
+@pytest.mark.parametrize(
+    ("quarters", "requested"),
+    [(4 * 11, None), (4 * 11 - 1, ("2024-03-04", "2024-03-04")), (-8, ("2024-03-03", "2024-03-04"))],
+    ids=["complete", "one is late", "none since yesterday"],
+)
+def test_quarter_bars_are_fetched_again_only_if_one_of_a_stored_hour_is_missing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, quarters: int, requested: tuple[str, str] | None
+) -> None:
+    now = MONDAY + timedelta(hours=11, minutes=5)
+    monkeypatch.setattr(Settings, "now", lambda _: now)
+    yesterday = MONDAY - timedelta(days=1)
+    bars = store_prices(lake, yesterday, 24 + 11)
+    rows = quarters_of(bars, seed=1).head(4 * 24 + quarters)
+    for day, part in by_day(QUARTER_BARS, rows, [yesterday.date(), MONDAY.date()]):
+        lake.write(QUARTER_BARS, day, part)
+    request = late_quarters(lake, now)
+    if requested is None:
+        assert isinstance(request, dg.SkipReason)
+        return
+    assert isinstance(request, dg.RunRequest)
+    first = request.tags.get("dagster/asset_partition_range_start", request.partition_key)
+    assert (first, request.partition_key or request.tags["dagster/asset_partition_range_end"]) == requested
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"market_source": "binance"}, "no bars are stored"),
+        (
+            {"market_source": "files", "market_files": "x", "history_start": MONDAY.date(),
+             "history_end": MONDAY.date() + timedelta(days=1)},
+            "the chosen source has no quarter_bars",
+        ),
+    ],
+)  # fmt: skip
+def test_a_tick_without_quarter_bars_to_gather_is_skipped_with_a_reason(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], why: str
+) -> None:
+    chosen = Settings(**values)
+    monkeypatch.setattr(schedules, "settings", lambda: chosen)
+    result = late_quarters(lake, MONDAY)
+    assert isinstance(result, dg.SkipReason)
+    assert why in str(result.skip_message)
 
 
 def test_no_second_gathering_starts_during_the_first(lake: Lake, instance: dg.DagsterInstance) -> None:

@@ -47,7 +47,8 @@ from btc_assets.settings import PROJECT_ROOT
 from btc_assets_tests.automation.conftest import HOUR_ASSETS
 
 HOT_PATH_JOBS = {
-    "refresh_forecast", "refresh_prices", "build_features", "prepare_days", "forecast_days", "publish_bundle",
+    "refresh_forecast", "refresh_prices", "gather_quarter_bars", "build_features", "prepare_days", "forecast_days",
+    "publish_bundle",
 }  # fmt: skip
 """The jobs between bars and bundle."""
 
@@ -61,7 +62,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
 
 
 RESOURCES: dict[str, object] = {}
-(forecast_from_new_scores,) = FOLLOWING
+forecast_from_new_quarter_bars, forecast_from_new_scores = FOLLOWING
 
 
 def set_champion(lake: Lake, cutoff: date, *, champion: int | None) -> None:
@@ -683,7 +684,13 @@ class HourlyRun:
     def requested(self, cursors: dict[str, str | None]) -> dict[str, list[list[str]]]:
         """Tick the safety-net sensors; return the requested assets of each sensor with requests."""
         requested = {}
-        for sensor in (forecast_from_new_prices, publish_new_forecasts, forecast_from_new_models, score_new_texts):
+        for sensor in (
+            forecast_from_new_prices,
+            forecast_from_new_quarter_bars,
+            publish_new_forecasts,
+            forecast_from_new_models,
+            score_new_texts,
+        ):
             requests, cursors[sensor.name] = tick(sensor, self._instance, cursors.get(sensor.name))
             if requests:
                 requested[sensor.name] = [
