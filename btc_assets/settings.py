@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     )
     quarter_files: str = Field(
         default="",
-        description="For `files`: path or glob of Parquet, CSV or zip files with 15-minute bars of the same hours. "
-        "Empty: none, and features of quarter bars are unknown.",
+        description="For `files`: path or glob of Parquet, CSV or JSON files, also zipped, with 15-minute bars of "
+        "the same hours. Empty: none, and features of quarter bars are unknown.",
     )
     history_start: date | None = Field(
         default=None,

@@ -36,6 +36,7 @@ from btc_assets.cli.main import main
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day, output_of
+from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.reads import lake_resources
@@ -214,7 +215,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("history")
     needed = Span(FIRST_CUTOFF - timedelta(days=SMALL.window_days + WARMUP_DAYS), STORED_UNTIL - timedelta(days=1))
     for day in needed.days:
-        for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS):
+        for contract in (PRICES, QUARTER_BARS, HOURLY_FEATURES, HOURLY_LABELS):
             Lake(root=str(root)).write(contract, day, _content(contract, [day]))
     return root
 
@@ -320,8 +321,9 @@ def test_a_finished_walk_repeats_only_the_report(walked: Project) -> None:
 def test_a_walk_without_resume_repeats_everything_but_the_fetch(walked: Project, uninterrupted: list[Made]) -> None:
     assert walked.walk(resume=False) == len(LEGS)
     again = set(walked.made)
-    assert again >= {(name, day) for name, day in uninterrupted if name != "market/prices"}
-    assert {name for name, _ in again} == {name for name, _ in uninterrupted} - {"market/prices"}
+    fetched = {"market/prices", "market/quarter_bars"}
+    assert again >= {(name, day) for name, day in uninterrupted if name not in fetched}
+    assert {name for name, _ in again} == {name for name, _ in uninterrupted} - fetched
 
 
 @pytest.mark.parametrize(("flags", "resume"), [([], True), (["--again"], False)])
