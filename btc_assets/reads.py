@@ -107,19 +107,23 @@ class DeclaredReads:
         """
         return self._lake.read(contract, day) if self._is_declared(contract, day) else None
 
-    def filed_later(self, contract: Contract) -> pl.LazyFrame:
-        """Scan the rows of the step's own table that are stored under later days.
+    def taken_keys(self, contract: Contract, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return those of the keys that the step's own table already stores under later days.
 
-        The only read without a declared edge, for a step that must respect its own later rows: a text keeps the day on
-        which it was first seen, and a rollback is refused before a later change. These rows may only refuse or leave
-        out a row; their values are not used.
+        The uniqueness constraint of a table whose rows keep the day on which they were first stored. Dagster draws no
+        edge to later partitions of the same asset, so no value of a later row is returned, only whether a key is taken.
+
+        Args:
+            contract: a table of the step.
+            keys: values of the key columns, one row a key.
 
         Raises:
             UndeclaredReadError: the table is not the step's own.
         """
         if contract.table not in self.own:
             raise UndeclaredReadError(self._refusal(contract, "later days"))
-        return self._lake.scan(contract, self._spans(contract)[-1][1] + _DAY)
+        later = self._lake.scan(contract, self._spans(contract)[-1][1] + _DAY).select(contract.key)
+        return later.join(keys.lazy(), on=contract.key, how="semi").collect()
 
     def _spans(self, contract: Contract, first: date | None = None) -> Sequence[Days]:
         spans = self.declared.get(contract.table, ())

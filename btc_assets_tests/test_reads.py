@@ -104,7 +104,10 @@ PLANTED: dict[str, tuple[Callable[[DeclaredReads], object], str]] = {
         lambda reads: reads.read(HOURLY_LABELS, DAY + timedelta(days=1)),
         "features/hourly_labels of 2018-01-11",
     ),
-    "later rows of another table": (lambda reads: reads.filed_later(PRICES), "market/prices"),
+    "later keys of another table": (
+        lambda reads: reads.taken_keys(PRICES, PRICES.empty()),
+        "market/prices of later days",
+    ),
 }
 
 
@@ -163,6 +166,13 @@ def test_the_runs_own_partition_can_be_read(lake: Lake) -> None:
     assert run(lake, lambda reads: reads.read(HOURLY_LABELS, DAY)).success
 
 
+def test_only_keys_of_later_days_are_taken(lake: Lake) -> None:
+    reads = DeclaredReads("planted", frozenset({PRICES.table}), {PRICES.table: [(FIRST, DAY)]}, lake)
+    times = [midnight(DAY), midnight(LAST), midnight(LAST + timedelta(days=1))]
+    keys = pl.DataFrame({"open_time": times}, {"open_time": PRICES.columns["open_time"]})
+    assert reads.taken_keys(PRICES, keys).to_dict(as_series=False) == {"open_time": [midnight(LAST)]}
+
+
 # --- no other way to read --------------------------------------------------------------------------
 GRAPH = defs.resolve_asset_graph()
 STEPS = {node.assets_def.op.name: node.assets_def for node in map(GRAPH.get, GRAPH.get_all_asset_keys())}
@@ -216,6 +226,6 @@ def test_no_function_of_an_asset_uses_the_lake(function: ast.FunctionDef) -> Non
     assert "Lake" not in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
 
 
-def test_only_texts_and_the_history_read_their_own_later_rows() -> None:
-    callers = {path.relative_to(PACKAGE).as_posix() for path in domains() if ".filed_later(" in path.read_text()}
-    assert callers == {"news/assets.py", "champion/assets.py"}
+def test_only_texts_look_up_keys_of_later_days() -> None:
+    callers = {path.relative_to(PACKAGE).as_posix() for path in domains() if ".taken_keys(" in path.read_text()}
+    assert callers == {"news/assets.py"}

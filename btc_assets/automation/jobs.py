@@ -11,13 +11,15 @@ import dagster as dg
 
 from btc_assets.alerts.tables import ALERTS
 from btc_assets.automation.walk_forward import BACKGROUND
-from btc_assets.champion.assets import history_config
+from btc_assets.champion.assets import history_config, rollback_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS, WITH_THE_CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.lake import Lake
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
+from btc_assets.partitions import DAILY
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings, settings
 
@@ -177,12 +179,18 @@ settle_shadow = dg.define_asset_job(
     tags=_tags("models", minutes=10),
 )
 
+
+def _rollback_on(day: str) -> dict[str, Any]:  # noqa: ARG001 - the same for every day
+    """Return the run config of a rollback to the previous champion."""
+    return rollback_config(Lake(root=settings().lake_root).scan(MODEL_HISTORY).collect())
+
+
 rollback_champion = dg.define_asset_job(
     "rollback_champion",
     selection=dg.AssetSelection.assets(
         MODEL_HISTORY.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key, SERVING_BUNDLE.asset_key
     ),
-    config=history_config(event="rollback"),
+    config=dg.PartitionedConfig(DAILY, run_config_for_partition_key_fn=_rollback_on),
     description="Roll back to an earlier champion: record the change, re-forecast the newest hour and publish it. Run "
     "it on the newest day; `to` is the version, 0 the previous champion.",
     tags=_tags("rollback", minutes=10),

@@ -108,6 +108,11 @@ class HistoryChange(dg.Config):
     to: int = Field(default=0, ge=0, description="Registry version to roll back to; 0 is the previous champion.")
     reason: str = Field(default="", max_length=2000, description="Reason of a rollback or of a shadow's decision.")
     actor: str = Field(default="", max_length=100, description="User who rolls back.")
+    champion_since: str = Field(
+        default="",
+        description="Of a rollback: first hour of the newest champion when the run was requested, ISO 8601; an earlier "
+        "rollback is refused. The job and the command read it from the history.",
+    )
     decision: Literal["", "promote", "dismiss"] = Field(
         default="", description="Decision of a shadow report; empty: none."
     )
@@ -125,6 +130,25 @@ class HistoryChange(dg.Config):
             return None
         challenger = history.ModelChoice(self.version, date.fromisoformat(self.cutoff), self.digest)
         return history.ShadowDecision(self.decision, challenger, self.reason)
+
+    def newest_change(self) -> datetime:
+        """Return `champion_since`.
+
+        Raises:
+            HistoryError: it is missing.
+        """
+        if not self.champion_since:
+            raise history.HistoryError(
+                "the run config has no champion_since: use the command rollback, or launch the job rollback_champion "
+                "with its config of the day"
+            )
+        return datetime.fromisoformat(self.champion_since)
+
+
+def rollback_config(complete_history: pl.DataFrame, **change: str | int) -> dict[str, Any]:
+    """Return the run config of a rollback, see `HistoryChange`; its hour is compared with that of the newest change."""
+    since = history.newest_change(complete_history)
+    return history_config(event="rollback", champion_since="" if since is None else since.isoformat(), **change)
 
 
 def history_config(**change: str | int) -> dict[str, Any]:
@@ -318,7 +342,7 @@ def _recorded(
     if replaced:
         past = past.filter(~on_the_day | ~pl.col("actor").is_in([history.VERDICT, history.SHADOW]))
     try:
-        added = _added(config, past, reads, verdict, day)
+        added = _added(config, past, verdict, day)
     except history.HistoryError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     for version in added["model_version"].drop_nulls().unique():
@@ -345,7 +369,6 @@ def _recorded(
 def _added(
     config: HistoryChange,
     past: pl.DataFrame,
-    reads: DeclaredReads,
     verdict: pl.DataFrame,
     day: date,
 ) -> pl.DataFrame:
@@ -354,7 +377,8 @@ def _added(
     if config.event == "rollback":
         _refuse_served_past(day)
         return history.after_rollback(
-            pl.concat([past, reads.filed_later(MODEL_HISTORY).collect()]),
+            past,
+            champion_since=config.newest_change(),
             to=config.to or _unserved_rollback(past),
             reason=" ".join(config.reason.split()) or "no reason given",
             actor=" ".join(config.actor.split()) or "unknown",

@@ -231,13 +231,26 @@ def after_shadow(
     return _rows(rows, effective_from, recorded_at, SHADOW, None)
 
 
+def newest_change(history: pl.DataFrame) -> datetime | None:
+    """Return the first hour of the newest champion, UTC; None without a champion."""
+    return history.filter(role=CHAMPION).select(pl.col("effective_from").max()).item()
+
+
 def after_rollback(
-    history: pl.DataFrame, *, to: int | None, effective_from: datetime, recorded_at: datetime, reason: str, actor: str
+    history: pl.DataFrame,
+    *,
+    champion_since: datetime,
+    to: int | None,
+    effective_from: datetime,
+    recorded_at: datetime,
+    reason: str,
+    actor: str,
 ) -> pl.DataFrame:
     """Return the rows that a rollback adds; none if it is already recorded, so that a killed rollback can be repeated.
 
     Args:
-        history: every MODEL_HISTORY row there is.
+        history: MODEL_HISTORY rows up to the day of the rollback.
+        champion_since: `newest_change` of the complete history.
         to: registry version of a former champion; None: the previous champion.
         effective_from: first hour it holds for, UTC.
         recorded_at: now, UTC.
@@ -251,10 +264,9 @@ def after_rollback(
     if not line:
         raise HistoryError("there is nothing to roll back: there was never a champion")
     newest = _in_order(history, CHAMPION).row(-1, named=True)
-    since = newest["effective_from"]
-    if since > effective_from:
-        raise HistoryError(f"the champion changes at {since}, after {effective_from}: roll back from then on")
-    if to is None and newest["event"] == "rolled_back" and since == effective_from:
+    if champion_since > effective_from:
+        raise HistoryError(f"the champion changes at {champion_since}, after {effective_from}: roll back from then on")
+    if to is None and newest["event"] == "rolled_back" and newest["effective_from"] == effective_from:
         return MODEL_HISTORY.empty()  # the same rollback repeated; to go further back, a version is needed
     known = {choice.version: choice for choice in _choices(_in_order(history, CHAMPION))}
     if to is None and len(line) < 2:

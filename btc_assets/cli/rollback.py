@@ -25,7 +25,7 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
         to: registry version of a former champion; None is the previous champion.
         reason: why; recorded in the history.
     """
-    from btc_assets.champion.assets import history_config
+    from btc_assets.champion.assets import rollback_config
     from btc_assets.definitions import defs
     from btc_assets.published import live_manifest
 
@@ -34,7 +34,8 @@ def rollback(config: Settings, to: int | None, reason: str) -> int:
     if day is None:
         print("No forecast is stored yet, so there is nothing to roll back.", file=sys.stderr)
         return 2
-    change = history_config(event="rollback", to=to or 0, reason=reason, actor=acting_user())
+    past = lake.scan(MODEL_HISTORY).collect()
+    change = rollback_config(past, to=to or 0, reason=reason, actor=acting_user())
     with dg.DagsterInstance.get() as instance:
         result = defs.resolve_job_def("rollback_champion").execute_in_process(
             instance=instance,

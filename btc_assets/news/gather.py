@@ -78,10 +78,12 @@ class KnownTexts:
             revision stored under those days) and digests (of all these revisions).
         titles: first texts of the last days, for stories: article_id, story_id, outlet, title, available_at; empty
             for posts.
+        taken: ids whose first text is stored under a day after those to file; it is not filed again.
     """
 
     texts: pl.DataFrame
     titles: pl.DataFrame
+    taken: frozenset[str] = frozenset()
 
     @classmethod
     def empty(cls) -> KnownTexts:
@@ -90,7 +92,12 @@ class KnownTexts:
 
     @classmethod
     def look_up(
-        cls, kind: Kind, rows: pl.LazyFrame, results: Iterable[FetchResult], days: Sequence[date]
+        cls,
+        kind: Kind,
+        rows: pl.LazyFrame,
+        results: Iterable[FetchResult],
+        days: Sequence[date],
+        taken: frozenset[str] = frozenset(),
     ) -> KnownTexts:
         """Look up the delivered texts, and the titles of stories that they may join, in the stored rows of other days.
 
@@ -99,15 +106,16 @@ class KnownTexts:
             rows: stored rows of that kind; rows of `days` are ignored.
             results: the fetch results to file; only their texts are looked up.
             days: the days to file.
+            taken: see the attribute.
         """
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
         key = contract.key[0]
         texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(item_ids(results, kind))).collect())
         if kind == "post":
-            return cls(texts, pl.DataFrame(schema=_TITLES))
+            return cls(texts, pl.DataFrame(schema=_TITLES), taken)
         reach = pl.col("available_at") >= midnight(min(days)) - STORY_WINDOW
-        return cls(texts, _first_titles(elsewhere.filter(reach & (pl.col("revision") == 0)).collect()))
+        return cls(texts, _first_titles(elsewhere.filter(reach & (pl.col("revision") == 0)).collect()), taken)
 
 
 _TEXTS = pl.Schema(
@@ -356,6 +364,9 @@ def file_items(
     rows = []
     for candidate in sorted(candidates, key=lambda candidate: candidate.order):
         row, count = candidate.row, counts[candidate.position]
+        if candidate.item_id in known.taken:
+            count.duplicate += 1
+            continue
         text = texts.setdefault(candidate.item_id, _TextState(row["source"]))
         if not text.has_first:
             text.has_first = True
@@ -543,6 +554,13 @@ def item_ids(results: Iterable[FetchResult], kind: Kind) -> list[str]:
             elif item.kind == kind == "post":
                 ids.add(post_id(item.outlet.strip() or UNKNOWN_OUTLET, item.guid or canonical_url(item.url)))
     return sorted(ids)
+
+
+def first_keys(results: Iterable[FetchResult], kind: Kind) -> pl.DataFrame:
+    """Return the keys that the first text of every delivered text has in the table of the kind."""
+    contract = CONTRACTS[kind]
+    keys = {contract.key[0]: item_ids(results, kind), "revision": 0}
+    return pl.DataFrame(keys, {name: contract.columns[name] for name in contract.key})
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:

@@ -107,6 +107,6 @@ def test_a_champion_with_some_of_the_paired_fits_is_judged_by_the_one_that_serve
             return tmp_path
 
     for seed in range(7, 11):
-        (tmp_path / seed_name(seed)).write_bytes(b"")
+        (tmp_path / seed_name(champion.FAMILY, seed)).write_bytes(b"")
     monkeypatch.setattr(champion, "settings", Live)
     assert champion._fits_of(Natives(), 1, 5) == []  # type: ignore[arg-type]

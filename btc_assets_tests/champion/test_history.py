@@ -20,6 +20,7 @@ from btc_assets.champion.history import (
     holder,
     holders,
     is_recorded,
+    newest_change,
     recording_time,
     rollback_line,
     shadow_decision,
@@ -93,7 +94,10 @@ def report(n: int, decision: str, day: date) -> pl.DataFrame:
 
 
 def rolled_back(history: pl.DataFrame, at: datetime, to: int | None = None) -> pl.DataFrame:
-    rows = after_rollback(history, to=to, effective_from=at, recorded_at=at, reason="it was wrong", actor="a person")
+    since = newest_change(history) or at
+    rows = after_rollback(
+        history, champion_since=since, to=to, effective_from=at, recorded_at=at, reason="wrong", actor="a person"
+    )
     return pl.concat([history, rows])
 
 
@@ -196,7 +200,9 @@ def test_a_later_row_is_effective_even_if_the_clock_was_set_back() -> None:
     at = midnight(week(1))
     back = recording_time(history, at - timedelta(days=3))
     assert back > history["recorded_at"].max()
-    rows = after_rollback(history, to=None, effective_from=at, recorded_at=back, reason="wrong", actor="a person")
+    rows = after_rollback(
+        history, champion_since=at, to=None, effective_from=at, recorded_at=back, reason="wrong", actor="a person"
+    )
     assert current_roles(pl.concat([history, rows])).champion == 1
     assert recording_time(EMPTY, at) == at
 

@@ -12,7 +12,7 @@ import pytest
 
 from btc_assets.automation.walk_forward import JUDGED, TRAINED
 from btc_assets.champion import assets as champion
-from btc_assets.champion.assets import history_config, shadow_config
+from btc_assets.champion.assets import history_config, rollback_config, shadow_config
 from btc_assets.champion.gate import SEEDS
 from btc_assets.champion.history import CurrentRoles, ShadowDecision, after_verdict, current_roles, holder
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
@@ -288,7 +288,7 @@ def test_a_rollback_is_recorded_once(lake: Lake, registry: ModelRegistry) -> Non
         table(aside, MODEL_HISTORY), verdict, effective_from=midnight(NEXT), recorded_at=midnight(NEXT)
     )
     aside.write(MODEL_HISTORY, NEXT, promoted)
-    config = history_config(event="rollback", reason="it forecasts\n nonsense", actor="ann")
+    config = rollback_config(promoted, reason="it forecasts\n nonsense", actor="ann")
     for _ in range(2):
         assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
     history = pl.concat([table(aside, MODEL_HISTORY), table(aside, MODEL_HISTORY, NEXT)])
@@ -302,8 +302,12 @@ def test_a_rollback_is_recorded_once(lake: Lake, registry: ModelRegistry) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"event": "rollback"}, "version 1 was the first champion"),
-        ({"event": "rollback", "to": 99}, "version 99 was never champion"),
+        ({"event": "rollback"}, "the run config has no champion_since"),
+        ({"event": "rollback", "champion_since": midnight(CUTOFF).isoformat()}, "version 1 was the first champion"),
+        (
+            {"event": "rollback", "champion_since": midnight(CUTOFF).isoformat(), "to": 99},
+            "version 99 was never champion",
+        ),
         ({"event": "shadow"}, "the run config has no decision of a shadow report"),
         ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
     ],
@@ -377,8 +381,9 @@ def test_a_replay_drops_the_decisions_of_the_day_and_keeps_what_a_person_did(
 
 def test_nobody_rolls_back_behind_a_later_change(aside: Lake, registry: ModelRegistry) -> None:
     history = table(aside, MODEL_HISTORY)
-    aside.write(MODEL_HISTORY, NEXT, row_of(history, NEXT, model_version=2))
-    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(event="rollback", to=1))
+    later = row_of(history, NEXT, model_version=2)
+    aside.write(MODEL_HISTORY, NEXT, later)
+    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=rollback_config(later, to=1))
     assert not result.success
     [failure] = result.get_step_failure_events()
     assert "the champion changes at 2018-06-04" in str(failure.step_failure_data.user_failure_data)

@@ -144,6 +144,17 @@ def test_an_article_of_yesterday_is_not_stored_again_today(deployment: Deploymen
     assert deployment.rows(ARTICLES).height == 2
 
 
+def test_an_article_of_today_is_not_stored_again_under_an_earlier_day(deployment: Deployment) -> None:
+    """An archive that is added later states an earlier time of the same article."""
+    deployment.sources = [FakeSource("a source", items=[item(1)])]
+    deployment.run("articles")
+    archived = [replace(item(number), published_at=NOW - timedelta(days=1)) for number in (1, 2)]
+    deployment.sources = [FakeSource("an archive", live=False, items=archived)]
+    deployment.run("articles", day=DAY - timedelta(days=1))
+    assert deployment.lake.read(ARTICLES, DAY - timedelta(days=1)).height == 1
+    assert deployment.rows(ARTICLES).height == 2
+
+
 def test_an_edit_is_a_revision_and_is_not_scored(deployment: Deployment) -> None:
     deployment.sources = [FakeSource("a source", items=[item(1)])]
     deployment.run("articles", "sentiment_scores")

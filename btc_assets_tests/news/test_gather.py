@@ -25,6 +25,7 @@ from btc_assets.news.gather import (
     available_at,
     fetch_all,
     file_items,
+    first_keys,
     silent_sources,
     source_table,
 )
@@ -85,7 +86,10 @@ class Days:
         stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
             contract.key
         )
-        known = KnownTexts.look_up(self.kind, self.rows.lazy(), deliveries, days)
+        later = contract.day > max(days)
+        firsts = self.rows.filter(later).join(first_keys(deliveries, self.kind), on=contract.key, how="semi")
+        taken = frozenset(firsts[contract.key[0]])
+        known = KnownTexts.look_up(self.kind, self.rows.lazy().filter(~later), deliveries, days, taken)
         filed = file_items(deliveries, self.kind, stored, known, days, now)
         assert filed.frame.schema == contract.columns
         assert not filed.frame.select(pl.struct(contract.key).is_duplicated().any()).item()
