@@ -225,6 +225,21 @@ def pinball_loss(
     return mean(np.mean(losses, axis=0), horizon=horizon)
 
 
+def qlike(log_return: npt.ArrayLike, sigma: npt.ArrayLike, *, horizon: int = PRIMARY) -> Estimate:
+    """Return the mean of `ln sigma^2 + log_return^2 / sigma^2`: the QLIKE loss of a volatility, up to a constant.
+
+    It is smallest in expectation where `sigma` is the true volatility, though a squared return is a noisy measure of it
+    (Patton, 2011, Volatility forecast comparison using imperfect volatility proxies).
+
+    Args:
+        log_return: outcomes, (n,).
+        sigma: forecast standard deviations, (n,), above 0, in the unit of the returns.
+        horizon: minutes ahead.
+    """
+    r, s = finite_rows(log_return, sigma)
+    return mean(2 * np.log(s) + (r / s) ** 2, horizon=horizon)
+
+
 def accuracy_at_confidence(
     p_up: npt.ArrayLike, log_return: npt.ArrayLike, top: float, *, horizon: int = PRIMARY
 ) -> Estimate:

@@ -177,3 +177,31 @@ FEATURE_GROUP_STUDY = declare(
     day=pl.col("cutoff"),
     key=("cutoff", "horizon_minutes", "groups", "against"),
 )
+
+VOLATILITY_MODEL = declare(
+    table="learning/volatility_model",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_minutes": HORIZON,
+            "preference": Column(pl.Int64, check("ge", 0), about="0 is the model that a row uses if it can"),
+            "model": Column(pl.String, about="name of the model, after the data it needs"),
+            "regressor": Column(pl.String, about="feature, indicator of the coming hour, or intercept"),
+            "coefficient": Column(pl.Float64, FINITE, about="of the log variance of the return over the horizon"),
+            **{
+                name: Column(pl.Float64, FINITE, nullable=True, about=about)
+                for forecaster, of in (("", "the model"), ("_garch", "GARCH(1,1)-t"), ("_rolling", "a rolling day"))
+                for name, about in (
+                    (f"qlike{forecaster}", f"QLIKE of {of} against squared returns on the folds; lower is better"),
+                    (f"pinball{forecaster}", f"pinball loss of the quantiles of {of} on the folds, fraction"),
+                )
+            },
+            "coverage_90": Column(
+                pl.Float64, *PROBABILITY, nullable=True, about="share of outcomes between the 5 and 95 % quantiles"
+            ),
+            "n": Column(pl.Int64, check("ge", 0), about="scored hours"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_minutes", "preference", "regressor"),
+)
