@@ -16,7 +16,7 @@ from functools import reduce
 import polars as pl
 import polars_talib as talib
 
-from btc_assets.features import intrahour
+from btc_assets.features import intrahour, volatility
 from btc_assets.features.expressions import min_samples, over
 from btc_assets.features.inputs import STREAMS
 from btc_assets.streams import Feature
@@ -606,9 +606,11 @@ FEATURES: tuple[Feature, ...] = (
     *_FLOW,
     *_REGIME,
     *_TIME,
+    *volatility.OF_BARS,
     *(replace(feature, streams=("articles",)) for feature in _SENTIMENT),
     *(replace(feature, streams=("posts",)) for feature in _SOCIAL),
     *intrahour.FEATURES,
+    *volatility.OF_QUARTERS,
     *(feature for stream in STREAMS for feature in stream.features),
 )
 """Every feature, in column order of `features/hourly_features`; features of `BTC_CONTEXT` streams come last."""
@@ -653,7 +655,8 @@ _COMPREHENSIVE = (
     "news_volume_surprise",
 )
 
-_EXTENDED = tuple(feature.name for feature in FEATURES if feature.group != intrahour.GROUP)
+_BESIDE_EXTENDED = (intrahour.GROUP, volatility.GROUP, volatility.QUARTER_GROUP, "implied_volatility")
+_EXTENDED = tuple(feature.name for feature in FEATURES if feature.group not in _BESIDE_EXTENDED)
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "streamlined": _STREAMLINED,

@@ -1,4 +1,4 @@
-"""Features of past variance, the regressors of the volatility model: the group `volatility`.
+"""Features of past variance, the regressors of the volatility model: the groups `volatility` and `quarter_volatility`.
 
 The variance of an hour is Parkinson's (1980) range estimate, `(ln high/low)^2 / (4 ln 2)`, of the hour's bar, or summed
 over its four 15-minute bars. Like every return variance it is per hour. The regressors are logs of its means over hours
@@ -12,10 +12,11 @@ import math
 
 import polars as pl
 
+from btc_assets.features.expressions import min_samples
 from btc_assets.market.quarter_grid import QUARTERS, column
 from btc_assets.streams import Feature
 
-GROUP = "volatility"
+GROUP, QUARTER_GROUP = "volatility", "quarter_volatility"
 MEAN_HOURS = (1, 2, 4, 8, 24, 72, 168, 720)
 """Hours over which the variance is averaged, up to and including the current one."""
 DAYS_AGO = (1, 2, 7)
@@ -34,10 +35,12 @@ def _log(variance: pl.Expr) -> pl.Expr:
 
 
 def _mean(variance: pl.Expr, hours: int) -> pl.Expr:
-    return variance.rolling_mean(hours, min_samples=math.ceil(0.75 * hours))
+    return variance if hours == 1 else variance.rolling_mean(hours, min_samples=min_samples(hours))
 
 
-def _regressors(prefix: str, variance: pl.Expr, of: str, streams: tuple[str, ...] = ()) -> tuple[Feature, ...]:
+def _regressors(
+    group: str, prefix: str, variance: pl.Expr, of: str, streams: tuple[str, ...] = ()
+) -> tuple[Feature, ...]:
     """Declare the regressors of one estimate of the hourly variance, shortest mean first."""
 
     def before(hours: int) -> pl.Expr:
@@ -48,10 +51,10 @@ def _regressors(prefix: str, variance: pl.Expr, of: str, streams: tuple[str, ...
         *(
             Feature(
                 f"{prefix}log_variance_{hours}h",
-                GROUP,
+                group,
                 "log of squared fraction an hour",
                 f"log of the mean variance of the last {hours} h, from the range of {of}",
-                hours,
+                hours if hours > 1 else 0,
                 _log(_mean(variance, hours)),
                 streams,
             )
@@ -60,7 +63,7 @@ def _regressors(prefix: str, variance: pl.Expr, of: str, streams: tuple[str, ...
         *(
             Feature(
                 f"{prefix}log_variance_{days}d_ago",
-                GROUP,
+                group,
                 "log of squared fraction an hour",
                 f"log variance of the coming hour of the day, {days} d ago, from the range of {of}",
                 24 * days,
@@ -72,9 +75,10 @@ def _regressors(prefix: str, variance: pl.Expr, of: str, streams: tuple[str, ...
     )
 
 
-OF_BARS = _regressors("", parkinson(pl.col("high"), pl.col("low")), "hourly bars")
+OF_BARS = _regressors(GROUP, "", parkinson(pl.col("high"), pl.col("low")), "hourly bars")
 """Regressors that need hourly bars only."""
 OF_QUARTERS = _regressors(
+    QUARTER_GROUP,
     "quarter_",
     pl.sum_horizontal(
         (parkinson(pl.col(column(quarter, "high")), pl.col(column(quarter, "low"))) for quarter in QUARTERS),
@@ -84,5 +88,3 @@ OF_QUARTERS = _regressors(
     ("quarter_bars",),
 )
 """The same regressors from the four quarters of each hour; an hour with a missing quarter has no variance."""
-FEATURES = (*OF_BARS, *OF_QUARTERS)
-"""The features of the group whose streams are always declared."""

@@ -33,8 +33,8 @@ CALENDAR_EFFECTS = (
 
 
 def coming_hour_of_week(hour_of_day: Floats, day_of_week: Floats) -> npt.NDArray[np.int64]:
-    """Return the hour of the week that follows each bar, (n,): 0 is Monday 00:00 UTC."""
-    return (24 * (day_of_week - 1) + hour_of_day + 1).astype(np.int64) % WEEK_HOURS
+    """Return the hour of the week that follows each bar, (n,): 0 is Monday 00:00 UTC; of any hour if unknown."""
+    return np.nan_to_num(24 * (day_of_week - 1) + hour_of_day + 1).astype(np.int64) % WEEK_HOURS
 
 
 def calendar_indicators() -> Floats:
@@ -60,11 +60,11 @@ class _Linear:
 
     def log_variance(self, rows: Floats, week: npt.NDArray[np.int64]) -> Floats:
         """Return the log variance of rows whose features are known, (n, horizons)."""
-        score = self.of_week[week]
-        for column, coefficients in zip(self.columns, self.coefficients, strict=True):
-            # A matrix product would round differently for one row than for many.
-            score = score + rows[:, column, None] * coefficients
-        return score
+        if not self.columns:
+            return self.of_week[week]
+        terms = rows[:, self.columns, None] * self.coefficients
+        # A matrix product would round differently for one row than for many; a running sum has one order.
+        return np.asarray(self.of_week[week] + np.cumsum(terms, axis=1)[:, -1])
 
 
 class Sigma:
@@ -106,13 +106,11 @@ class Sigma:
         week = coming_hour_of_week(values[:, 0], values[:, 1])
         known = np.isfinite(values)
         log_variance = np.empty((len(values), len(self.horizons)))
-        left = np.arange(len(values))
+        without = np.ones(len(values), dtype=bool)
         for model in self._models:
-            usable = known[left][:, model.columns].all(axis=1)
-            chosen = left[usable]
-            if len(chosen):
-                log_variance[chosen] = model.log_variance(values[chosen], week[chosen])
-            left = left[~usable]
-            if not len(left):
+            usable = without & known[:, model.columns].all(axis=1)
+            log_variance[usable] = model.log_variance(values[usable], week[usable])
+            without &= ~usable
+            if not without.any():
                 break
         return np.asarray(np.exp(0.5 * log_variance))

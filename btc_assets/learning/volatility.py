@@ -135,8 +135,8 @@ def _fit(hours: _Hours, end: datetime) -> dict[str, Any]:
     inside = (hours.open_time >= end - timedelta(days=WINDOW_DAYS)).to_numpy()
     age_days = (end - hours.open_time).dt.total_hours().to_numpy() / 24
     weights = np.power(0.5, age_days / HALF_LIFE_DAYS)
-    week = np.nan_to_num(coming_hour_of_week(*hours.columns(CALENDAR).T))
-    calendar = calendar_indicators()[week]
+    calendar = calendar_indicators()[coming_hour_of_week(*hours.columns(CALENDAR).T)]
+    designs = {name: np.hstack([hours.columns(names), calendar]) for name, names in MODELS.items()}
     fitted: dict[str, list[dict[str, float]]] = {name: [] for name in (*MODELS, CONSTANT)}
     for horizon, log_return in hours.log_return.items():
         span = hours_spanned(horizon)
@@ -150,11 +150,10 @@ def _fit(hours: _Hours, end: datetime) -> dict[str, Any]:
         target = _log_variance_ahead(hours, span)
         fitted[CONSTANT].append({INTERCEPT: _log_factor(log_return, labelled, np.zeros(len(target)), weights)})
         for name, names in MODELS.items():
-            inputs = hours.columns(names)
-            rows = row_known & np.isfinite(target) & np.isfinite(inputs).all(axis=1)
+            design = designs[name]
+            rows = row_known & np.isfinite(target) & np.isfinite(design).all(axis=1)
             if rows.sum() < MIN_TRAIN_ROWS or not (rows & labelled).any():
                 continue
-            design = np.hstack([inputs, calendar])
             intercept, coefficients = _ridge(design[rows], target[rows], weights[rows])
             scored = rows & labelled
             log_variance = np.zeros(len(target))
@@ -187,17 +186,18 @@ def _log_variance_ahead(hours: _Hours, span: int) -> Floats:
 def _ridge(design: Floats, target: Floats, weights: Floats) -> tuple[float, Floats]:
     """Return intercept and coefficients (f,) of a weighted ridge regression on standardised columns."""
     weights = weights / weights.mean()
-    centre = np.average(design, axis=0, weights=weights)
-    spread = np.sqrt(np.average((design - centre) ** 2, axis=0, weights=weights))
+    weighted, total = design * weights[:, None], weights.sum()
+    centre, mean = weighted.sum(axis=0) / total, float(weights @ target) / total
+    moments = weighted.T @ design - total * np.outer(centre, centre)
+    spread = np.sqrt(np.maximum(np.diag(moments), 0.0) / total)
     spread[spread < _CONSTANT_SPREAD] = 1.0
-    scaled, mean = (design - centre) / spread, np.average(target, weights=weights)
-    weighted = scaled * weights[:, None]
-    solved = np.linalg.solve(weighted.T @ scaled + RIDGE * np.eye(design.shape[1]), weighted.T @ (target - mean))
-    coefficients = solved / spread
+    moments = moments / np.outer(spread, spread) + RIDGE * np.eye(len(spread))
+    coefficients = np.linalg.solve(moments, (weighted.T @ (target - mean)) / spread) / spread
     return float(mean - centre @ coefficients), coefficients
 
 
-_CONSTANT_SPREAD = 1e-9
+_CONSTANT_SPREAD = 1e-6
+"""Standard deviation up to which a column is a constant with rounding errors."""
 
 
 def _log_factor(log_return: Floats, rows: npt.NDArray[np.bool_], log_variance: Floats, weights: Floats) -> float:

@@ -83,6 +83,15 @@ DVOL = numbers(
             _hourly - pl.col("realised_volatility_24h"),
             ("dvol",),
         ),
+        Feature(
+            "dvol_log_variance",
+            "implied_volatility",
+            "log of squared fraction an hour",
+            "log of the variance of an hour that the newest DVOL implies, for the volatility model",
+            3,
+            2 * _hourly.log(),
+            ("dvol",),
+        ),
     ),
     service=Service(
         url="https://www.deribit.com",

@@ -43,6 +43,17 @@ def test_values_equal_scikit_learn() -> None:
     assert metrics.pinball_loss(r, {0.25: p / 100, 0.75: p / 50}).value == pytest.approx(np.mean(both))
 
 
+def test_qlike_is_smallest_at_the_true_volatility() -> None:
+    rng = np.random.default_rng(SEED)
+    truth = 0.01 * np.exp(0.5 * rng.normal(size=20_000))
+    r = truth * rng.standard_t(5, size=20_000) * math.sqrt(3 / 5)
+    others = (truth * 0.9, truth * 1.1, truth**0.8 * 0.01**0.2, truth**1.2 / 0.01**0.2, np.full(20_000, 0.01))
+    best = metrics.qlike(r, truth).value
+    assert best is not None
+    assert all((metrics.qlike(r, other).value or 0.0) > best for other in others)
+    assert metrics.qlike([0.02], [0.01]).value == pytest.approx(2 * math.log(0.01) + 4)
+
+
 def test_rank_ic_is_spearmans_correlation() -> None:
     from scipy import stats
 
