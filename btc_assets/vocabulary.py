@@ -19,6 +19,8 @@ VERDICT_KINDS = ("first", "refresh", "changed_recipe")
 """What a candidate is beside the champion: the first model, the same recipe on a newer window, or another recipe."""
 HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")
 """What changes who holds a role."""
+REGIMES = ("accumulation", "uptrend", "distribution", "downtrend")
+"""States of the price, see `learning.regimes`."""
 
 
 def hours_spanned(horizon: int) -> int:

@@ -51,7 +51,7 @@ STUDY_SEEDS = 5
 """Number of seeds per compared set of feature groups."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 _LIMITS = {"dagster/max_runtime": "3600"}
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "partitions_def": DAILY,
     "group_name": GROUP,
     "freshness_policy": freshness.WEEKLY,
@@ -64,7 +64,7 @@ _COMMON: dict[str, Any] = {
 
 @dg.asset(
     key=["learning", "cv_folds"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(CV_FOLDS),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -93,7 +93,7 @@ def cv_folds(
 
 @dg.asset(
     key=["learning", "tuned_parameters"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(TUNED_PARAMETERS),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -182,7 +182,7 @@ def tuned_parameters(
 
 @dg.asset(
     key=["learning", "fold_forecasts"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(FOLD_FORECASTS),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -225,7 +225,7 @@ def fold_forecasts(
 
 @dg.asset(
     key=["learning", "trained_model"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(TRAINED_MODEL),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -334,7 +334,7 @@ def trained_model(
 
 @dg.asset(
     key=["learning", "model_explanation"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(MODEL_EXPLANATION),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -388,7 +388,7 @@ def model_explanation(
 
 @dg.asset(
     key=["learning", "training_profile"],
-    **_COMMON,
+    **COMMON,
     dagster_type=dagster_type(TRAINING_PROFILE),
     ins={
         "hourly_features": window_of("features/hourly_features"),
@@ -445,7 +445,7 @@ def training_profile(
 
 @dg.asset(
     key=["learning", "feature_group_study"],
-    **(_COMMON | {"freshness_policy": dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)}),
+    **(COMMON | {"freshness_policy": dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)}),
     dagster_type=dagster_type(FEATURE_GROUP_STUDY),
     ins={
         "hourly_features": window_of("features/hourly_features"),

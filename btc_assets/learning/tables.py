@@ -205,3 +205,19 @@ VOLATILITY_MODEL = declare(
     day=pl.col("cutoff"),
     key=("cutoff", "horizon_minutes", "preference", "regressor"),
 )
+
+MARKET_REGIMES = declare(
+    table="learning/market_regimes",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "part": Column(
+                pl.String, about="bound, mean or spread of the features; component; regime; or state of the volatility"
+            ),
+            "name": Column(pl.String, about="feature or component, or mean, deviation and stay of a state"),
+            "value": Column(pl.Float64, FINITE, about="the parameter"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "part", "name"),
+)
