@@ -39,6 +39,8 @@ EXPECTED = {
     "learning/trained_model",
     "learning/model_explanation",
     "learning/training_profile",
+    "learning/volatility_model",
+    "learning/market_regimes",
     "champion/model_verdict",
     "champion/model_history",
     "learning/feature_group_study",
@@ -51,7 +53,7 @@ EXPECTED = {
     "serving/bundle",
 }
 HEAVY = (
-    *("torch", "transformers", "shap", "evidently", "mlflow", "xgboost", "sklearn", "optuna"),
+    *("torch", "transformers", "shap", "evidently", "mlflow", "xgboost", "sklearn", "optuna", "hmmlearn"),
     *("scipy", "statsmodels", "arch", "matplotlib", "onnxruntime", "onnx", "litestar", "pandas", "pandera", "duckdb"),
     *("feedparser", "hishel", "httpx", "selectolax", "datasketch", "vaderSentiment"),
 )

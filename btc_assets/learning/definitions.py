@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from btc_assets.learning.assets import ASSETS
+from btc_assets.learning import assets, state_assets
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.settings import settings
 
 DEFINITIONS = dg.Definitions(
-    assets=ASSETS,
+    assets=[*assets.ASSETS, *state_assets.ASSETS],
     resources={
         "registry": ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
     },

@@ -1,13 +1,13 @@
 """Market regimes: four named states of the price, and the probability of high volatility.
 
-The states are clusters (K-means) of hours in the principal components of features of trend and level. The probability is
-that of the second state of a two-state Gaussian hidden Markov model (Hamilton, 1989, A new approach to the economic
+The states are clusters (K-means) of hours in the principal components of features of trend and level. The probability
+is that of the second state of a two-state Gaussian hidden Markov model (Hamilton, 1989, A new approach to the economic
 analysis of nonstationary time series) of the log variance of an hour, filtered: it uses the hour and the hours before
 it, never later ones. Both are fitted inside a window; their parameters are numbers in MARKET_REGIMES.
 
-Names of the clusters, by their centres: the one with the highest mean of `trend_regime` is the uptrend and that with the
-lowest the downtrend; of the other two, the one nearer to the highest price of a month (`drawdown_720h`) is the
-distribution, the other the accumulation.
+Clusters are named by their means: that with the highest `trend_regime` is the uptrend and that with the lowest the
+downtrend; of the other two, the one nearer to the highest price of a month (`drawdown_720h`) is the distribution, the
+other the accumulation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from btc_assets.clock import HOUR
-from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError
+from btc_assets.learning.folds import NotEnoughHistoryError
 from btc_assets.learning.tables import MARKET_REGIMES
 from btc_assets.streams import every_hour
 from btc_assets.vocabulary import REGIMES
@@ -57,6 +57,8 @@ COMPONENTS = 5
 """Number of principal components."""
 EXTREMES = (0.01, 0.99)
 """Quantiles of the window beyond which a feature counts as the quantile."""
+MIN_HOURS = 168
+"""Fewest hours with every feature that the regimes are fitted on."""
 FILTER_HOURS = 168
 """Hours that the filter reads, so that a state can be computed again from a week of features."""
 _SEED = 7
@@ -98,8 +100,8 @@ class Regimes:
     def turbulence(self, log_variance: Floats) -> Floats:
         """Return the filtered probability of the turbulent state in each hour, (n,).
 
-        The filter starts `FILTER_HOURS` earlier, or with the first hour, from the stationary distribution. An hour whose
-        variance is unknown (NaN) tells nothing: the probability moves towards the stationary one.
+        The filter starts `FILTER_HOURS` earlier, or with the first hour, from the stationary distribution. In an hour
+        whose variance is unknown (NaN), the probability only moves towards the stationary one.
         """
         log_density = -0.5 * ((log_variance[:, None] - self.means) / self.deviations) ** 2 - np.log(self.deviations)
         # The likelihood ratio is all that the filter needs; 1 where the variance is unknown.
@@ -144,9 +146,13 @@ class Regimes:
         def table(parts: Sequence[str], names: Sequence[str]) -> Floats:
             return np.array([[value[part, name] for name in names] for part in parts])
 
+        low, high, mean, spread = table(("low", "high", "mean", "spread"), INPUTS)
         of_states = table(_STATES, _OF_STATE).T
         return cls(
-            *table(("low", "high", "mean", "spread"), INPUTS),
+            low=low,
+            high=high,
+            mean=mean,
+            spread=spread,
             components=table([f"component_{n}" for n in range(1, COMPONENTS + 1)], INPUTS),
             centres=table(REGIMES, _AXES),
             means=of_states[0],
@@ -185,10 +191,10 @@ def fit_regimes(features: pl.DataFrame, *, end: datetime) -> Regimes:
     )
     inputs = _matrix(window, INPUTS)
     inputs = inputs[np.isfinite(inputs).all(axis=1)]
-    if len(inputs) < MIN_TRAIN_ROWS:
+    if len(inputs) < MIN_HOURS:
         raise NotEnoughHistoryError(
             f"{len(inputs)} hours with every feature of the regimes before {end:%Y-%m-%d %H:%M}; at least "
-            f"{MIN_TRAIN_ROWS} are needed. Materialise features of earlier days"
+            f"{MIN_HOURS} are needed. Materialise features of earlier days"
         )
     low, high = np.quantile(inputs, EXTREMES, axis=0)
     bounded = np.clip(inputs, low, high)
@@ -197,9 +203,7 @@ def fit_regimes(features: pl.DataFrame, *, end: datetime) -> Regimes:
     with threadpool_limits(1):  # sums over several threads differ in the last bits from run to run
         components = PCA(COMPONENTS, svd_solver="covariance_eigh").fit(standard).components_
         clusters = KMeans(len(REGIMES), n_init=4, random_state=_SEED).fit(standard @ components.T)
-    by_name = name_clusters(
-        np.stack([inputs[clusters.labels_ == label].mean(axis=0) for label in range(len(REGIMES))])
-    )
+    by_name = name_clusters(np.stack([inputs[clusters.labels_ == label].mean(axis=0) for label in range(len(REGIMES))]))
     means, deviations, stay = _fit_volatility_states(_matrix(window, (VARIANCE,))[:, 0])
     return Regimes(
         low,
@@ -235,7 +239,7 @@ def name_clusters(centres: Floats) -> dict[str, int]:
 
 
 def _fit_volatility_states(log_variance: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return means, deviations and probabilities to stay of the calm and the turbulent state, by Baum and Welch's EM."""
+    """Return means, deviations and probabilities to stay of the calm and the turbulent state, by the EM algorithm."""
     from hmmlearn.hmm import GaussianHMM
 
     known = log_variance[np.isfinite(log_variance)]
@@ -268,7 +272,7 @@ def regimes_of_hours(regimes: Regimes, features: pl.DataFrame) -> pl.DataFrame:
 
 
 def shares(regimes: Regimes, features: pl.DataFrame) -> pl.DataFrame:
-    """Return the share of the hours in each regime, and the mean turbulence and return of the last week there."""
+    """Return the share of the hours in each regime, and their mean turbulence, trend and level."""
     hours = regimes_of_hours(regimes, features)
     with_returns = hours.join(features.select("open_time", TREND, LEVEL), on="open_time")
     return (
@@ -287,5 +291,3 @@ def shares(regimes: Regimes, features: pl.DataFrame) -> pl.DataFrame:
 def _matrix(features: pl.DataFrame, names: Sequence[str]) -> Floats:
     values = features.select(pl.col(list(names)).cast(pl.Float64)).fill_null(float("nan"))
     return values.to_numpy().reshape(features.height, len(names))
-
-

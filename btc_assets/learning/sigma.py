@@ -4,8 +4,8 @@ The model is a list of linear models of the log variance in order of preference.
 regressors it knows; the last one is a constant, so every row has a volatility. Fitting is in `learning.volatility`; the
 reader needs numpy only, and training, forecasts and the server use it alike.
 
-Document: `{"horizons": [minutes, ...], "models": [{"name": ..., "coefficients": {regressor: [one per horizon]}}, ...]}`.
-A regressor is `intercept`, a feature, or one of `CALENDAR_EFFECTS`.
+Document: `{"horizons": [minutes, ...], "models": [{"name": ..., "coefficients": {regressor: [one per horizon]}}]}`. A
+regressor is `intercept`, a feature, or one of `CALENDAR_EFFECTS`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.lake import output_of
+from btc_assets.learning import regimes
 from btc_assets.learning.assets import COMMON
 from btc_assets.learning.cutoff import same_cutoff
-from btc_assets.learning import regimes
 from btc_assets.learning.tables import MARKET_REGIMES, VOLATILITY_MODEL
 from btc_assets.learning.volatility import (
     COLUMNS,

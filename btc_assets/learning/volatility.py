@@ -1,11 +1,11 @@
 """Fit the volatility model, and judge it against a GARCH model and a rolling standard deviation.
 
-The model is a heterogeneous autoregression of the log variance (HAR; Corsi, 2009, A simple approximate long-memory model
-of realized volatility): a ridge regression of the log variance of the coming hours on logs of its means over an hour to
-a month, on the variance of the same hour of the day before, and on the calendar. The variance of an hour is estimated
-from ranges, over quarter bars where they are known and over the hourly bar elsewhere (`features.volatility`); ranges are
-less noisy than squared returns, but not on the scale of returns, so a fitted factor makes the mean of
-`(return / sigma)^2` one in training.
+The model is a heterogeneous autoregression of the log variance (HAR; Corsi, 2009, A simple approximate long-memory
+model of realized volatility): a ridge regression of the log variance of the coming hours on logs of its means over an
+hour to a month, on the variance of the same hour of days before, on implied volatility and on the calendar. The
+variance of an hour is estimated from ranges, of quarter bars where they are known and of the hourly bar elsewhere
+(`features.volatility`). Ranges are less noisy than squared returns but not on their scale, so a fitted factor makes the
+mean of `(return / sigma)^2` one in training.
 
 A row may be used in training if the close of its last coming hour, or its label, is known by then.
 """
@@ -176,7 +176,7 @@ def _fit(hours: _Hours, end: datetime) -> dict[str, Any]:
 
 
 def _log_variance_ahead(hours: _Hours, span: int) -> Floats:
-    """Return the log of the mean hourly variance of the `span` hours after each bar, (n,); NaN unless most are known."""
+    """Return the log of the mean variance of the `span` hours after each bar, (n,); NaN unless most are known."""
     by_quarters, by_bars = np.exp(hours["quarter_log_variance_1h"]), np.exp(hours["log_variance_1h"])
     variance = pl.Series(np.where(np.isfinite(by_quarters), by_quarters, by_bars)).fill_nan(None)
     ahead = variance.rolling_mean(span, min_samples=int(np.ceil(0.75 * span))).shift(-span)
@@ -287,7 +287,7 @@ def score_volatility(features: pl.DataFrame, labels: pl.DataFrame, folds: pl.Dat
     horizons = folds["horizon_minutes"].unique().sort().to_list()
     hours = _hours_of(features, labels, horizons)
     parts: dict[int, list[tuple[Floats, Floats, Floats]]] = {horizon: [] for horizon in horizons}
-    garch = _garch_before(hours, folds["test_start"].min()).sigma(hours[_RETURN], horizons)
+    garch = _garch_before(hours, min(folds["test_start"])).sigma(hours[_RETURN], horizons)
     rolling = _rolling(hours, horizons)
     for start, fold in folds.sort("test_start").group_by("test_start", maintain_order=True):
         har = Sigma(_fit(hours, start[0]))

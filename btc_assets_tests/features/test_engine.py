@@ -159,6 +159,16 @@ class Hand:
         below, same = (known < now - 1e-15).sum(), (np.abs(known - now) <= 1e-15).sum()
         return float((below + (same + 1) / 2 - 1) / 719)
 
+    def log_variance(self, i: int, n: int) -> float:
+        """Return the log of the mean range variance of a window, at least that of a basis point."""
+        ranges = np.log(self.high / self.low)[i - n + 1 : i + 1]
+        return math.log(max(float((ranges**2).mean()) / (4 * math.log(2)), 1e-8))
+
+    def log_variance_ago(self, i: int, days: int) -> float | None:
+        """Return the log variance of the coming hour of the day, days ago; None across a gap."""
+        back = 24 * days - 1
+        return self.log_variance(i - back, 1) if self.hour[i] - self.hour[i - back] == back else None
+
     def since_gap(self, i: int) -> float:
         """Return the hours since bars resumed, at most a week."""
         for j in range(i, 0, -1):
@@ -223,6 +233,8 @@ BY_HAND: dict[str, Oracle] = {
     "volatility_regime": oracle(Hand.rank_of_volatility),
     "trend_strength": lambda h, i: times(h.returns(i, 168), 1 / ((h.volatility(i, 168) or math.nan) * math.sqrt(168))),
     "hours_since_gap": oracle(Hand.since_gap),
+    **{f"log_variance_{n}h": oracle(Hand.log_variance, n) for n in (1, 2, 4, 8, 24, 72, 168, 720)},
+    **{f"log_variance_{n}d_ago": oracle(Hand.log_variance_ago, n) for n in (1, 2, 7)},
     "hour_of_day": lambda h, i: float(h.times[i].hour),
     "hour_sin": lambda h, i: math.sin(2 * math.pi * h.times[i].hour / 24),
     "hour_cos": lambda h, i: math.cos(2 * math.pi * h.times[i].hour / 24),

@@ -24,11 +24,17 @@ from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
-from btc_assets.learning import cutoff
+from btc_assets.learning import cutoff, state_assets
 from btc_assets.learning.families.xgboost import FAMILY
 from btc_assets.learning.folds import matrix
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
-from btc_assets.learning.tables import FEATURE_GROUP_STUDY, TRAINED_MODEL, TUNED_PARAMETERS
+from btc_assets.learning.tables import (
+    FEATURE_GROUP_STUDY,
+    MARKET_REGIMES,
+    TRAINED_MODEL,
+    TUNED_PARAMETERS,
+    VOLATILITY_MODEL,
+)
 from btc_assets.learning.training import SCALE_FEATURE, seed_name
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
@@ -111,6 +117,7 @@ def materialise(
             *news.ASSETS,
             *features.ASSETS,
             *learning.ASSETS,
+            *state_assets.ASSETS,
             champion.decisions,
         ],
         selection=selection,
@@ -154,7 +161,7 @@ def test_an_input_gone_at_the_cutoff_is_not_used_in_training_except_the_scale() 
 
 @pytest.mark.usefixtures("first")
 def test_every_table_of_a_cutoff_satisfies_its_contract(lake: Lake) -> None:
-    for contract in (*TRAINED, *JUDGED):
+    for contract in (*TRAINED, VOLATILITY_MODEL, MARKET_REGIMES, *JUDGED):
         frame = table(lake, contract)
         assert contract.faults(frame) == []
         assert frame.height > 0

@@ -120,7 +120,9 @@ def test_the_filter_is_bayes_rule_hour_by_hour(regimes: Regimes) -> None:
 def test_planted_states_of_volatility_are_found(features: pl.DataFrame) -> None:
     rng = np.random.default_rng(3)
     turbulent = (np.arange(len(features)) // 200) % 2 == 1
-    planted = features.with_columns(pl.Series(VARIANCE, np.where(turbulent, -9.0, -12.0) + rng.normal(size=len(features))))
+    planted = features.with_columns(
+        pl.Series(VARIANCE, np.where(turbulent, -9.0, -12.0) + rng.normal(size=len(features)))
+    )
     regimes = fit_regimes(planted, end=END)
     assert regimes.means == pytest.approx([-12, -9], abs=0.15)
     assert regimes.deviations == pytest.approx([1, 1], abs=0.1)
@@ -130,4 +132,4 @@ def test_planted_states_of_volatility_are_found(features: pl.DataFrame) -> None:
 
 def test_too_little_history_is_refused(features: pl.DataFrame) -> None:
     with pytest.raises(NotEnoughHistoryError, match="hours with every feature of the regimes"):
-        fit_regimes(features, end=START + timedelta(days=40))
+        fit_regimes(features, end=START + timedelta(days=35))

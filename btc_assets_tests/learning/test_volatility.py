@@ -81,9 +81,7 @@ def test_a_planted_persistence_is_recovered(document: dict[str, Any]) -> None:
     assert max(others) < 0.06
 
 
-def test_returns_have_the_forecast_volatility_in_hours_not_trained_on(
-    tables: Tables, document: dict[str, Any]
-) -> None:
+def test_returns_have_the_forecast_volatility_in_hours_not_trained_on(tables: Tables, document: dict[str, Any]) -> None:
     features, labels = tables
     later = features.filter(pl.col("open_time") >= END)
     for place, horizon in enumerate(HORIZONS):
