@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from btc_assets.clock import HOUR
+from btc_assets.features import intrahour
 from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
 from btc_assets.laws.laws import (
@@ -28,6 +29,8 @@ from btc_assets.laws.laws import (
     purge_law,
     warm_up,
 )
+from btc_assets.market.quarter_bars import QUARTERS
+from btc_assets.market.quarter_grid import column
 from btc_assets.market.streams import CONTEXT
 from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.news.hourly import ARTICLE, HOUR_OF_TEXT, first_texts
@@ -143,6 +146,20 @@ def _when_published(texts: pl.DataFrame) -> pl.DataFrame:
 
 def _an_hour_early(texts: pl.DataFrame) -> pl.DataFrame:
     return texts.with_columns(pl.col("available_at").dt.offset_by("-1h"))
+
+
+def _of_quarters(
+    *values: pl.Expr, seen: Callable[[pl.DataFrame], pl.DataFrame] = lambda quarters: quarters
+) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
+    """Test the project's join of quarter bars: `seen` changes the bars before it, `values` are computed after it."""
+    return _of_stream(
+        QUARTERS,
+        lambda rows, hours: QUARTERS.join(replace(rows, frame=seen(rows.frame)), hours).select("open_time", *values),
+    )
+
+
+def _a_quarter_early(quarters: pl.DataFrame) -> pl.DataFrame:
+    return quarters.with_columns(pl.col("open_time").dt.offset_by("-15m"))
 
 
 def _as_edited(texts: pl.DataFrame) -> pl.DataFrame:
@@ -263,6 +280,11 @@ _close = pl.col("close")
 _COUNT = pl.col("article_count").alias("count")
 _MEAN = (pl.col("article_score_sum") / pl.col("article_scored")).fill_nan(None).alias("mean")
 _score = pl.col("score")
+_quarter_close = pl.col(column(4, "close"))
+_amounts = (pl.col(column(4, "quote_volume")), pl.col(column(4, "volume")))
+_coming_amounts = (pl.col(column(1, "quote_volume")).shift(-1), pl.col(column(1, "volume")).shift(-1))
+_OWN_QUARTERS = [feature.expression.alias(feature.name) for feature in intrahour.FEATURES if feature.warmup_hours == 0]
+_hour_return = (_quarter_close / _quarter_close.shift(1)).log()
 _DAY = pl.col("open_time").dt.date()
 
 _SAMPLE_HOURS = pl.datetime_range(
@@ -299,6 +321,17 @@ SUBJECTS = (
     Subject("outlet mean over all time", True, _of_articles(_score - _score.mean().over("outlet"))),
     Subject("repeats of a story to come", True, _of_articles(pl.len().over("story_id"))),
     Subject("sentiment never forgotten", True, _of_join(_MEAN.ewm_mean(half_life=200, ignore_nulls=True))),
+    Subject("quarter that opens at the hour's end", True, _of_quarters(_quarter_close, seen=_a_quarter_early)),
+    Subject(
+        "VWAP over the coming quarter",
+        True,
+        _of_quarters((_amounts[0] + _coming_amounts[0]) / (_amounts[1] + _coming_amounts[1]) / _quarter_close),
+    ),
+    Subject(
+        "past mean with the coming hour",
+        True,
+        _of_quarters(pl.mean_horizontal(_hour_return.shift(24 * day - 1) for day in range(3))),
+    ),
     Subject("rolling mean", False, _of_value(_close.rolling_mean(24), warmup_hours=24)),
     Subject("rolling z-score", False, _of_value((_close - _close.rolling_mean(24)) / _close.rolling_std(24))),
     Subject("EMA", False, _of_value(_close.ewm_mean(span=10, adjust=False), warmup_hours=200)),
@@ -309,6 +342,7 @@ SUBJECTS = (
     Subject("texts of the hour", False, _of_join()),
     Subject("texts of a day's hours", False, _of_join(_COUNT.rolling_sum(24), _MEAN.shift(1).forward_fill(6))),
     Subject("score of its hour's articles", False, _of_articles(_score)),
+    Subject("quarters of the hour", False, _of_quarters(*_OWN_QUARTERS)),
     *(subject for stream in CONTEXT for subject in _of_numbers(stream)),
 )
 """The planted bugs and the clean controls."""
