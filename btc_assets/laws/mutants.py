@@ -29,7 +29,7 @@ from btc_assets.laws.laws import (
     purge_law,
     warm_up,
 )
-from btc_assets.market.quarter_bars import QUARTERS
+from btc_assets.market.quarter_bars import QUARTER_STREAM
 from btc_assets.market.quarter_grid import column
 from btc_assets.market.streams import CONTEXT
 from btc_assets.market.synthetic import random_walk, stressed
@@ -153,8 +153,8 @@ def _of_quarters(
 ) -> Callable[[pl.DataFrame], Sequence[LawResult]]:
     """Test the project's join of quarter bars: `seen` changes the bars before it, `values` are computed after it."""
     return _of_stream(
-        QUARTERS,
-        lambda rows, hours: QUARTERS.join(replace(rows, frame=seen(rows.frame)), hours).select("open_time", *values),
+        QUARTER_STREAM,
+        lambda rows, hours: QUARTER_STREAM.join(replace(rows, frame=seen(rows.frame)), hours).select("open_time", *values),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from btc_assets.features import intrahour
 from btc_assets.features.catalog import FEATURES, WARMUP_DAYS
 from btc_assets.features.engine import compute_features
 from btc_assets.features.inputs import inputs_of
@@ -42,13 +43,14 @@ from btc_assets.laws.laws import (
     warm_up,
 )
 from btc_assets.laws.mutants import SUBJECTS, MutationResult, mutation_score
+from btc_assets.market.quarter_bars import QUARTER_STREAM
 from btc_assets.market.streams import CONTEXT
 from btc_assets.market.synthetic import random_walk, stressed
 from btc_assets.market.tables import PRICES
 from btc_assets.news.hourly import ARTICLE, POST, Kind, first_texts
 from btc_assets.news.streams import ARTICLE_STREAM, POST_STREAM
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
-from btc_assets.streams import Feature, Inputs
+from btc_assets.streams import Feature, Inputs, every_hour
 from btc_assets_tests.features.synthetic import Text, Texts, filled_in, random_texts, scores_of, store, texts_of
 
 HOUR = timedelta(hours=1)
@@ -82,6 +84,9 @@ CAUGHT_BY = {
     "outlet mean over all time": AVAILABILITY,
     "repeats of a story to come": POISONING,
     "sentiment never forgotten": WARM_UP,
+    "quarter that opens at the hour's end": AVAILABILITY,
+    "VWAP over the coming quarter": AVAILABILITY,
+    "past mean with the coming hour": AVAILABILITY,
     **{
         f"{stream.name}: {leak}": law
         for stream in CONTEXT
@@ -101,6 +106,16 @@ _OF_TEXTS = [feature for feature in FEATURES if feature.group in ("sentiment", "
 def _text_features(inputs: Inputs) -> pl.DataFrame:
     """Return the features of texts only; those of bars do not depend on texts, see `test_texts.py`."""
     return compute_features(inputs, _OF_TEXTS)
+
+
+def _intrahour_features(inputs: Inputs) -> pl.DataFrame:
+    """Return the features of quarter bars."""
+    return compute_features(inputs, intrahour.FEATURES)
+
+
+def _with_quarters(bars: pl.DataFrame) -> Inputs:
+    """Return hourly bars and quarters that know nothing of them."""
+    return inputs_of(bars, {QUARTER_STREAM: QUARTER_STREAM.synthetic(every_hour(bars), 5)})
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +169,23 @@ def test_features_obey_with_texts_ahead_of_the_bars(rough: pl.DataFrame, texts: 
 def test_features_of_texts_obey(law: Callable[[Engine, Inputs], LawResult], rough: pl.DataFrame, texts: Texts) -> None:
     result = law(_text_features, inputs_of(rough, texts))
     assert result.passed, result.detail
+
+
+@pytest.mark.parametrize("law", [prefix_invariance, future_poisoning, availability])
+def test_features_inside_the_hour_obey(
+    law: Callable[[Engine, Inputs, list[datetime]], LawResult], walk: pl.DataFrame
+) -> None:
+    inputs = _with_quarters(walk).stressed()
+    ends = cuts(inputs, random=0)[-2:]
+    result = law(_intrahour_features, inputs, [end + HOUR for end in ends] if law is availability else ends)
+    assert result.passed, result.detail
+
+
+def test_a_day_inside_the_hour_from_its_own_window_equals_the_whole(walk: pl.DataFrame) -> None:
+    result = warm_up(_intrahour_features, _with_quarters(walk), starts=1)
+    assert result.passed, result.detail
+    assert result.worst is not None
+    assert result.worst <= 1e-9
 
 
 def test_a_week_of_days_with_texts_from_their_own_windows_equals_the_whole(walk: pl.DataFrame, texts: Texts) -> None:
