@@ -154,7 +154,9 @@ def _of_quarters(
     """Test the project's join of quarter bars: `seen` changes the bars before it, `values` are computed after it."""
     return _of_stream(
         QUARTER_STREAM,
-        lambda rows, hours: QUARTER_STREAM.join(replace(rows, frame=seen(rows.frame)), hours).select("open_time", *values),
+        lambda rows, hours: QUARTER_STREAM.join(replace(rows, frame=seen(rows.frame)), hours).select(
+            "open_time", *values
+        ),
     )
 
 
