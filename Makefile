@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.installed
 ALL := $(VENV)/.installed-all
 TESTS ?=
-# A module's tests run in one worker, so that they share what they have made; the longest modules come first.
-PYTEST = $(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder
+# conftest.py says which tests share a worker; the longest modules come first.
+PYTEST = $(BIN)/python -m pytest -q -n 3 --no-loadscope-reorder
 
 # Dagster finds dagster.yaml here, which puts its history into the data folder.
 export DAGSTER_HOME := $(CURDIR)

@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 
 from btc_assets.market.tables import PRICES
+from btc_assets.paths import sqlite_url
 from btc_assets.settings import PROJECT_ROOT
 
 SHARED_DATA = PROJECT_ROOT.parent / "shared" / "data"
@@ -28,6 +29,8 @@ WATCHDOG_S = 1_500.0
 """What takes longer hangs, on the slowest machine. No claim: tests wait for events, and this ends a wait in vain."""
 SLOW_CPU_S = 4.0
 """CPU seconds, set-up and children included, from which a test must be marked: the mark's two, and room for imports."""
+TOGETHER = ("faults", "learning", "serve")
+"""Folders whose tests run in one worker."""
 UNMARKED = "cpu_s_without_a_mark"
 CPU_BEFORE = pytest.StashKey[float]()
 
@@ -49,6 +52,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         own = 0 if item.get_closest_marker("live") else 1 if item.get_closest_marker("slow") else 2
         rank[item.path] = min(rank[item.path], own)
     items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a module's tests to one worker, and the whole folder's where they share seconds of imports and fixtures."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            folder = module.rpartition("/")[0]
+            return folder if folder.removeprefix("btc_assets_tests/") in TOGETHER else module
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
@@ -131,6 +148,22 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_registry(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], None]:
+    """Return what puts MLflow's empty database at a path: its 40 migrations run once for all tests, in 3 s of CPU."""
+
+    def migrate(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(tracking_uri=sqlite_url(folder / "mlflow.db")).search_experiments()
+
+    def put(database: Path) -> None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made_once("registry", migrate) / "mlflow.db", database)
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ PRELOADED = [
     "pandera.polars",
     "polars_talib",
     "scipy.stats",
+    "shap",
     "statsmodels.api",
     "xgboost",
     "btc_assets_tests.faults.warm",
@@ -129,9 +130,16 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
 
 
 @pytest.fixture(scope="session")
-def made_project(forge: Forge, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def made_project(
+    forge: Forge, made_once: Callable[[str, Callable[[Path], None]], Path], empty_registry: Callable[[Path], None]
+) -> Path:
     """Return the data folder of the small project, every asset of it made undisturbed; tests only read from it."""
-    return made_once("small_project", lambda data: forge.succeed(tasks.prepare, data))
+
+    def prepare(data: Path) -> None:
+        empty_registry(data / "mlflow" / "mlflow.db")
+        forge.succeed(tasks.prepare, data)
+
+    return made_once("small_project", prepare)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -64,15 +64,16 @@ class Deployment:
         mlflow = self.root / "mlflow"
         return ModelRegistry(tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifacts=str(mlflow / "artifacts"))
 
-    def fill(self) -> None:
+    def fill(self, empty_registry: Callable[[Path], None]) -> None:
         bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST)).filter(pl.col("open_time") <= NEWEST_HOUR)
         for contract, frame in ((PRICES, bars), (HOURLY_FEATURES, compute_features(inputs_of(bars)))):
             for day, part in by_day(contract, frame, DAYS):
                 self.lake.write(contract, day, part)
         for day in DAYS:
             self.lake.write(HOURLY_LABELS, day, HOURLY_LABELS.empty())
+        empty_registry(self.root / "mlflow" / "mlflow.db")
         registry = self.registry
-        experiment = registry._experiment_id() if (self.root / "mlflow").mkdir() is None else ""
+        experiment = registry._experiment_id()
         for version, cutoff in CUTOFFS.items():
             folder = self.root / f"model-{version}"
             self.digests[version] = save_model(folder, document(cutoff=cutoff.isoformat()), tiny_graphs(version))
@@ -113,9 +114,11 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def deployment(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+def deployment(
+    forge: Forge, tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], None]
+) -> Deployment:
     made = Deployment(tmp_path_factory.mktemp("deployment"), forge)
-    made.fill()
+    made.fill(empty_registry)
     forge.succeed(tasks.made, made.root, [FORECASTS.asset_key, SERVING_BUNDLE.asset_key], TODAY, TODAY)
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sqlite3
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -64,9 +65,12 @@ def registered(data: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.slow
-def test_a_walk_killed_again_and_again_ends_with_the_lake_of_one_that_was_not(forge: Forge, tmp_path: Path) -> None:
+def test_a_walk_killed_again_and_again_ends_with_the_lake_of_one_that_was_not(
+    forge: Forge, tmp_path: Path, empty_registry: Callable[[Path], None]
+) -> None:
     """Both walks go on from the same first cutoff, in the same place: MLflow stores absolute paths."""
     data, first = tmp_path / "data", tmp_path / "first"
+    empty_registry(data / "mlflow" / "mlflow.db")
     forge.succeed(tasks.command, data, *FIRST_CUTOFF)
     shutil.copytree(data, first)
     forge.succeed(tasks.command, data, *BOTH_CUTOFFS)

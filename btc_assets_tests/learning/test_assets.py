@@ -1,6 +1,6 @@
 """A cutoff from bars to verdict, on a temporary lake and MLflow store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def lake(data_folder: Path) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def registry(data_folder: Path) -> ModelRegistry:
+def registry(data_folder: Path, empty_registry: Callable[[Path], None]) -> ModelRegistry:
+    empty_registry(data_folder / "mlflow" / "mlflow.db")
     return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
 
 

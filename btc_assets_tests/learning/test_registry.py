@@ -1,5 +1,6 @@
 """The registry on a temporary MLflow store: runs are closed, versions are stable, changed models are refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -18,8 +19,9 @@ DAY = dg.StaticPartitionsDefinition(["2018-06-04"])
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
+def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], None]) -> ModelRegistry:
     root = tmp_path_factory.mktemp("mlflow")
+    empty_registry(root / "mlflow.db")
     return ModelRegistry(tracking_uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "artifacts"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> OneModel:
+def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], None]) -> OneModel:
     root = tmp_path_factory.mktemp("mlflow")
+    empty_registry(root / "mlflow.db")
     return OneModel(tracking_uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "artifacts"))
 
 
