@@ -204,6 +204,13 @@ class Settings(BaseSettings):
 
     # --- features and learning ---------------------------------------------------------------
     feature_set: FeatureSetName = Field(default="extended", description="Feature set of the models.")
+    families: str = Field(
+        default="xgboost,ridge_logistic",
+        pattern=r"^\w+([.\w]*:\w+)?(,\w+([.\w]*:\w+)?)*$",
+        description="Model families that are trained, separated by commas: xgboost, lightgbm, random_forest, "
+        "extra_trees, gradient_boosting, ridge_logistic, naive_bayes, linear_svm, persistence, climatology, or the "
+        "place of one of your own, mypackage.module:FAMILY.",
+    )
     train_days: int | None = Field(
         default=None,
         ge=60,
@@ -478,6 +485,11 @@ class Settings(BaseSettings):
     def context_names(self) -> tuple[str, ...]:
         """Names of the enabled streams in addition to bars and texts."""
         return tuple(name for name in self.context.split(",") if name)
+
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """Names or places of the model families that are trained, in the configured order."""
+        return tuple(self.families.split(","))
 
     @property
     def news(self) -> tuple[str, ...]:

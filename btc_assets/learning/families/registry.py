@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 from btc_assets.learning.families.protocol import Family
+from btc_assets.settings import ENV_PREFIX, SettingsError
 
 FAMILIES = {
     "xgboost": "btc_assets.learning.families.xgboost:FAMILY",
@@ -51,3 +53,17 @@ def family(name: str) -> Family[Any]:
         remedy = f": install the extra, pip install 'btc_assets[{found.extra}]'" if found.extra else ""
         raise FamilyError(f"the model family {name} needs {', '.join(missing)}{remedy}")
     return found
+
+
+def chosen(names: Sequence[str]) -> dict[str, Family[Any]]:
+    """Return the families that `BTC_FAMILIES` names, by these names and in their order.
+
+    Raises:
+        SettingsError: a family cannot be used, or is named twice.
+    """
+    if duplicated := [name for name in names if names.count(name) > 1]:
+        raise SettingsError(f"{ENV_PREFIX}FAMILIES names {duplicated[0]} twice")
+    try:
+        return {name: family(name) for name in names}
+    except FamilyError as error:
+        raise SettingsError(f"{ENV_PREFIX}FAMILIES: {error}") from error
