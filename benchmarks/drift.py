@@ -300,11 +300,11 @@ def plant_in_inputs(history: History, quiet: Reports, plan: Plan) -> dict[str, P
         watch = history.watch(start.date())
         assert watch is not None
         seen.append(visible(history.reference(watch, positions[-1][1]), history.config.drift_days))
-    found = {}
+    results = {}
     for name, change in INPUT_CHANGES.items():
         delays = _each(history, partial(_input_delay, history, quiet, change), positions)
-        found[name] = PlantResult(delays, visible=seen)
-    return found
+        results[name] = PlantResult(delays, visible=seen)
+    return results
 
 
 def visible(reference: drift.Reference, days: int) -> bool:
@@ -354,13 +354,13 @@ def _input_delay(
 
 def plant_in_outcomes(history: History, quiet: Reports, plan: Plan) -> dict[str, PlantResult]:
     """Plant every change in the forecasts at each position; measure the delay until a promise is broken."""
-    found = {}
+    results = {}
     for name, change in OUTCOME_CHANGES.items():
         detections = _each(history, partial(_outcome_delay, history, quiet, change), starts(quiet, plan))
-        found[name] = PlantResult(
+        results[name] = PlantResult(
             [delay for delay, _ in detections], Counter(promise for _, by in detections for promise in by)
         )
-    return found
+    return results
 
 
 def _outcome_delay(
@@ -550,9 +550,9 @@ def _input_table(inputs: Mapping[str, PlantResult], seen: str, config: Settings)
         can show a change of {seen}, and the last column counts only plants in such features. A flipped sign does not
         change the distribution of a symmetric feature. Undetected changes must show in the outcomes."""
     rows = []
-    for name, found in inputs.items():
-        shown = [delay for delay, seen_here in zip(found.delays, found.visible, strict=True) if seen_here]
-        rows.append((name, *_cells(found), f"{_share(shown, WITHIN_DAYS[-1])} of {len(shown)}"))
+    for name, result in inputs.items():
+        shown = [delay for delay, seen_here in zip(result.delays, result.visible, strict=True) if seen_here]
+        rows.append((name, *_cells(result), f"{_share(shown, WITHIN_DAYS[-1])} of {len(shown)}"))
     table = markdown_rows((*_HEADINGS, f"within {WITHIN_DAYS[-1]} days, detectable features"), rows)
     return ["## Planted in one input", "", _prose(prose), "", table, ""]
 
@@ -561,11 +561,11 @@ def _outcome_table(outcomes: Mapping[str, PlantResult]) -> list[str]:
     prose = """The forecasts are changed from a random hour on; the change is detected when a promise is broken, which
         requests a training. The last column counts the broken promises in the first report that detects the change."""
     rows = []
-    for name, found in outcomes.items():
+    for name, result in outcomes.items():
         detections = ", ".join(
-            f"{promise} {found.detected_by[promise]}" for promise in PROMISES if found.detected_by[promise]
+            f"{promise} {result.detected_by[promise]}" for promise in PROMISES if result.detected_by[promise]
         )
-        rows.append((name, *_cells(found), detections or "-"))
+        rows.append((name, *_cells(result), detections or "-"))
     return ["## Planted in the forecasts", "", _prose(prose), "", markdown_rows((*_HEADINGS, "detected by"), rows), ""]
 
 
@@ -573,9 +573,9 @@ def _prose(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 120)
 
 
-def _cells(found: PlantResult) -> tuple[object, ...]:
-    shares = (_share(found.delays, days) for days in WITHIN_DAYS)
-    return len(found.delays), *shares, median_with_interval(found.delays)
+def _cells(result: PlantResult) -> tuple[object, ...]:
+    shares = (_share(result.delays, days) for days in WITHIN_DAYS)
+    return len(result.delays), *shares, median_with_interval(result.delays)
 
 
 def _share(delays: Sequence[float], days: int) -> str:

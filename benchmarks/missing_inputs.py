@@ -226,7 +226,7 @@ class Outage:
 
 
 WHOLE, AS_IT_WAS, AS_SERVED = "champion, nothing missing", "champion, nulls to the trees", "champion, as served"
-KEPT, LEFT_OUT = "retrained, vanished inputs kept", "retrained, vanished inputs left out"
+KEPT, LEFT_OUT = "retrained, missing inputs kept", "retrained, missing inputs left out"
 WITHOUT, USUAL = "a model that never had flow inputs", "base rate, scaled intervals"
 
 
@@ -343,7 +343,7 @@ class Loss:
 def losses(history: History) -> list[Loss]:
     """Remove single inputs, groups and random sets from models; measure the remaining skill."""
     plan, rng = history.plan, np.random.default_rng(history.plan.seed)
-    found = []
+    results = []
     for number in range(plan.chosen):
         cutoff = plan.chosen_first + number * plan.chosen_days * DAY
         model = history.champion(cutoff)
@@ -364,7 +364,7 @@ def losses(history: History) -> list[Loss]:
             taken = np.isin(names, lost)
             gone = Rows(rows.open_time, np.where(taken, np.nan, rows.inputs), rows.log_return, rows.names)
             everywhere = np.broadcast_to(taken, rows.inputs.shape)
-            found.append(
+            results.append(
                 Loss(
                     weight=float(model.profile.weight[PRIMARY][taken].sum()),
                     nulls=skill(model.p_up(gone)),
@@ -372,7 +372,7 @@ def losses(history: History) -> list[Loss]:
                     whole=whole,
                 )
             )
-    return found
+    return results
 
 
 @dataclass(frozen=True)
@@ -420,13 +420,13 @@ def document(history: History) -> str:
     last = plan.first + plan.stretches * plan.days * DAY - DAY
     chosen_last = plan.chosen_first + plan.chosen * plan.chosen_days * DAY - DAY
     lines = [
-        "# What vanished inputs cost",
+        "# The cost of missing inputs",
         "",
         _prose(
             f"""Written by `python -m benchmarks.missing_inputs`; do not edit. Real BTCUSDT hours; models of 1 h with
             default parameters, windows of {plan.window_days} days, one seed ({plan.seed}), P(up) not calibrated and
-            intervals not conformalised. Skill is that of the log-loss over the share of rises in the champion's
-            window. In brackets: 95 % intervals, hours that resemble their neighbours count in part. The rule is in
+            intervals not conformalised. Skill is the relative reduction of the log-loss against the share of rises in
+            the champion's window. In brackets: 95 % intervals, corrected for autocorrelation. The rule is in
             [method.md](method.md#missing-inputs)."""
         ),
         "",
@@ -436,26 +436,26 @@ def document(history: History) -> str:
     lines += _quiet_text(calm, plan, last)
     lines += _bands_text(bands, plan, chosen_last)
     for kind, columns in KINDS.items():
-        found = _timed(kind, partial(outages, history, columns, retrained=kind == RETRAINED))
-        lines += _outage_text(kind, found, plan, last)
+        outage = _timed(kind, partial(outages, history, columns, retrained=kind == RETRAINED))
+        lines += _outage_text(kind, outage, plan, last)
     return "\n".join(lines)
 
 
 def _quiet_text(calm: Quiet, plan: Plan, last: date) -> list[str]:
-    text = f"""From {plan.chosen_first} to {last}, each week marked by what the window before it held:
+    text = f"""From {plan.chosen_first} to {last}, each week judged by the window before it:
         {calm.degraded:,} of {calm.hours:,} forecasts ({calm.degraded / calm.hours:.2%}) are degraded, all within a week
-        of a hole in the bars or for an hour without trades. At {calm.gone} of {calm.cutoffs} cutoffs an input is gone,
-        so models are trained on the inputs they had before."""
+        of a gap in the bars or for an hour without trades. An input has no values at {calm.gone} of {calm.cutoffs}
+        cutoffs, so the rules do not change the inputs of the models."""
     return ["## Bars as they are", "", _prose(text), ""]
 
 
 def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
     text = f"""{plan.chosen} models, {plan.chosen_first} to {last}, each over the {plan.chosen_days} days after its
-        cutoff: single inputs, groups and random sets of 2 to 64 are taken away in all of these hours. The weight is
-        their share of the mean |SHAP value|. The base rate has a skill of 0, so it answers better where the skill left
-        is below that: medians keep some up to a weight of about one half, and from {FALLBACK_WEIGHT:.0%} on the base
-        rate answers."""
-    headings = ("weight lost", "sets", "skill, nothing lost", "skill, nulls", "skill, medians", "medians below 0")
+        cutoff: single inputs, groups and random sets of 2 to 64 are removed in all of these hours. The weight is
+        their share of the mean |SHAP value|. The base rate has a skill of 0, so it is the better answer where the
+        remaining skill is negative: medians keep a positive skill up to a weight of about one half, and from
+        {FALLBACK_WEIGHT:.0%} on the base rate answers."""
+    headings = ("weight lost", "sets", "skill, complete", "skill, nulls", "skill, medians", "medians below 0")
     rows = []
     for low, high in pairwise(BANDS):
         in_band = [loss for loss in bands if low <= loss.weight < high]
@@ -466,27 +466,27 @@ def _bands_text(bands: Sequence[Loss], plan: Plan, last: date) -> list[str]:
             below = np.mean([loss.medians < 0 for loss in in_band])
             shown = (f"{cell:.2%}" for cell in cells)
             rows.append((f"{low:.0%} to {min(high, 1):.0%}", len(in_band), *shown, f"{below:.0%}"))
-    return ["## How much may be lost", "", _prose(text), "", markdown_rows(headings, rows), ""]
+    return ["## How many inputs may be missing", "", _prose(text), "", markdown_rows(headings, rows), ""]
 
 
-def _outage_text(kind: str, found: Outage, plan: Plan, last: date) -> list[str]:
-    base = np.concatenate(found.base)
-    n_lost = sorted({n for n, _ in found.lost})
-    weights = [weight for _, weight in found.lost]
+def _outage_text(kind: str, outage: Outage, plan: Plan, last: date) -> list[str]:
+    base = np.concatenate(outage.base)
+    n_lost = sorted({n for n, _ in outage.lost})
+    weights = [weight for _, weight in outage.lost]
     counted = " or ".join(map(str, n_lost))
     text = f"""{plan.stretches} stretches of {plan.days} days, {plan.first} to {last}, {len(base):,} hours: from a
         random hour of the first week on the columns are null to the end of the stretch. {counted} inputs are lost,
         {min(weights):.0%} to {max(weights):.0%} of the champion's weight. The first degraded forecast comes
-        {_span(found.marked_after)} h after the start; the first drift report that requests a training closes
-        {_span(found.requested_after)} h after it."""
-    if found.left_out_after:
+        {_span(outage.marked_after)} h after the start; the first drift report that requests a training closes
+        {_span(outage.requested_after)} h after it."""
+    if outage.left_out_after:
         weeks = ", ".join(map(str, RETRAINED_AFTER_WEEKS))
         text += f""" Models are retrained {weeks} weeks after the cutoff before it; the first of them that leaves the
-            inputs out is {_span(found.left_out_after)} h after it."""
+            inputs out is {_span(outage.left_out_after)} h after it."""
     headings = ("answered by", "log-loss skill", "against the champion with nulls, 0.0001 nats", "90 % interval holds")
     rows = []
-    nulls = np.concatenate(found.tallies[AS_IT_WAS].losses)
-    for way, tally in found.tallies.items():
+    nulls = np.concatenate(outage.tallies[AS_IT_WAS].losses)
+    for way, tally in outage.tallies.items():
         losses = np.concatenate(tally.losses)
         skill = metrics.mean(base - losses)
         gain = metrics.mean(nulls - losses)

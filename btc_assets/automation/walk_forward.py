@@ -401,11 +401,11 @@ class Walk:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         """Run one of the project's jobs in this process, on a day or a range of days."""
-        one = span.first == span.last
+        is_one_day = span.first == span.last
         result = self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,
-            partition_key=key_of(span.first) if one else None,
-            tags={WALK_TAG: self.walk_id, FINGERPRINT_TAG: fingerprint, **({} if one else span.tags)},
+            partition_key=key_of(span.first) if is_one_day else None,
+            tags={WALK_TAG: self.walk_id, FINGERPRINT_TAG: fingerprint, **({} if is_one_day else span.tags)},
             asset_selection=None if assets is None else [dg.AssetKey(name.split("/")) for name in assets],
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
             raise_on_error=False,

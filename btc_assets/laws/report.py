@@ -217,8 +217,8 @@ def report(inputs: Inputs) -> tuple[str, bool]:
         )
     results = mutation_score()
     planted = [mutant for mutant in results if mutant.planted]
-    found = sum(bool(mutant.caught_by) for mutant in planted)
-    lines += ["", f"mutation score {found} of {len(planted)}", f"{'planted bug or clean control':<34} broke"]
+    caught = sum(bool(mutant.caught_by) for mutant in planted)
+    lines += ["", f"mutation score {caught} of {len(planted)}", f"{'planted bug or clean control':<34} broke"]
     for mutant in results:
         broken = ", ".join(mutant.caught_by) or "nothing"
         lines.append(

@@ -132,13 +132,13 @@ def feature_groups(names: Iterable[str]) -> dict[str, Groups]:
         ValueError: a name is not in the catalogue.
     """
     group_of = {feature.name: feature.group for feature in FEATURES}
-    found: dict[str, Groups] = {}
+    features_of: dict[str, Groups] = {}
     for name in names:
         if name not in group_of:
             raise ValueError(f"the catalogue declares no feature {name!r}")
         group = BASE if group_of[name] in GROUPS_OF_BARS else group_of[name]
-        found[group] = (*found.get(group, ()), name)
-    return found
+        features_of[group] = (*features_of.get(group, ()), name)
+    return features_of
 
 
 def study_groups(
@@ -169,9 +169,9 @@ def study_groups(
         ValueError: there are too few seeds, no folds or folds of several cutoffs; or the groups have a feature that
             the rows do not have, or a duplicated feature.
     """
-    own = folds.filter(pl.col("horizon_minutes") == horizon).sort("fold")
-    _validate(rows, own, groups, seeds)
-    sample = _sample(rows, list(own.iter_rows(named=True)), groups)
+    horizon_folds = folds.filter(pl.col("horizon_minutes") == horizon).sort("fold")
+    _validate(rows, horizon_folds, groups, seeds)
+    sample = _sample(rows, list(horizon_folds.iter_rows(named=True)), groups)
     pairs = comparisons(tuple(sample.columns))
     wanted = sorted({members for pair in pairs for members in pair if members}, key=_order)
     tasks = [(chosen, fold) for chosen in wanted for fold in sample.folds]
@@ -199,7 +199,7 @@ def study_groups(
         [
             {
                 **record,
-                "cutoff": own["cutoff"][0],
+                "cutoff": horizon_folds["cutoff"][0],
                 "horizon_minutes": horizon,
                 "holm_p_value": p_value,
                 "verdict": verdict(record["difference"], p_value),
@@ -340,8 +340,8 @@ def _sample(rows: Rows, folds: list[dict[str, Any]], groups: Mapping[str, Collec
         rows.log_return[used],
         tuple(rows.names[place] for place in places),
     )
-    own = {group: [places.index(place) for place in columns[group]] for group in names}
-    return _Sample(within, folds, own, [share, *notes])
+    columns_within = {group: [places.index(place) for place in columns[group]] for group in names}
+    return _Sample(within, folds, columns_within, [share, *notes])
 
 
 def _too_short(rows: Rows, folds: list[dict[str, Any]], used: npt.NDArray[np.bool_]) -> str:
@@ -386,12 +386,12 @@ def _set_forecasts(chosen: Groups, sample: _Sample, parts: Sequence[Floats], see
 
 def _base_rates(sample: _Sample, parameters: Parameters, horizon: int, seeds: int) -> list[Floats]:
     """Return the forecasts of a model without features per fold, (seeds, n): the weighted share of earlier rises."""
-    found = []
+    rates = []
     for fold in sample.folds:
         train, test = split(sample.rows, fold)
         rate = np.average(up(train), weights=row_weights(train, horizon, parameters.half_life_days))
-        found.append(np.full((seeds, len(test)), rate))
-    return found
+        rates.append(np.full((seeds, len(test)), rate))
+    return rates
 
 
 def _require_same_hours(ours: SetForecasts, theirs: SetForecasts) -> None:

@@ -131,9 +131,9 @@ class ModelRegistry(dg.ConfigurableResource):
         return self._client
 
     def _experiment_id(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return found.experiment_id
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return experiment.experiment_id
         location = Path(self.artifacts).resolve().as_uri() if self.artifacts else None
         return self.client.create_experiment(EXPERIMENT, artifact_location=location)
 
@@ -164,8 +164,8 @@ class ModelRegistry(dg.ConfigurableResource):
 
     def version_of(self, digest: str) -> int | None:
         """Return the version of a model, or None if it is not registered."""
-        found = self.client.search_model_versions(f"name = '{MODEL_NAME}' and tags.digest = '{digest}'")
-        return min((int(version.version) for version in found), default=None)
+        versions = self.client.search_model_versions(f"name = '{MODEL_NAME}' and tags.digest = '{digest}'")
+        return min((int(version.version) for version in versions), default=None)
 
     def folder(self, version: int) -> Path:
         """Return a verified local copy of a version's model folder.

@@ -159,10 +159,11 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
     traded = {key: trade(part, hours, horizon=key[1]) for key, part in parts.items()}
     rows = []
     for (role, horizon, period), part in parts.items():
-        tradings = [trading for (*_, other), trading in traded.items() if other == period and trading is not None]
-        own = traded[role, horizon, period]
-        for metric, found in judge(part, own, tradings, horizon=horizon, fee_bps=fee_bps, seed=seed):
-            rows.append((day, role, horizon, period, metric, found.value, found.lower, found.upper, found.n))
+        tradings = [other for (*_, span), other in traded.items() if span == period and other is not None]
+        trading = traded[role, horizon, period]
+        for metric, estimate in judge(part, trading, tradings, horizon=horizon, fee_bps=fee_bps, seed=seed):
+            values = (estimate.value, estimate.lower, estimate.upper, estimate.n)
+            rows.append((day, role, horizon, period, metric, *values))
     frame = pl.DataFrame(rows, schema=dict(PERFORMANCE_REPORT.columns), orient="row")
     return frame.sort(PERFORMANCE_REPORT.key)
 
@@ -235,9 +236,9 @@ def _forecast_metrics(rows: pl.DataFrame, horizon: int, seed: int) -> Iterator[M
     for top in metrics.CONFIDENCE_SHARES:
         yield f"accuracy_top_{top:.0%}".rstrip("%"), metrics.accuracy_at_confidence(p, r, top, horizon=horizon)
     by_move = metrics.accuracy_by_move(p, r, horizon=horizon)
-    for (least, most), found in by_move.items():
+    for (least, most), accuracy in by_move.items():
         name = f"{least:.0f}_{most:.0f}bps" if math.isfinite(most) else f"over_{least:.0f}bps"
-        yield f"accuracy_move_{name}", found
+        yield f"accuracy_move_{name}", accuracy
     yield "return_weighted_accuracy", metrics.return_weighted_accuracy(p, r, horizon=horizon)
     yield "rank_ic", metrics.rank_ic(p, r, horizon=horizon)
 
@@ -272,9 +273,9 @@ def _significance(rows: pl.DataFrame, trading: Trading, horizon: int, fee_bps: f
         "persistence": metrics.log_losses(metrics.causal_persistence(trading.last_move, r, horizon=horizon), up),
     }
     for benchmark in ("base_rate", "persistence"):
-        found = significance.diebold_mariano(losses["model"], losses[benchmark], horizon=horizon)
-        yield f"diebold_mariano_{benchmark}", Estimate(found.statistic(), None, None, found.n)
-        yield f"diebold_mariano_p_{benchmark}", Estimate(found.p_value(), None, None, found.n)
+        test = significance.diebold_mariano(losses["model"], losses[benchmark], horizon=horizon)
+        yield f"diebold_mariano_{benchmark}", Estimate(test.statistic(), None, None, test.n)
+        yield f"diebold_mariano_p_{benchmark}", Estimate(test.p_value(), None, None, test.n)
     daily = _means_by(losses, rows["open_time"].dt.date())
     yield from _contest("log_loss", daily, benchmark="base_rate", seed=seed)
     fee = trading.model[0].at(fee_bps)
@@ -362,9 +363,9 @@ def markdown(report: pl.DataFrame) -> str:
         return "No forecast has a known outcome yet."
     rows = []
     for (role, horizon, period), part in report.group_by("role", "horizon_minutes", "period", maintain_order=True):
-        found = {row["metric"]: row for row in part.iter_rows(named=True)}
-        cells = [format_estimate(found.get(metric), template) for _, metric, template in _COLUMNS]
-        rows.append((role, display(horizon), period, f"{found['accuracy']['n']:,}", *cells))
+        by_metric = {row["metric"]: row for row in part.iter_rows(named=True)}
+        cells = [format_estimate(by_metric.get(metric), template) for _, metric, template in _COLUMNS]
+        rows.append((role, display(horizon), period, f"{by_metric['accuracy']['n']:,}", *cells))
     return markdown_rows(("role", "horizon", "period", "n", *(title for title, _, _ in _COLUMNS)), rows)
 
 
