@@ -15,7 +15,7 @@ from collections.abc import Callable
 import polars as pl
 
 from btc_assets.features.expressions import min_samples, over
-from btc_assets.market.quarter_grid import QUARTERS, column
+from btc_assets.market.quarter_grid import QUARTERS, RETURN, VALUES, column
 from btc_assets.streams import Feature
 
 GROUP = "intrahour"
@@ -36,22 +36,8 @@ def _of(value: str) -> Quarterly:
     return lambda quarter: pl.col(column(quarter, value))
 
 
-_high, _low, _close, _volume, _quote, _trades, _taker = map(
-    _of, ("high", "low", "close", "volume", "quote_volume", "trades", "taker_buy_volume")
-)
+_high, _low, _close, _volume, _quote, _trades, _taker, _return = map(_of, (*VALUES, RETURN))
 _last = _close(QUARTERS[-1])
-
-
-def _close_before(minutes: int) -> pl.Expr:
-    """Return the close of the quarter that ends `minutes` before the hour does."""
-    hours, rest = divmod(minutes, _HOUR)
-    quarter = QUARTERS[-1] - rest // _MINUTES
-    return _close(quarter).shift(hours) if quarter else _last.shift(hours + 1)
-
-
-def _return(quarter: int) -> pl.Expr:
-    before = _close(quarter - 1) if quarter > 1 else _last.shift(1)
-    return (_close(quarter) / before).log()
 
 
 def _flow(quarter: int) -> pl.Expr:
@@ -65,14 +51,19 @@ def _inside(values: Quarterly, minutes: int) -> list[pl.Expr]:
 
 
 def _sum(values: Quarterly, minutes: int) -> pl.Expr:
-    """Return the sum over the last minutes of the hour or over whole hours; null unless every quarter is known."""
-    total = pl.sum_horizontal(*_inside(values, min(minutes, _HOUR)), ignore_nulls=False)
-    return total if minutes <= _HOUR else total.rolling_sum(minutes // _HOUR)
+    """Return the sum over the last minutes, whole hours and quarters before them; null unless every one is known."""
+    hours, rest = divmod(minutes, _HOUR)
+    parts = []
+    if hours:
+        whole = pl.sum_horizontal(_inside(values, _HOUR), ignore_nulls=False)
+        parts.append(whole.rolling_sum(hours) if hours > 1 else whole)
+    if rest:
+        parts.append(pl.sum_horizontal(_inside(values, rest), ignore_nulls=False).shift(hours))
+    return pl.sum_horizontal(parts, ignore_nulls=False) if len(parts) > 1 else parts[0]
 
 
 def _log_return(minutes: int) -> pl.Expr:
-    """Return the log return; null unless every quarter and the close before them are known."""
-    return pl.when(_sum(_return, minutes).is_not_null()).then((_last / _close_before(minutes)).log())
+    return _sum(_return, minutes)
 
 
 def _power(exponent: int) -> Quarterly:
@@ -114,9 +105,14 @@ def _path(quarter: int) -> pl.Expr:
 
 def _past_mean(days: int) -> pl.Expr:
     """Return the mean log return of the clock hour that starts when the hour closes, on the days before."""
-    past = [_log_return(_HOUR).shift(24 * day - 1) for day in range(1, days + 1)]
-    known = pl.sum_horizontal(value.is_not_null() for value in past) >= min(days, min_samples(days))
-    return pl.when(known).then(over(pl.mean_horizontal(past), _rv24))
+    yesterday = _log_return(_HOUR).shift(23)
+    if days == 1:
+        return over(yesterday, _rv24)
+    window = 24 * (days - 1) + 1
+    same_hour = [float(row % 24 == 0) for row in range(window)]
+    known = yesterday.is_not_null().cast(pl.Float64).rolling_sum(window, weights=same_hour)
+    total = yesterday.fill_null(0.0).rolling_sum(window, weights=same_hour)
+    return pl.when(known >= min_samples(days)).then(over(total, known * _rv24))
 
 
 def _signed_square(quarter: int) -> pl.Expr:
