@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from btc_assets.evaluation.metrics import log_losses
 from btc_assets.learning.families.linear import constant_direction, one_class
-from btc_assets.learning.families.protocol import Family, Fit, Inputs, Parameters, Vector
+from btc_assets.learning.families.protocol import LOG_LOSS, Family, Fit, Inputs, Parameters, Vector
 from btc_assets.learning.families.tree_ensemble import Output, Tree, TreeEnsemble, leaf, rounded_down
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
@@ -64,6 +65,8 @@ def fit_direction(
         **_options(parameters, weights, fit),
     )
     _train(model, inputs, up > 0, weights, fit)
+    stages = model.staged_predict_proba(inputs)
+    fit.draw(LOG_LOSS, (np.average(log_losses(stage[:, 1], up > 0), weights=weights) for stage in stages))
     return _ensemble(model, inputs, "log_odds", lambda rows: model.predict_proba(rows)[:, 1])
 
 

@@ -1,4 +1,7 @@
-"""Gradient-boosted trees (LightGBM): one booster for P(up) and one per quantile."""
+"""Gradient-boosted trees (LightGBM): one booster for P(up) and one per quantile.
+
+LightGBM needs the system's OpenMP library (`libgomp.so.1`, package `libgomp1`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from btc_assets.learning.families.protocol import Family, Fit, Inputs, Parameters, Vector
+from btc_assets.learning.families.protocol import LOG_LOSS, Family, Fit, Inputs, Parameters, Vector
 from btc_assets.learning.families.tree_ensemble import Tree, TreeEnsemble, rounded_down
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
@@ -196,10 +199,7 @@ def _train(
         valid_names=["train"] if fit.curve else None,
         callbacks=[lightgbm.record_evaluation(curves)] if fit.curve else None,
     )
-    if fit.curve:
-        for name, values in curves["train"].items():
-            for step, value in enumerate(values):
-                fit.curve(name, step, value)
+    fit.draw(LOG_LOSS, curves["train"]["binary_logloss"] if curves else ())
     return Booster(library, inputs.shape[1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
@@ -18,6 +18,8 @@ Inputs = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 Curve = Callable[[str, int, float], None]
 """Receives a training curve: the name of the loss, the step (round or epoch, from 0) and the value."""
+LOG_LOSS = "log_loss"
+"""Name of the curve of P(up) over the training rows, nats."""
 
 PARITY_TOLERANCE = 1e-5
 """Maximum |ONNX - library| of a graph, as probability or scaled return, if the family does not state another."""
@@ -72,6 +74,12 @@ class Fit:
     threads: int = 1
     curve: Curve | None = None
     prepared: dict[str, Any] = field(default_factory=dict)
+
+    def draw(self, name: str, values: Iterable[float]) -> None:
+        """Pass a training curve on, one value a step; the values are not computed if nothing receives them."""
+        if self.curve is not None:
+            for step, value in enumerate(values):
+                self.curve(name, step, float(value))
 
 
 class FittedOutput(Protocol):

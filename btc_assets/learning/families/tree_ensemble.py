@@ -51,7 +51,8 @@ def rounded_down(threshold: npt.ArrayLike) -> npt.NDArray[np.float32]:
     largest = np.finfo(np.float32).max
     exact = np.clip(np.asarray(threshold, dtype=np.float64), -largest, largest)
     nearest = exact.astype(np.float32)
-    return np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    with np.errstate(over="ignore"):  # below the smallest number lies an infinity, which is not used
+        return np.where(nearest > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 @dataclass(frozen=True, eq=False)

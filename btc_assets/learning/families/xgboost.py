@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from btc_assets.learning.families.protocol import Family, Fit, Inputs, Parameters, Vector
+from btc_assets.learning.families.protocol import LOG_LOSS, Family, Fit, Inputs, Parameters, Vector
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 if TYPE_CHECKING:
@@ -191,10 +191,7 @@ def _train(
         evals_result=curves,
         verbose_eval=False,
     )
-    if fit.curve:
-        for name, values in curves["train"].items():
-            for step, value in enumerate(values):
-                fit.curve(name, step, value)
+    fit.draw(LOG_LOSS, curves["train"]["logloss"] if curves else ())
     return Booster(library, inputs.shape[1])
 
 

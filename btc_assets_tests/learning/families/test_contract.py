@@ -21,7 +21,7 @@ from btc_assets.learning.families import climatology, ridge_logistic
 from btc_assets.learning.families.gradient_boosting import GradientBoostingParameters
 from btc_assets.learning.families.lightgbm import LightgbmParameters
 from btc_assets.learning.families.linear import LinearOutput
-from btc_assets.learning.families.protocol import Family, Fit, FittedOutput, Inputs, Parameters, Vector
+from btc_assets.learning.families.protocol import LOG_LOSS, Family, Fit, FittedOutput, Inputs, Parameters, Vector
 from btc_assets.learning.families.random_forest import ForestParameters
 from btc_assets.learning.families.registry import FAMILIES, FamilyError, family
 from btc_assets.learning.families.xgboost import XgboostParameters
@@ -295,14 +295,17 @@ def test_every_family_keeps_the_contract(clause: Callable[[Subject], None], subj
     clause(subject)
 
 
-@pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm", "gradient_boosting"])
 def test_the_training_curve_falls_and_changes_nothing(name: str) -> None:
     subject, points = Subject(family(name), QUICK[name]), list[tuple[str, int, float]]()
     fit = Fit(NAMES, seed=3, curve=lambda *point: points.append(point))
     train = subject.train
     fitted = subject.family.fit_direction(train.inputs, train.up, np.ones(len(train.up)), subject.parameters, fit)
-    assert [step for _, step, _ in points] == list(range(20))
-    assert points[-1][2] < points[0][2]
+    assert [(curve, step) for curve, step, _ in points] == [(LOG_LOSS, step) for step in range(fitted.trees)]
+    assert points[-1][2] < points[0][2] < np.log(2)
+    assert points[-1][2] == pytest.approx(
+        metrics.log_losses(fitted.predict(train.inputs), train.up > 0).mean(), abs=1e-3
+    )
     assert fitted.native() == subject.fitted.native()
 
 
