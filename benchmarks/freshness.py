@@ -38,6 +38,7 @@ import polars as pl
 from benchmarks.minute_clock import FROZEN_AT, STARTS_AT, clock
 from benchmarks.predict import process_tree
 from btc_assets.market.sources.sample import SAMPLE
+from btc_assets.market.synthetic import quarters_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
 
@@ -52,6 +53,8 @@ SET_UP_MINUTES = 3
 TIMEOUT_S = 180.0
 """Seconds after which a refresh counts as missed."""
 REFRESHES = 20
+_STEPS_MS = {"1h": 3_600_000, "15m": 900_000}
+"""Lengths of the exchange's bars."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,16 @@ class Exchange:
         """Publish each bar with a delay of `late` after its close."""
         self.starts_at: datetime | None = None
         self._late = late
-        self._bars = {_ms(bar["open_time"]): bar for bar in bars.iter_rows(named=True)}
+        hours = bars.with_columns(
+            quote_volume=pl.col("volume") * pl.col("close"),
+            trades=(pl.col("volume") * 10).cast(pl.Int64),
+            taker_buy_volume=pl.col("volume") / 2,
+            venue=pl.lit("local"),
+        )
+        self._bars = {
+            interval: {_ms(bar["open_time"]): bar for bar in frame.iter_rows(named=True)}
+            for interval, frame in (("1h", hours), ("15m", quarters_of(hours, seed=0)))
+        }
         exchange = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -122,16 +134,16 @@ class Exchange:
         """Return the requested rows that have opened; the open hour has partial values."""
         now = _ms(clock(datetime.now(tz=UTC) - self._late, HISTORY_UNTIL, self.starts_at))
         first, last = int(query["startTime"]), min(int(query["endTime"]), now)
-        times = [at for at in range(-(-first // 3_600_000) * 3_600_000, last + 1, 3_600_000) if at in self._bars]
-        return [self._kline(at, closed=at + 3_600_000 <= now) for at in times[: int(query["limit"])]]
+        bars, step = self._bars[query["interval"]], _STEPS_MS[query["interval"]]
+        times = [at for at in range(-(-first // step) * step, last + 1, step) if at in bars]
+        return [self._kline(bars[at], at + step, closed=at + step <= now) for at in times[: int(query["limit"])]]
 
-    def _kline(self, at: int, *, closed: bool) -> list[Any]:
-        bar = self._bars[at]
+    def _kline(self, bar: dict[str, Any], end: int, *, closed: bool) -> list[Any]:
         prices = [bar[name] for name in ("open", "high", "low", "close")] if closed else [bar["open"]] * 4
         volume = bar["volume"] if closed else bar["volume"] / 2
         quote = volume * prices[3]
         flow = [str(quote), int(volume * 10), str(volume / 2), str(quote / 2)]
-        return [at, *map(str, prices), str(volume), at + 3_599_999, *flow, "0"]
+        return [_ms(bar["open_time"]), *map(str, prices), str(volume), end - 1, *flow, "0"]
 
 
 def run(refreshes: int, late_s: float, set_up: timedelta, folder: Path) -> Freshness:

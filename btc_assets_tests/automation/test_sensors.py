@@ -40,6 +40,8 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.market.perpetual import BASIS, PERPETUAL
+from btc_assets.market.quarter_bars import QUARTER_BARS
+from btc_assets.market.synthetic import quarters_of, random_walk
 from btc_assets.market.tables import PRICES
 from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.serving.tables import SERVING_BUNDLE
@@ -743,6 +745,20 @@ def test_bars_that_change_after_the_forecast_of_the_hour_are_processed(
     assert hourly.requested(cursors) == {}
     report_content(instance, PRICES.asset_key, {"2018-05-01": "as they were"})
     assert list(hourly.requested(cursors)) == ["forecast_from_new_prices"]
+
+
+def test_quarter_bars_that_were_late_for_the_forecast_of_the_hour_repeat_it(
+    hourly: HourlyRun, instance: dg.DagsterInstance, lake: Lake
+) -> None:
+    cursors: dict[str, str | None] = {}
+    hourly.run()
+    assert hourly.requested(cursors) == {}
+    day = date(2018, 5, 1)
+    lake.write(QUARTER_BARS, day, quarters_of(random_walk(11, seed=1, start=midnight(day)), seed=1))
+    report_content(instance, QUARTER_BARS.asset_key, {str(day): "with the last quarter"})
+    assert hourly.requested(cursors) == {
+        "forecast_from_new_quarter_bars": [["hourly_features", "hourly_labels", "forecasts", "forecast_outcomes"]]
+    }
 
 
 @pytest.mark.parametrize(

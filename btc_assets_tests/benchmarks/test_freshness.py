@@ -28,7 +28,7 @@ def exchange() -> Iterator[Exchange]:
 
 def klines(exchange: Exchange, first: datetime, last: datetime) -> list[list[float]]:
     span = {"startTime": f"{first.timestamp() * 1000:.0f}", "endTime": f"{last.timestamp() * 1000 - 1:.0f}"}
-    return exchange.klines(span | {"limit": "1000"})
+    return exchange.klines(span | {"limit": "1000", "interval": "1h"})
 
 
 def test_the_exchange_has_closed_hours_and_a_partial_open_hour(exchange: Exchange) -> None:

@@ -11,8 +11,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from btc_assets.automation.jobs import refresh_forecast
 from btc_assets.clock import HOUR, QUARTER
+from btc_assets.features.assets import hourly_features
 from btc_assets.features.inputs import CLOCK, synthetic_inputs
+from btc_assets.features.tables import HOURLY_FEATURES
 from btc_assets.lake import Lake
 from btc_assets.laws.laws import Engine, LawResult, availability, future_poisoning, prefix_invariance
 from btc_assets.market.assets import prices, quarter_bars
@@ -285,6 +288,23 @@ def test_a_failing_source_fails_its_own_run_but_not_that_of_the_forecast(fault: 
     assert result.success
     assert metadata_of(result)["not_fetched"] == str(fault)
     assert lake.fingerprint(QUARTER_BARS, DAY.date()) == before
+
+
+def test_features_are_made_in_the_run_of_the_forecast_while_the_quarters_fail(lake: Lake) -> None:
+    job = dg.Definitions(
+        assets=[prices, quarter_bars, hourly_features],
+        jobs=[dg.define_asset_job("hour", "*", config=refresh_forecast.config)],
+        resources={
+            **lake_resources(lake),
+            "market": Market(
+                Fixed(HOURS, step=HOUR), lambda: NEXT, eager_quarters=[Fixed(SourceUnavailableError("down"))]
+            ),
+        },
+    ).resolve_job_def("hour")
+    assert job.execute_in_process(partition_key=key_of(DAY.date())).success
+    features = lake.read(HOURLY_FEATURES, DAY.date())
+    assert features is not None
+    assert features.height == HOURS.height
 
 
 def test_the_run_of_the_forecast_requests_only_the_venue_of_the_newest_hour(lake: Lake) -> None:
