@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.installed
 ALL := $(VENV)/.installed-all
 TESTS ?=
-# conftest.py says which tests share a worker; the longest modules come first.
-PYTEST = $(BIN)/python -m pytest -q -n 3 --no-loadscope-reorder
+# conftest.py says which tests share a worker; the longest modules come first. Live tests mostly wait, so a third worker
+# fills the two cores; the quick tests fill them alone, and each worker imports everything.
+PYTEST = $(BIN)/python -m pytest -q --no-loadscope-reorder
 
 # Dagster finds dagster.yaml here, which puts its history into the data folder.
 export DAGSTER_HOME := $(CURDIR)
@@ -39,10 +40,10 @@ demo: $(BASE) ## sample data to a forecast over HTTP, with walk-forward results 
 	$(call timed,materialise the graph on the embedded sample and serve a forecast,$(BIN)/python -m btc_assets demo)
 
 test: $(ALL) ## run the tests; TESTS=path runs a part
-	$(call timed,run the tests,$(PYTEST) $(TESTS))
+	$(call timed,run the tests,$(PYTEST) -n 3 $(TESTS))
 
 quick: $(ALL) ## run the tests of the inner loop: those that are not marked slow or live; TESTS=path runs a part
-	$(call timed,run the quick tests,$(PYTEST) -m "not slow and not live" $(TESTS))
+	$(call timed,run the quick tests,$(PYTEST) -n 2 -m "not slow and not live" $(TESTS))
 
 lint: $(ALL) ## ruff (rules and format) and mypy
 	$(call timed,ruff and mypy,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy)

@@ -25,6 +25,8 @@ from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.monitoring.conftest import FIRST, NO_PROFILES, LinearModel, champion_from, features_of, labels_of
 
+pytestmark = pytest.mark.slow
+
 WINDOW, DAYS = 60, 130
 CALENDAR = [FIRST + timedelta(days=n) for n in range(DAYS)]
 CUTOFF = CALENDAR[WINDOW]
@@ -158,7 +160,6 @@ def test_shares_and_medians_have_intervals() -> None:
     assert trial.median_with_interval([1.0] * 20 + [math.inf] * 40) == "over 30 (over 30 to over 30)"
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_document_or_names_the_missing_table(
     history: trial.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

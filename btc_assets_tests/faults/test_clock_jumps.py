@@ -27,6 +27,8 @@ from btc_assets.settings import Settings
 from btc_assets_tests.faults.venue import Refresher, Venue
 from btc_assets_tests.market.conftest import Exchange
 
+pytestmark = pytest.mark.slow
+
 TODAY = datetime(2019, 8, 6, tzinfo=UTC)
 NOW = TODAY + timedelta(hours=10, minutes=5)
 DAY = timedelta(days=1)

@@ -28,6 +28,8 @@ from btc_assets.streams import Inputs
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.features.synthetic import Texts, filtered, random_texts, store
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2018, 1, 1, tzinfo=UTC)
 DAYS = [START.date() + timedelta(days=n) for n in range(WARMUP_DAYS + 4)]
 LAST = DAYS[-1]
@@ -215,7 +217,6 @@ def text_evaluations(text_lake: Lake) -> Evaluations:
     return run(text_lake, DAYS[-3], LAST)
 
 
-@pytest.mark.slow
 def test_every_check_passes_on_a_run_with_texts(text_evaluations: Evaluations) -> None:
     assert [name for name, one in text_evaluations.items() if not one.passed] == []
     assert text_evaluations["causality"].metadata["texts_tested"].value is True
@@ -246,7 +247,6 @@ def test_a_single_day_equals_the_day_of_a_longer_run(text_lake: Lake, text_evalu
     assert again.select(of_texts).equals(before.select(of_texts))
 
 
-@pytest.mark.slow
 def test_a_day_that_was_not_gathered_is_null_and_a_day_without_texts_is_zero(
     text_lake: Lake, text_evaluations: Evaluations, tmp_path: Path, texts: Texts
 ) -> None:

@@ -53,6 +53,8 @@ from btc_assets.news.tables import ARTICLES, POSTS, SENTIMENT_SCORES
 from btc_assets.streams import Feature, Inputs, every_hour
 from btc_assets_tests.features.synthetic import Text, Texts, filled_in, random_texts, scores_of, store, texts_of
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 CAUGHT_BY = {
     "shift(-1)": PREFIX,
@@ -234,14 +236,12 @@ def test_every_planted_bug_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY)
-@pytest.mark.slow
 def test_a_planted_bug_is_caught(name: str, score: dict[str, MutationResult]) -> None:
     assert CAUGHT_BY[name] in score[name].caught_by
     assert score[name].as_expected
 
 
 @pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS if not subject.planted])
-@pytest.mark.slow
 def test_a_clean_control_passes_every_law(name: str, score: dict[str, MutationResult]) -> None:
     assert score[name].caught_by == ()
     assert score[name].as_expected
@@ -490,7 +490,6 @@ def _lake_of(bars: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("btc_assets.settings.settings", lambda: type("Some", (), {"lake_root": str(folder)}))
 
 
-@pytest.mark.slow
 def test_the_command_reports_and_returns_0_on_leak_free_bars(
     walk: pl.DataFrame,
     score: dict[str, MutationResult],
@@ -509,7 +508,6 @@ def test_the_command_reports_and_returns_0_on_leak_free_bars(
     assert "Every law holds" in printed
 
 
-@pytest.mark.slow
 def test_the_command_tests_texts_if_the_lake_has_them(
     walk: pl.DataFrame,
     texts: Texts,

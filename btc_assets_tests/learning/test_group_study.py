@@ -39,6 +39,8 @@ from btc_assets.learning.group_study import (
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.learning.training import row_weights, up
 
+pytestmark = pytest.mark.slow
+
 CUTOFF = date(2018, 6, 4)
 DAYS, TEST_DAYS, MEMBERS = 60, 14, 3
 SMALL = XgboostParameters(rounds=20, max_depth=2, eta=0.08, min_child_weight=10.0)
@@ -102,7 +104,6 @@ def test_groups_with_a_signal_help_and_noise_does_not(three_groups: Study) -> No
     assert set(found) - helps == {("social", BASE_RATE), ("price+social", "price"), (whole, "price+sentiment")}
 
 
-@pytest.mark.slow
 def test_the_false_positive_rate_of_noise_is_at_most_the_level() -> None:
     verdicts: Counter[tuple[str, str]] = Counter()
     repeats = 20

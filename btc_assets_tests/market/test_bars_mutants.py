@@ -12,6 +12,8 @@ from hypothesis import Phase
 from btc_assets.market import bars
 from btc_assets_tests.market.test_bars import LAWS
 
+pytestmark = pytest.mark.slow
+
 SOURCE = inspect.getsource(bars)
 CASES_OF_A_BUG = 400
 """Cases a law has to catch a bug; it stops at the first that does."""

@@ -26,6 +26,8 @@ from btc_assets.streams import Inputs, Stream
 from btc_assets.transport import SourceMalformedError, SourceRefusedError, SourceUnavailableError
 from btc_assets_tests.market.conftest import DAY, Answer, Exchange
 
+pytestmark = pytest.mark.slow
+
 END = DAY + timedelta(days=2)
 STREAMS = {stream.name: stream for stream in CONTEXT}
 

