@@ -41,9 +41,9 @@ from btc_assets.learning.volatility import (
     fit_volatility,
     scaled_quantiles,
 )
+from btc_assets.markdown import markdown_rows
 from btc_assets.market.implied_volatility import DVOL
 from btc_assets.market.quarter_bars import QUARTER_STREAM
-from btc_assets.markdown import markdown_rows
 from btc_assets.streams import Inputs, Rows
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, display, hours_spanned
 
