@@ -13,10 +13,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,10 +31,13 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake
 from btc_assets.learning import folds, training
 from btc_assets.learning.families.protocol import FittedOutput
-from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
+from btc_assets.learning.families.registry import family
 from btc_assets.learning.forecast_model import ForecastModel
+from btc_assets.learning.members import Member
+from btc_assets.learning.natives import read_members
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import CV_FOLDS, FOLD_FORECASTS, TRAINED_MODEL
+from btc_assets.learning.training import Trainee
 from btc_assets.markdown import markdown_rows
 from btc_assets.settings import Settings, settings
 from btc_assets.vocabulary import PRIMARY
@@ -61,7 +65,7 @@ class Candidate:
     version: int
     parity_error: float
     bundle: ForecastModel
-    others: list[FittedOutput]
+    others: list[dict[str, FittedOutput]]
     evidence: Evidence
 
 
@@ -110,11 +114,13 @@ class Walked:
             names=bundle.features,
         )
         newest = layout.filter(pl.col("horizon_minutes") == PRIMARY).sort("fold").row(-1, named=True)
-        train, test = folds.split(rows, newest)
-        parameters = XgboostParameters.from_json(bundle.document["training"]["parameters"][str(PRIMARY)])
         seeds = range(self.config.seed + 1, self.config.seed + gate.SEEDS)
-        fits = training.fit_seeds(
-            FAMILY, train, parameters, horizon=PRIMARY, seeds=seeds, threads=self.config.train_threads
+        pairs = training.forecast_seeds(
+            [_trainee(member, bundle) for member in bundle.document["members"]],
+            *folds.split(rows, newest),
+            cutoff=cutoff,
+            seeds=seeds,
+            threads=self.config.train_threads,
         )
         natives = self.registry.native(version)
         self.candidates.append(
@@ -123,11 +129,14 @@ class Walked:
                 version,
                 float(trained.select(pl.col("parity_error").max()).item()),
                 bundle,
-                [
-                    FAMILY.read((natives / training.seed_name(FAMILY, seed)).read_bytes(), len(bundle.features))
-                    for seed in seeds
-                ],
-                gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test.inputs) for fit in fits])),
+                [read_members(bundle, natives, PRIMARY, seed) for seed in seeds],
+                gate.candidate_evidence(
+                    forecasts,
+                    bundle.members,
+                    weights=bundle.document["weights"]["option"],
+                    other_seeds=pairs,
+                    seeds=len(seeds),
+                ),
             )
         )
 
@@ -161,13 +170,29 @@ class Walked:
         )
 
 
+def _trainee(member: Mapping[str, Any], model: ForecastModel) -> Trainee:
+    """Return a member of a stored model, ready to be fitted again."""
+    of = family(member["family"])
+    return Trainee(
+        Member(member["name"], member["family"], member["inputs"], member["window_days"]),
+        of,
+        tuple(model.features[column] for column in member["features"]),
+        {PRIMARY: of.parameters.from_json(member["parameters"][str(PRIMARY)])},
+    )
+
+
 def _changes(candidate: Candidate, champion: Candidate, rule: str) -> list[str]:
     if rule == "proof for all":
         return ["every candidate"]
     ours, theirs = candidate.bundle.document, champion.bundle.document
     if rule.endswith("count as a refresh"):
-        parameters = ours["training"]["parameters"]
-        theirs = theirs | {"training": theirs["training"] | {"parameters": parameters}}
+        parameters = {member["name"]: member["parameters"] for member in ours["members"]}
+        theirs = theirs | {
+            "members": [
+                member | {"parameters": parameters.get(member["name"], member["parameters"])}
+                for member in theirs["members"]
+            ]
+        }
     return recipe_changes(ours, theirs, horizon=PRIMARY)
 
 

@@ -34,18 +34,18 @@ from btc_assets.features.engine import compute_features
 from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
 from btc_assets.learning import missingness
-from btc_assets.learning.explain import explain
+from btc_assets.learning.explain import EXPLAINED_ROWS, Explanation
 from btc_assets.learning.families.protocol import Fit, FittedOutput
 from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, features_with_values, labelled_rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import FALLBACK_WEIGHT, MAX_LOST_HOURS, Profile
-from btc_assets.learning.training import SCALE_FEATURE, fit, quantiles_of, row_weights, scales, up
+from btc_assets.learning.training import SCALE_FEATURE, row_weights, scale_of, scales, up
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
 from btc_assets.settings import PROJECT_ROOT, settings
-from btc_assets.vocabulary import PRIMARY
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES
 
 Floats = npt.NDArray[np.float64]
 Result = TypeVar("Result")
@@ -117,7 +117,8 @@ class Model:
         inputs = rows.inputs.astype(np.float64)
         inputs = inputs if lost is None else self.profile.fill(inputs, lost)
         filled = Rows(rows.open_time, inputs.astype(np.float32), rows.log_return, rows.names)
-        return np.sort(quantiles_of(self.outputs, filled.inputs), axis=1) * scales(filled, PRIMARY)[:, None]
+        quantiles = np.column_stack([self.outputs[name].predict(filled.inputs) for name in QUANTILE_NAMES])
+        return np.sort(quantiles, axis=1) * scales(filled, PRIMARY)[:, None]
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,18 @@ class History:
         """Train P(up) of a cutoff; if `whole`, also the quantiles and the weights of the inputs."""
         rows, parameters = self.rows(features, cutoff, self.plan.window_days, names), XgboostParameters()
         explanation = pl.DataFrame({"feature": list(names), "horizon_minutes": PRIMARY, "mean_abs_shap": 0.0})
-        if whole:
-            outputs = fit(FAMILY, rows, parameters, PRIMARY, seed=self.plan.seed)
-            explanation = explain(outputs["p_up"], rows.inputs, rows.names).importance(cutoff, PRIMARY)
-        else:
-            weights = row_weights(rows, PRIMARY, parameters.half_life_days)
-            options = Fit(rows.names, seed=self.plan.seed)
-            outputs = {"p_up": FAMILY.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
+        weights = row_weights(rows, PRIMARY, parameters.half_life_days)
+        options = Fit(rows.names, seed=self.plan.seed)
+        outputs: dict[str, FittedOutput] = {
+            "p_up": FAMILY.fit_direction(rows.inputs, up(rows), weights, parameters, options)
+        }
+        if whole and FAMILY.fit_quantiles is not None:
+            scaled = rows.log_return / scales(rows, PRIMARY)
+            outputs |= FAMILY.fit_quantiles(rows.inputs, scaled, weights, parameters, options)
+            newest = rows.inputs[-EXPLAINED_ROWS:]
+            values = outputs["p_up"].contributions(newest)
+            assert values is not None
+            explanation = Explanation(values, newest, rows.names).importance(cutoff, PRIMARY)
         made = missingness.profile_rows(
             features, {PRIMARY: rows}, explanation, names, cutoff=cutoff, window_days=self.plan.window_days
         )
@@ -256,9 +262,10 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
         WHOLE: (champion.p_up(intact), champion.quantiles(intact)),
         AS_IT_WAS: (champion.p_up(incomplete), champion.quantiles(incomplete)),
     }
-    model = HorizonForecast(champion.p_up(incomplete, lost), champion.quantiles(incomplete, lost))
     filled = champion.profile.fill(incomplete.inputs.astype(np.float64), lost)
-    served = champion.profile.adjust(PRIMARY, model, filled, lost).forecast
+    sigma = scale_of(filled[:, names.index(SCALE_FEATURE)], PRIMARY)
+    model = HorizonForecast(champion.p_up(incomplete, lost), champion.quantiles(incomplete, lost), sigma)
+    served = champion.profile.adjust(PRIMARY, model, lost, np.asarray(lost.any(axis=1))).forecast
     answers[AS_SERVED] = (served.p_up, served.quantiles)
     base_rate = np.full(len(incomplete), champion.profile.base_rate[PRIMARY])
     scaled = champion.profile.quantiles[PRIMARY] * scales(incomplete, PRIMARY)[:, None]

@@ -2,15 +2,15 @@
 
     python -m benchmarks.predict [--seconds 4]
 
-Both sides serve the same kind of model: 50 features, xgboost, 150 trees of depth 4. Our server accepts named features
-and returns all 18 outputs (P(up) and five quantiles for three horizons: 18 boosters), validated, calibrated and
-conformalised. MLflow accepts a list of numbers without validation of names, calibration or conformal offsets, in two
-variants: the same 18 outputs (a pyfunc that calls `inplace_predict` of each booster on one thread), and one output only
-(the native flavour, P(up) of one horizon), which is less work. It runs in its fastest configuration: pyfunc, `inputs`
-format, `--env-manager local`, one worker, OMP_NUM_THREADS=1. The load generator is wrk (https://github.com/wg/wrk;
-Debian and Ubuntu: `apt-get install wrk`, macOS: `brew install wrk`) with one thread and keep-alive connections with one
-request in flight each, the same for both sides. It runs on the same machine but takes only a few microseconds per
-request. CPU is the user and system time of the server's process tree, from /proc.
+Both sides serve the same ensemble: 100 features, and for each of three horizons two xgboost members (150 trees of depth
+6), two ridge members and five quantile boosters. Our server accepts named features and returns every output, validated
+and conformalised. MLflow accepts a list of numbers without validation of names or conformal offsets, in two variants:
+the same ensemble (a pyfunc that calls each library on one thread and takes the weighted mean), and one output only (the
+native flavour, P(up) of one member and horizon), which is less work. It runs in its fastest configuration: pyfunc,
+`inputs` format, `--env-manager local`, one worker, OMP_NUM_THREADS=1. The load generator is wrk
+(https://github.com/wg/wrk; Debian and Ubuntu: `apt-get install wrk`, macOS: `brew install wrk`) with one thread and
+keep-alive connections with one request in flight each, the same for both sides. It runs on the same machine but takes
+only a few microseconds per request. CPU is the user and system time of the server's process tree, from /proc.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from btc_assets.markdown import markdown_rows
+from btc_assets.settings import PROJECT_ROOT
 from btc_assets.vocabulary import PRIMARY
 
 if TYPE_CHECKING:
-    import xgboost
+    from btc_assets.learning.families.protocol import FittedOutput
 
-FEATURES = 50
-TREES = 150
-DEPTH = 4
+FEATURES = 100
 TRAIN_ROWS = 3_000
 CONNECTIONS = (1, 16, 64, 256)
 WARM_UP_S = 1.0
@@ -174,45 +173,57 @@ def _free_port() -> int:
 
 # --- both servers -------------------------------------------------------------------------------
 def prepare(folder: Path) -> list[float]:
-    """Train the models, publish them for our server and save them for MLflow; return one row."""
+    """Train the ensemble, publish it for our server and save it for MLflow; return one row."""
     import mlflow.xgboost
     import numpy as np
     import polars as pl
-    import xgboost
 
     from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-    from btc_assets.learning.families.xgboost import Booster
-    from btc_assets.learning.forecast_model import QUANTILE_NAMES, QUANTILES, graph_name, save_model
+    from btc_assets.learning.calibration import Calibration
+    from btc_assets.learning.ensemble import Ensemble
+    from btc_assets.learning.families.registry import family
+    from btc_assets.learning.folds import Rows
+    from btc_assets.learning.forecast_model import QUANTILE_NAMES, save_model
+    from btc_assets.learning.members import INTERVALS, MEMBERS
+    from btc_assets.learning.training import SCALE_FEATURE, Trainee, fit, fit_model, scales
     from btc_assets.serving.publish import publish
     from btc_assets.vocabulary import HORIZONS
 
     rng = np.random.default_rng(7)
-    rows = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
-    size = {"n_estimators": TREES, "max_depth": DEPTH, "learning_rate": 0.03, "n_jobs": 2}
-    outputs = {}
+    names = (*(f"feature_{i:02d}" for i in range(FEATURES - 1)), SCALE_FEATURE)
+    inputs = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
+    last = datetime(2025, 1, 5, tzinfo=UTC)
+    times = pl.datetime_range(last - timedelta(hours=TRAIN_ROWS - 1), last, "1h", eager=True, time_unit="us")
+    rows = {h: Rows(times, inputs, 0.2 * inputs[:, 0] + rng.normal(size=TRAIN_ROWS), names) for h in HORIZONS}
+    trainees = [
+        Trainee(member, of, names, dict.fromkeys(HORIZONS, of.parameters()))
+        for member in (*MEMBERS, INTERVALS)
+        for of in [family(member.family)]
+    ]
+    ensemble = Ensemble(
+        tuple(member.name for member in MEMBERS), (Calibration(),) * len(MEMBERS), np.full((1, len(MEMBERS)), 0.25)
+    )
+    fitted = fit_model(
+        trainees,
+        rows,
+        dict.fromkeys(HORIZONS, ensemble),
+        {h: {"q05": -0.1, "q95": 0.1} for h in HORIZONS},
+        cutoff=datetime(2025, 1, 6, tzinfo=UTC).date(),
+        feature_set="extended",
+        weights="equal",
+        features=[{"name": name, "unit": "fraction", "group": "price", "about": name} for name in names],
+        metrics={h: {} for h in HORIZONS},
+        seed=7,
+        threads=2,
+    )
+    natives = dict(fitted.natives)
     for horizon in HORIZONS:
-        target = 0.2 * rows[:, 0] + rng.normal(size=TRAIN_ROWS)
-        classifier = xgboost.XGBClassifier(**size).fit(rows, target > 0)
-        outputs[graph_name("p_up", horizon)] = classifier.get_booster()
-        for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
-            model = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
-            outputs[graph_name(name, horizon)] = model.fit(rows, target).get_booster()
-    mlflow.xgboost.save_model(outputs[graph_name("p_up", PRIMARY)], folder / ONE_OUTPUT, pip_requirements=["xgboost"])
-    _save_all_outputs(folder, list(outputs.values()))
-    graphs = {name: Booster(library, FEATURES).onnx() for name, library in outputs.items()}
-    names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
-    document = {
-        "cutoff": "2025-01-06",
-        "horizons": list(HORIZONS),
-        "quantiles": list(QUANTILES),
-        "features": [{"name": name, "unit": "fraction", "group": "price", "about": name} for name in names],
-        "feature_set": "extended",
-        "calibration": {str(h): {"slope": 1.0, "intercept": 0.0} for h in HORIZONS},
-        "conformal": {str(h): {"q05": -0.1, "q25": 0.0, "q75": 0.0, "q95": 0.1} for h in HORIZONS},
-        "scale": {"feature": "realised_volatility_24h", "floor": 0.0005, "null": 0.005},
-        "metrics": {},
-        "training": {},
-    }
+        outputs = fit(trainees[-1], rows[horizon], scales(rows[horizon], horizon), horizon, seed=7)
+        natives |= {f"{INTERVALS.name}.{name}_{horizon}m.ubj": output.native() for name, output in outputs.items()}
+    direction: Any = fit(trainees[0], rows[PRIMARY], scales(rows[PRIMARY], PRIMARY), PRIMARY, seed=7)["p_up"]
+    mlflow.xgboost.save_model(direction.library, folder / ONE_OUTPUT, pip_requirements=["xgboost"])
+    _save_ensemble(folder, natives, fitted.document)
+    document, graphs = fitted.document, fitted.graphs
     digest = save_model(folder / "model", document, graphs)
     made_at = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
     newest = [
@@ -228,6 +239,8 @@ def prepare(folder: Path) -> list[float]:
             "close": 100_000.0,
             "p_up": 0.5,
             **{name: 0.01 * i for i, name in enumerate(QUANTILE_NAMES)},
+            "sigma": 0.01,
+            "abstained": "",
             "degraded": False,
             "missing_inputs": "",
             "missing_weight": 0.0,
@@ -244,31 +257,45 @@ def prepare(folder: Path) -> list[float]:
     return [float(value) for value in rng.normal(size=FEATURES).round(6)]
 
 
-def _save_all_outputs(folder: Path, boosters: list[xgboost.Booster]) -> None:
-    """Save a pyfunc that returns one value per booster for a row."""
+def _save_ensemble(folder: Path, natives: dict[str, bytes], document: dict[str, Any]) -> None:
+    """Save a pyfunc that returns P(up) and the quantiles of every horizon for a row."""
     import mlflow.pyfunc
 
-    class AllOutputs(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
+    class EveryOutput(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined, unused-ignore]
         def load_context(self, context: Any) -> None:
-            import xgboost
+            from btc_assets.learning.families.registry import family
 
-            self.boosters = [
-                xgboost.Booster({"nthread": 1}, model_file=f) for _, f in sorted(context.artifacts.items())
-            ]
+            self.document = json.loads(Path(context.artifacts["document"]).read_bytes())
+            families = {member["name"]: family(member["family"]) for member in self.document["members"]}
+            self.outputs: dict[str, dict[str, FittedOutput]] = {}
+            for name, path in context.artifacts.items():
+                member, _, output = name.partition(".")
+                if output:
+                    of = families.get(member, family("xgboost"))
+                    loaded = of.read(Path(path).read_bytes(), FEATURES)
+                    self.outputs.setdefault(output.partition(".")[0], {})[member] = loaded
 
         def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - names required by MLflow
             import numpy as np
 
+            from btc_assets.learning.natives import library_p_up
+
             rows = np.asarray(model_input, dtype=np.float32)
-            return np.column_stack([booster.inplace_predict(rows) for booster in self.boosters])
+            columns = []
+            for output, members in self.outputs.items():
+                if output.startswith("p_up"):
+                    horizon = int(output.removeprefix("p_up_").removesuffix("m"))
+                    columns.append(library_p_up(self.document, members, rows, np.ones(len(rows)), horizon))
+                else:
+                    columns += [booster.predict(rows) for booster in members.values()]
+            return np.column_stack(columns)
 
     artifacts = {}
-    for i, booster in enumerate(boosters):
-        path = folder / f"booster_{i:02d}.ubj"
-        booster.save_model(path)
-        artifacts[path.stem] = str(path)
+    for name, content in {**natives, "document": json.dumps(document).encode()}.items():
+        (folder / name).write_bytes(content)
+        artifacts[name] = str(folder / name)
     mlflow.pyfunc.save_model(
-        folder / ALL_OUTPUTS, python_model=AllOutputs(), artifacts=artifacts, pip_requirements=["xgboost"]
+        folder / ALL_OUTPUTS, python_model=EveryOutput(), artifacts=artifacts, pip_requirements=["xgboost"]
     )
 
 
@@ -317,8 +344,12 @@ def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
         ) as pid:
             found["serve"] = measure(pid, port, "/v1/predict", json.dumps(dict(zip(names, row, strict=True))), seconds)
         mlflow = Path(sys.executable).with_name("mlflow")
-        theirs = {**one_thread, "PATH": f"{mlflow.parent}:{os.environ.get('PATH', '')}"}
-        for server, model in (("mlflow, the same 18 outputs", ALL_OUTPUTS), ("mlflow, 1 output only", ONE_OUTPUT)):
+        theirs = {
+            **one_thread,
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "PATH": f"{mlflow.parent}:{os.environ.get('PATH', '')}",
+        }
+        for server, model in (("mlflow, the same ensemble", ALL_OUTPUTS), ("mlflow, 1 output only", ONE_OUTPUT)):
             port = _free_port()
             command = [str(mlflow), "models", "serve", "-m", str(folder / model), "-h", "127.0.0.1"]
             command += ["-p", str(port), "--env-manager", "local", "-w", "1"]

@@ -215,7 +215,12 @@ class Settings(BaseSettings):
         default=None,
         ge=60,
         le=3650,
-        description="Days of the training window. Default 730; for `sample` 365.",
+        description="Longest training window of a member, days. Default 2191 (six years); for `sample` 365.",
+    )
+    ensemble_weights: Literal["equal", "learnt", "regime", "experts"] = Field(
+        default="equal",
+        description="Weights of the ensemble's members: equal, learnt on out-of-fold forecasts, learnt for each "
+        "tercile of volatility (regime), or by prediction with expert advice (experts).",
     )
     cv_folds: int = Field(default=3, ge=2, le=20, description="Walk-forward folds inside the training window.")
     cv_test_days: int = Field(default=28, ge=7, le=365, description="Test days of each fold.")
@@ -411,7 +416,7 @@ class Settings(BaseSettings):
             if missing:
                 raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(missing)}")
         values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
-        values.setdefault("train_days", 365 if sample else 730)
+        values.setdefault("train_days", 365 if sample else 2191)
         news = {"sample": "sample", "files": "none"}
         values.setdefault(
             "news_sources", news.get(str(values.get("market_source", "sample")), "rss,hacker_news,reddit")
@@ -466,10 +471,15 @@ class Settings(BaseSettings):
 
     @property
     def window_days(self) -> int:
-        """Length of a training window in days."""
+        """Length of the longest training window in days."""
         if self.train_days is None:
             raise SettingsError("BTC_TRAIN_DAYS is empty")
         return self.train_days
+
+    @property
+    def recent_days(self) -> int:
+        """Days before a cutoff by which missing inputs and drift are judged: at most two years."""
+        return min(self.window_days, 730)
 
     @property
     def source_grows(self) -> bool:

@@ -15,6 +15,8 @@ REPORTED_ROLES = (CHAMPION, NEWEST)
 """Roles with a forecast for every hour, whose figures are reported; the challenger is compared with the champion."""
 HELD_ROLES = (CHAMPION, CHALLENGER)
 """Roles a model holds by decision, from one hour until the next decision."""
+MEMBER_STATES = ("trained", "short_window", "failed", "absent")
+"""What became of a member of the recipe: trained, trained on less than its window, failed, or nothing to read."""
 VERDICT_KINDS = ("first", "refresh", "changed_recipe")
 """What a candidate is beside the champion: the first model, the same recipe on a newer window, or another recipe."""
 HISTORY_EVENTS = ("promoted", "rolled_back", "withdrawn", "entered_shadow", "left_shadow")

@@ -36,6 +36,7 @@ EXPECTED = {
     "learning/cv_folds",
     "learning/tuned_parameters",
     "learning/fold_forecasts",
+    "learning/ensemble",
     "learning/trained_model",
     "learning/model_explanation",
     "learning/training_profile",

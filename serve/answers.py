@@ -50,19 +50,25 @@ class ModelName(Struct, frozen=True):
 
 
 class HorizonPrediction(Struct, frozen=True):
-    """The forecast of one horizon, as log returns."""
+    """The forecast of one horizon, as log returns; `sigma` is their forecast standard deviation."""
 
     horizon_minutes: int
     p_up: Probability
     median_return: float
     interval_50: Interval
     interval_90: Interval
+    sigma: float
 
 
 class RowPrediction(Struct, frozen=True):
-    """The forecasts of one row for every horizon."""
+    """The forecasts of one row for every horizon.
+
+    `abstained` names the members of the ensemble that require a null value; the others forecast. It is empty if every
+    member requires one: then all forecast.
+    """
 
     horizons: list[HorizonPrediction]
+    abstained: list[str]
 
 
 class Prediction(Struct, frozen=True):
@@ -83,8 +89,8 @@ class PriceBand(Struct, frozen=True):
 class HorizonForecastAnswer(Struct, frozen=True):
     """The published forecast of one horizon as log returns and as prices.
 
-    `fallback` is true if too many inputs are missing to use the model. The forecast is then the share of rises in the
-    training window, with intervals scaled by the volatility of the hour.
+    `sigma` is the forecast standard deviation of the log return. `fallback` is true if too many inputs are missing to
+    use the model. The forecast is then the share of rises in the training window, with intervals scaled by `sigma`.
     """
 
     horizon_minutes: int
@@ -93,6 +99,7 @@ class HorizonForecastAnswer(Struct, frozen=True):
     median_return: float
     interval_50: Interval
     interval_90: Interval
+    sigma: float
     price: PriceBand
     fallback: bool
 
@@ -103,7 +110,8 @@ class Forecast(Struct, frozen=True):
     `made_at` is when its last bar closed, `published_at` when it was published (null if an older version of the project
     published it), `valid_until` when the next forecast is due, and `age_seconds` the age of its newest data. `note`
     explains that a forecast is stale or degraded. A forecast is `degraded` if more inputs are missing than the model
-    saw in training; `missing_inputs` names them.
+    saw in training; `missing_inputs` names them. `abstained` names the members of the ensemble that did not forecast
+    because they require a missing input.
     """
 
     made_at: datetime
@@ -117,6 +125,7 @@ class Forecast(Struct, frozen=True):
     bundle_id: str
     degraded: bool
     missing_inputs: list[str]
+    abstained: list[str]
     horizons: list[HorizonForecastAnswer]
 
 
@@ -129,6 +138,21 @@ class FeatureAnswer(Struct, frozen=True):
     about: str
 
 
+class MemberAnswer(Struct, frozen=True):
+    """One member of the ensemble: its family, window and first training hour, and the inputs without which it abstains.
+
+    `weights` has its weight by horizon, one or one for each tercile of volatility.
+    """
+
+    name: str
+    family: str
+    window_days: int
+    first: datetime
+    rows: int
+    required: list[str]
+    weights: dict[str, list[float]]
+
+
 class ModelAnswer(Struct, frozen=True):
     """The served model: out-of-sample metrics by horizon; `newest_features` is a valid row for `/v1/predict`."""
 
@@ -138,6 +162,7 @@ class ModelAnswer(Struct, frozen=True):
     bundle_id: str
     feature_set: str
     horizons: list[int]
+    members: list[MemberAnswer]
     metrics: dict[str, dict[str, float | None]]
     features: list[FeatureAnswer]
     newest_features: dict[str, float | None]
@@ -165,8 +190,10 @@ class PastForecast(Struct, frozen=True):
     median_return: float
     interval_50: Interval
     interval_90: Interval
+    sigma: float
     degraded: bool
     missing_inputs: list[str]
+    abstained: list[str]
     fallback: bool
     outcome: Outcome | None
 

@@ -119,15 +119,19 @@ class RowReader:
 
 def predict(model: ForecastModel, rows: np.ndarray) -> list[RowPrediction]:
     """Forecast every horizon for every row, shape (n, features)."""
-    p_up, quantiles = model.predict_arrays(rows)
+    forecasts = model.predict(rows)
+    outputs = (forecasts.p_up.tolist(), forecasts.quantiles.tolist(), forecasts.sigma.tolist())
     return [
-        RowPrediction(list(map(_horizon, model.horizons, *row)))
-        for row in zip(p_up.tolist(), quantiles.tolist(), strict=True)
+        RowPrediction(
+            list(map(_horizon, model.horizons, p_up, quantiles, sigma)),
+            [name for name, silent in zip(model.members, abstains, strict=True) if silent],
+        )
+        for p_up, quantiles, sigma, abstains in zip(*outputs, forecasts.abstains.tolist(), strict=True)
     ]
 
 
-def _horizon(horizon: int, p_up: float, q: list[float]) -> HorizonPrediction:
-    return HorizonPrediction(horizon, p_up, q[2], Interval(q[1], q[3]), Interval(q[0], q[4]))
+def _horizon(horizon: int, p_up: float, q: list[float], sigma: float) -> HorizonPrediction:
+    return HorizonPrediction(horizon, p_up, q[2], Interval(q[1], q[3]), Interval(q[0], q[4]), sigma)
 
 
 def _field_path(row_path: str, name: str) -> str:

@@ -29,6 +29,7 @@ from serve.answers import (
     Health,
     HorizonForecastAnswer,
     Interval,
+    MemberAnswer,
     ModelAnswer,
     ModelName,
     Outcome,
@@ -41,7 +42,7 @@ from serve.answers import (
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES, InvalidRowsError
 from serve.model import predict as predict_rows
-from serve.state import State, Watcher, missing_inputs
+from serve.state import State, Watcher, names_in
 
 FORECAST_INTERVAL = timedelta(hours=1)
 """Time between forecasts; a forecast is valid until the next one is due."""
@@ -113,6 +114,7 @@ def forecast(state: AppState) -> Forecast:
         bundle_id=loaded.bundle_id,
         degraded=bool(loaded.missing_inputs),
         missing_inputs=loaded.missing_inputs,
+        abstained=names_in(loaded.newest[0]["abstained"]),
         horizons=[_horizon(row) for row in loaded.newest],
     )
 
@@ -161,6 +163,7 @@ async def predict(request: Request[Any, Any, Any]) -> bytes:
 
     The response is the unmodified output of the model. A single row does not show for how long a value has been
     missing, so no forecast is marked degraded, no null is replaced and no fallback is used, unlike GET /v1/forecast.
+    Members of the ensemble that require a null value abstain, as there.
     """
     return await _predicted(request.app.state, _first(request.scope["headers"]), request.receive)
 
@@ -191,6 +194,18 @@ def model(state: AppState) -> ModelAnswer:
         bundle_id=loaded.bundle_id,
         feature_set=str(document.get("feature_set", "")),
         horizons=list(loaded.model.horizons),
+        members=[
+            MemberAnswer(
+                name=member["name"],
+                family=member["family"],
+                window_days=member["window_days"],
+                first=datetime.fromisoformat(member["first"]),
+                rows=member["rows"],
+                required=[loaded.model.features[column] for column in member["required"]],
+                weights=member["weights"],
+            )
+            for member in document["members"]
+        ],
         metrics=document.get("metrics", {}),
         features=[
             FeatureAnswer(*(str(feature.get(key, "")) for key in ("name", "unit", "group", "about")))
@@ -303,6 +318,7 @@ def _horizon(row: dict[str, Any]) -> HorizonForecastAnswer:
         median_return=row["q50"],
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
+        sigma=row["sigma"],
         price=PriceBand(price["q50"], Interval(price["q25"], price["q75"]), Interval(price["q05"], price["q95"])),
         fallback=row["fallback"],
     )
@@ -321,8 +337,10 @@ def _past(row: dict[str, Any]) -> PastForecast:
         median_return=row["q50"],
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
+        sigma=row["sigma"],
         degraded=row["degraded"],
-        missing_inputs=missing_inputs(row),
+        missing_inputs=names_in(row["missing_inputs"]),
+        abstained=names_in(row["abstained"]),
         fallback=row["fallback"],
         outcome=Outcome(row["known_at"], row["log_return"], row["outcome"], row["net_return_bps"]) if known else None,
     )
@@ -349,8 +367,8 @@ def _degraded_sentence(loaded: State) -> str:
     horizons = [display(row["horizon_minutes"]) for row in loaded.newest if row["fallback"]]
     fallback = f" The forecast for {', '.join(horizons)} is the base rate of the training window." if horizons else ""
     return (
-        "This forecast is degraded: more inputs are missing than the model saw in training, and are replaced by their "
-        f"training median: {listed}.{fallback}"
+        "This forecast is degraded: more inputs are missing than the model saw in training. Members that require them "
+        f"abstain, others get their training median: {listed}.{fallback}"
     )
 
 

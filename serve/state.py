@@ -69,7 +69,7 @@ class State:
     @property
     def missing_inputs(self) -> list[str]:
         """Inputs missing in the newest forecast beyond what its model saw in training."""
-        return missing_inputs(self.newest[0])
+        return names_in(self.newest[0]["missing_inputs"])
 
     @property
     def made_at(self) -> datetime:
@@ -78,9 +78,9 @@ class State:
         return made_at
 
 
-def missing_inputs(row: dict[str, Any]) -> list[str]:
-    """Return the names of the missing inputs of a degraded forecast."""
-    return row["missing_inputs"].split(",") if row["degraded"] else []
+def names_in(text: str) -> list[str]:
+    """Return the names in a column that joins them by commas."""
+    return text.split(",") if text else []
 
 
 def live_id(serving_dir: Path) -> str | None:

@@ -16,7 +16,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _NEWEST = """
     SELECT epoch_us(open_time) AS open_time, horizon_minutes, epoch_us(made_at) AS made_at,
            epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
-           p_up, q05, q25, q50, q75, q95, {degraded}
+           p_up, q05, q25, q50, q75, q95, sigma, abstained, degraded, missing_inputs, missing_weight, fallback
     FROM forecasts f
     WHERE role = 'champion' AND made_at = (SELECT max(made_at) FROM forecasts WHERE role = 'champion')
     ORDER BY horizon_minutes
@@ -24,7 +24,8 @@ _NEWEST = """
 _RANGE = """
     SELECT epoch_us(f.open_time) AS open_time, f.horizon_minutes, epoch_us(f.made_at) AS made_at,
            epoch_us(f.target_time) AS target_time, f.model_version, f.model_cutoff, f.close,
-           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, {degraded},
+           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, f.sigma, f.abstained, f.degraded,
+           f.missing_inputs, f.missing_weight, f.fallback,
            epoch_us(o.known_at) AS known_at, o.log_return, o.outcome, o.net_return_bps
     FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_minutes, role)
     WHERE f.role = 'champion' AND f.made_at >= make_timestamptz($first) AND f.made_at < make_timestamptz($last)
@@ -53,13 +54,6 @@ _DRIFT = """
     ORDER BY kind, subject
 """
 _ALERTS = "SELECT alert_id, severity, state FROM alerts"
-# A forecast of an older version has no record of missing inputs and counts as complete.
-_DEGRADED = """
-           coalesce(f.degraded, false) AS degraded, coalesce(f.missing_inputs, '') AS missing_inputs,
-           coalesce(f.missing_weight, 0.0) AS missing_weight, coalesce(f.fallback, false) AS fallback
-"""
-_COMPLETE = "false AS degraded, '' AS missing_inputs, 0.0::DOUBLE AS missing_weight, false AS fallback"
-_COLUMNS = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'forecasts'"
 _TABLES = "SELECT table_name FROM duckdb_tables()"
 _TIMES = frozenset({"open_time", "made_at", "target_time", "known_at"})
 
@@ -84,12 +78,10 @@ class Store:
             )
         except duckdb.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from error
-        has_degraded = "degraded" in {row["column_name"] for row in self._rows(_COLUMNS, {})}
-        self._degraded = _DEGRADED if has_degraded else _COMPLETE
 
     def newest(self) -> list[dict[str, Any]]:
         """Return the champion's newest forecast, one row per horizon; empty without a forecast."""
-        return self._rows(_NEWEST.format(degraded=self._degraded), {})
+        return self._rows(_NEWEST, {})
 
     def count(self, first: datetime, last: datetime) -> int:
         """Count the champion's forecasts made in [first, last)."""
@@ -101,7 +93,7 @@ class Store:
         Columns of the outcome (`known_at`, `log_return`, `outcome`, `net_return_bps`) are None until known.
         """
         bounds = {"first": micros(first), "last": micros(last), "limit": limit, "offset": offset}
-        return self._rows(_RANGE.format(degraded=self._degraded), bounds)
+        return self._rows(_RANGE, bounds)
 
     def tables(self) -> frozenset[str]:
         """Return the table names; databases published by older versions have fewer tables."""

@@ -34,6 +34,7 @@ from btc_assets.lake import Lake
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.tables import (
     CV_FOLDS,
+    ENSEMBLE,
     FOLD_FORECASTS,
     MODEL_EXPLANATION,
     TRAINED_MODEL,
@@ -58,6 +59,8 @@ FINGERPRINT_TAG = "btc/fingerprint"
 """Tag of a run: fingerprint of its data, code and settings."""
 TRAINING_SETTINGS = {
     "feature_set",
+    "families",
+    "ensemble_weights",
     "train_days",
     "cv_folds",
     "cv_test_days",
@@ -75,7 +78,7 @@ JUDGING_SETTINGS = {
     "fee_bps",
 }
 """Further settings that a verdict depends on."""
-TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
+TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, ENSEMBLE, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
 """Tables of a trained cutoff, in graph order; training does not depend on any verdict."""
 JUDGED = (MODEL_HISTORY, MODEL_VERDICT)
 """Tables of a judged cutoff; a verdict depends on the earlier verdicts."""
@@ -145,7 +148,7 @@ def period(config: WalkForwardConfig, chosen: Settings) -> tuple[date, date]:
         raise WalkError(f"start and end are dates like 2024-01-01: {error}") from error
     newest = chosen.now().date() - DAY
     if start is None:
-        earliest = chosen.first_day + timedelta(days=chosen.window_days)
+        earliest = chosen.first_day + timedelta(days=chosen.recent_days)
         start = previous_monday(earliest + 6 * DAY)
     if end is None:
         end = newest

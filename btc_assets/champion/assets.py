@@ -6,7 +6,6 @@ from inspect import cleandoc
 from typing import Any, Literal
 
 import dagster as dg
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -23,16 +22,17 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
-    FAMILY,
     data_versions,
     known_inputs,
     other_seeds,
-    parameters_by_horizon,
     rows_by_horizon,
+    trainees,
     training_inputs,
+    tuned_families,
 )
 from btc_assets.learning.families.protocol import FittedOutput
 from btc_assets.learning.forecast_model import ForecastModel
+from btc_assets.learning.natives import read_members
 from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.learning.tables import (
     CV_FOLDS,
@@ -241,27 +241,36 @@ def _judged(
     past = reads.scan(MODEL_HISTORY).filter(pl.col("verdict_cutoff").ne_missing(cutoff)).collect()
     rival = history.holder(past, CHAMPION, effective_hour(cutoff, replayed=is_replay(cutoff)))
     wide, known = reads.scan(HOURLY_FEATURES).collect(), reads.scan(HOURLY_LABELS).collect()
-    forecasts = reads.scan(FOLD_FORECASTS).collect()
-    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))[PRIMARY]
+    forecasts, names = reads.scan(FOLD_FORECASTS).collect(), training_inputs(wide, cutoff)
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days)[PRIMARY]
     newest = (
         reads.scan(CV_FOLDS).filter(pl.col("horizon_minutes") == PRIMARY).sort("fold").collect().row(-1, named=True)
     )
-    train_rows, test_rows = folds.split(rows, newest)
-    parameters = parameters_by_horizon(reads.scan(TUNED_PARAMETERS).collect())[PRIMARY]
-    fits = training.fit_seeds(
-        FAMILY, train_rows, parameters, horizon=PRIMARY, seeds=other_seeds(), threads=config.train_threads
+    model = registry.load(candidate.version)
+    ready = trainees(wide, cutoff, tuned_families(reads.scan(TUNED_PARAMETERS).collect()))
+    evidence = gate.candidate_evidence(
+        forecasts,
+        model.members,
+        weights=model.document["weights"]["option"],
+        other_seeds=training.forecast_seeds(
+            [one for one in ready if one.member.name in model.members],
+            *folds.split(rows, newest),
+            cutoff=cutoff,
+            seeds=other_seeds(),
+            threads=config.train_threads,
+        ),
+        seeds=len(other_seeds()),
     )
-    evidence = gate.candidate_evidence(forecasts, rows, np.stack([fit.predict(test_rows.inputs) for fit in fits]))
     champion, champion_parity, changed, changes = None, None, set[str](), list[str]()
     if rival is not None:
         rival_model = registry.load(rival.version)
         # The profile of a model of this same cutoff, made champion by hand, is written after the verdict.
         profile = reads.read(TRAINING_PROFILE, rival.cutoff) if rival.cutoff < cutoff else None
         changes = recipe_changes(
-            registry.load(candidate.version).document,
+            model.document,
             rival_model.document,
             horizon=PRIMARY,
-            lost_inputs=set(known_inputs(wide, cutoff)) - set(rows.names),
+            lost_inputs=set(known_inputs(wide, cutoff)) - set(names),
             lost_before=frozenset() if profile is None else missingness.gone_inputs(profile),
         )
         champion_parity = models.filter(model_digest=rival.digest).select(pl.col("parity_error").max()).item()
@@ -269,10 +278,10 @@ def _judged(
             rival_model,
             wide.sort("open_time"),
             evidence,
-            _fits_of(registry, rival.version, len(rival_model.features)),
+            _fits_of(registry, rival.version),
             None if profile is None else missingness.Profile.of(profile, rival_model.features),
         )
-        changed = set(rival_model.features) ^ set(rows.names)
+        changed = set(rival_model.features) ^ set(model.features)
     first, last = cutoff - timedelta(days=WARMUP_DAYS + CAUSALITY_DAYS), cutoff - timedelta(days=1)
     inputs = read_inputs(reads, first, last)
     verdict = gate.judge(
@@ -315,16 +324,14 @@ def _judged(
     )
 
 
-def _fits_of(registry: ModelRegistry, version: int, features: int) -> list[FittedOutput]:
-    """Return a model's fits with the other seeds; empty for a model that was stored without them."""
+def _fits_of(registry: ModelRegistry, version: int) -> list[dict[str, FittedOutput]]:
+    """Return the members of a model with each other seed; empty for a model that was stored without them."""
+    model = registry.load(version)
     try:
         natives = registry.native(version)
-    except RegistryError:
+        return [read_members(model, natives, PRIMARY, seed) for seed in other_seeds()]
+    except (RegistryError, FileNotFoundError):
         return []
-    paths = [natives / training.seed_name(FAMILY, seed) for seed in other_seeds()]
-    if not all(path.exists() for path in paths):
-        return []
-    return [FAMILY.read(path.read_bytes(), features) for path in paths]
 
 
 def _recorded(

@@ -12,7 +12,7 @@ the seeds, so that a lucky seed does not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -26,13 +26,14 @@ from btc_assets.clock import midnight
 from btc_assets.evaluation.metrics import interval_coverage, log_losses
 from btc_assets.evaluation.significance import LossDifference, diebold_mariano
 from btc_assets.evaluation.trading import sharpe_difference, sign_signal, strategy
-from btc_assets.learning.calibration import Calibration
+from btc_assets.learning.ensemble import FoldRows
 from btc_assets.learning.families.protocol import PARITY_TOLERANCE, FittedOutput
-from btc_assets.learning.folds import Rows, last_train_open_time, matrix
+from btc_assets.learning.folds import matrix
 from btc_assets.learning.forecast_model import MEDIAN, ForecastModel
 from btc_assets.learning.missingness import Profile
-from btc_assets.learning.training import SEEDS, OutputCalibration, fit_output_calibration, scales
-from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, VERDICT_KINDS
+from btc_assets.learning.natives import library_p_up
+from btc_assets.learning.training import SEEDS
+from btc_assets.vocabulary import PRIMARY, VERDICT_KINDS
 
 FIRST, REFRESH, CHANGED_RECIPE = VERDICT_KINDS
 MIN_HOURS = 120
@@ -119,40 +120,48 @@ class Verdict:
 
 
 def candidate_evidence(
-    forecasts: pl.DataFrame, rows: Rows, other_seeds: npt.NDArray[np.float64] | None = None
+    forecasts: pl.DataFrame,
+    members: Sequence[str],
+    *,
+    weights: str,
+    other_seeds: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    seeds: int = 0,
 ) -> Evidence:
-    """Return the candidate's evidence: its newest fold, calibrated on the older folds.
+    """Return the candidate's evidence: its newest fold, calibrated and weighed on the older folds.
 
     Args:
         forecasts: FOLD_FORECASTS rows of the candidate's cutoff.
-        rows: the labelled rows of the primary horizon in its window.
-        other_seeds: (s, n) uncalibrated probabilities of the newest fold from fits with other seeds.
+        members: names of its members.
+        weights: how they are weighed, see `ensemble.WEIGHTS`.
+        other_seeds: by name of a member whose fit depends on the seed, its uncalibrated probabilities of the newest
+            fold with the other seeds, (seeds, n).
+        seeds: number of other seeds.
     """
-    judged = newest_fold(forecasts)
-    lesson = _lesson(forecasts, rows, judged)
-    scale = scales(rows, PRIMARY)[rows.open_time.search_sorted(judged["open_time"]).to_numpy()]
-    offsets = np.array([lesson.offsets.get(name, 0.0) for name in QUANTILE_NAMES])
-    quantiles = judged.select(QUANTILE_NAMES).to_numpy() + offsets * scale[:, None]
+    rows = FoldRows.of(forecasts, PRIMARY, members)
+    judged = rows.where((rows.frame["fold"] == rows.frame["fold"].max()).to_numpy())
+    lesson = rows.before(judged.frame["open_time"][0], PRIMARY)
+    ensemble = lesson.ensemble(weights, PRIMARY)
+    others = []
+    for seed in range(seeds):
+        p_up = judged.p_up.copy()
+        for name, probabilities in (other_seeds or {}).items():
+            at = judged.members.index(name)
+            p_up[at] = np.where(np.isnan(p_up[at]), np.nan, probabilities[seed])
+        others.append(ensemble(p_up, judged.scale))
     return Evidence(
-        judged["open_time"],
-        lesson.calibration(judged["p_up"].to_numpy()),
-        np.sort(quantiles, axis=1),
-        judged["log_return"].to_numpy(),
-        _calibrated(lesson.calibration, other_seeds),
+        judged.frame["open_time"],
+        ensemble(judged.p_up, judged.scale),
+        judged.quantiles(lesson.offsets()),
+        judged.frame["log_return"].to_numpy(),
+        np.array(others) if others else np.empty((0, 0)),
     )
-
-
-def newest_fold(forecasts: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of the primary horizon's newest fold, in time order."""
-    primary = forecasts.filter(pl.col("horizon_minutes") == PRIMARY).sort("open_time")
-    return primary.filter(pl.col("fold") == primary["fold"].max())
 
 
 def champion_evidence(
     model: ForecastModel,
     features: pl.DataFrame,
     candidate: Evidence,
-    other_seeds: Sequence[FittedOutput] = (),
+    other_seeds: Sequence[Mapping[str, FittedOutput]] = (),
     profile: Profile | None = None,
 ) -> Evidence:
     """Return the champion's forecasts, as it serves them, on the candidate's judged hours after its own cutoff.
@@ -161,41 +170,30 @@ def champion_evidence(
         model: the champion.
         features: HOURLY_FEATURES rows in time order, from `LOOK_BACK_DAYS` before the judged hours on.
         candidate: evidence whose hours are judged.
-        other_seeds: P(up) of the champion's recipe fitted on its window with other seeds.
+        other_seeds: P(up) of each member of the champion's recipe, fitted on its window with each other seed.
         profile: its training profile, by which lost inputs are replaced; None: not replaced.
     """
     times = candidate.open_time.filter(candidate.open_time >= midnight(model.cutoff))
     at = features["open_time"].is_in(times.implode()).to_numpy()
     inputs = matrix(features.filter(at), model.features)
-    if profile is None:
-        forecast = model.predict(inputs)[PRIMARY]
-        fallback = np.zeros(len(inputs), dtype=np.bool_)
-    else:
-        lost = profile.lost(features)[at]
-        filled = profile.fill(inputs.astype(np.float64), lost)
-        inputs = filled.astype(np.float32)
-        answer = profile.adjust(PRIMARY, model.predict(inputs)[PRIMARY], filled, lost)
+    missing = np.isnan(inputs)
+    lost = np.zeros_like(missing) if profile is None else profile.lost(features)[at]
+    filled = inputs if profile is None else profile.fill(inputs.astype(np.float64), lost).astype(np.float32)
+    served = model.predict(filled, missing)
+    forecast, fallback = served[PRIMARY], np.zeros(len(inputs), dtype=np.bool_)
+    if profile is not None:
+        answer = profile.adjust(PRIMARY, forecast, lost, served.unfounded)
         forecast, fallback = answer.forecast, answer.fallback
-    calibration = Calibration(**model.document["calibration"][str(PRIMARY)])
-    others = _calibrated(calibration, np.stack([fit.predict(inputs) for fit in other_seeds]) if other_seeds else None)
+    others = [
+        library_p_up(model.document, outputs, filled, forecast.sigma, PRIMARY, missing) for outputs in other_seeds
+    ]
     return Evidence(
         times,
         forecast.p_up,
         forecast.quantiles,
         candidate.log_return[candidate.open_time.is_in(times.implode()).to_numpy()],
-        np.where(fallback, forecast.p_up, others) if len(others) else others,
+        np.where(fallback, forecast.p_up, np.array(others)) if others else np.empty((0, 0)),
     )
-
-
-def _lesson(forecasts: pl.DataFrame, rows: Rows, judged: pl.DataFrame) -> OutputCalibration:
-    """Return calibration and intervals from the hours known before the judged hours."""
-    known = last_train_open_time(judged["open_time"][0], PRIMARY)
-    candidate_rows = forecasts.filter(pl.col("horizon_minutes") == PRIMARY)
-    return fit_output_calibration(candidate_rows.filter(pl.col("open_time") <= known), rows, PRIMARY)
-
-
-def _calibrated(calibration: Calibration, p_up: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
-    return np.empty((0, 0)) if p_up is None or not len(p_up) else np.stack([calibration(row) for row in p_up])
 
 
 def judge(

@@ -1,10 +1,9 @@
-"""The recipe of a model: everything but its window. Two models of one recipe differ only by their data."""
+"""The recipe of a model: everything but its data. Two models of one recipe differ only by their cutoff."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from datetime import date, datetime
 from typing import Any
 
 _SETTINGS = ("horizons", "quantiles", "feature_set", "scale")
@@ -42,26 +41,47 @@ def recipe_changes(
         changes.append(f"features added: {', '.join(added)}")
     if dropped:
         changes.append(f"features left out: {', '.join(dropped)}")
-    champion_parameters, candidate_parameters = (
-        json.loads(document["training"]["parameters"][str(horizon)]) for document in (champion, candidate)
-    )
+    option, champions_option = candidate["weights"]["option"], champion["weights"]["option"]
+    if option != champions_option:
+        changes.append(f"weights {champions_option} -> {option}")
+    ours, theirs = _members(candidate), _members(champion)
     changes += [
-        f"{name} {champion_parameters.get(name)} -> {candidate_parameters.get(name)}"
-        for name in sorted(champion_parameters | candidate_parameters)
-        if champion_parameters.get(name) != candidate_parameters.get(name)
+        f"member added: {name}" for name in ours.keys() - theirs.keys() if not _reads(candidate, name, lost_before)
     ]
-    if _window(candidate) != _window(champion) and _first(candidate) != _first(champion):
-        changes.append(f"window {_window(champion)} -> {_window(candidate)} days")
-    return changes
+    changes += [
+        f"member left out: {name}" for name in theirs.keys() - ours.keys() if not _reads(champion, name, lost_inputs)
+    ]
+    for name in theirs.keys() & ours.keys():
+        changes += [f"{name}: {change}" for change in _member_changes(ours[name], theirs[name], horizon)]
+    return sorted(changes)
 
 
-def _first(document: Mapping[str, Any]) -> date:
-    return datetime.fromisoformat(document["training"]["first"]).date()
+def _members(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the members of a model and its head of quantiles by name."""
+    return {member["name"]: member for member in document["members"]} | {"intervals": document["intervals"]}
 
 
-def _window(document: Mapping[str, Any]) -> int:
-    """Return the days from a model's first row to its cutoff."""
-    return (date.fromisoformat(document["cutoff"]) - _first(document)).days
+def _reads(document: Mapping[str, Any], name: str, lost: Collection[str]) -> bool:
+    """Return whether a member has inputs of its own, all of which are lost: without them it is absent."""
+    members = _members(document)
+    others = {column for other, member in members.items() if other != name for column in member["features"]}
+    own = {document["features"][column]["name"] for column in members[name]["features"] if column not in others}
+    return bool(own) and own <= set(lost)
+
+
+def _member_changes(candidate: Mapping[str, Any], champion: Mapping[str, Any], horizon: int) -> list[str]:
+    """Return the differences between two members of one name, one phrase each."""
+    changes = [
+        f"{part} {champion[part]} -> {candidate[part]}"
+        for part in ("family", "inputs", "window_days")
+        if candidate[part] != champion[part]
+    ]
+    theirs, ours = (json.loads(member["parameters"][str(horizon)]) for member in (champion, candidate))
+    return changes + [
+        f"{name} {theirs.get(name)} -> {ours.get(name)}"
+        for name in sorted(theirs | ours)
+        if theirs.get(name) != ours.get(name)
+    ]
 
 
 def _short(value: Any) -> str:

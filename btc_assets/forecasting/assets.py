@@ -34,8 +34,8 @@ _COMMON: dict[str, Any] = {
 
 
 def _models_as_of(table: str) -> dg.AssetIn:
-    """Declare the partitions up to the day itself, as far back as a training window."""
-    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=True))
+    """Declare the partitions up to the day itself, as far back as the newest model may be old."""
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().recent_days, and_today=True))
 
 
 def profiles_of(tables: Reader, chosen: pl.DataFrame) -> pl.DataFrame:
@@ -85,7 +85,7 @@ def forecasts(
     reads = tables.of(context)
     history = reads.scan(MODEL_HISTORY).collect()
     hours = features.filter(in_partitions)["open_time"]
-    chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().window_days)
+    chosen = choose_models(history, trained_model.collect(), hours, window_days=settings().recent_days)
     frame = forecast_hours(features, prices.collect(), chosen, registry, profiles_of(reads, chosen))
     champion = frame.filter(pl.col("role") == CHAMPION)
     champion_days = champion["open_time"].dt.date().unique()

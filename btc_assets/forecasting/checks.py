@@ -30,7 +30,7 @@ _COVERAGE_ROWS = 24 * 14
 
 def _chosen(lake: Lake, day: date) -> pl.DataFrame:
     """Return the model of each hour and role of a day, from the same rows that `forecasts` reads."""
-    window = settings().window_days
+    window = settings().recent_days
     history = lake.scan(MODEL_HISTORY, None, day).collect()
     trained = lake.scan(TRAINED_MODEL, day - timedelta(days=window), day).collect()
     hours = _one_day(lake, HOURLY_FEATURES, day)["open_time"]

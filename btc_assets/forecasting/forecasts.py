@@ -16,7 +16,7 @@ import polars as pl
 from btc_assets.champion.history import ModelChoice, holders
 from btc_assets.clock import HOUR
 from btc_assets.forecasting.tables import FORECASTS
-from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.missingness import AdjustedForecast, Profile
 from btc_assets.schema import UTC_TIME
 from btc_assets.vocabulary import HELD_ROLES, NEWEST, QUANTILE_NAMES
@@ -33,8 +33,13 @@ class Predictor(Protocol):
     cutoff: date
     features: tuple[str, ...]
 
-    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
-        """Forecast every horizon for rows (n, len(features)), NaN where missing."""
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of its members."""
+        ...
+
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
+        """Forecast rows (n, len(features)); `missing` says which values are substitutes."""
         ...
 
 
@@ -135,16 +140,20 @@ def _forecast_by(
         )
     rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
     profile = Profile.of(training, model.features)
-    lost = np.zeros(rows.shape, dtype=np.bool_)
+    missing, lost = np.isnan(rows), np.zeros(rows.shape, dtype=np.bool_)
     if profile is not None:
         lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
         rows = profile.fill(rows, lost)
     made_at = pl.col("open_time") + HOUR
-    names = np.array(model.features)
+    names, members = np.array(model.features), np.array(model.members)
+    forecasts = model.predict(rows, missing)
     parts = []
-    for horizon, forecast in model.predict(rows).items():
+    for horizon in forecasts.horizons:
+        forecast = forecasts[horizon]
         adjusted = (
-            AdjustedForecast.unadjusted(forecast) if profile is None else profile.adjust(horizon, forecast, rows, lost)
+            AdjustedForecast.unadjusted(forecast)
+            if profile is None
+            else profile.adjust(horizon, forecast, lost, forecasts.unfounded)
         )
         parts.append(
             hours.select(
@@ -161,6 +170,8 @@ def _forecast_by(
                     pl.Series(name, adjusted.forecast.quantiles[:, i], pl.Float64)
                     for i, name in enumerate(QUANTILE_NAMES)
                 ),
+                pl.Series("sigma", forecast.sigma, pl.Float64),
+                pl.Series("abstained", [",".join(members[row]) for row in forecasts.abstains], pl.String),
                 pl.Series("degraded", lost.any(axis=1), pl.Boolean),
                 pl.Series("missing_inputs", [",".join(names[row]) for row in lost], pl.String),
                 pl.Series("missing_weight", adjusted.missing_weight, pl.Float64),

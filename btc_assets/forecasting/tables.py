@@ -30,6 +30,12 @@ FORECASTS = declare(
             "close": price("last close the forecast starts from, USD"),
             "p_up": Column(pl.Float64, *PROBABILITY, about="calibrated probability of a rise"),
             **RETURN_QUANTILES,
+            "sigma": Column(
+                pl.Float64, check("gt", 0), FINITE, about="forecast standard deviation of the log return, fraction"
+            ),
+            "abstained": Column(
+                pl.String, about="members that lack an input they require, joined by commas; empty if all forecast"
+            ),
             "degraded": Column(pl.Boolean, about="whether inputs are missing beyond what the model saw in training"),
             "missing_inputs": Column(pl.String, about="these inputs, joined by commas; empty if there are none"),
             "missing_weight": Column(

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,10 @@ from btc_assets.laws.laws import (
     warm_up,
 )
 from btc_assets.streams import Inputs
+from btc_assets.vocabulary import QUANTILE_NAMES
+
+if TYPE_CHECKING:
+    from btc_assets.learning.training import Trainee
 
 REPORT_DAYS = 60
 """Newest days of the lake that the command tests."""
@@ -44,30 +49,42 @@ def _trial_fit(names: Sequence[str]) -> Fit:
 
     def fit(rows: pl.DataFrame, boundary: datetime) -> bytes:
         from btc_assets.learning import folds, training
-        from btc_assets.learning.families.protocol import Fit
-        from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
+        from btc_assets.learning.ensemble import FoldRows
 
         own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
         learnt = own.between(own.open_time[0], folds.last_train_open_time(boundary, _HORIZON))
         fold_frame = folds.make_folds(
             {_HORIZON: learnt}, cutoff=boundary.date(), window_days=REPORT_DAYS, **_TRIAL_FOLD
         )
-        parameters = XgboostParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
+        direction, intervals = _trainees(names)
         forecasts = training.forecast_folds(
-            FAMILY, {_HORIZON: learnt}, fold_frame, {_HORIZON: parameters}, seed=0, threads=1
+            (direction, intervals), {_HORIZON: learnt}, fold_frame, cutoff=boundary.date(), seed=0, threads=1
         )
-        lesson = training.fit_output_calibration(forecasts, learnt, _HORIZON)
-        weights = training.row_weights(learnt, 60, parameters.half_life_days)
-        p_up = FAMILY.fit_direction(learnt.inputs, training.up(learnt), weights, parameters, Fit(learnt.names))
+        lesson = FoldRows.of(forecasts, _HORIZON, [direction.member.name])
+        outputs = training.fit(direction, learnt, training.scales(learnt, _HORIZON), _HORIZON, seed=0)
         return b"".join(
             [
                 forecasts.select("p_up", "q05", "q95").to_numpy().tobytes(),
-                repr(lesson).encode(),
-                p_up.native(),
+                repr((lesson.ensemble("learnt", _HORIZON), lesson.offsets())).encode(),
+                outputs["p_up"].native(),
             ]
         )
 
     return fit
+
+
+def _trainees(names: Sequence[str]) -> tuple[Trainee, Trainee]:
+    """Return a small member and a small head of quantiles."""
+    from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
+    from btc_assets.learning.members import Member
+    from btc_assets.learning.training import Trainee
+
+    parameters = {_HORIZON: XgboostParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)}
+    direction, intervals = (
+        Trainee(Member(target, FAMILY.name, "hourly", REPORT_DAYS, target), FAMILY, tuple(names), parameters)
+        for target in ("direction", "quantiles")
+    )
+    return direction, intervals
 
 
 def _trial_rows(inputs: Inputs, names: Sequence[str]) -> pl.DataFrame:
@@ -105,17 +122,18 @@ def _rows_of_a_cutoff(inputs: Inputs, names: Sequence[str]) -> Fit:
 def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
     """Return an engine that forecasts by a model fitted once on these inputs."""
     from btc_assets.learning import folds, training
-    from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 
     rows = _trial_rows(inputs, names)
     own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
-    parameters = XgboostParameters(rounds=_TRIAL_ROUNDS, quantile_rounds=4)
-    outputs = training.fit(FAMILY, own, parameters, _HORIZON, seed=0)
+    direction, intervals = _trainees(names)
+    scale = training.scales(own, _HORIZON)
+    outputs = training.fit(direction, own, scale, _HORIZON, seed=0)
+    outputs |= training.fit(intervals, own, scale, _HORIZON, seed=0)
 
     def engine(some: Inputs) -> pl.DataFrame:
         features = compute_features(some)
         values = folds.matrix(features, names)
-        quantiles = training.quantiles_of(outputs, values)
+        quantiles = np.column_stack([outputs[name].predict(values) for name in QUANTILE_NAMES])
         return features.select(
             "open_time",
             "available_at",

@@ -1,4 +1,4 @@
-"""Learning assets of a cutoff day: folds, parameters, out-of-fold forecasts, model, explanation and profile."""
+"""Learning assets of a cutoff day: folds, parameters, out-of-fold forecasts, ensemble, model and profile."""
 
 import base64
 import json
@@ -16,21 +16,28 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
-    FAMILY,
     data_versions,
     known_inputs,
+    members,
     other_seeds,
-    parameters_by_horizon,
+    recent_window_of,
     rows_by_horizon,
     same_cutoff,
+    trainees,
     training_inputs,
+    tuned_families,
     window_of,
 )
-from btc_assets.learning.forecast_model import graph_name, save_model
+from btc_assets.learning.ensemble import FoldRows, ensemble_rows, ensembles_of, out_of_fold
+from btc_assets.learning.families.registry import family
+from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_inputs, graph_parts, save_model
 from btc_assets.learning.group_study import as_markdown, feature_groups, plot, study_groups
+from btc_assets.learning.members import directions
+from btc_assets.learning.natives import read_members
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
 from btc_assets.learning.tables import (
     CV_FOLDS,
+    ENSEMBLE,
     FEATURE_GROUP_STUDY,
     FOLD_FORECASTS,
     MODEL_EXPLANATION,
@@ -77,12 +84,12 @@ def cv_folds(
 ) -> dg.Output[pl.DataFrame]:
     """Walk-forward folds inside the window of a cutoff, one row per horizon and fold.
 
-    Each fold trains on every row of the window whose label is known at the start of its test, so the purge between
-    training and test is the horizon plus one hour. There is no embargo, as no fold trains on rows after a test.
+    A member trains a fold on the rows of its own window whose label is known at the start of the test, so the purge
+    between training and test is the horizon plus one hour. There is no embargo, as no fold trains on rows after a test.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     frame = folds.make_folds(
-        rows_by_horizon(hourly_features, hourly_labels, cutoff, ()),
+        rows_by_horizon(hourly_features, hourly_labels, cutoff, (), days=config.window_days),
         cutoff=cutoff,
         window_days=config.window_days,
         n_folds=config.cv_folds,
@@ -111,11 +118,11 @@ def tuned_parameters(
     cv_folds: pl.LazyFrame,
     earlier: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Parameters of each horizon's boosters at a cutoff.
+    """Parameters of each family and horizon at a cutoff.
 
     The parameters of the previous cutoff are reused until their study is older than `BTC_TUNE_EVERY_DAYS`. Then a
-    seeded Optuna study with pruning starts from them on the folds of this cutoff. Only a trial whose gain over the fold
-    hours exceeds its standard error replaces them. Studies are stored in SQLite.
+    seeded Optuna study with pruning starts from them, on the folds and inputs of the family's first member. Only a
+    trial whose gain over the fold hours exceeds its standard error replaces them. Studies are stored in SQLite.
     """
     from btc_assets.learning.tuning import tune
 
@@ -125,12 +132,14 @@ def tuned_parameters(
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows: dict[int, folds.Rows] = {}
     records: list[dict[str, Any]] = []
-    for horizon in HORIZONS:
-        newest = previous.filter(pl.col("horizon_minutes") == horizon).tail(1).to_dicts()
-        incumbent = FAMILY.parameters.from_json(newest[0]["parameters"]) if newest else FAMILY.parameters()
+    for of, horizon in ((family(name), horizon) for name in config.family_names for horizon in HORIZONS):
+        same = (pl.col("family") == of.name) & (pl.col("horizon_minutes") == horizon)
+        newest = previous.filter(same).tail(1).to_dicts()
+        incumbent = of.parameters.from_json(newest[0]["parameters"]) if newest else of.parameters()
         record: dict[str, Any] = {
             "cutoff": cutoff,
             "horizon_minutes": horizon,
+            "family": of.name,
             "log_loss": None,
             "incumbent_log_loss": None,
             "trials": 0,
@@ -144,14 +153,19 @@ def tuned_parameters(
                 "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
             }
         else:
-            rows = rows or rows_by_horizon(wide.lazy(), known.lazy(), cutoff, training_inputs(wide, cutoff))
+            if not rows:
+                names = training_inputs(wide, cutoff)
+                rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days)
+                ready = trainees(wide, cutoff, {})
             fold_rows = layout.filter(pl.col("horizon_minutes") == horizon).sort("fold")
+            splits = [folds.split(rows[horizon], fold) for fold in fold_rows.iter_rows(named=True)]
+            first = next(trainee for trainee in ready if trainee.family.name == of.name)
             study = tune(
-                FAMILY,
-                [folds.split(rows[horizon], fold) for fold in fold_rows.iter_rows(named=True)],
+                of,
+                [(first.rows(train, cutoff), test.select(first.features)) for train, test in splits],
                 incumbent,
                 horizon=horizon,
-                study_name=f"{cutoff}/{horizon}m",
+                study_name=f"{cutoff}/{of.name}/{horizon}m",
                 study_url=config.study_url,
                 trials=config.tune_trials,
                 seed=config.seed,
@@ -171,9 +185,9 @@ def tuned_parameters(
     versions = data_versions(hourly_features=wide, hourly_labels=known, cv_folds=layout, earlier=previous)
     with registry.run(context, TUNED_PARAMETERS.asset_key, versions) as run:
         for row in frame.iter_rows(named=True):
-            horizon = row["horizon_minutes"]
-            run.parameters({f"{horizon}m.{k}": v for k, v in json.loads(row["parameters"]).items()})
-            run.metrics({f"{horizon}m.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
+            prefix = f"{row['family']}.{row['horizon_minutes']}m"
+            run.parameters({f"{prefix}.{k}": v for k, v in json.loads(row["parameters"]).items()})
+            run.metrics({f"{prefix}.{k}": row[k] for k in ("log_loss", "incumbent_log_loss") if row[k] is not None})
         link = run.link()
     return output_of(
         context, TUNED_PARAMETERS, frame, {"parameters": dg.MetadataValue.md(markdown_table(frame)), "mlflow_run": link}
@@ -199,28 +213,77 @@ def fold_forecasts(
     cv_folds: pl.LazyFrame,
     tuned_parameters: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Out-of-sample forecasts of every fold's test hours, by models trained on earlier hours only.
+    """Out-of-sample forecasts of every fold's test hours, by members and heads trained on earlier hours only.
 
-    Calibration, conformal intervals, the metrics of the MLflow run and the gate's evaluation of the candidate use this
-    table, so none of them uses hours on which the booster was trained.
+    Calibration, weights, conformal intervals, the metrics of the MLflow run and the gate's evaluation of the candidate
+    use this table, so none of them uses hours on which a member was trained. A member that fails has rows that say why.
     """
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
+    names = training_inputs(wide, cutoff)
     frame = training.forecast_folds(
-        FAMILY,
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, training_inputs(wide, cutoff)),
+        trainees(wide, cutoff, tuned_families(tuned_parameters.collect())),
+        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names, days=config.window_days),
         cv_folds.collect(),
-        parameters_by_horizon(tuned_parameters.collect()),
+        cutoff=cutoff,
         seed=config.seed,
         threads=config.train_threads,
     )
-    table = pl.DataFrame(
-        [
-            {"horizon_minutes": horizon, "fold": fold, **training.out_of_sample_metrics(part)}
-            for (horizon, fold), part in frame.partition_by("horizon_minutes", "fold", as_dict=True).items()
-        ]
-    ).sort("horizon_minutes", "fold")
-    return output_of(context, FOLD_FORECASTS, frame, {"metrics": dg.MetadataValue.md(markdown_table(table))})
+    failures = frame.drop_nulls("failure").unique("member").sort("member").select("member", "failure")
+    return output_of(
+        context,
+        FOLD_FORECASTS,
+        frame,
+        {
+            "members": sorted(frame["member"].unique()),
+            "failures": dg.MetadataValue.md(markdown_table(failures) if failures.height else "none"),
+        },
+    )
+
+
+@dg.asset(
+    key=["learning", "ensemble"],
+    **COMMON,
+    dagster_type=dagster_type(ENSEMBLE),
+    ins={"fold_forecasts": same_cutoff("learning/fold_forecasts")},
+    kinds={"scipy"},
+)
+def ensemble(context: dg.AssetExecutionContext, fold_forecasts: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
+    """State, calibration and weight of each member of a cutoff's ensemble, fitted on its out-of-fold forecasts.
+
+    P(up) is the weighted mean of the members' calibrated log-odds; `BTC_ENSEMBLE_WEIGHTS` says how they are weighed,
+    equally by default. A member whose window reaches further back than the history is trained on what there is. A
+    member that failed or has nothing of its own to read is left out, and `reason` says why.
+    """
+    config, cutoff = settings(), day_of(context.partition_key)
+    forecasts = fold_forecasts.collect()
+    frame = ensemble_rows(forecasts, directions(members()), cutoff=cutoff, weights=config.ensemble_weights)
+    columns = ("horizon_minutes", "member", "state", "weight", "slope", "intercept", "log_loss", "skill", "reason")
+    return output_of(
+        context,
+        ENSEMBLE,
+        frame,
+        {
+            "weights": config.ensemble_weights,
+            "members": dg.MetadataValue.md(markdown_table(frame.select(columns))),
+            "out_of_fold": dg.MetadataValue.md(markdown_table(_metrics_by_horizon(forecasts, frame))),
+        },
+    )
+
+
+def _metrics_by_horizon(forecasts: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """Return the metrics of the ensemble's out-of-fold forecasts, a row per horizon.
+
+    Args:
+        forecasts: FOLD_FORECASTS rows.
+        table: ENSEMBLE rows of the same cutoff.
+    """
+    names = table["member"].unique(maintain_order=True).to_list()
+    combined = out_of_fold(forecasts, names, weights=settings().ensemble_weights)
+    parts = combined.partition_by("horizon_minutes", as_dict=True, maintain_order=True)
+    return pl.DataFrame(
+        [{"horizon_minutes": h, **training.out_of_sample_metrics(part)} for (h,), part in parts.items()]
+    )
 
 
 @dg.asset(
@@ -232,6 +295,7 @@ def fold_forecasts(
         "hourly_labels": window_of("features/hourly_labels"),
         "tuned_parameters": same_cutoff("learning/tuned_parameters"),
         "fold_forecasts": same_cutoff("learning/fold_forecasts"),
+        "ensemble": same_cutoff("learning/ensemble"),
     },
     kinds={"xgboost", "onnx", "mlflow"},
 )
@@ -242,35 +306,40 @@ def trained_model(
     hourly_labels: pl.LazyFrame,
     tuned_parameters: pl.LazyFrame,
     fold_forecasts: pl.LazyFrame,
+    ensemble: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """The model of a cutoff: P(up) and five return quantiles for 60 min, 4 h and 24 h, as ONNX graphs.
+    """The model of a cutoff: an ensemble for P(up) and a head for five return quantiles, by horizon, as ONNX graphs.
 
-    The model is trained on the window before the cutoff, including labels, and calibrated and conformalised on the
-    out-of-fold forecasts. Every graph must reproduce its booster before the model is registered in MLflow. The same
-    data and settings give the same digest, and the same digest keeps its version.
+    Each member is trained on its own window before the cutoff and calibrated on its out-of-fold forecasts; intervals
+    are conformalised on them. Every graph, and the ensemble as a whole, must reproduce its libraries before the model
+    is registered in MLflow. A member that cannot be fitted is left out. The same data and settings give the same
+    digest, and the same digest keeps its version.
     """
     config, cutoff = settings(), day_of(context.partition_key)
-    forecasts, tuned = fold_forecasts.collect(), tuned_parameters.collect()
-    parameters = parameters_by_horizon(tuned)
+    forecasts, tuned, weighed = fold_forecasts.collect(), tuned_parameters.collect(), ensemble.collect()
+    ensembles = ensembles_of(weighed)
     declared = {feature.name: feature for feature in FEATURES}
-    metrics = {
-        horizon: training.out_of_sample_metrics(forecasts.filter(pl.col("horizon_minutes") == horizon))
-        for horizon in HORIZONS
-    }
     wide, known = hourly_features.collect(), hourly_labels.collect()
-    names = training_inputs(wide, cutoff)
-    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names)
-    versions = data_versions(
-        hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, fold_forecasts=forecasts
+    standing = {*next(iter(ensembles.values())).members, INTERVALS}
+    ready = [one for one in trainees(wide, cutoff, tuned_families(tuned)) if one.member.name in standing]
+    names = tuple(
+        n
+        for n in training_inputs(wide, cutoff)
+        if any(n in one.features for one in ready) or n == training.SCALE_FEATURE
     )
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days)
+    table = _metrics_by_horizon(forecasts, weighed)
+    metrics = {row.pop("horizon_minutes"): row for row in table.to_dicts()}
+    versions = data_versions(hourly_features=wide, hourly_labels=known, tuned_parameters=tuned, ensemble=weighed)
     with registry.run(context, TRAINED_MODEL.asset_key, versions) as run:
         model = training.fit_model(
-            FAMILY,
+            ready,
             rows,
-            forecasts,
-            parameters,
+            ensembles,
+            {h: FoldRows.of(forecasts, h, ()).offsets() for h in rows},
             cutoff=cutoff,
             feature_set=config.feature_set,
+            weights=config.ensemble_weights,
             features=[
                 {"name": n, "unit": declared[n].unit, "group": declared[n].group, "about": declared[n].about}
                 for n in names
@@ -283,37 +352,42 @@ def trained_model(
         with tempfile.TemporaryDirectory() as scratch:
             folder, natives = Path(scratch) / MODEL_FOLDER, Path(scratch) / NATIVE_FOLDER
             model_digest = save_model(folder, model.document, model.graphs)
+            whole_parity = model.verify(ForecastModel.load(folder))
             natives.mkdir()
             for name, content in model.natives.items():
                 (natives / name).write_bytes(content)
             run.files(folder, MODEL_FOLDER)
             run.files(natives, NATIVE_FOLDER)
-        for horizon in HORIZONS:
-            run.parameters({f"{horizon}m.{k}": v for k, v in asdict(parameters[horizon]).items()})
-            run.metrics({f"{horizon}m.{k}": v for k, v in metrics[horizon].items()})
-        for (horizon, fold), part in forecasts.partition_by("horizon_minutes", "fold", as_dict=True).items():
-            run.metrics({f"fold.{horizon}m.{k}": v for k, v in training.out_of_sample_metrics(part).items()}, step=fold)
-        run.parameters({"feature_set": config.feature_set, "window_days": config.window_days, "seed": config.seed})
+        for one in ready:
+            for horizon, parameters in one.parameters.items():
+                run.parameters({f"{one.member.name}.{horizon}m.{k}": v for k, v in asdict(parameters).items()})
+        for horizon, values in metrics.items():
+            run.metrics({f"{horizon}m.{k}": v for k, v in values.items()})
+        run.metrics({"ensemble_parity": whole_parity})
+        run.parameters(
+            {"feature_set": config.feature_set, "ensemble_weights": config.ensemble_weights, "seed": config.seed}
+        )
         run.tags({"model_digest": model_digest, "cutoff": cutoff.isoformat()})
         version = registry.register(run.run_id, model_digest, cutoff.isoformat())
         run.tags({"model_version": str(version)})
         link = run.link()
-    graph_digests = registry.load(version).document["graphs"]
+    document = registry.load(version).document
     frame = pl.DataFrame(
         [
             {
                 "cutoff": cutoff,
                 "horizon_minutes": horizon,
+                "member": member,
                 "output": output,
                 "model_version": version,
                 "model_digest": model_digest,
-                "graph_digest": graph_digests[graph_name(output, horizon)],
-                "rows": len(rows[horizon]),
-                "trees": model.trees[graph_name(output, horizon)],
-                "parity_error": model.parity[graph_name(output, horizon)],
+                "graph_digest": document["graphs"][name],
+                "rows": model.rows[name],
+                "trees": model.trees[name],
+                "parity_error": model.parity[name],
             }
-            for horizon in HORIZONS
-            for output in ("p_up", *QUANTILE_NAMES)
+            for name in graph_inputs(document)
+            for member, output, horizon in [graph_parts(name)]
         ],
         schema=TRAINED_MODEL.columns,
     ).sort(TRAINED_MODEL.key)
@@ -325,9 +399,10 @@ def trained_model(
             "model_version": version,
             "model_digest": model_digest,
             "mlflow_run": link,
-            "out_of_fold": dg.MetadataValue.md(
-                markdown_table(pl.DataFrame([{"horizon_minutes": h, **metrics[h]} for h in HORIZONS]))
-            ),
+            "members": [member["name"] for member in document["members"]],
+            "left_out": model.failures,
+            "ensemble_parity": whole_parity,
+            "out_of_fold": dg.MetadataValue.md(markdown_table(table)),
         },
     )
 
@@ -337,8 +412,8 @@ def trained_model(
     **COMMON,
     dagster_type=dagster_type(MODEL_EXPLANATION),
     ins={
-        "hourly_features": window_of("features/hourly_features"),
-        "hourly_labels": window_of("features/hourly_labels"),
+        "hourly_features": recent_window_of("features/hourly_features"),
+        "hourly_labels": recent_window_of("features/hourly_labels"),
         "trained_model": same_cutoff("learning/trained_model"),
     },
     kinds={"shap", "mlflow"},
@@ -350,21 +425,20 @@ def model_explanation(
     hourly_labels: pl.LazyFrame,
     trained_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """Feature importance for P(up): mean |SHAP value| by horizon over the newest hours of the window.
+    """Feature importance for P(up): mean |SHAP value| of the ensemble by horizon, over the newest hours of the window.
 
-    The metadata and the MLflow run contain the beeswarm plot of the primary horizon.
+    The SHAP value of an input is the mean of the members' values in calibrated log-odds, with their weights. The
+    metadata and the MLflow run contain the beeswarm plot of the primary horizon.
     """
     from btc_assets.learning.explain import explain
 
     cutoff, trained = day_of(context.partition_key), trained_model.collect()
     version = trained["model_version"][0]
-    names = registry.load(version).features
+    model, natives = registry.load(version), registry.native(version)
     wide, known = hourly_features.collect(), hourly_labels.collect()
-    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names)
-    natives = registry.native(version)
-    fitted = {h: FAMILY.read((natives / training.native_name(FAMILY, h)).read_bytes(), len(names)) for h in HORIZONS}
-    explanations = {h: explain(fitted[h], rows[h].inputs, names) for h in HORIZONS}
-    frame = pl.concat([explanations[h].importance(cutoff, h) for h in HORIZONS]).sort(MODEL_EXPLANATION.key)
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, model.features, days=settings().recent_days)
+    explanations = {h: explain(model, read_members(model, natives, h), rows[h].inputs, h) for h in model.horizons}
+    frame = pl.concat([explanations[h].importance(cutoff, h) for h in model.horizons]).sort(MODEL_EXPLANATION.key)
     picture = explanations[PRIMARY].beeswarm(f"P(up) over {display(PRIMARY)}, cutoff {cutoff}")
     versions = data_versions(hourly_features=wide, hourly_labels=known, trained_model=trained)
     with registry.run(context, MODEL_EXPLANATION.asset_key, {"model_version": str(version), **versions}) as run:
@@ -391,8 +465,8 @@ def model_explanation(
     **COMMON,
     dagster_type=dagster_type(TRAINING_PROFILE),
     ins={
-        "hourly_features": window_of("features/hourly_features"),
-        "hourly_labels": window_of("features/hourly_labels"),
+        "hourly_features": recent_window_of("features/hourly_features"),
+        "hourly_labels": recent_window_of("features/hourly_labels"),
         "model_explanation": same_cutoff("learning/model_explanation"),
     },
     kinds={"polars"},
@@ -405,19 +479,20 @@ def training_profile(
 ) -> dg.Output[pl.DataFrame]:
     """Profile of a cutoff's training window: missing runs and medians of the inputs, base rate and return quantiles.
 
-    A forecast with inputs that are missing for longer than in training is marked as degraded. Such an input is replaced
-    by its median; if too much is missing, the base rate and the scaled quantiles replace the model. An input that was
-    gone at the cutoff is not used in training and has no weight.
+    A forecast with inputs that are missing for longer than in training is marked as degraded. Members that require
+    such an input abstain, and the others get its median. If every member requires one and too much is missing, the
+    base rate and the scaled quantiles replace the model. An input that was gone at the cutoff is not used in training
+    and has no weight.
     """
     cutoff = day_of(context.partition_key)
     wide = hourly_features.sort("open_time").collect()
     frame = missingness.profile_rows(
         wide,
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, (training.SCALE_FEATURE,)),
+        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, (training.SCALE_FEATURE,), days=settings().recent_days),
         model_explanation.collect(),
         known_inputs(wide, cutoff),
         cutoff=cutoff,
-        window_days=settings().window_days,
+        window_days=settings().recent_days,
     )
     primary = frame.filter(pl.col("horizon_minutes") == PRIMARY)
     often_missing = primary.filter(pl.col("longest_missing_hours") > 0).sort("longest_missing_hours", descending=True)
@@ -448,8 +523,8 @@ def training_profile(
     **(COMMON | {"freshness_policy": dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)}),
     dagster_type=dagster_type(FEATURE_GROUP_STUDY),
     ins={
-        "hourly_features": window_of("features/hourly_features"),
-        "hourly_labels": window_of("features/hourly_labels"),
+        "hourly_features": recent_window_of("features/hourly_features"),
+        "hourly_labels": recent_window_of("features/hourly_labels"),
         "cv_folds": same_cutoff("learning/cv_folds"),
         "tuned_parameters": same_cutoff("learning/tuned_parameters"),
     },
@@ -471,13 +546,13 @@ def feature_group_study(
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
     names = training_inputs(wide, cutoff)
-    horizon = PRIMARY
+    boosting = family("xgboost")
     study = study_groups(
-        FAMILY,
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names)[horizon],
+        boosting,
+        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names, days=config.recent_days)[PRIMARY],
         cv_folds.collect(),
         feature_groups(names),
-        parameters_by_horizon(tuned_parameters.collect())[horizon],
+        tuned_families(tuned_parameters.collect()).get((boosting.name, PRIMARY), boosting.parameters()),
         seeds=range(config.seed, config.seed + STUDY_SEEDS),
         threads=config.train_threads,
     )
@@ -503,6 +578,7 @@ ASSETS = [
     cv_folds,
     tuned_parameters,
     fold_forecasts,
+    ensemble,
     trained_model,
     model_explanation,
     training_profile,

@@ -1,26 +1,31 @@
-"""The training data of a cutoff day: its window, inputs, rows, parameters and seeds."""
+"""The training data of a cutoff day: its window, members, inputs, rows, parameters and seeds."""
 
+from collections.abc import Mapping
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from btc_assets.digest import digest
-from btc_assets.features.catalog import FEATURE_SETS
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.families.protocol import Parameters
 from btc_assets.learning.families.registry import family
+from btc_assets.learning.members import Member, all_features, known_features, recipe
+from btc_assets.learning.training import Trainee
 from btc_assets.partitions import days_before
 from btc_assets.settings import settings
 from btc_assets.vocabulary import HORIZONS
 
-FAMILY = family("xgboost")
-"""The family of the models."""
-
 
 def window_of(table: str) -> dg.AssetIn:
-    """Read a table's partitions of the training window: the days before the cutoff, without the cutoff day."""
+    """Read a table's partitions of the longest window: the days before the cutoff, without the cutoff day."""
     return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().window_days, and_today=False))
+
+
+def recent_window_of(table: str) -> dg.AssetIn:
+    """Read a table's partitions of the newest `Settings.recent_days` before the cutoff."""
+    return dg.AssetIn(key=table.split("/"), partition_mapping=days_before(settings().recent_days, and_today=False))
 
 
 def same_cutoff(table: str) -> dg.AssetIn:
@@ -28,10 +33,17 @@ def same_cutoff(table: str) -> dg.AssetIn:
     return dg.AssetIn(key=table.split("/"))
 
 
+def members() -> tuple[Member, ...]:
+    """Return the members and heads of this deployment."""
+    config = settings()
+    return recipe({key: family(key).name for key in config.family_names}, longest_days=config.window_days)
+
+
 def known_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features of the configured set with values in the window of a cutoff, and the scale feature."""
-    chosen = FEATURE_SETS[settings().feature_set]
-    names = chosen if training.SCALE_FEATURE in chosen else (*chosen, training.SCALE_FEATURE)
+    """Return the features of the members with values before a cutoff, and the scale feature."""
+    names = all_features(members(), settings().feature_set)
+    if training.SCALE_FEATURE not in names:
+        names = (*names, training.SCALE_FEATURE)
     return folds.features_with_values(
         features, names, cutoff=cutoff, window_days=settings().window_days, needed=training.SCALE_FEATURE
     )
@@ -40,27 +52,47 @@ def known_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
 def training_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
     """Return the features used in training: those with values in the window that are not gone at its end."""
     known = known_inputs(features, cutoff)
-    left_out = set(missingness.gone(features, known, cutoff=cutoff, window_days=settings().window_days))
+    left_out = set(missingness.gone(features, known, cutoff=cutoff, window_days=settings().recent_days))
     return tuple(name for name in known if name not in left_out - {training.SCALE_FEATURE})
 
 
+def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int], Parameters]) -> list[Trainee]:
+    """Return the members and heads that have something of their own to read, ready to be fitted.
+
+    Args:
+        features: HOURLY_FEATURES rows of the longest window.
+        cutoff: the cutoff.
+        tuned: parameters by name of the family and horizon; others have the defaults of their family.
+    """
+    names = training_inputs(features, cutoff)
+    ready = []
+    for member in members():
+        of = family(member.family)
+        known = folds.features_with_values(features, names, cutoff=cutoff, window_days=member.window_days)
+        if own := known_features(member, settings().feature_set, known):
+            parameters = {h: tuned.get((of.name, h), of.parameters()) for h in HORIZONS}
+            ready.append(Trainee(member, of, own, parameters))
+    return ready
+
+
 def rows_by_horizon(
-    features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...]
+    features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...], *, days: int
 ) -> dict[int, folds.Rows]:
-    """Return the labelled rows of a cutoff's window with the given inputs, by horizon in minutes."""
+    """Return the labelled rows of the `days` before a cutoff with the given inputs, by horizon in minutes."""
     wide, known = features.select("open_time", "available_at", *names).collect(), labels.collect()
     return {
-        horizon: folds.labelled_rows(
-            wide, known, cutoff=cutoff, horizon=horizon, window_days=settings().window_days, names=names
-        )
+        horizon: folds.labelled_rows(wide, known, cutoff=cutoff, horizon=horizon, window_days=days, names=names)
         for horizon in HORIZONS
     }
 
 
-def parameters_by_horizon(tuned: pl.DataFrame) -> dict[int, Parameters]:
-    """Return the parameters of TUNED_PARAMETERS rows, by horizon in minutes."""
+def tuned_families(tuned: pl.DataFrame) -> dict[tuple[str, int], Any]:
+    """Return the parameters of TUNED_PARAMETERS rows, by name of the family and horizon in minutes."""
+    by_name = {of.name: of for of in map(family, settings().family_names)}
     return {
-        row["horizon_minutes"]: FAMILY.parameters.from_json(row["parameters"]) for row in tuned.iter_rows(named=True)
+        (row["family"], row["horizon_minutes"]): by_name[row["family"]].parameters.from_json(row["parameters"])
+        for row in tuned.iter_rows(named=True)
+        if row["family"] in by_name
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.learning.ensemble import ensemble_of
 from btc_assets.learning.families.protocol import FittedOutput, Inputs
+from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.tables import MODEL_EXPLANATION
 
 EXPLAINED_ROWS = 1_000
@@ -78,19 +80,25 @@ class Explanation:
             plt.close(figure)
 
 
-def explain(output: FittedOutput, inputs: Inputs, names: Sequence[str]) -> Explanation:
-    """Compute the SHAP values of a fitted P(up).
+def explain(model: ForecastModel, members: Mapping[str, FittedOutput], inputs: Inputs, horizon: int) -> Explanation:
+    """Compute the SHAP values of an ensemble's P(up), in log-odds, as if no member abstained.
+
+    The value of a feature is the weighted mean of its values in the members, each times the slope of its calibration.
+    A member whose family has no such values is left out; so are the tercile's weights, of which the mean counts.
 
     Args:
-        output: the output; its family has contributions.
-        inputs: rows, (n, f); only the newest `EXPLAINED_ROWS` are explained.
-        names: the f features.
-
-    Raises:
-        ValueError: the family has no contributions.
+        model: the ensemble.
+        members: P(up) of each member by name, in its library.
+        inputs: rows, (n, f), columns in the order of the model's features; only the newest `EXPLAINED_ROWS` are
+            explained.
+        horizon: minutes ahead.
     """
     rows = inputs[-EXPLAINED_ROWS:]
-    values = output.contributions(rows)
-    if values is None:
-        raise ValueError("this family of models has no contributions to explain")
-    return Explanation(values, rows, tuple(names))
+    ensemble, values = ensemble_of(model.document, horizon), np.zeros(rows.shape)
+    weights = ensemble.weights.mean(axis=0)
+    for member, calibration, weight in zip(model.document["members"], ensemble.calibrations, weights, strict=True):
+        columns = member["features"]
+        own = members[member["name"]].contributions(np.ascontiguousarray(rows[:, columns]))
+        if own is not None:
+            values[:, columns] += weight / (weights.sum() + ensemble.coin) * calibration.slope * own
+    return Explanation(values, rows, model.features)

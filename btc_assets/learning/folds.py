@@ -47,6 +47,11 @@ class Rows:
             self.open_time.filter(pl.Series(selected)), self.inputs[selected], self.log_return[selected], self.names
         )
 
+    def select(self, names: Sequence[str]) -> Rows:
+        """Return the rows with some of the features, in the given order."""
+        columns = [self.names.index(name) for name in names]
+        return Rows(self.open_time, np.ascontiguousarray(self.inputs[:, columns]), self.log_return, tuple(names))
+
     def column(self, name: str) -> npt.NDArray[np.float32]:
         """Return one feature, (n,)."""
         return self.inputs[:, self.names.index(name)]
@@ -98,7 +103,7 @@ def labelled_rows(
 
 
 def features_with_values(
-    features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int, needed: str
+    features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int, needed: str = ""
 ) -> tuple[str, ...]:
     """Return the features with at least one value in a cutoff's window, in the given order.
 

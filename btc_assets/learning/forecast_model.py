@@ -1,13 +1,17 @@
-"""A model as a folder: ONNX graphs and a `model.json` with everything needed to use them.
+"""A model as a folder: the ONNX graphs of an ensemble and a `model.json` with everything needed to use them.
 
-    <folder>/p_up_60m.onnx  q05_60m.onnx ... q95_1440m.onnx  model.json
+    <folder>/xgboost_2y.p_up_60m.onnx  ridge_6y.p_up_60m.onnx ... intervals.q95_1440m.onnx  model.json
 
 The folder is the complete model. Training writes it; forecasts and the server read it through the same `ForecastModel`,
 so their numbers are identical. It needs no pickle and no training library.
 
+P(up) is the weighted mean of the members' calibrated log-odds. A member *abstains* in a row if an input that it
+requires is missing; the others share its weight. If every member would abstain, none does, and the caller decides
+whether to use the forecast.
+
 Digest: `model.json` has the SHA-256 of every graph under `graphs`, and under `digest` the SHA-256 of the document in
 canonical JSON (keys sorted, no spaces, UTF-8, no NaN) without that key. The digest therefore covers graphs, features,
-calibration and metrics. `load` verifies all of it.
+members and metrics. `load` verifies all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -29,13 +34,14 @@ import numpy as np
 from btc_assets.learning.graph import GraphError, Graphs
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder layout; other versions are refused."""
 DOCUMENT = "model.json"
 MEDIAN = QUANTILE_NAMES.index("q50")
-OUTPUTS = ("p_up", *QUANTILE_NAMES)
-"""The outputs of a model per horizon, one graph each."""
+INTERVALS = "intervals"
+"""Prefix of the graphs of quantiles."""
 
+_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 _MIN_PROBABILITY = 1e-6  # a float32 probability closer to 0 or 1 than this has no usable logit
 
 
@@ -48,18 +54,52 @@ class HorizonForecast:
     """The forecast of one horizon for n rows.
 
     Attributes:
-        p_up: calibrated probability of a rise, shape (n,), within [0, 1].
+        p_up: probability of a rise, shape (n,), within [0, 1].
         quantiles: log-return quantiles, fraction, shape (n, 5) in the order of `QUANTILES`, conformal
             offsets applied, never crossing.
+        sigma: forecast standard deviation of the log return, fraction, shape (n,).
     """
 
     p_up: np.ndarray
     quantiles: np.ndarray
+    sigma: np.ndarray
 
 
-def graph_name(output: str, horizon: int) -> str:
-    """Return the file name of one output's graph, for example `q05_240m.onnx`."""
-    return f"{output}_{horizon}m.onnx"
+@dataclass(frozen=True)
+class Forecasts:
+    """The forecasts of n rows for every horizon; `forecasts[horizon]` has those of one.
+
+    Attributes:
+        horizons: the h horizons, minutes.
+        p_up: shape (n, h), see `HorizonForecast`.
+        quantiles: shape (n, h, 5).
+        sigma: shape (n, h).
+        abstains: which of the m members abstain, shape (n, m).
+        unfounded: whether every member lacks an input that it requires, so that none abstains, shape (n,).
+    """
+
+    horizons: tuple[int, ...]
+    p_up: np.ndarray
+    quantiles: np.ndarray
+    sigma: np.ndarray
+    abstains: np.ndarray
+    unfounded: np.ndarray
+
+    def __getitem__(self, horizon: int) -> HorizonForecast:
+        """Return the forecasts of one horizon, as views."""
+        at = self.horizons.index(horizon)
+        return HorizonForecast(self.p_up[:, at], self.quantiles[:, at], self.sigma[:, at])
+
+
+def graph_name(member: str, output: str, horizon: int) -> str:
+    """Return the file name of one output's graph, for example `intervals.q05_240m.onnx`."""
+    return f"{member}.{output}_{horizon}m.onnx"
+
+
+def graph_parts(name: str) -> tuple[str, str, int]:
+    """Return member, output and horizon, minutes, of a file name made by `graph_name`."""
+    member, output, minutes = re.fullmatch(r"(\w+)\.(\w+)_(\d+)m\.onnx", name).groups()  # type: ignore[union-attr]
+    return member, output, int(minutes)
 
 
 def document_digest(document: Mapping[str, Any]) -> str:
@@ -83,7 +123,12 @@ def schema_hash(features: tuple[str, ...] | list[str]) -> str:
 
 def calibrated(p_raw: np.ndarray, slope: float | np.ndarray, intercept: float | np.ndarray) -> np.ndarray:
     """Apply a logistic calibration (Platt, 1999) in log-odds: sigmoid(slope * logit(p) + intercept)."""
-    odds_against: np.ndarray = np.exp(np.minimum(-(slope * log_odds(p_raw) + intercept), 500.0))  # e^710 overflows
+    return probability(slope * log_odds(p_raw) + intercept)
+
+
+def probability(score: np.ndarray) -> np.ndarray:
+    """Return the probability of log-odds."""
+    odds_against: np.ndarray = np.exp(np.minimum(-score, 500.0))  # e^710 overflows
     return 1.0 / (1.0 + odds_against)
 
 
@@ -93,6 +138,29 @@ def log_odds(p: np.ndarray) -> np.ndarray:
         np.maximum(p, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY
     )  # np.clip takes three times as long for one row
     return np.log(p) - np.log1p(-p)
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray, coin: float | np.ndarray = 0.0) -> np.ndarray:
+    """Return the weighted mean over the first axis, shape (...); 0 without any weight.
+
+    The sum runs in the order of the axis, so a row's mean does not depend on the other rows.
+
+    Args:
+        values: shape (m, ...).
+        weights: shape (m, ...), none below 0.
+        coin: weight of one more value of 0.
+    """
+    total = values[0] * weights[0]
+    mass = weights[0] + coin
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total += value * weight
+        mass += weight
+    return total / np.where(mass > 0, mass, 1.0)
+
+
+def tercile(scale: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the tercile of each scale, 0 for the calmest; without edges always 0."""
+    return np.searchsorted(edges, scale, side="right")
 
 
 def row_scale(volatility: np.ndarray, horizon: int, *, floor: float, unknown: float) -> np.ndarray:
@@ -158,17 +226,19 @@ class ForecastModel:
         cutoff: training used only data available at this day's 00:00 UTC.
         horizons: minutes ahead.
         features: feature names in the order of the columns of `predict`'s rows.
+        members: names of the members of the ensemble, in the order of `Forecasts.abstains`.
     """
 
     def __init__(self, document: dict[str, Any], graphs: Graphs) -> None:
-        """Store a verified document and its graphs, those of P(up) first, then by horizon; use `load` instead."""
+        """Store a verified document and its graphs in the order of `graph_inputs`; use `load` instead."""
         self.document = document
         self.digest: str = document["digest"]
         self.cutoff = date.fromisoformat(document["cutoff"])
         self.horizons: tuple[int, ...] = tuple(document["horizons"])
         self.features: tuple[str, ...] = tuple(feature["name"] for feature in document["features"])
+        self.members: tuple[str, ...] = tuple(member["name"] for member in document["members"])
         self._graphs = graphs
-        scale = document["scale"]
+        scale, members = document["scale"], document["members"]
         self._scale_column = self.features.index(scale["feature"])
         self._scale_floor = float(scale["floor"])
         self._scale_unknown = float(scale["null"])
@@ -176,9 +246,15 @@ class ForecastModel:
         # Each has the shape of one row's values: without broadcasting, numpy takes a third of the time.
         offsets = [[document["conformal"][key].get(q, 0.0) for q in QUANTILE_NAMES] for key in keys]
         self._offsets = np.array([offsets])
-        self._root_time = np.sqrt([[[horizon / 60] * len(QUANTILES) for horizon in self.horizons]])
-        self._slopes = np.array([[float(document["calibration"][key]["slope"]) for key in keys]])
-        self._intercepts = np.array([[float(document["calibration"][key]["intercept"]) for key in keys]])
+        self._root_time = np.sqrt([[horizon / 60 for horizon in self.horizons]])
+        calibrations = [[member["calibration"][key] for key in keys] for member in members]
+        self._slopes = np.array([[[float(one["slope"]) for one in row] for row in calibrations]])
+        self._intercepts = np.array([[[float(one["intercept"]) for one in row] for row in calibrations]])
+        self._required = required_columns(document)
+        weights = np.array([[member["weights"][key] for key in keys] for member in members], dtype=np.float64)
+        self._weights = [weights[:, i] for i in range(len(keys))]  # (members, terciles) of each horizon
+        self._edges = [np.array(document["weights"]["edges"][key], dtype=np.float64) for key in keys]
+        self._coin = np.array([float(document["weights"]["coin"][key]) for key in keys])
 
     @classmethod
     def load(cls, folder: Path) -> ForecastModel:
@@ -192,10 +268,7 @@ class ForecastModel:
         if document_digest(document) != document["digest"]:
             raise ModelFileError(f"{folder / DOCUMENT} was changed: its digest does not match its contents")
         graphs = {}
-        horizons = document["horizons"]
-        names = [graph_name("p_up", horizon) for horizon in horizons]
-        names += [graph_name(quantile, horizon) for horizon in horizons for quantile in QUANTILE_NAMES]
-        for name in names:
+        for name in graph_inputs(document):
             try:
                 graphs[name] = (folder / name).read_bytes()
             except OSError as error:
@@ -203,59 +276,90 @@ class ForecastModel:
             if hashlib.sha256(graphs[name]).hexdigest() != document["graphs"][name]:
                 raise ModelFileError(f"{folder / name} was changed: its SHA-256 does not match {DOCUMENT}")
         try:
-            return cls(document, Graphs(graphs, len(document["features"])))
+            return cls(document, Graphs(graphs, len(document["features"]), graph_inputs(document)))
         except GraphError as error:
             raise ModelFileError(f"{folder}/{error}") from error
 
-    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
         """Forecast every horizon for every row.
 
         Args:
             rows: shape (n, len(features)), columns in the order of `features`; NaN means missing.
-
-        Returns:
-            A forecast for each horizon, in minutes.
+            missing: which values are missing although the rows hold a substitute, same shape; a member that requires
+                such a value abstains. By default those that are NaN.
 
         Raises:
             ValueError: the rows have another shape or contain an infinity.
             ModelFileError: a graph returns a value that is not finite.
-        """
-        p_up, quantiles = self.predict_arrays(rows)
-        return {
-            horizon: HorizonForecast(p_up[:, i], quantiles[:, i])  # views, without copies
-            for i, horizon in enumerate(self.horizons)
-        }
-
-    def predict_arrays(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Forecast like `predict`, with all horizons in one array per output.
-
-        Returns:
-            P(up), shape (n, horizons), and the quantiles, shape (n, horizons, 5).
         """
         rows = np.asarray(rows, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.features):
             raise ValueError(f"rows must have shape (n, {len(self.features)}), got {rows.shape}")
         if np.count_nonzero(np.isinf(rows)):  # takes half the time of `.any()` for one row
             raise ValueError("rows contain an infinity; a missing value must be NaN")
-        n, horizons = len(rows), len(self.horizons)
+        n, horizons, members = len(rows), len(self.horizons), len(self.members)
         if not n:
-            return np.empty((0, horizons)), np.empty((0, horizons, len(QUANTILES)))
+            empty, none = np.empty((0, horizons)), np.empty((0, members), dtype=np.bool_)
+            return Forecasts(
+                self.horizons, empty, np.empty((0, horizons, len(QUANTILES))), empty, none, np.empty(0, dtype=np.bool_)
+            )
         try:
             raw = self._graphs(rows.astype(np.float32))
         except GraphError as error:
             raise ModelFileError(str(error)) from error
-        quantiles = raw[:, horizons:].reshape(n, horizons, len(QUANTILES)) + self._offsets
-        quantiles *= self._scales(rows[:, self._scale_column])
+        lacks = (np.isnan(rows) if missing is None else missing) @ self._required
+        unfounded = lacks.all(axis=1)
+        abstains = lacks & ~unfounded[:, None]
+        sigma = self._sigma(rows[:, self._scale_column])
+        logits = self._slopes * log_odds(raw[:, : members * horizons].reshape(n, members, horizons)) + self._intercepts
+        p_up = probability(weighted_mean(logits.transpose(1, 0, 2), self._weigh(abstains, sigma), self._coin))
+        quantiles = raw[:, members * horizons :].reshape(n, horizons, len(QUANTILES)) + self._offsets
+        quantiles *= sigma[:, :, None]
         quantiles.sort(axis=2)
-        return calibrated(raw[:, :horizons], self._slopes, self._intercepts), quantiles
+        return Forecasts(self.horizons, p_up, quantiles, sigma, abstains, unfounded)
 
-    def _scales(self, volatility: np.ndarray) -> np.ndarray:
-        """Return `row_scale` of every horizon for each quantile, shape (n, horizons, 5)."""
+    def _weigh(self, abstains: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Return the weight of each member, shape (m, n, h), 0 where it abstains."""
+        terciles = [tercile(sigma[:, i], edges) for i, edges in enumerate(self._edges)]
+        weights = np.stack([of[:, at] for of, at in zip(self._weights, terciles, strict=True)], axis=2)
+        if not np.count_nonzero(abstains):
+            return weights
+        return np.where(abstains.T[:, :, None], 0.0, weights)
+
+    def _sigma(self, volatility: np.ndarray) -> np.ndarray:
+        """Return `row_scale` of every horizon, shape (n, h)."""
         if len(volatility) == 1:  # plain Python is faster than numpy for one value
             hourly = volatility.item()
-            return max(self._scale_unknown if math.isnan(hourly) else hourly, self._scale_floor) * self._root_time
+            known = max(self._scale_unknown if math.isnan(hourly) else hourly, self._scale_floor)
+            return np.asarray(known * self._root_time)
         rows = row_scale(volatility, 60, floor=self._scale_floor, unknown=self._scale_unknown)
-        return rows[:, None, None] * self._root_time
+        return np.asarray(rows[:, None] * self._root_time)
+
+
+def required_columns(document: Mapping[str, Any]) -> np.ndarray:
+    """Return which features each member of a model requires, boolean, shape (features, members)."""
+    required = np.zeros((len(document["features"]), len(document["members"])), dtype=np.bool_)
+    for column, member in enumerate(document["members"]):
+        required[member["required"], column] = True
+    return required
+
+
+def graph_inputs(document: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the file name of every graph of a model, with the positions of its inputs among the features.
+
+    The order is that of the joined outputs: P(up) of each member by horizon, then the quantiles by horizon.
+    """
+    horizons = document["horizons"]
+    inputs = {
+        graph_name(member["name"], "p_up", horizon): member["features"]
+        for member in document["members"]
+        for horizon in horizons
+    }
+    return inputs | {
+        graph_name(INTERVALS, quantile, horizon): document["intervals"]["features"]
+        for horizon in horizons
+        for quantile in QUANTILE_NAMES
+    }
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -287,15 +391,14 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
     try:
         features = [feature["name"] for feature in document["features"]]
         horizons = list(document["horizons"])
-        expected_graphs = {graph_name(output, horizon) for horizon in horizons for output in OUTPUTS}
+        expected_graphs, stated_graphs = set(graph_inputs(document)), set(document["graphs"])
         date.fromisoformat(document["cutoff"])
+        _verify_members(document, where)
         numbers = [document["scale"]["floor"], document["scale"]["null"]]
-        for horizon in map(str, horizons):
-            numbers += [document["calibration"][horizon][part] for part in ("slope", "intercept")]
-            numbers += document["conformal"][horizon].values()
+        numbers += [offset for key in map(str, horizons) for offset in document["conformal"][key].values()]
+        unknown = {name for key in map(str, horizons) for name in document["conformal"][key]} - set(QUANTILE_NAMES)
         scale_feature = document["scale"]["feature"]
-        stated_hash, _ = document["schema_hash"], document["digest"]
-        unknown = {name for h in map(str, horizons) for name in document["conformal"][h]} - set(QUANTILE_NAMES)
+        stated_hash = document["schema_hash"]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelFileError(f"{where} has a missing or invalid part: {error!r}") from error
     if not horizons or not all(isinstance(h, int) and h > 0 for h in horizons) or not features:
@@ -304,15 +407,43 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
         raise ModelFileError(f"{where} names a feature twice")
     if list(document.get("quantiles", ())) != list(QUANTILES):
         raise ModelFileError(f"{where} must forecast the quantiles {QUANTILES}")
-    if set(document["graphs"]) != expected_graphs:
-        differing = sorted(set(document["graphs"]) ^ expected_graphs)
+    if stated_graphs != expected_graphs:
+        differing = sorted(stated_graphs ^ expected_graphs)
         raise ModelFileError(f"{where} and its graphs disagree about {', '.join(differing)}")
     if scale_feature not in features:
         raise ModelFileError(f"{where} scales with {scale_feature!r}, which is not one of the model's features")
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or unknown:
-        raise ModelFileError(f"{where} has a calibration, conformal offset or scale that is not a finite number")
+    if not all(map(_is_finite, numbers)) or unknown:
+        raise ModelFileError(f"{where} has a conformal offset or scale that is not a finite number")
     if stated_hash != schema_hash(features):
         raise ModelFileError(f"{where} has a schema hash that does not match its features")
+
+
+def _verify_members(document: dict[str, Any], where: Path) -> None:
+    """Raise ModelFileError unless the members have valid names, inputs, calibrations and weights."""
+    members, keys = document["members"], [str(horizon) for horizon in document["horizons"]]
+    names = [member["name"] for member in members]
+    if not names or len({*names, INTERVALS}) <= len(names) or not all(map(_NAME.match, names)):
+        raise ModelFileError(f"{where} must name at least one member, each once, in lower-case letters and digits")
+    columns = [*document["intervals"]["features"]]
+    columns += [column for member in members for column in (*member["features"], *member["required"])]
+    width = len(document["features"])
+    if not all(isinstance(column, int) and 0 <= column < width for column in columns):
+        raise ModelFileError(f"{where} has a member with inputs that are not among the {width} features")
+    weighing = document["weights"]
+    numbers, weights = [], [weighing["coin"][key] for key in keys]
+    for key in keys:
+        numbers += weighing["edges"][key]
+        for member in members:
+            numbers += [member["calibration"][key][part] for part in ("slope", "intercept")]
+            weights += member["weights"][key]
+            if len(member["weights"][key]) != len(weighing["edges"][key]) + 1:
+                raise ModelFileError(f"{where} must have one weight for each member, horizon and tercile")
+    if not all(map(_is_finite, (*numbers, *weights))) or min(weights) < 0:
+        raise ModelFileError(f"{where} has a calibration or weight that is not a finite number, or a weight below 0")
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and math.isfinite(number)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ bit-identical to the output of its graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,25 +33,29 @@ class Graphs:
         names: names of the graphs, in the order of the columns.
     """
 
-    def __init__(self, graphs: Mapping[str, bytes], width: int) -> None:
+    def __init__(
+        self, graphs: Mapping[str, bytes], width: int, inputs: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         """Join and load graphs.
 
         Args:
-            graphs: serialised ONNX graphs by name. Each takes one float32 tensor (n, width) and returns float32 (n, k)
+            graphs: serialised ONNX graphs by name. Each takes one float32 tensor (n, f) and returns float32 (n, k)
                 as `probabilities` or else as its last output; its last column is used, for two classes class 1.
             width: number of columns of the rows.
+            inputs: positions of each graph's f inputs among the columns; by default all columns.
 
         Raises:
             GraphError: a graph cannot be run or has another signature; the message starts with its name.
         """
         self.names = tuple(graphs)
-        joined = _join(graphs, width)
+        positions = {name: tuple(range(width)) if inputs is None else tuple(inputs[name]) for name in graphs}
+        joined = _join(graphs, width, positions)
         try:
             self._session = _session(joined)
         except Exception as error:  # onnxruntime's exceptions have no common base class
             if len(graphs) > 1:
                 for name, graph in graphs.items():  # find the invalid graph
-                    Graphs({name: graph}, width)
+                    Graphs({name: graph}, width, {name: positions[name]})
             raise GraphError(f"{' with '.join(graphs)} is not a graph ONNX Runtime can run: {error}") from error
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -70,8 +74,11 @@ class Graphs:
         return columns
 
 
-def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
-    """Return one graph whose output is the concatenated columns of all graphs."""
+def _join(graphs: Mapping[str, bytes], width: int, inputs: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Return one graph whose output is the concatenated columns of all graphs.
+
+    Graphs with the same inputs share one selection of columns; those that read every column share the rows.
+    """
     from onnx import TensorProto, compose, helper
 
     versions: dict[str, int] = {}
@@ -83,8 +90,18 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
         [helper.make_tensor("last", TensorProto.INT64, [1], [-1])],
     )
     columns = []
+    selected = {tuple(range(width)): _ROWS}
     for position, (name, content) in enumerate(graphs.items()):
-        model, output = _parsed(name, content, width)
+        own = inputs[name]
+        if own not in selected:
+            selected[own] = f"inputs{len(selected)}"
+            joined.initializer.append(
+                helper.make_tensor(f"{selected[own]}_positions", TensorProto.INT64, [len(own)], own)
+            )
+            joined.node.append(
+                helper.make_node("Gather", [_ROWS, f"{selected[own]}_positions"], [selected[own]], axis=1)
+            )
+        model, output = _parsed(name, content, len(own))
         for operators in model.opset_import:
             first = versions.setdefault(operators.domain, operators.version)
             if first != operators.version:
@@ -93,7 +110,7 @@ def _join(graphs: Mapping[str, bytes], width: int) -> bytes:
                     f"earlier graphs version {first}; the graphs of a model must use the same version"
                 )
         graph = compose.add_prefix_graph(model.graph, f"{position}/", inplace=True)
-        joined.node.append(helper.make_node("Identity", [_ROWS], [graph.input[0].name]))
+        joined.node.append(helper.make_node("Identity", [selected[own]], [graph.input[0].name]))
         joined.node.extend(graph.node)
         joined.initializer.extend(graph.initializer)
         column = graph.output[output]

@@ -5,7 +5,8 @@ after its first known value. An input that was always known is lost at its first
 missing is lost only after a longer run than ever before. Trees learn how to route missing values from the training
 window; for an input that was never missing they have learnt nothing, so an outage adds the same bias to every forecast.
 Therefore a lost input is replaced by its training median, and if the lost inputs have a weight of at least
-`FALLBACK_WEIGHT` in the model, the base rate and intervals scaled by the hour's volatility replace the forecast.
+`FALLBACK_WEIGHT` in the model and every member requires one of them, the base rate and intervals scaled by the hour's
+volatility replace the forecast.
 
 An input that is *gone* at a cutoff is not used in training. `python -m benchmarks.missing_inputs` measures both bounds.
 """
@@ -13,7 +14,7 @@ An input that is *gone* at a cutoff is not used in training. `python -m benchmar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -25,7 +26,7 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.tables import TRAINING_PROFILE
-from btc_assets.learning.training import SCALE_FEATURE, scale_of, scales, up
+from btc_assets.learning.training import scales, up
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 Bools = npt.NDArray[np.bool_]
@@ -243,22 +244,23 @@ class Profile:
         """Return inputs (n, f) with each lost value replaced by the training median."""
         return np.where(lost, self.median, inputs)
 
-    def adjust(self, horizon: int, forecast: HorizonForecast, inputs: Floats, lost: Bools) -> AdjustedForecast:
-        """Replace a forecast by base rate and volatility where the lost inputs have too much weight.
+    def adjust(self, horizon: int, forecast: HorizonForecast, lost: Bools, unfounded: Bools) -> AdjustedForecast:
+        """Replace a forecast by base rate and volatility where no member can do without inputs of too much weight.
 
         Args:
             horizon: minutes ahead.
-            forecast: the model's forecast for `inputs`.
-            inputs: inputs with replaced values, see `fill`, (n, f).
+            forecast: the model's forecast for inputs with replaced values, see `fill`.
             lost: see `lost`, (n, f).
+            unfounded: whether every member lacks an input that it requires, (n,).
         """
         weight = np.minimum(lost @ self.weight[horizon], 1.0)
-        fallback = weight >= FALLBACK_WEIGHT
-        scale = scale_of(inputs[:, self.names.index(SCALE_FEATURE)], horizon)
+        fallback = unfounded & (weight >= FALLBACK_WEIGHT)
+        base = self.quantiles[horizon] * forecast.sigma[:, None]
         return AdjustedForecast(
-            HorizonForecast(
+            replace(
+                forecast,
                 p_up=np.where(fallback, self.base_rate[horizon], forecast.p_up),
-                quantiles=np.where(fallback[:, None], self.quantiles[horizon] * scale[:, None], forecast.quantiles),
+                quantiles=np.where(fallback[:, None], base, forecast.quantiles),
             ),
             missing_weight=weight,
             fallback=fallback,

@@ -4,7 +4,7 @@ import polars as pl
 
 from btc_assets.columns import CUTOFF, HORIZON, MODEL_DIGEST, OPEN_TIME, ORDERED_QUANTILES, RETURN_QUANTILES
 from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, row_check, schema
-from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
+from btc_assets.vocabulary import MEMBER_STATES, QUANTILE_NAMES, QUANTILES
 
 CV_FOLDS = declare(
     table="learning/cv_folds",
@@ -38,6 +38,7 @@ TUNED_PARAMETERS = declare(
         {
             "cutoff": CUTOFF,
             "horizon_minutes": HORIZON,
+            "family": Column(pl.String, about="model family; its members share the parameters"),
             "source": Column(
                 pl.String, check("isin", ["default", "tuned", "reused"]), about="origin of the parameters"
             ),
@@ -54,7 +55,7 @@ TUNED_PARAMETERS = declare(
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_minutes"),
+    key=("cutoff", "horizon_minutes", "family"),
 )
 
 FOLD_FORECASTS = declare(
@@ -63,16 +64,69 @@ FOLD_FORECASTS = declare(
         {
             "cutoff": CUTOFF,
             "horizon_minutes": HORIZON,
+            "member": Column(pl.String, about="member of the ensemble, or the head of the quantiles"),
             "fold": Column(pl.Int64, check("ge", 0), about="fold the row was tested in"),
             "open_time": OPEN_TIME,
             "log_return": Column(pl.Float64, FINITE, about="realised log return, fraction"),
-            "p_up": Column(pl.Float64, *PROBABILITY, about="probability of a rise, before calibration"),
-            **RETURN_QUANTILES,
+            "scale": Column(pl.Float64, check("gt", 0), FINITE, about="forecast size of a move of the hour, fraction"),
+            "p_up": Column(
+                pl.Float64,
+                *PROBABILITY,
+                nullable=True,
+                about="probability of a rise, before calibration; null of a head, and where the member abstains",
+            ),
+            **{
+                name: Column(pl.Float64, FINITE, nullable=True, about=f"{column.description}; null of a member")
+                for name, column in RETURN_QUANTILES.items()
+            },
+            "trained_from": Column(UTC_TIME, nullable=True, about="first open_time of its training rows; null without"),
+            "n_train": Column(pl.Int64, check("ge", 0), about="number of its training rows"),
+            "failure": Column(pl.String, nullable=True, about="why the member could not be fitted; null if it was"),
         },
         ORDERED_QUANTILES,
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_minutes", "open_time"),
+    key=("cutoff", "horizon_minutes", "member", "open_time"),
+)
+
+ENSEMBLE = declare(
+    table="learning/ensemble",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_minutes": HORIZON,
+            "member": Column(pl.String, about="member of the ensemble"),
+            "family": Column(pl.String, about="its model family"),
+            "state": Column(
+                pl.String,
+                check("isin", MEMBER_STATES),
+                about="trained, trained on a short window, failed, or absent: it has nothing of its own to read",
+            ),
+            "reason": Column(pl.String, about="why its window is short, or why it failed or is absent; else empty"),
+            "window_days": Column(pl.Int64, check("ge", 1), about="days of its window"),
+            "rows": Column(pl.Int64, check("ge", 0), about="labelled hours of its newest fold's training"),
+            "slope": Column(
+                pl.Float64, FINITE, nullable=True, about="of its calibration in log-odds; null if it is out"
+            ),
+            "intercept": Column(pl.Float64, FINITE, nullable=True, about="of its calibration, log-odds"),
+            "weight": Column(pl.Float64, *PROBABILITY, about="its weight, the mean over terciles of volatility"),
+            "weights": Column(pl.String, about="JSON list: its weight, or one for each tercile of volatility"),
+            "edges": Column(pl.String, about="JSON list: the scales between the terciles, fraction"),
+            "coin": Column(pl.Float64, *PROBABILITY, about="weight of the forecast 1/2 among experts, of the horizon"),
+            "log_loss": Column(
+                pl.Float64,
+                FINITE,
+                nullable=True,
+                about="mean log-loss of its out-of-fold forecasts, nats, uncalibrated",
+            ),
+            "skill": Column(
+                pl.Float64, FINITE, nullable=True, about="share of a coin's log-loss that it saves, before calibration"
+            ),
+            "abstained": Column(pl.Int64, check("ge", 0), about="out-of-fold hours in which it abstained"),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_minutes", "member"),
 )
 
 TRAINED_MODEL = declare(
@@ -81,6 +135,7 @@ TRAINED_MODEL = declare(
         {
             "cutoff": CUTOFF,
             "horizon_minutes": HORIZON,
+            "member": Column(pl.String, about="member of the ensemble, or the head of the quantiles"),
             "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="output of the graph"),
             "model_version": Column(pl.Int64, check("ge", 1), about="version in the MLflow registry"),
             "model_digest": MODEL_DIGEST,
@@ -88,12 +143,12 @@ TRAINED_MODEL = declare(
                 pl.String, check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the ONNX graph"
             ),
             "rows": Column(pl.Int64, check("ge", 1), about="number of labelled training rows"),
-            "trees": Column(pl.Int64, check("ge", 1), about="number of trees in the graph"),
+            "trees": Column(pl.Int64, check("ge", 0), about="number of trees in the graph; 0 of other families"),
             "parity_error": Column(pl.Float64, check("ge", 0), about="largest |ONNX - library| on the parity rows"),
         },
     ),
     day=pl.col("cutoff"),
-    key=("cutoff", "horizon_minutes", "output"),
+    key=("cutoff", "horizon_minutes", "member", "output"),
 )
 
 MODEL_EXPLANATION = declare(

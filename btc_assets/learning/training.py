@@ -1,4 +1,4 @@
-"""Training: out-of-fold forecasts, then the model of the cutoff, calibrated on these forecasts.
+"""Training: out-of-fold forecasts of every member and head, then the model of the cutoff, calibrated on them.
 
 All functions use only rows whose label is known at the cutoff (see `learning.folds`).
 """
@@ -8,23 +8,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.evaluation import metrics
-from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
-from btc_assets.learning.export import parity_error, parity_rows
-from btc_assets.learning.families.protocol import Family, Fit, FittedOutput, Inputs, P, Vector
-from btc_assets.learning.folds import Rows, split
-from btc_assets.learning.forecast_model import graph_name, row_scale
+from btc_assets.learning.ensemble import Ensemble
+from btc_assets.learning.export import ParityError, parity_error, parity_rows
+from btc_assets.learning.families.protocol import (
+    PARITY_TOLERANCE,
+    Family,
+    Fit,
+    FittedOutput,
+    Inputs,
+    Parameters,
+    Vector,
+)
+from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
+from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_name, row_scale
+from btc_assets.learning.members import Member
+from btc_assets.learning.natives import library_p_up, native_name
 from btc_assets.learning.tables import FOLD_FORECASTS
-from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES, QUANTILES, hours_spanned
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, QUANTILES, hours_spanned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Bools = npt.NDArray[np.bool_]
 
 SEEDS = 5
 """Number of seeds per side that a verdict compares; both sides use the same seeds."""
@@ -34,6 +47,38 @@ SCALE_FLOOR = 0.0005
 """Minimum hourly volatility, fraction."""
 SCALE_UNKNOWN = 0.005
 """Hourly volatility for an unknown value of the feature, fraction."""
+REQUIRED_SHARE = 0.99
+"""Share of a member's training hours in which an input must be known for the member to require it."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A member or head with everything that its fits need.
+
+    Attributes:
+        member: its declaration.
+        family: its model family.
+        features: names of the features it is trained on.
+        parameters: parameters by horizon.
+    """
+
+    member: Member
+    family: Family[Any]
+    features: tuple[str, ...]
+    parameters: Mapping[int, Parameters]
+
+    def rows(self, rows: Rows, cutoff: date) -> Rows:
+        """Return its inputs in its own window before a cutoff, of rows with every feature."""
+        start = midnight(cutoff - timedelta(days=self.member.window_days))
+        return rows.between(start, midnight(cutoff)).select(self.features)
+
+    def graph(self, output: str, horizon: int) -> str:
+        """Return the file name of a graph."""
+        return graph_name(self.member.name, output, horizon)
+
+    def native(self, horizon: int, seed: int | None = None) -> str:
+        """Return the file name of P(up) in the library's format, of the model's seed or of another one."""
+        return native_name(self.member.name, horizon, self.family, seed)
 
 
 def up(rows: Rows) -> Vector:
@@ -51,6 +96,14 @@ def scale_of(volatility: np.ndarray, horizon: int) -> Vector:
     return row_scale(volatility, horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
 
 
+def required_inputs(rows: Rows) -> Bools:
+    """Return which inputs a member trained on these rows requires, (f,).
+
+    A family learns to do without an input that is often missing, but not without one that it always had.
+    """
+    return np.asarray(np.isnan(rows.inputs).mean(axis=0) <= 1 - REQUIRED_SHARE)
+
+
 def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     """Return the weight of each row, (n,): its uniqueness with an exponential decay of half-life `half_life_days`.
 
@@ -65,24 +118,32 @@ def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     return np.power(0.5, age_hours / (24 * half_life_days)) / hours_spanned(horizon)
 
 
-def fit(family: Family[P], rows: Rows, parameters: P, horizon: int, *, seed: int) -> dict[str, FittedOutput]:
-    """Fit P(up) and, if the family has them, the quantiles of one horizon on labelled rows with one thread.
+def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int) -> dict[str, FittedOutput]:
+    """Fit the outputs of a member or head of one horizon with one thread.
+
+    Args:
+        trainee: the member or head.
+        rows: its labelled rows.
+        scale: scale of each row, (n,), fraction.
+        horizon: minutes ahead.
+        seed: seed of the fits.
 
     Returns:
-        The fitted outputs by name: p_up, q05, q25, q50, q75, q95.
+        The fitted outputs by name: p_up, or the quantiles.
+
+    Raises:
+        NotEnoughHistoryError: there are fewer than `folds.MIN_TRAIN_ROWS` rows.
+        ValueError: the family has no such output.
     """
-    options = Fit(rows.names, seed=seed)
+    if len(rows) < MIN_TRAIN_ROWS:
+        raise NotEnoughHistoryError(f"{len(rows)} labelled hours to train on; at least {MIN_TRAIN_ROWS} are needed")
+    parameters, options = trainee.parameters[horizon], Fit(rows.names, seed=seed)
     weights = row_weights(rows, horizon, parameters.half_life_days)
-    outputs = {"p_up": family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
-    if family.fit_quantiles is not None:
-        scaled = rows.log_return / scales(rows, horizon)
-        outputs |= family.fit_quantiles(rows.inputs, scaled, weights, parameters, options)
-    return outputs
-
-
-def quantiles_of(outputs: Mapping[str, FittedOutput], inputs: Inputs) -> np.ndarray:
-    """Return the quantiles of the scaled return, (n, 5), in the order of `vocabulary.QUANTILES`."""
-    return np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES])
+    if trainee.member.target == "direction":
+        return {"p_up": trainee.family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
+    if trainee.family.fit_quantiles is None:
+        raise ValueError(f"the family {trainee.family.name} has no quantiles")
+    return dict(trainee.family.fit_quantiles(rows.inputs, rows.log_return / scale, weights, parameters, options))
 
 
 def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
@@ -96,21 +157,17 @@ def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads:
 
 
 def forecast_folds(
-    family: Family[P],
-    rows: Mapping[int, Rows],
-    folds: pl.DataFrame,
-    parameters: Mapping[int, P],
-    *,
-    seed: int,
-    threads: int,
+    trainees: Sequence[Trainee], rows: Mapping[int, Rows], folds: pl.DataFrame, *, cutoff: date, seed: int, threads: int
 ) -> pl.DataFrame:
-    """Forecast every fold's test hours with a model trained on the fold's training hours.
+    """Forecast every fold's test hours with members and heads trained on the fold's training hours.
+
+    A member that cannot be fitted has no probabilities, and rows that name the reason; the others stand.
 
     Args:
-        family: family of the models; it must have quantiles.
-        rows: labelled rows by horizon.
-        folds: CV_FOLDS rows of one cutoff.
-        parameters: parameters by horizon.
+        trainees: members and heads.
+        rows: labelled rows with every feature, by horizon.
+        folds: CV_FOLDS rows of the cutoff.
+        cutoff: end of every member's window.
         seed: seed of the fits.
         threads: concurrent fits, one thread each.
 
@@ -118,56 +175,74 @@ def forecast_folds(
         FOLD_FORECASTS rows; probabilities are not calibrated, quantiles are log returns, sorted.
     """
 
-    def forecast(fold: dict[str, Any]) -> pl.DataFrame:
+    def forecast(job: tuple[Trainee, dict[str, Any]]) -> pl.DataFrame:
+        trainee, fold = job
         horizon = fold["horizon_minutes"]
         train, test = split(rows[horizon], fold)
-        outputs = fit(family, train, parameters[horizon], horizon, seed=seed)
-        quantiles = np.sort(quantiles_of(outputs, test.inputs), axis=1) * scales(test, horizon)[:, None]
+        own = trainee.rows(train, cutoff)
+        outputs = dict.fromkeys(("p_up", *QUANTILE_NAMES), np.full(len(test), np.nan))
+        failure = None
+        try:
+            outputs |= _fold_outputs(trainee, train, own, test, horizon, seed=seed)
+        except Exception as error:  # a family raises what its library raises
+            if trainee.member.target != "direction":
+                raise
+            failure = f"{type(error).__name__}: {error}"
         return pl.DataFrame(
             {
-                "cutoff": [fold["cutoff"]] * len(test),
+                "cutoff": [cutoff] * len(test),
                 "horizon_minutes": horizon,
+                "member": trainee.member.name,
                 "fold": fold["fold"],
                 "open_time": test.open_time,
                 "log_return": test.log_return,
-                "p_up": outputs["p_up"].predict(test.inputs),
-                **{name: quantiles[:, i] for i, name in enumerate(QUANTILE_NAMES)},
+                "scale": scales(test, horizon),
+                "trained_from": own.open_time.min(),
+                "n_train": len(own),
+                "failure": failure,
+                **outputs,
             }
-        ).cast(FOLD_FORECASTS.columns)
+        )
 
-    frames = run_parallel(forecast, list(folds.sort("horizon_minutes", "fold").iter_rows(named=True)), threads)
-    return pl.concat(frames).select(list(FOLD_FORECASTS.columns)).sort(FOLD_FORECASTS.key)
-
-
-def native_name(family: Family[Any], horizon: int) -> str:
-    """Return the file name of P(up) in the library's format."""
-    return f"p_up_{horizon}m.{family.suffix}"
-
-
-def seed_name(family: Family[Any], seed: int) -> str:
-    """Return the file name of the primary P(up) fitted with another seed, in the library's format."""
-    return f"p_up_{PRIMARY}m_seed_{seed}.{family.suffix}"
+    jobs = [
+        (trainee, fold)
+        for trainee in trainees
+        for fold in folds.filter(pl.col("horizon_minutes").is_in(list(rows))).iter_rows(named=True)
+    ]
+    frame = pl.concat(run_parallel(forecast, jobs, threads), how="vertical_relaxed").fill_nan(None)
+    return frame.select(list(FOLD_FORECASTS.columns)).cast(FOLD_FORECASTS.columns).sort(FOLD_FORECASTS.key)
 
 
-def fit_seeds(
-    family: Family[P], rows: Rows, parameters: P, *, horizon: int, seeds: Sequence[int], threads: int
-) -> list[FittedOutput]:
-    """Fit P(up) of one horizon once per seed, in the order of the seeds.
+def _fold_outputs(
+    trainee: Trainee, train: Rows, own: Rows, test: Rows, horizon: int, *, seed: int
+) -> dict[str, Vector]:
+    """Return the outputs of one fold by column; P(up) is NaN where the member abstains."""
+    inputs = test.select(trainee.features).inputs
+    outputs = fit(trainee, own, scales(train, horizon)[len(train) - len(own) :], horizon, seed=seed)
+    if trainee.member.target == "direction":
+        abstains = np.isnan(inputs) @ required_inputs(own)
+        return {"p_up": np.where(abstains, np.nan, outputs["p_up"].predict(inputs))}
+    quantiles = np.sort(np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES]), axis=1)
+    return dict(zip(QUANTILE_NAMES, (quantiles * scales(test, horizon)[:, None]).T, strict=True))
+
+
+def fit_seeds(trainee: Trainee, rows: Rows, *, horizon: int, seeds: Sequence[int], threads: int) -> list[FittedOutput]:
+    """Fit P(up) of a member once per seed, in the order of the seeds.
 
     Args:
-        family: family of the models.
-        rows: labelled rows of the horizon.
-        parameters: parameters of the fits.
+        trainee: the member.
+        rows: its labelled rows.
         horizon: minutes ahead.
         seeds: seeds of the fits.
         threads: concurrent fits, one thread each.
     """
+    parameters = trainee.parameters[horizon]
     weights, rose = row_weights(rows, horizon, parameters.half_life_days), up(rows)
 
     def fit_some(some: Sequence[int]) -> dict[int, FittedOutput]:
         options = Fit(rows.names)  # the same for every seed, so that they share the prepared rows
         return {
-            seed: family.fit_direction(rows.inputs, rose, weights, parameters, replace(options, seed=seed))
+            seed: trainee.family.fit_direction(rows.inputs, rose, weights, parameters, replace(options, seed=seed))
             for seed in some
         }
 
@@ -175,11 +250,41 @@ def fit_seeds(
     return [next(part[seed] for part in parts if seed in part) for seed in seeds]
 
 
+def forecast_seeds(
+    trainees: Sequence[Trainee], train: Rows, test: Rows, *, cutoff: date, seeds: Sequence[int], threads: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Forecast test hours of the primary horizon with other seeds, by name of each member whose fit depends on them.
+
+    Args:
+        trainees: the members.
+        train: labelled training rows with every feature.
+        test: test rows with every feature, (n, ...).
+        cutoff: end of every member's window.
+        seeds: the other seeds.
+        threads: concurrent fits, one thread each.
+
+    Returns:
+        Probabilities before calibration, (seeds, n).
+    """
+    return {
+        trainee.member.name: np.stack(
+            [
+                fitted.predict(test.select(trainee.features).inputs)
+                for fitted in fit_seeds(
+                    trainee, trainee.rows(train, cutoff), horizon=PRIMARY, seeds=seeds, threads=threads
+                )
+            ]
+        )
+        for trainee in trainees
+        if trainee.family.stochastic
+    }
+
+
 def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
     """Return the metrics of one horizon's out-of-sample forecasts by name, without undefined metrics.
 
     Args:
-        forecasts: FOLD_FORECASTS rows of one horizon.
+        forecasts: rows of one horizon with log_return, p_up and the quantiles.
     """
     p_up, log_return = forecasts["p_up"].to_numpy(), forecasts["log_return"].to_numpy()
     low, lower, _, upper, high = (forecasts[name].to_numpy() for name in QUANTILE_NAMES)
@@ -198,41 +303,19 @@ def out_of_sample_metrics(forecasts: pl.DataFrame) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class OutputCalibration:
-    """Calibration and conformal offsets of one horizon, fitted on its out-of-fold forecasts."""
-
-    calibration: Calibration
-    offsets: dict[str, float]
-
-
-def fit_output_calibration(forecasts: pl.DataFrame, rows: Rows, horizon: int) -> OutputCalibration:
-    """Fit calibration and conformal offsets of one horizon on its out-of-fold forecasts.
-
-    Args:
-        forecasts: FOLD_FORECASTS rows.
-        rows: the labelled rows of these forecasts, for their scales.
-        horizon: minutes ahead.
-    """
-    horizon_rows = forecasts.filter(pl.col("horizon_minutes") == horizon).sort("open_time")
-    at = rows.open_time.search_sorted(horizon_rows["open_time"]).to_numpy()
-    scale = scales(rows, horizon)[at]
-    returns = horizon_rows["log_return"].to_numpy()
-    return OutputCalibration(
-        calibration=fit_calibration(horizon_rows["p_up"].to_numpy(), (returns > 0).astype(np.float64), horizon=horizon),
-        offsets=conformal_offsets(returns / scale, horizon_rows.select(QUANTILE_NAMES).to_numpy() / scale[:, None]),
-    )
-
-
-@dataclass(frozen=True)
 class FittedModel:
     """The model of a cutoff, ready to be saved.
 
     Attributes:
         document: contents of `model.json`, without the parts that `save_model` adds.
         graphs: ONNX graphs by file name.
-        natives: P(up) in the library's format by file name, including those of other seeds.
+        natives: P(up) of each member in its library's format by file name, including those of other seeds.
         trees: number of trees by file name of the graph.
         parity: largest |ONNX - library| by file name of the graph.
+        rows: labelled training rows by file name of the graph.
+        failures: reason by name of a member that could not be fitted or exported and is left out.
+        check: rows on which the whole model is compared with the libraries, (n, features).
+        expected: P(up) of these rows by the libraries, (n, horizons).
     """
 
     document: dict[str, Any]
@@ -240,78 +323,198 @@ class FittedModel:
     natives: dict[str, bytes]
     trees: dict[str, int]
     parity: dict[str, float]
+    rows: dict[str, int]
+    failures: dict[str, str]
+    check: Inputs
+    expected: npt.NDArray[np.float64]
+
+    def verify(self, model: ForecastModel) -> float:
+        """Return the largest difference of the saved model's P(up) from that of the libraries.
+
+        Raises:
+            ParityError: the difference exceeds `PARITY_TOLERANCE`.
+        """
+        worst = float(np.abs(model.predict(self.check).p_up - self.expected).max())
+        if not worst <= PARITY_TOLERANCE:
+            raise ParityError(
+                f"the saved ensemble differs from its libraries by {worst:.3g} on {len(self.check)} rows "
+                f"(allowed: {PARITY_TOLERANCE:g}); it is not registered"
+            )
+        return worst
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """The outputs of one member or head of one horizon, exported."""
+
+    outputs: dict[str, FittedOutput]
+    graphs: dict[str, bytes]
+    parity: dict[str, float]
 
 
 def fit_model(
-    family: Family[P],
+    trainees: Sequence[Trainee],
     rows: Mapping[int, Rows],
-    forecasts: pl.DataFrame,
-    parameters: Mapping[int, P],
+    ensembles: Mapping[int, Ensemble],
+    offsets: Mapping[int, Mapping[str, float]],
     *,
     cutoff: date,
     feature_set: str,
+    weights: str,
     features: Sequence[Mapping[str, str]],
     metrics: Mapping[int, Mapping[str, float]],
     seed: int,
     other_seeds: Sequence[int] = (),
     threads: int,
 ) -> FittedModel:
-    """Fit the model of a cutoff on its whole window and export it.
+    """Fit every member and head on its whole window and export them.
+
+    A member that cannot be fitted or exported is left out, and the others share its weight.
 
     Args:
-        family: family of the models; it must have quantiles.
-        rows: labelled rows by horizon.
-        forecasts: FOLD_FORECASTS rows of the same window, for calibration and intervals.
-        parameters: by horizon.
+        trainees: the members of the ensembles, and the head of the quantiles.
+        rows: labelled rows with every feature, by horizon.
+        ensembles: calibrations and weights by horizon.
+        offsets: conformal offsets of the scaled quantiles by horizon.
         cutoff: the cutoff.
-        feature_set: name of the feature set.
-        features: name, unit, group and about of each feature, in column order.
-        metrics: out-of-fold metrics by horizon, stored in the document.
+        feature_set: name of the configured feature set.
+        weights: how the members are weighed, see `ensemble.WEIGHTS`.
+        features: name, unit, group and about of each feature, in the order of the rows' columns.
+        metrics: out-of-fold metrics of the ensemble by horizon, stored in the document.
         seed: of the fits.
-        other_seeds: seeds of additional fits of the primary P(up), which a later verdict compares with a candidate.
+        other_seeds: seeds of additional fits of the primary P(up) of members whose fit depends on the seed, which a
+            later verdict compares with a candidate.
         threads: fits at a time, one thread each.
 
     Raises:
-        ParityError: the output of a graph differs from that of its library.
+        ParityError: the output of a head's graph differs from that of its library, or a member's does and no other
+            member is left.
     """
-    graphs: dict[str, bytes] = {}
-    natives: dict[str, bytes] = {}
-    trees: dict[str, int] = {}
-    parity: dict[str, float] = {}
-    calibrations: dict[int, OutputCalibration] = {}
+    horizons = tuple(rows)
+    own = {(trainee.member.name, h): trainee.rows(rows[h], cutoff) for trainee in trainees for h in horizons}
 
-    def fit_horizon(horizon: int) -> None:
-        horizon_rows = rows[horizon]
-        outputs = fit(family, horizon_rows, parameters[horizon], horizon, seed=seed)
-        check = parity_rows(horizon_rows.inputs, seed)
-        for output, fitted in outputs.items():
-            name = graph_name(output, horizon)
-            graphs[name] = fitted.onnx()
-            trees[name] = fitted.trees
-            parity[name] = parity_error(fitted, graphs[name], check, family.parity_tolerance)
-        natives[native_name(family, horizon)] = outputs["p_up"].native()
-        calibrations[horizon] = fit_output_calibration(forecasts, horizon_rows, horizon)
+    def fit_one(job: tuple[Trainee, int]) -> _Fitted | Exception:
+        trainee, horizon = job
+        some = own[trainee.member.name, horizon]
+        try:
+            scale = scales(rows[horizon], horizon)[len(rows[horizon]) - len(some) :]
+            outputs = fit(trainee, some, scale, horizon, seed=seed)
+            graphs = {name: output.onnx() for name, output in outputs.items()}
+            check = parity_rows(some.inputs, seed)
+            tolerance = trainee.family.parity_tolerance
+            return _Fitted(
+                outputs,
+                graphs,
+                {name: parity_error(outputs[name], graph, check, tolerance) for name, graph in graphs.items()},
+            )
+        except Exception as error:  # a family raises what its library raises
+            if trainee.member.target != "direction":
+                raise
+            return error
 
-    run_parallel(fit_horizon, HORIZONS, threads)
-    primary = rows[PRIMARY]
-    others = fit_seeds(family, primary, parameters[PRIMARY], horizon=PRIMARY, seeds=other_seeds, threads=threads)
-    natives |= {seed_name(family, other): fitted.native() for other, fitted in zip(other_seeds, others, strict=True)}
+    jobs = [(trainee, horizon) for trainee in trainees for horizon in horizons]
+    fitted, failed = dict[tuple[str, int], _Fitted](), dict[str, Exception]()
+    for (trainee, horizon), result in zip(jobs, run_parallel(fit_one, jobs, threads), strict=True):
+        if isinstance(result, Exception):
+            failed.setdefault(trainee.member.name, result)
+        else:
+            fitted[trainee.member.name, horizon] = result
+    standing = [trainee for trainee in trainees if trainee.member.name not in failed]
+    members = [trainee for trainee in standing if trainee.member.target == "direction"]
+    if not members:
+        raise next(iter(failed.values()))
+    names = {(trainee.member.name, h): trainee for trainee in standing for h in horizons}
+    exported = [
+        (trainee.graph(output, h), fitted[name, h], output, len(own[name, h]))
+        for (name, h), trainee in names.items()
+        for output in fitted[name, h].outputs
+    ]
+    natives = {
+        trainee.native(h): fitted[trainee.member.name, h].outputs["p_up"].native()
+        for trainee in members
+        for h in horizons
+    }
+    for trainee in members:
+        if trainee.family.stochastic:
+            others = fit_seeds(
+                trainee, own[trainee.member.name, PRIMARY], horizon=PRIMARY, seeds=other_seeds, threads=threads
+            )
+            natives |= {trainee.native(PRIMARY, s): f.native() for s, f in zip(other_seeds, others, strict=True)}
+    position = {feature["name"]: column for column, feature in enumerate(features)}
     document = {
         "cutoff": cutoff.isoformat(),
-        "horizons": list(HORIZONS),
+        "horizons": list(horizons),
         "quantiles": list(QUANTILES),
         "feature_set": feature_set,
         "features": [dict(feature) for feature in features],
-        "calibration": {str(h): calibrations[h].calibration.document() for h in HORIZONS},
-        "conformal": {str(h): calibrations[h].offsets for h in HORIZONS},
-        "scale": {"feature": SCALE_FEATURE, "floor": SCALE_FLOOR, "null": SCALE_UNKNOWN},
-        "metrics": {str(h): dict(metrics[h]) for h in HORIZONS},
-        "training": {
-            "first": primary.open_time[0].isoformat(),
-            "last": primary.open_time[-1].isoformat(),
-            "rows": len(primary),
-            "seed": seed,
-            "parameters": {str(h): parameters[h].to_json() for h in HORIZONS},
+        "members": [_member_document(trainee, own, ensembles, position) for trainee in members],
+        "weights": {
+            "option": weights,
+            "coin": {str(h): ensembles[h].coin for h in horizons},
+            "edges": {str(h): list(ensembles[h].edges) for h in horizons},
         },
+        "intervals": next(_head_document(t, own, position) for t in standing if t.member.name == INTERVALS),
+        "conformal": {str(h): dict(offsets[h]) for h in horizons},
+        "scale": {"feature": SCALE_FEATURE, "floor": SCALE_FLOOR, "null": SCALE_UNKNOWN},
+        "metrics": {str(h): dict(metrics[h]) for h in horizons},
+        "training": {"seed": seed},
     }
-    return FittedModel(document, graphs, natives, trees, parity)
+    check = parity_rows(rows[PRIMARY].inputs, seed)
+    return FittedModel(
+        document,
+        graphs={name: part.graphs[output] for name, part, output, _ in exported},
+        natives=natives,
+        trees={name: part.outputs[output].trees for name, part, output, _ in exported},
+        parity={name: part.parity[output] for name, part, output, _ in exported},
+        rows={name: n for name, _, _, n in exported},
+        failures={name: f"{type(error).__name__}: {error}" for name, error in failed.items()},
+        check=check,
+        expected=np.column_stack(
+            [
+                library_p_up(
+                    document,
+                    {trainee.member.name: fitted[trainee.member.name, h].outputs["p_up"] for trainee in members},
+                    check,
+                    scale_of(check[:, position[SCALE_FEATURE]].astype(np.float64), h),
+                    h,
+                )
+                for h in horizons
+            ]
+        ),
+    )
+
+
+def _head_document(
+    trainee: Trainee, own: Mapping[tuple[str, int], Rows], position: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the entry of a member or head in `model.json`."""
+    member, some = trainee.member, own[trainee.member.name, PRIMARY]
+    return {
+        "family": member.family,
+        "inputs": member.inputs,
+        "window_days": member.window_days,
+        "features": [position[name] for name in trainee.features],
+        "first": some.open_time[0].isoformat(),
+        "last": some.open_time[-1].isoformat(),
+        "rows": len(some),
+        "parameters": {str(h): trainee.parameters[h].to_json() for name, h in own if name == member.name},
+    }
+
+
+def _member_document(
+    trainee: Trainee,
+    own: Mapping[tuple[str, int], Rows],
+    ensembles: Mapping[int, Ensemble],
+    position: Mapping[str, int],
+) -> dict[str, Any]:
+    """Return the entry of a member of the ensemble in `model.json`."""
+    name = trainee.member.name
+    required = required_inputs(own[name, PRIMARY])
+    at = {h: ensemble.members.index(name) for h, ensemble in ensembles.items()}
+    return {
+        "name": name,
+        **_head_document(trainee, own, position),
+        "required": [position[n] for n, needed in zip(trainee.features, required, strict=True) if needed],
+        "calibration": {str(h): ensembles[h].calibrations[at[h]].document() for h in at},
+        "weights": {str(h): ensembles[h].weights[:, at[h]].tolist() for h in at},
+    }

@@ -78,7 +78,7 @@ def performance_report(context: dg.AssetExecutionContext, forecast_outcomes: pl.
     ins={
         "hourly_features": dg.AssetIn(
             key=["features", "hourly_features"],
-            partition_mapping=days_before(settings().window_days + MAX_CHAMPION_AGE_DAYS, and_today=True),
+            partition_mapping=days_before(settings().recent_days + MAX_CHAMPION_AGE_DAYS, and_today=True),
         ),
         "forecasts": dg.AssetIn(
             key=["forecasting", "forecasts"], partition_mapping=days_before(settings().watch_days, and_today=True)
@@ -123,7 +123,7 @@ def drift_report(
                 forecasts=made,
                 outcomes=outcomes,
                 models=registry,
-                window_days=config.window_days,
+                window_days=config.recent_days,
                 drift_days=config.drift_days,
                 watch_days=config.watch_days,
                 mean_days=config.mean_days_to_false_alarm,

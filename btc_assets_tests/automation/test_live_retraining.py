@@ -102,7 +102,8 @@ class Project:
         registry = ModelRegistry(tracking_uri=f"sqlite:///{mlflow}/mlflow.db", artifacts=str(mlflow / "artifacts"))
         original = registry.folder(1)
         document = json.loads((original / "model.json").read_text())
-        document["calibration"]["60"] = {"slope": INVERTED_SLOPE, "intercept": 0.0}
+        for member in document["members"]:
+            member["calibration"]["60"] = {"slope": INVERTED_SLOPE, "intercept": 0.0}
         degraded = self.root / "spoilt"
         digest = save_model(degraded, document, {name: (original / name).read_bytes() for name in document["graphs"]})
         assert ForecastModel.load(degraded).digest == digest

@@ -18,7 +18,7 @@ from btc_assets.forecasting.forecasts import forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.monitoring.drift import Reference
 from btc_assets.settings import Settings
 from btc_assets.vocabulary import HORIZONS
@@ -37,11 +37,14 @@ PLAN = trial.Plan(plants=6, peer_days=2)
 class Oracle(LinearModel):
     """A synthetic calibrated model whose first feature predicts the next hour's sign with 65 % accuracy."""
 
-    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
         """Forecast P(up) = 0.65 if the first feature is positive, else 0.35."""
         p_up = np.where(np.nan_to_num(rows[:, 0]) > 0, 0.65, 0.35)
         half = np.array([-1.645, -0.674, 0.0, 0.674, 1.645]) * 0.006
-        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h / 60), (len(rows), 1))) for h in HORIZONS}
+        quantiles = np.stack([np.tile(half * np.sqrt(h / 60), (len(rows), 1)) for h in HORIZONS], axis=1)
+        return replace(
+            super().predict(rows, missing), p_up=np.column_stack([p_up] * len(HORIZONS)), quantiles=quantiles
+        )
 
 
 class Shelf:

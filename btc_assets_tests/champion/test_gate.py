@@ -22,14 +22,14 @@ from btc_assets.champion.gate import (
 )
 from btc_assets.champion.history import ModelChoice
 from btc_assets.champion.tables import MODEL_VERDICT
-from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, make_folds
-from btc_assets.learning.forecast_model import ForecastModel
+from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import forecast_folds
 from btc_assets.vocabulary import QUANTILE_NAMES
-from btc_assets_tests.learning.conftest import CUTOFF
-from btc_assets_tests.serving.builders import write_model
+from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS
+from btc_assets_tests.serving.builders import MEMBERS as MEMBER_INPUTS
+from btc_assets_tests.serving.builders import document, member, tiny_graphs, write_model
 
 HOURS = 24 * 28
 CANDIDATE = ModelChoice(2, date(2018, 6, 11), "c" * 64)
@@ -314,33 +314,51 @@ def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(t
     assert served.p_up == pytest.approx(at_median.p_up)
     assert served.p_up != pytest.approx(champion_evidence(model, lost, judged).p_up)
     heavy = Profile.of(rows.with_columns(weight=pl.lit(0.6)), model.features)
-    assert champion_evidence(model, lost, judged, profile=heavy).p_up == pytest.approx(0.4)
+    assert champion_evidence(model, lost, judged, profile=heavy).p_up == pytest.approx(served.p_up)
+    save_model(
+        tmp_path / "needy", document(members=[member(name, required=[0]) for name in MEMBER_INPUTS]), tiny_graphs()
+    )
+    needy = ForecastModel.load(tmp_path / "needy")
+    assert champion_evidence(needy, lost, judged, profile=heavy).p_up == pytest.approx(0.4)
 
 
-def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(rows: dict[int, Rows]) -> None:
+@pytest.fixture(scope="module")
+def forecasts(rows: dict[int, Rows]) -> pl.DataFrame:
+    """Return out-of-fold forecasts of two folds by two members."""
     layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {60: XgboostParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds(FAMILY, {60: rows[60]}, layout, quick, seed=1, threads=1)
-    clean = candidate_evidence(forecasts, rows[60])
-    assert clean.open_time.min() == layout["test_start"][-1]
+    return forecast_folds([*MEMBERS[:2], INTERVALS], {60: rows[60]}, layout, cutoff=CUTOFF, seed=1, threads=1)
+
+
+def evidence_of(forecasts: pl.DataFrame) -> Evidence:
+    return candidate_evidence(forecasts, ["long", "short"], weights="learnt")
+
+
+def test_the_candidates_evidence_is_its_newest_fold_corrected_by_older_ones_only(forecasts: pl.DataFrame) -> None:
+    clean = evidence_of(forecasts)
+    assert clean.open_time.min() == forecasts.filter(fold=1)["open_time"].min()
     spoilt = forecasts.with_columns(
         log_return=pl.when(pl.col("fold") == 1).then(-pl.col("log_return")).otherwise("log_return")
     )
-    other = candidate_evidence(spoilt, rows[60])
+    other = evidence_of(spoilt)
     assert other.p_up.tobytes() == clean.p_up.tobytes()
     assert other.quantiles.tobytes() == clean.quantiles.tobytes()
 
 
-def test_calibration_uses_only_labels_known_when_the_judged_fold_began(rows: dict[int, Rows]) -> None:
-    layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    quick = {60: XgboostParameters(rounds=20, quantile_rounds=15)}
-    forecasts = forecast_folds(FAMILY, {60: rows[60]}, layout, quick, seed=1, threads=1)
-    began = layout["test_start"][-1]
+def test_calibration_uses_only_labels_known_when_the_judged_fold_began(forecasts: pl.DataFrame) -> None:
+    began = forecasts.filter(fold=1)["open_time"].min()
     spoilt = forecasts.with_columns(
         log_return=pl.when((pl.col("open_time") < began) & (pl.col("open_time") > began - timedelta(hours=2)))
         .then(-pl.col("log_return"))
         .otherwise("log_return")
     )
     assert not spoilt.equals(forecasts)
-    clean, other = candidate_evidence(forecasts, rows[60]), candidate_evidence(spoilt, rows[60])
-    assert clean.p_up.tobytes() == other.p_up.tobytes()
+    assert evidence_of(forecasts).p_up.tobytes() == evidence_of(spoilt).p_up.tobytes()
+
+
+def test_another_seed_changes_the_members_whose_fit_depends_on_it(forecasts: pl.DataFrame) -> None:
+    served, judged = evidence_of(forecasts), forecasts.filter(fold=1, member="long")["p_up"].to_numpy()
+    pair = candidate_evidence(
+        forecasts, ["long", "short"], weights="learnt", other_seeds={"long": np.stack([judged, judged + 0.01])}, seeds=2
+    )
+    assert pair.other_seeds[0].tobytes() == served.p_up.tobytes()
+    assert (pair.other_seeds[1] > served.p_up).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from btc_assets.clock import midnight
 from btc_assets.forecasting.forecasts import ForecastError, choose_models, forecast_hours
 from btc_assets.forecasting.tables import FORECASTS
+from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS, NEWEST
@@ -100,7 +102,7 @@ def test_forecasts_equal_the_models_and_the_close_equals_the_bars() -> None:
         (pl.col("role") == NEWEST) & (pl.col("horizon_minutes") == 240) & (pl.col("model_version") == 2)
     )
     hours = FEATURES.join(found, on="open_time", how="semi")
-    wanted = LinearModel(2, DAYS[7]).predict(hours.select(FEATURE).to_numpy())[240]
+    wanted = LinearModel(2, DAYS[7]).predict(hours.select(FEATURE, SCALE_FEATURE).to_numpy())[240]
     assert np.array_equal(found["p_up"].to_numpy(), wanted.p_up)
     assert np.array_equal(found.select("q05", "q25", "q50", "q75", "q95").to_numpy(), wanted.quantiles)
     assert found["close"].equals(BARS.join(found, on="open_time", how="semi")["close"])
@@ -230,3 +232,26 @@ def test_a_feature_that_is_not_computed_is_named() -> None:
     strange = Shelf({1: LinearModel(1, DAYS[3], features=("moon_phase",)), 2: LinearModel(2, DAYS[7])})
     with pytest.raises(ForecastError, match="moon_phase"):
         forecast_hours(FEATURES, BARS, CHOSEN, strange, NO_PROFILES)
+
+
+class Pair(LinearModel):
+    """A model of two members: one requires the feature, the other nothing."""
+
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
+        forecasts = super().predict(rows, missing)
+        lacks = forecasts.unfounded
+        return replace(
+            forecasts, abstains=np.column_stack([lacks, np.zeros_like(lacks)]), unfounded=np.zeros_like(lacks)
+        )
+
+
+def test_members_that_abstained_are_named_and_one_that_stands_prevents_a_fallback() -> None:
+    heavy = pl.concat([profile_rows(day, weight=0.8) for day in (DAYS[3], DAYS[7])])
+    members = ("needy", "frugal")
+    pairs = Shelf({1: Pair(1, DAYS[3], members=members), 2: Pair(2, DAYS[7], members=members)})
+    found = forecast_hours(DURING, BARS, CHOSEN, pairs, heavy)
+    during = found.filter(pl.col("open_time") >= OUTAGE)
+    assert during["degraded"].all()
+    assert set(during["abstained"]) == {"needy"}
+    assert not during["fallback"].any()
+    assert set(found.filter(pl.col("open_time").is_between(HOURS[3 * 24], OUTAGE, "left"))["abstained"]) == {""}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import pytest
 
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows
-from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.learning.members import Member
+from btc_assets.learning.training import SCALE_FEATURE, Trainee
 from btc_assets.vocabulary import HORIZONS
 
 CUTOFF = date(2018, 6, 4)
@@ -35,3 +38,20 @@ def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizo
 def rows() -> dict[int, Rows]:
     """Return four months of rows with a strong signal, by horizon."""
     return {horizon: signal_rows(horizon=horizon) for horizon in HORIZONS}
+
+
+QUICK = XgboostParameters(rounds=25, quantile_rounds=20)
+
+
+def trainee(name: str, features: tuple[str, ...], days: int, target: Literal["direction", "quantiles"]) -> Trainee:
+    """Return a small member or head that reads some of NAMES."""
+    return Trainee(Member(name, FAMILY.name, "hourly", days, target), FAMILY, features, dict.fromkeys(HORIZONS, QUICK))
+
+
+MEMBERS = (
+    trainee("long", ("signal", "noise"), 120, "direction"),
+    trainee("short", ("signal", "noise"), 80, "direction"),
+    trainee("plain", ("noise",), 120, "direction"),
+)
+"""Members with windows and inputs of their own; `plain` knows only noise, which is often missing."""
+INTERVALS = trainee("intervals", NAMES, 120, "quantiles")

@@ -25,8 +25,8 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
 from btc_assets.learning import cutoff, state_assets
-from btc_assets.learning.families.xgboost import FAMILY
 from btc_assets.learning.folds import matrix
+from btc_assets.learning.natives import library_p_up, read_members
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
 from btc_assets.learning.tables import (
     FEATURE_GROUP_STUDY,
@@ -35,7 +35,7 @@ from btc_assets.learning.tables import (
     TUNED_PARAMETERS,
     VOLATILITY_MODEL,
 )
-from btc_assets.learning.training import SCALE_FEATURE, seed_name
+from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
 from btc_assets.market.tables import PRICES
@@ -196,10 +196,10 @@ def test_every_mlflow_run_is_closed_and_has_its_tags(first: dg.ExecuteInProcessR
         assert run.data.tags["partition"] == key_of(CUTOFF)
         assert len(run.data.tags["data_version.hourly_features"]) == 64
     trained = next(run for run in runs if run.data.tags["asset"] == "learning/trained_model")
-    assert {"1h.rounds", "feature_set", "seed"} <= set(trained.data.params)
-    assert {"1h.auc", "24h.coverage_90", "fold.4h.log_loss"} <= set(trained.data.metrics)
+    assert {"xgboost_2y.60m.rounds", "feature_set", "seed"} <= set(trained.data.params)
+    assert {"60m.auc", "1440m.coverage_90", "ensemble_parity"} <= set(trained.data.metrics)
     files = {item.path for item in registry.client.list_artifacts(trained.info.run_id, "model")}
-    assert {"model/model.json", "model/p_up_60m.onnx", "model/q95_1440m.onnx"} <= files
+    assert {"model/model.json", "model/xgboost_2y.p_up_60m.onnx", "model/intervals.q95_1440m.onnx"} <= files
 
 
 def test_retraining_a_cutoff_gives_the_same_model_and_version(
@@ -249,16 +249,16 @@ def test_the_next_cutoff_reuses_parameters_and_is_compared_with_the_champion(
 @pytest.mark.usefixtures("first")
 def test_the_pairs_of_a_verdict_are_the_recipe_with_other_seeds(lake: Lake, registry: ModelRegistry) -> None:
     version = table(lake, TRAINED_MODEL)["model_version"][0]
-    seeds = range(settings().seed + 1, settings().seed + SEEDS)
-    stored = sorted(path.name for path in registry.native(version).glob("*_seed_*.ubj"))
-    assert stored == sorted(seed_name(FAMILY, seed) for seed in seeds)
-    bundle = registry.load(version)
-    inputs = matrix(table(lake, HOURLY_FEATURES), bundle.features)
-    fits = [
-        FAMILY.read((registry.native(version) / name).read_bytes(), len(bundle.features)).predict(inputs)
-        for name in stored
-    ]
-    p_up = bundle.predict(inputs)[PRIMARY].p_up
+    natives, model = registry.native(version), registry.load(version)
+    inputs = matrix(table(lake, HOURLY_FEATURES), model.features)
+    scale = model.predict(inputs)[PRIMARY].sigma
+
+    def of_seed(seed: int | None) -> np.ndarray:
+        return library_p_up(model.document, read_members(model, natives, PRIMARY, seed), inputs, scale, PRIMARY)
+
+    p_up = model.predict(inputs)[PRIMARY].p_up
+    assert of_seed(None) == pytest.approx(p_up, abs=1e-5)
+    fits = [of_seed(seed) for seed in range(settings().seed + 1, settings().seed + SEEDS)]
     for number, fit in enumerate(fits):
         assert np.abs(fit - p_up).max() > 1e-3, "another seed gives another model"
         assert np.corrcoef(fit, p_up)[0, 1] > 0.3, "of the same recipe"

@@ -1,55 +1,95 @@
-"""SHAP values sum to the forecast and rank the signal first."""
+"""SHAP values of an ensemble add up to its forecast and rank the signal first."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from btc_assets.learning.explain import EXPLAINED_ROWS, Explanation, explain
-from btc_assets.learning.families.protocol import Fit
-from btc_assets.learning.families.xgboost import FAMILY, Booster, XgboostParameters
+from btc_assets.learning.families.protocol import Fit, FittedOutput
+from btc_assets.learning.families.xgboost import FAMILY
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import log_odds
+from btc_assets.learning.natives import library_p_up
 from btc_assets.learning.tables import MODEL_EXPLANATION
 from btc_assets.learning.training import up
-from btc_assets_tests.learning.conftest import CUTOFF
+from btc_assets.vocabulary import PRIMARY
+from btc_assets_tests.learning.conftest import CUTOFF, NAMES, QUICK
+
+COLUMNS = {"signal": [0, 2], "noise": [1]}
+MODEL: Any = SimpleNamespace(
+    features=NAMES,
+    document={
+        "features": [{"name": name} for name in NAMES],
+        "members": [
+            {
+                "name": name,
+                "features": columns,
+                "required": [],
+                "calibration": {"60": {"slope": 0.8, "intercept": 0.1}},
+                "weights": {"60": [0.5]},
+            }
+            for name, columns in COLUMNS.items()
+        ],
+        "weights": {"coin": {"60": 0.0}, "edges": {"60": []}},
+    },
+)
+"""What an explanation reads of a model: two members with inputs of their own."""
 
 
 @pytest.fixture(scope="module")
-def model(rows: dict[int, Rows]) -> Booster:
-    one = rows[60]
-    fitted = FAMILY.fit_direction(one.inputs, up(one), np.ones(len(one)), XgboostParameters(rounds=30), Fit(one.names))
-    return FAMILY.read(fitted.native(), len(one.names))
+def members(rows: dict[int, Rows]) -> dict[str, FittedOutput]:
+    one = rows[PRIMARY]
+    return {
+        name: FAMILY.fit_direction(
+            np.ascontiguousarray(one.inputs[:, columns]),
+            up(one),
+            np.ones(len(one)),
+            QUICK,
+            Fit(tuple(NAMES[i] for i in columns)),
+        )
+        for name, columns in COLUMNS.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def explanation(model: Booster, rows: dict[int, Rows]) -> Explanation:
-    return explain(model, rows[60].inputs, rows[60].names)
+def explanation(members: dict[str, FittedOutput], rows: dict[int, Rows]) -> Explanation:
+    return explain(MODEL, members, rows[PRIMARY].inputs, PRIMARY)
 
 
 def test_the_signal_has_the_first_rank(explanation: Explanation) -> None:
-    table = explanation.importance(CUTOFF, 60)
+    table = explanation.importance(CUTOFF, PRIMARY)
     assert MODEL_EXPLANATION.faults(table) == []
     assert table.sort("rank")["feature"][0] == "signal"
 
 
-def test_shap_values_sum_to_the_forecast(explanation: Explanation, model: Booster, rows: dict[int, Rows]) -> None:
-    expected = log_odds(model.predict(rows[60].inputs[-EXPLAINED_ROWS:]))
-    assert model.base + explanation.values.sum(axis=1) == pytest.approx(expected, abs=1e-3)
+def test_shap_values_sum_to_the_forecast_of_the_ensemble(
+    explanation: Explanation, members: dict[str, FittedOutput], rows: dict[int, Rows]
+) -> None:
+    newest = rows[PRIMARY].inputs[-EXPLAINED_ROWS:]
+    p_up = library_p_up(MODEL.document, members, newest, np.ones(len(newest)), PRIMARY)
+    base = np.mean([0.8 * output.base + 0.1 for output in members.values()])
+    assert base + explanation.values.sum(axis=1) == pytest.approx(log_odds(p_up), abs=1e-3)
 
 
 def test_the_newest_rows_are_explained(explanation: Explanation, rows: dict[int, Rows]) -> None:
-    assert explanation.inputs.tobytes() == rows[60].inputs[-EXPLAINED_ROWS:].tobytes()
+    assert explanation.inputs.tobytes() == rows[PRIMARY].inputs[-EXPLAINED_ROWS:].tobytes()
 
 
 def test_the_beeswarm_is_a_png(explanation: Explanation) -> None:
     assert explanation.beeswarm("P(up)").startswith(b"\x89PNG")
 
 
-def test_a_family_without_contributions_is_refused(rows: dict[int, Rows]) -> None:
+def test_a_member_without_contributions_is_left_out(members: dict[str, FittedOutput], rows: dict[int, Rows]) -> None:
+    @dataclass(frozen=True)
     class Silent:
-        def contributions(self, inputs: np.ndarray) -> None:
+        def contributions(self, _: np.ndarray) -> None:
             return None
 
-    with pytest.raises(ValueError, match="no contributions"):
-        explain(Silent(), rows[60].inputs, rows[60].names)
+    values = explain(MODEL, members | {"noise": Silent()}, rows[PRIMARY].inputs, PRIMARY).values  # type: ignore[dict-item]
+    assert not values[:, 1].any()
+    assert values[:, 0].any()

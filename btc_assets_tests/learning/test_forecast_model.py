@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from btc_assets.learning.forecast_model import DOCUMENT, ForecastModel, ModelFileError, document_digest, save_model
-from btc_assets_tests.serving.builders import FEATURE_NAMES, document, tiny_graphs, write_model
+from btc_assets.learning.forecast_model import (
+    DOCUMENT,
+    ForecastModel,
+    ModelFileError,
+    document_digest,
+    graph_inputs,
+    save_model,
+)
+from btc_assets.vocabulary import HORIZONS
+from btc_assets_tests.serving.builders import FEATURE_NAMES, document, member, tiny_graphs, write_model
 
 FINITE_OR_MISSING = st.one_of(st.just(np.nan), st.floats(-1e30, 1e30))
 
@@ -47,11 +55,11 @@ def test_the_saved_digest_equals_the_loaded_digest(folder: Path, model: Forecast
 
 def test_the_digest_depends_on_the_contents_only(tmp_path: Path, model: ForecastModel) -> None:
     assert write_model(tmp_path / "again") == model.digest
-    changed = document(calibration={str(h): {"slope": 0.91, "intercept": 0.02} for h in (60, 240, 1440)})
+    changed = document(members=[member("flow"), member("plain", weights={str(h): [0.4] for h in HORIZONS})])
     assert save_model(tmp_path / "other", changed, tiny_graphs()) != model.digest
 
 
-@pytest.mark.parametrize("name", ["p_up_60m.onnx", "q95_1440m.onnx"])
+@pytest.mark.parametrize("name", ["flow.p_up_60m.onnx", "intervals.q95_1440m.onnx"])
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_one_flipped_byte_of_a_graph_is_refused(copy: Path, name: str, position: int) -> None:
     content = bytearray((copy / name).read_bytes())
@@ -90,7 +98,7 @@ def test_every_flipped_byte_of_the_document_is_refused_or_has_no_effect(copy: Pa
 @pytest.mark.parametrize("damage", ["graph", "document", "truncated", "not an object", "everything"])
 def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) -> None:
     if damage == "graph":
-        (copy / "q50_240m.onnx").unlink()
+        (copy / "intervals.q50_240m.onnx").unlink()
     elif damage == "document":
         (copy / DOCUMENT).unlink()
     elif damage == "truncated":
@@ -109,7 +117,13 @@ def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) 
         ({"scale": {"feature": "absent", "floor": 0.1, "null": 0.1}}, "not one of the model's features"),
         ({"horizons": [60, 240]}, "disagree about"),
         ({"quantiles": [0.1, 0.9]}, "must forecast the quantiles"),
-        ({"calibration": {"60": {"slope": 1.0, "intercept": 0.0}}}, "missing or invalid part"),
+        ({"members": [member("flow", calibration={"60": {"slope": 1.0, "intercept": 0.0}})]}, "missing or invalid"),
+        ({"members": [member("flow", name="../flow")]}, "in lower-case letters and digits"),
+        ({"members": [member("flow"), member("flow")]}, "each once"),
+        ({"members": []}, "at least one member"),
+        ({"members": [member("flow", required=[4])]}, "not among the 4 features"),
+        ({"members": [member("flow", weights={str(h): [-0.5] for h in HORIZONS})]}, "a weight below 0"),
+        ({"members": [member("flow", weights={str(h): [0.5, 0.5] for h in HORIZONS})]}, "one weight for each"),
         ({"cutoff": "soon"}, "missing or invalid part"),
         ({"conformal": {str(h): {"q5": 0.1} for h in (60, 240, 1440)}}, "not a finite number"),
     ],
@@ -127,15 +141,16 @@ def test_a_model_folder_is_never_overwritten(copy: Path) -> None:
 
 
 def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
-    save_model(tmp_path / "bad", document(), {**tiny_graphs(), "p_up_60m.onnx": b"not a graph"})
-    with pytest.raises(ModelFileError, match=r"p_up_60m\.onnx is not a graph"):
+    save_model(tmp_path / "bad", document(), {**tiny_graphs(), "flow.p_up_60m.onnx": b"not a graph"})
+    with pytest.raises(ModelFileError, match=r"flow\.p_up_60m\.onnx is not a graph"):
         ForecastModel.load(tmp_path / "bad")
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=hnp.arrays(np.float64, st.tuples(st.integers(0, 12), st.just(4)), elements=FINITE_OR_MISSING))
 def test_probabilities_are_valid_and_quantiles_never_cross(model: ForecastModel, rows: np.ndarray) -> None:
-    for forecast in model.predict(rows).values():
+    forecasts = model.predict(rows)
+    for forecast in map(forecasts.__getitem__, model.horizons):
         assert forecast.p_up.shape == (len(rows),)
         assert forecast.quantiles.shape == (len(rows), 5)
         assert ((forecast.p_up >= 0) & (forecast.p_up <= 1)).all()
@@ -146,27 +161,93 @@ def test_probabilities_are_valid_and_quantiles_never_cross(model: ForecastModel,
 @settings(max_examples=60, deadline=None)
 @given(rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.just(4)), elements=FINITE_OR_MISSING))
 def test_the_forecast_of_a_row_does_not_depend_on_other_rows(model: ForecastModel, rows: np.ndarray) -> None:
-    together = model.predict_arrays(rows)
+    together = model.predict(rows)
     for i in range(len(rows)):
-        for alone, among in zip(model.predict_arrays(rows[i : i + 1]), together, strict=True):
-            assert alone.tobytes() == among[i].tobytes()
+        alone = model.predict(rows[i : i + 1])
+        for part in ("p_up", "quantiles", "sigma", "abstains", "unfounded"):
+            assert getattr(alone, part).tobytes() == getattr(together, part)[i].tobytes()
 
 
-def test_the_graphs_give_the_outputs_of_onnx_runtime(model: ForecastModel, tmp_path: Path) -> None:
-    """Without calibration, offsets and scale, a forecast is the output of the sessions."""
-    plain = document(
-        calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in (60, 240, 1440)},
-        conformal={str(h): {} for h in (60, 240, 1440)},
+def saved(folder: Path, **changes: object) -> ForecastModel:
+    stated = document(**changes)
+    save_model(folder, stated, {name: tiny_graphs()[name] for name in graph_inputs(stated)})
+    return ForecastModel.load(folder)
+
+
+def plain(name: str, /, **changes: object) -> dict[str, object]:
+    """Return a member without calibration."""
+    return member(name, calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in HORIZONS}, **changes)
+
+
+ROW = np.array([[0.3, np.nan, -1.0, 0.01]])
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    return np.log(p / (1 - p))
+
+
+def test_the_forecast_is_the_weighted_mean_of_the_members_calibrated_log_odds(
+    model: ForecastModel, tmp_path: Path
+) -> None:
+    """With one member, without calibration and offsets, a forecast is the output of the sessions."""
+    flow, other = (
+        saved(tmp_path / name, members=[plain(name)], conformal={str(h): {} for h in HORIZONS}).predict(ROW)
+        for name in ("flow", "plain")
     )
-    save_model(tmp_path / "plain", plain, tiny_graphs())
-    uncorrected = ForecastModel.load(tmp_path / "plain")
-    row = np.array([[0.3, np.nan, -1.0, 0.01]])
+    thrice = saved(
+        tmp_path / "thrice", members=[member("flow", weights={str(h): [1.5] for h in HORIZONS}), member("plain")]
+    ).predict(ROW)
     for horizon in model.horizons:
-        raw, corrected = uncorrected.predict(row)[horizon], model.predict(row)[horizon]
-        log_odds = 0.9 * np.log(raw.p_up / (1 - raw.p_up)) + 0.02
-        assert corrected.p_up == pytest.approx(1 / (1 + np.exp(-log_odds)), abs=1e-12)
-        moved = raw.quantiles + 0.01 * np.sqrt(horizon / 60) * np.array([-0.1, -0.02, 0, 0.02, 0.1])
-        assert corrected.quantiles == pytest.approx(np.sort(moved, axis=1), abs=1e-12)
+        raw = [0.9 * log_odds(one[horizon].p_up) + 0.02 for one in (flow, other)]
+        assert log_odds(model.predict(ROW)[horizon].p_up) == pytest.approx((raw[0] + raw[1]) / 2, abs=1e-9)
+        assert log_odds(thrice[horizon].p_up) == pytest.approx((3 * raw[0] + raw[1]) / 4, abs=1e-9)
+        moved = flow[horizon].quantiles + 0.01 * np.sqrt(horizon / 60) * np.array([-0.1, -0.02, 0, 0.02, 0.1])
+        assert model.predict(ROW)[horizon].quantiles == pytest.approx(np.sort(moved, axis=1), abs=1e-12)
+
+
+def test_a_member_without_an_input_that_it_requires_abstains_and_the_others_share_its_weight(
+    model: ForecastModel, tmp_path: Path
+) -> None:
+    rows = np.array([[0.3, 0.1, np.nan, 0.01], [np.nan, 0.1, -1.0, 0.01]])
+    forecasts, alone = model.predict(rows), saved(tmp_path / "alone", members=[member("plain")]).predict(rows)
+    assert forecasts.abstains.tolist() == [[True, False], [False, False]]
+    assert forecasts.p_up[0].tobytes() == alone.p_up[0].tobytes()
+    assert (forecasts.p_up[1] != alone.p_up[1]).all()
+
+
+def test_a_value_that_is_only_a_substitute_is_missing_too(model: ForecastModel) -> None:
+    filled = np.array([[0.3, 0.1, 0.7, 0.01]])
+    missing = np.array([[False, False, True, False]])
+    assert model.predict(filled, missing).abstains.tolist() == [[True, False]]
+    assert model.predict(filled).abstains.tolist() == [[False, False]]
+
+
+def test_nobody_abstains_where_everybody_would(model: ForecastModel, tmp_path: Path) -> None:
+    both = saved(tmp_path / "both", members=[member("flow"), member("plain", required=[0])])
+    rows = np.array([[np.nan, 0.1, np.nan, 0.01], [np.nan, 0.1, 0.5, 0.01]])
+    forecasts = both.predict(rows)
+    assert forecasts.unfounded.tolist() == [True, False]
+    assert forecasts.abstains.tolist() == [[False, False], [False, True]]
+    assert forecasts.p_up[0].tobytes() == model.predict(rows, np.zeros_like(rows, dtype=bool)).p_up[0].tobytes()
+
+
+def test_a_coin_pulls_the_forecast_towards_one_half(model: ForecastModel, tmp_path: Path) -> None:
+    weighing = {"option": "experts", "coin": {str(h): 1.0 for h in HORIZONS}, "edges": {str(h): [] for h in HORIZONS}}
+    pulled = saved(tmp_path / "pulled", weights=weighing).predict(ROW)
+    assert log_odds(pulled.p_up) == pytest.approx(log_odds(model.predict(ROW).p_up) / 2, abs=1e-9)
+
+
+def test_the_tercile_of_volatility_chooses_the_weights(tmp_path: Path) -> None:
+    edges = {str(h): [0.002 * (h / 60) ** 0.5, 0.02 * (h / 60) ** 0.5] for h in HORIZONS}
+    weighing = {"option": "regime", "coin": {str(h): 0.0 for h in HORIZONS}, "edges": edges}
+    flow, other = ({str(h): list(w) for h in HORIZONS} for w in ((1.0, 0.5, 0.0), (0.0, 0.5, 1.0)))
+    regime = saved(
+        tmp_path / "regime", weights=weighing, members=[plain("flow", weights=flow), plain("plain", weights=other)]
+    )
+    singles = [saved(tmp_path / name, members=[plain(name)]) for name in ("flow", "plain")]
+    calm, wild = (np.array([[0.3, 0.1, -1.0, volatility]]) for volatility in (0.001, 0.03))
+    assert regime.predict(calm).p_up.tobytes() == singles[0].predict(calm).p_up.tobytes()
+    assert regime.predict(wild).p_up.tobytes() == singles[1].predict(wild).p_up.tobytes()
 
 
 def test_the_scale_has_a_floor_and_a_default_for_unknown_values(model: ForecastModel) -> None:

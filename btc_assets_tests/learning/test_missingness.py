@@ -188,20 +188,23 @@ def test_only_lost_inputs_are_replaced_by_their_median() -> None:
     assert filled[1, 1] == of.median[1]
 
 
-@pytest.mark.parametrize(("weight", "falls_back"), [(0.49, False), (0.5, True)])
-def test_the_base_rate_replaces_the_model_once_half_of_its_weight_is_lost(weight: float, falls_back: bool) -> None:
+@pytest.mark.parametrize(
+    ("weight", "unfounded", "falls_back"), [(0.49, True, False), (0.5, True, True), (0.9, False, False)]
+)
+def test_the_base_rate_replaces_the_model_once_half_of_its_weight_is_lost_to_every_member(
+    weight: float, unfounded: bool, falls_back: bool
+) -> None:
     of = known_profile(**{FLOW: weight, SLOW: 1 - weight, SCALE_FEATURE: 0.0})
-    model = HorizonForecast(np.array([0.9, 0.9]), np.array([[-0.2, -0.1, 0.0, 0.1, 0.2]] * 2))
-    inputs = np.array([[0.1, 0.1, 0.01], [0.1, 0.1, 0.02]])
+    model = HorizonForecast(np.array([0.9, 0.9]), np.array([[-0.2, -0.1, 0.0, 0.1, 0.2]] * 2), np.array([0.02, 0.04]))
     lost = np.array([[True, False, False], [False, False, False]])
-    answer = of.adjust(240, model, inputs, lost)
+    answer = of.adjust(240, model, lost, np.array([unfounded, False]))
     assert answer.missing_weight.tolist() == pytest.approx([weight, 0.0])
     assert answer.fallback.tolist() == [falls_back, False]
     assert answer.forecast.p_up[1] == 0.9
     assert answer.forecast.quantiles[1].tolist() == model.quantiles[1].tolist()
     if falls_back:
         assert answer.forecast.p_up[0] == of.base_rate[240] == pytest.approx(0.75)
-        assert answer.forecast.quantiles[0] == pytest.approx(of.quantiles[240] * 0.01 * 2)
+        assert answer.forecast.quantiles[0] == pytest.approx(of.quantiles[240] * 0.02)
     else:
         assert answer.forecast.p_up[0] == 0.9
 

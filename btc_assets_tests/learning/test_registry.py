@@ -149,7 +149,7 @@ def test_an_unreadable_registry_file_gives_none(uri: str, tmp_path: Path) -> Non
 
 def test_a_changed_graph_is_not_loaded(registry: ModelRegistry, folder: Path) -> None:
     version = int(str(metadata(materialise(registry, folder))["version"]))
-    graph = registry.folder(version) / "q05_240m.onnx"
+    graph = registry.folder(version) / "intervals.q05_240m.onnx"
     content = graph.read_bytes()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:

@@ -11,9 +11,9 @@ import polars as pl
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import midnight
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
-from btc_assets.learning.training import SCALE_FEATURE
+from btc_assets.learning.training import SCALE_FEATURE, scale_of
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -39,16 +39,21 @@ class LinearModel:
     cutoff: date
     features: tuple[str, ...] = (FEATURE, SCALE_FEATURE)
     digest: str = ""
+    members: tuple[str, ...] = ("linear",)
 
     def __post_init__(self) -> None:
         self.digest = self.digest or digest_of(self.version)
 
-    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
-        """Forecast from the first feature, with 0 for a missing value."""
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
+        """Forecast from the first feature, with 0 for a missing value; the only member requires it."""
         x = np.nan_to_num(rows[:, 0])
         p_up = 1 / (1 + np.exp((10 + self.version) * x))
         half = np.array([-1.6, -0.7, 0.0, 0.7, 1.6]) * 0.006
-        return {h: HorizonForecast(p_up, np.tile(half * np.sqrt(h / 60), (len(rows), 1))) for h in HORIZONS}
+        quantiles = np.stack([np.tile(half * np.sqrt(h / 60), (len(rows), 1)) for h in HORIZONS], axis=1)
+        sigma = np.column_stack([scale_of(rows[:, 1], h) for h in HORIZONS])
+        lacks = np.isnan(rows[:, 0]) if missing is None else missing[:, 0]
+        nobody = np.zeros((len(rows), 1), dtype=np.bool_)
+        return Forecasts(HORIZONS, np.column_stack([p_up] * len(HORIZONS)), quantiles, sigma, nobody, lacks)
 
 
 @dataclass

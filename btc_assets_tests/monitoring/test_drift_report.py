@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from btc_assets.forecasting.forecasts import forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake, by_day
-from btc_assets.learning.forecast_model import HorizonForecast
+from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
 from btc_assets.monitoring import drift, watching
 from btc_assets.monitoring.assets import drift_report
@@ -55,10 +56,11 @@ UPSTREAM = [
 class CertainModel(LinearModel):
     """A model without skill that becomes overconfident when its feature is stuck."""
 
-    def predict(self, rows: np.ndarray) -> dict[int, HorizonForecast]:
+    def predict(self, rows: np.ndarray, missing: np.ndarray | None = None) -> Forecasts:
         """Forecast P(up) = 0.5, or 0.99 where the feature is stuck."""
         p_up = np.where(np.isclose(rows[:, 0], STUCK_AT), 0.99, 0.5)
-        return {h: HorizonForecast(p_up, forecast.quantiles) for h, forecast in super().predict(rows).items()}
+        forecasts = super().predict(rows, missing)
+        return replace(forecasts, p_up=np.column_stack([p_up] * len(forecasts.horizons)))
 
 
 class OneModel(ModelRegistry):

@@ -109,16 +109,6 @@ def test_a_forecast_without_missing_inputs_is_not_degraded(client: httpx.Client)
     assert not any(horizon["fallback"] for horizon in response["horizons"])
 
 
-def test_a_bundle_without_a_record_of_missing_inputs_is_not_degraded(tmp_path: Path, models: Path) -> None:
-    columns = ("degraded", "missing_inputs", "missing_weight", "fallback")
-    complete = degraded_forecasts(models)
-    for frame in (complete.drop(columns), complete.with_columns(pl.lit(None).alias(name) for name in columns)):
-        publish_small(tmp_path, models, forecasts=frame)
-        response, past = forecasts_of(tmp_path)
-        assert (response["degraded"], response["missing_inputs"], response["note"]) == (False, [], None)
-        assert not any(row["degraded"] or row["fallback"] for row in past)
-
-
 def test_only_health_returns_200_before_the_first_forecast(tmp_path: Path, models: Path) -> None:
     (tmp_path / "serving").mkdir()
     with running_server(tmp_path, models) as server:

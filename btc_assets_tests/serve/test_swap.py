@@ -69,7 +69,7 @@ def damage(serving_dir: Path, bundle_id: str, how: str) -> None:
     """Damage a bundle that is not loaded yet."""
     folder = serving_dir / "bundles" / bundle_id
     if how == "graph":
-        graph = folder / "model" / "q05_1440m.onnx"
+        graph = folder / "model" / "intervals.q05_1440m.onnx"
         graph.write_bytes(graph.read_bytes()[:-7])
     elif how == "database":
         (folder / "serving.duckdb").write_bytes(b"\0" * 4096)

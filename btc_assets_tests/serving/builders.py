@@ -13,7 +13,7 @@ import polars as pl
 
 from btc_assets.alerts.tables import ALERTS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.learning.forecast_model import DOCUMENT, graph_name, save_model
+from btc_assets.learning.forecast_model import DOCUMENT, INTERVALS, graph_name, save_model
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.serving.publish import Publication, publish
@@ -24,9 +24,13 @@ FEATURE_NAMES = ("returns_1h", "rsi", "volume_ratio", "realised_volatility_24h")
 MADE_AT = datetime(2019, 6, 3, 12, tzinfo=UTC)
 
 
+MEMBERS = {"flow": [0, 1, 2, 3], "plain": [0, 1, 3]}
+"""Two members, by the positions of their inputs; `flow` requires the volume ratio and `plain` nothing."""
+
+
 @lru_cache(maxsize=32)
 def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
-    """Return 18 small boosted-tree graphs; the quantile trees of each horizon differ."""
+    """Return 21 small boosted-tree graphs; the quantile trees of each horizon differ."""
     import xgboost
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -34,20 +38,41 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(400, len(FEATURE_NAMES))).astype(np.float32)
     rows[::7, 1] = np.nan
-    target = rows[:, 0] + rng.normal(size=len(rows))
+    target = rows[:, 0] + rows[:, 2] + rng.normal(size=len(rows))
     size = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
 
-    def graph(model: Any) -> bytes:
-        shape = [("rows", FloatTensorType([None, len(FEATURE_NAMES)]))]
+    def graph(model: Any, width: int = len(FEATURE_NAMES)) -> bytes:
+        shape = [("rows", FloatTensorType([None, width]))]
         return convert_xgboost(model, name="tiny", initial_types=shape, target_opset=15).SerializeToString()
 
     graphs = {}
     for horizon in HORIZONS:
-        graphs[graph_name("p_up", horizon)] = graph(xgboost.XGBClassifier(**size).fit(rows, target > 0))
+        for member, columns in MEMBERS.items():
+            fitted = xgboost.XGBClassifier(**size).fit(rows[:, columns], target > 0)
+            graphs[graph_name(member, "p_up", horizon)] = graph(fitted, len(columns))
         for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
             regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
-            graphs[graph_name(name, horizon)] = graph(regressor.fit(rows, target))
+            graphs[graph_name(INTERVALS, name, horizon)] = graph(regressor.fit(rows, target))
     return graphs
+
+
+def member(name: str, /, **changes: Any) -> dict[str, Any]:
+    """Return the entry of a member of `tiny_graphs` in a model document."""
+    return {
+        "name": name,
+        "family": "xgboost",
+        "inputs": "hourly",
+        "window_days": 365,
+        "features": MEMBERS[name],
+        "required": [2] if name == "flow" else [],
+        "first": "2018-06-03T00:00:00+00:00",
+        "last": "2019-06-02T22:00:00+00:00",
+        "rows": 8000,
+        "parameters": {str(h): "{}" for h in HORIZONS},
+        "calibration": {str(h): {"slope": 0.9, "intercept": 0.02} for h in HORIZONS},
+        "weights": {str(h): [0.5] for h in HORIZONS},
+        **changes,
+    }
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -58,11 +83,18 @@ def document(**changes: Any) -> dict[str, Any]:
         "quantiles": list(QUANTILES),
         "features": [{"name": n, "unit": "fraction", "group": "price", "about": n} for n in FEATURE_NAMES],
         "feature_set": "streamlined",
-        "calibration": {str(h): {"slope": 0.9, "intercept": 0.02} for h in HORIZONS},
+        "members": [member(name) for name in MEMBERS],
+        "weights": {
+            "option": "equal",
+            "coin": {str(h): 0.0 for h in HORIZONS},
+            "edges": {str(h): [] for h in HORIZONS},
+        },
+        "intervals": {"family": "xgboost", "inputs": "hourly", "window_days": 365, "features": [0, 1, 2, 3]}
+        | {"parameters": {str(h): "{}" for h in HORIZONS}},
         "conformal": {str(h): {"q05": -0.1, "q25": -0.02, "q75": 0.02, "q95": 0.1} for h in HORIZONS},
         "scale": {"feature": "realised_volatility_24h", "floor": 0.0005, "null": 0.005},
         "metrics": {str(h): {"log_loss": 0.69, "auc": 0.55, "accuracy": 0.54, "n": 2000} for h in HORIZONS},
-        "training": {"first": "2018-06-03", "last": "2019-06-02", "rows": 8000, "parameters": {}},
+        "training": {"seed": 7},
         **changes,
     }
 
@@ -89,6 +121,8 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
             "close": 8000.0 + back,
             "p_up": 0.5 + 0.01 * (back % 7),
             **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_NAMES)},
+            "sigma": 0.01,
+            "abstained": "",
             "degraded": False,
             "missing_inputs": "",
             "missing_weight": 0.0,

@@ -244,7 +244,7 @@ def test_forecasts_are_not_published_if_the_registry_changed_their_model(
     lake: Lake, digest: str, serving_dir: Path, tmp_path: Path
 ) -> None:
     fill(lake, digest)
-    (tmp_path / "models" / "model-1" / "q50_60m.onnx").write_bytes(b"")
+    (tmp_path / "models" / "model-1" / "intervals.q50_60m.onnx").write_bytes(b"")
     assert not materialise(lake, tmp_path / "models", DAY, raise_on_error=False).success
     assert not (serving_dir / "current").exists()
 

@@ -98,7 +98,7 @@ def test_the_most_recent_bundles_and_the_live_one_are_kept(tmp_path: Path, model
 
 def test_a_damaged_bundle_of_the_same_id_is_rebuilt(tmp_path: Path, models: Path) -> None:
     bundle_id = publish_small(tmp_path, models).bundle_id
-    graph = tmp_path / "bundles" / bundle_id / "model" / "p_up_60m.onnx"
+    graph = tmp_path / "bundles" / bundle_id / "model" / "flow.p_up_60m.onnx"
     graph.write_bytes(graph.read_bytes()[:-1])
     assert publish_small(tmp_path, models).bundle_id == bundle_id
     ForecastModel.load(graph.parent)
@@ -119,7 +119,7 @@ def test_a_model_that_did_not_make_the_forecasts_is_refused(tmp_path: Path, mode
     manifest = {"made_at": MADE_AT.isoformat(), "model_digest": "0" * 64}
     with pytest.raises(PublishError, match="publish the model that made them"):
         publish(tmp_path, manifest=manifest, model_folder=models / "other", tables={})
-    (models / "other" / "q50_60m.onnx").write_bytes(b"")
+    (models / "other" / "intervals.q50_60m.onnx").write_bytes(b"")
     with pytest.raises(PublishError, match=r"q50_60m\.onnx was changed"):
         publish(tmp_path, manifest={**manifest, "model_digest": digest}, model_folder=models / "other", tables={})
     assert (tmp_path / "current").read_text() == before

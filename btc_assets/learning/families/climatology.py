@@ -47,4 +47,5 @@ FAMILY = Family(
     fit_quantiles=fit_quantiles,
     fit_size=fit_size,
     read=LinearOutput.read,
+    stochastic=False,
 )

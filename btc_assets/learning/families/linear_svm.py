@@ -65,4 +65,5 @@ FAMILY = Family(
     suggest=suggest,
     fit_direction=fit_direction,
     read=LinearOutput.read,
+    stochastic=False,
 )

@@ -53,4 +53,5 @@ FAMILY = Family(
     suggest=suggest,
     fit_direction=fit_direction,
     read=LinearOutput.read,
+    stochastic=False,
 )

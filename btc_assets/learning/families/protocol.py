@@ -145,6 +145,7 @@ class Family(Generic[P]):
         lookback: number of hours in one row of the inputs, for its parameters.
         suffix: file name suffix of the native format.
         parity_tolerance: maximum |ONNX - library| of its graphs.
+        stochastic: whether a fit depends on the seed.
         exact_contributions: whether contributions are Shapley values of the score, not an approximation.
         needs: modules it imports that the base install lacks.
         extra: the extra of this project that brings them.
@@ -161,6 +162,7 @@ class Family(Generic[P]):
     lookback: Callable[[P], int] = _one_row
     suffix: str = "json"
     parity_tolerance: float = PARITY_TOLERANCE
+    stochastic: bool = True
     exact_contributions: bool = True
     needs: tuple[str, ...] = ()
     extra: str = ""

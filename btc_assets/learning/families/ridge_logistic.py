@@ -75,4 +75,5 @@ FAMILY = Family(
     fit_direction=fit_direction,
     fit_size=fit_size,
     read=LinearOutput.read,
+    stochastic=False,
 )
