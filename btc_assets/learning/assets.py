@@ -181,7 +181,7 @@ def tuned_parameters(
                 "parameters": study.parameters.to_json(),
             }
         records.append(record)
-    frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns)
+    frame = pl.DataFrame(records, schema=TUNED_PARAMETERS.columns).sort(TUNED_PARAMETERS.key)
     versions = data_versions(hourly_features=wide, hourly_labels=known, cv_folds=layout, earlier=previous)
     with registry.run(context, TUNED_PARAMETERS.asset_key, versions) as run:
         for row in frame.iter_rows(named=True):

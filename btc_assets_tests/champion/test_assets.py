@@ -2,7 +2,9 @@
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -10,8 +12,11 @@ from btc_assets.champion import assets as champion
 from btc_assets.champion.history import HistoryError
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.clock import midnight
-from btc_assets.learning.training import seed_name
+from btc_assets.learning.families.protocol import Fit
+from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
+from btc_assets.learning.natives import native_name
 from btc_assets.published import UnreadableBundleError
+from btc_assets.vocabulary import PRIMARY
 
 CUTOFF = date(2018, 5, 28)
 NEXT = date(2018, 6, 4)
@@ -106,7 +111,13 @@ def test_a_champion_with_some_of_the_paired_fits_is_judged_by_the_one_that_serve
         def native(self, version: int) -> Path:
             return tmp_path
 
+        def load(self, version: int) -> SimpleNamespace:
+            return SimpleNamespace(document={"members": [{"name": "flow", "family": "xgboost", "features": [0]}]})
+
+    inputs = np.arange(40, dtype=np.float32)[:, None]
+    up = (inputs[:, 0] > 20).astype(np.float64)
+    booster = FAMILY.fit_direction(inputs, up, np.ones(40), XgboostParameters(rounds=1), Fit(("x",)))
     for seed in range(7, 11):
-        (tmp_path / seed_name(champion.FAMILY, seed)).write_bytes(b"")
+        (tmp_path / native_name("flow", PRIMARY, FAMILY, seed)).write_bytes(booster.native())
     monkeypatch.setattr(champion, "settings", Live)
-    assert champion._fits_of(Natives(), 1, 5) == []  # type: ignore[arg-type]
+    assert champion._fits_of(Natives(), 1) == []  # type: ignore[arg-type]
