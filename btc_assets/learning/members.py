@@ -13,11 +13,11 @@ from typing import Literal
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 
 Inputs = Literal["hourly", "price_and_volume", "quarters"]
-"""Which features a member reads: the configured set, its features of price and volume alone, or the set and the group
-`intrahour`."""
+"""Which features a member reads: the configured set, its features of price and volume alone, or the configured set and
+the 15-minute set."""
 
-INTRAHOUR = "intrahour"
-"""Group of the features of quarter bars."""
+QUARTER_SET = tuple(name for name in FEATURE_SETS["intrahour"] if name not in FEATURE_SETS["extended"])
+"""The 15-minute set: features of quarter bars."""
 
 _PRICE_AND_VOLUME = {"open_time", "open", "high", "low", "close", "volume"}
 """Columns of bars that every venue publishes; a feature without any other column needs no order flow."""
@@ -88,7 +88,7 @@ def feature_names(inputs: Inputs, feature_set: str) -> tuple[str, ...]:
     """
     hourly = FEATURE_SETS[feature_set]
     if inputs == "quarters":
-        return (*hourly, *(feature.name for feature in FEATURES if feature.group == INTRAHOUR))
+        return tuple(dict.fromkeys((*hourly, *QUARTER_SET)))
     if inputs == "price_and_volume":
         return tuple(name for name in hourly if name in _price_and_volume())
     return hourly

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
-from btc_assets.learning.members import INTERVALS, MEMBERS, Member, directions, feature_names, known_features, recipe
+from btc_assets.learning.members import (
+    INTERVALS,
+    MEMBERS,
+    QUARTER_SET,
+    Member,
+    directions,
+    feature_names,
+    known_features,
+    recipe,
+)
 
 DEFAULT = {"xgboost": "xgboost", "ridge_logistic": "ridge_logistic"}
 NEEDS_FLOW = {"taker_imbalance_1h", "vwap_24h_distance", "trade_size_ratio", "trades_ratio", "flow_hours_24h"}
@@ -35,6 +44,5 @@ def test_a_member_reads_price_and_volume_alone() -> None:
 
 def test_a_member_of_quarter_bars_is_absent_without_them() -> None:
     quarters = MEMBERS[-1]
-    intrahour = [feature.name for feature in FEATURES if feature.group == "intrahour"]
     assert known_features(quarters, "extended", FEATURE_SETS["extended"]) == ()
-    assert known_features(quarters, "streamlined", ["returns_1h", *intrahour[:1]]) == ("returns_1h", *intrahour[:1])
+    assert known_features(quarters, "streamlined", ["returns_1h", QUARTER_SET[0]]) == ("returns_1h", QUARTER_SET[0])
