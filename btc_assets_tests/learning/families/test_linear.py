@@ -10,6 +10,7 @@ import pytest
 from btc_assets.learning.families import climatology, naive_bayes, persistence, ridge_logistic
 from btc_assets.learning.families.linear import LinearOutput, Scaling, fit_sigmoid, out_of_block
 from btc_assets.learning.families.protocol import Fit, Parameters, Vector
+from btc_assets.learning.families.ridge_logistic import RidgeLogisticParameters
 from btc_assets.vocabulary import QUANTILE_NAMES
 
 NAMES = ("returns_1h", "other")
@@ -97,14 +98,10 @@ def test_a_penalty_shrinks_p_up_and_the_size_alike() -> None:
     rng = np.random.default_rng(3)
     inputs = rng.normal(size=(3_000, 2)).astype(np.float32)
     target = inputs[:, 0] * 0.2 + rng.normal(size=3_000)
+    free = RidgeLogisticParameters(inverse_penalty=1e6, size_penalty=1e-6)
     shares = []
-    for penalised, free in (((3e-3, 1300.0), (1e6, 1e-6)),):
-        for head in (ridge_logistic.fit_direction, ridge_logistic.fit_size):
-            y = (target > 0).astype(np.float64) if head is ridge_logistic.fit_direction else target
-            strong, weak = (
-                head(inputs, y, np.ones(3_000), ridge_logistic.RidgeLogisticParameters(365.0, *penalty), Fit(NAMES))
-                for penalty in (penalised, free)
-            )
-            shares.append(strong.linear[0] / weak.linear[0])
+    for head, y in ((ridge_logistic.fit_direction, (target > 0).astype(np.float64)), (ridge_logistic.fit_size, target)):
+        strong, weak = (head(inputs, y, np.ones(3_000), p, Fit(NAMES)) for p in (RidgeLogisticParameters(), free))
+        shares.append(strong.linear[0] / weak.linear[0])
     assert 0.4 < shares[0] < 0.9
     assert shares[0] == pytest.approx(shares[1], abs=0.05)
