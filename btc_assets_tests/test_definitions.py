@@ -255,7 +255,7 @@ def test_a_model_looks_back_exactly_its_window(day: str) -> None:
 def test_decisions_rest_on_all_that_was_decided_before(day: str) -> None:
     start, own, eve = DAILY.start.date(), day_of(day), day_of(day) - timedelta(days=1)
     assert (MODEL_HISTORY.asset_key, start, eve) in parents(MODEL_HISTORY.asset_key, own)
-    assert (MODEL_HISTORY.asset_key, own, own) in parents(MODEL_VERDICT.asset_key, own)
+    assert (MODEL_HISTORY.asset_key, start, eve) in parents(MODEL_VERDICT.asset_key, own)
     assert (MODEL_HISTORY.asset_key, start, own) in parents(FORECASTS.asset_key, own)
 
 

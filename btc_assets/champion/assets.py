@@ -77,22 +77,22 @@ _DECISION_DEPS = [
     *(dg.AssetDep(contract.asset_key) for contract in (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS)),
     dg.AssetDep(TRAINED_MODEL.asset_key, partition_mapping=days_before(settings().window_days, and_today=True)),
     dg.AssetDep(TRAINING_PROFILE.asset_key, partition_mapping=everything_until(and_today=False)),
+    dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=False)),
 ]
-"""The upstream tables of a decision of the gate, without the history."""
+"""The tables that a decision rests on: earlier decisions included."""
 
 
-def _decision_spec(contract: Contract, history_of: dg.AssetDep, *, about: str, kinds: set[str]) -> dg.AssetSpec:
-    """Return the spec of a table that the step `decisions` makes."""
-    return dg.AssetSpec(
-        contract.asset_key,
+def _decision_out(contract: Contract, *, about: str, kinds: set[str]) -> dg.AssetOut:
+    """Return the output of the step `decisions` for a table."""
+    return dg.AssetOut(
+        key=contract.asset_key,
         description=cleandoc(about),
-        deps=[*_DECISION_DEPS, history_of],
+        dagster_type=dagster_type(contract),
+        is_required=False,
         group_name=GROUP,
         code_version="2",
         kinds=kinds,
         freshness_policy=freshness.WEEKLY,
-        # Dagster reads the type and the IO manager of an output from these keys when it is declared by a spec.
-        metadata={"dagster/dagster_type": dagster_type(contract), "dagster/io_manager_key": "io_manager"},
     )
 
 
@@ -176,10 +176,10 @@ def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDec
     backfill_policy=_BACKFILL,
     op_tags=_LIMITS,
     can_subset=True,
-    specs=[
-        _decision_spec(
+    deps=_DECISION_DEPS,
+    outs={
+        MODEL_HISTORY.asset_key.to_python_identifier(): _decision_out(
             MODEL_HISTORY,
-            dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=False)),
             kinds={"polars"},
             about="""The champion and the challenger in shadow of every hour, with the decision and the reason.
 
@@ -191,9 +191,8 @@ def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDec
             day's earlier decisions of verdicts and shadows, but never a manual one.
             """,
         ),
-        _decision_spec(
+        MODEL_VERDICT.asset_key.to_python_identifier(): _decision_out(
             MODEL_VERDICT,
-            dg.AssetDep(MODEL_HISTORY.asset_key),
             kinds={"mlflow"},
             about="""The gate: does the candidate of this cutoff replace the champion? One row per criterion.
 
@@ -207,7 +206,7 @@ def shadow_config(event: Literal["shadow", "replay"], decided: history.ShadowDec
             same step records the decision there, so both tables are made together.
             """,
         ),
-    ],
+    },
 )
 def decisions(
     context: dg.AssetExecutionContext,
