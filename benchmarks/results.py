@@ -21,16 +21,15 @@ from btc_assets.champion.history import SHADOW
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.digest import digest
+from btc_assets.evaluation.trading import FEES_BPS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES
 from btc_assets.lake import Lake
 from btc_assets.learning.tables import MODEL_EXPLANATION
-from btc_assets.markdown import markdown_rows
+from btc_assets.markdown import format_estimate, markdown_rows
 from btc_assets.monitoring.performance import (
     ALL,
-    FEES_BPS,
     LAGS,
     LAST_90_DAYS,
-    format_estimate,
     markdown,
     performance_report,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import polars as pl
 
@@ -32,3 +32,12 @@ def markdown_table(frame: pl.DataFrame) -> str:
         tbl_width_chars=400,
     ):
         return str(frame.with_columns(pl.col(pl.Float64).round_sig_figs(4)))
+
+
+def format_estimate(row: Mapping[str, float | None] | None, template: str) -> str:
+    """Format a value with its interval; a dash without a value."""
+    if row is None or row["value"] is None:
+        return "-"
+    if row["lower"] is None or row["upper"] is None:
+        return template.format(row["value"])
+    return f"{template.format(row['value'])} ({template.format(row['lower'])} to {template.format(row['upper'])})"

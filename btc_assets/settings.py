@@ -273,6 +273,22 @@ class Settings(BaseSettings):
         le=0.1,
         description="Absolute log return below which an outcome is too small to call, fraction.",
     )
+    position_enter: float = Field(
+        default=2.0,
+        gt=0,
+        le=10,
+        description="|score| of a forecast from which the paper record enters a position, standard deviations.",
+    )
+    position_exit: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="Score on the other side from which it leaves the position, standard deviations.",
+    )
+    position_sizing: Literal["whole", "volatility", "confidence", "both"] = Field(
+        default="whole",
+        description="Size of a paper position: whole, smaller with an unusual volatility, larger with the score.",
+    )
     report_days: int = Field(default=1095, ge=7, le=3650, description="Days of outcomes in the performance report.")
 
     # --- drift and retraining ------------------------------------------------------------------
@@ -452,6 +468,8 @@ class Settings(BaseSettings):
         for setting, names in (("CONTEXT_FILES", self.context_files), ("CONTEXT_URLS", self.context_urls)):
             if disabled := [name for name in names if name not in self.context_names]:
                 raise ValueError(f"{ENV_PREFIX}{setting} has {disabled[0]!r}, which BTC_CONTEXT does not enable")
+        if self.position_exit > self.position_enter:
+            raise ValueError("BTC_POSITION_EXIT must not exceed BTC_POSITION_ENTER")
         if self.history_end is not None and self.history_end <= self.first_day:
             raise ValueError(f"BTC_HISTORY_END ({self.history_end}) must be after BTC_HISTORY_START ({self.first_day})")
         if self.cv_folds * self.cv_test_days > self.window_days // 2:

@@ -47,6 +47,7 @@ EXPECTED = {
     "learning/feature_group_study",
     "forecasting/forecasts",
     "forecasting/forecast_outcomes",
+    "forecasting/positions",
     "monitoring/performance_report",
     "champion/shadow_report",
     "monitoring/drift_report",

@@ -15,7 +15,7 @@ from btc_assets.champion.assets import history_config, rollback_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS, WITH_THE_CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
@@ -143,9 +143,11 @@ forecast_days = dg.define_asset_job(
 
 report_performance = dg.define_asset_job(
     "report_performance",
-    selection=dg.AssetSelection.assets(PERFORMANCE_REPORT.asset_key, SHADOW_REPORT.asset_key, DRIFT_REPORT.asset_key),
-    description="Report on the outcomes known by the end of a day, the challenger in shadow and drift, in a separate "
-    "run that cannot stop the forecasts.",
+    selection=dg.AssetSelection.assets(
+        PERFORMANCE_REPORT.asset_key, SHADOW_REPORT.asset_key, DRIFT_REPORT.asset_key, POSITIONS.asset_key
+    ),
+    description="Report on the outcomes known by the end of a day, the challenger in shadow, drift and paper "
+    "positions, in a separate run that cannot stop the forecasts.",
     tags=_tags("report", minutes=60),
 )
 

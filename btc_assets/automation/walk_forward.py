@@ -29,7 +29,7 @@ from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import BESIDE_THE_CLOCK, CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.tables import (
@@ -43,6 +43,7 @@ from btc_assets.learning.tables import (
 )
 from btc_assets.market.assets import closed_span
 from btc_assets.market.bars import coverage_fault
+from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.market.sources.choose import source_of
 from btc_assets.partitions import key_of, previous_monday
 from btc_assets.schema import Contract
@@ -84,6 +85,8 @@ JUDGED = (MODEL_HISTORY, MODEL_VERDICT)
 """Tables of a judged cutoff; a verdict depends on the earlier verdicts."""
 FORECAST_SETTINGS = {"train_days", "fee_bps", "too_small_to_call"}
 """Further settings that forecasts and outcomes depend on."""
+POSITION_SETTINGS = {"position_enter", "position_exit", "position_sizing"}
+"""Settings that paper positions depend on."""
 
 
 class WalkError(RuntimeError):
@@ -238,6 +241,7 @@ class Walk:
         started = time.monotonic()
         reports = ["monitoring/performance_report", "champion/shadow_report"]
         self._materialise("report_performance", Span(last_day, last_day), reports)
+        self._record_positions(Span(legs[0].cutoff, last_day))
         self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
         self.report(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
         self.report(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
@@ -380,6 +384,14 @@ class Walk:
             "forecast_days", leg.days, ["forecasting/forecasts", "forecasting/forecast_outcomes"], fingerprint
         )
         return True
+
+    def _record_positions(self, span: Span) -> None:
+        """Record the paper positions of the walked days at once, unless they are up to date."""
+        content = [self.lake.fingerprint(FORECASTS, day) for day in span.days]
+        content += [self._digest(QUARTER_BARS, day) for day in span.days]
+        fingerprint = self._fingerprint(POSITION_SETTINGS, (POSITIONS,), content)
+        if not self.resume or not self._made_from(POSITIONS, span.days, fingerprint):
+            self._materialise("report_performance", span, [POSITIONS.table], fingerprint)
 
     def _role_digests(self, leg: Leg) -> Iterator[str]:
         """Yield digests of the models of each role in the hours of a leg, and of their training profiles.

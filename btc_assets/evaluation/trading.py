@@ -7,7 +7,7 @@ are computed as in `metrics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from btc_assets.evaluation.significance import Floats, finite_or_none, finite_ro
 from btc_assets.vocabulary import PRIMARY, hours_spanned
 
 HOURS_PER_YEAR = 8760
+FEES_BPS = (0.0, 2.0, 5.0, 10.0)
+"""One-way costs at which strategies are reported, basis points."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,17 @@ def persistence_signal(hourly_return: npt.ArrayLike, *, horizon: int = PRIMARY) 
     return signal
 
 
-def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float | None:
+def distinct_sharpes(nets: Iterable[Floats]) -> list[float]:
+    """Return the hourly Sharpe ratio, not annualised, of each distinct series of net returns that varies.
+
+    Args:
+        nets: hourly net returns of the trials, (n,) each.
+    """
+    distinct = {net.tobytes(): net for net in nets}
+    return [float(net.mean() / net.std(ddof=1)) for net in distinct.values() if len(net) > 1 and net.std() > 1e-15]
+
+
+def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float], tried: int | None = None) -> float | None:
     """Return the probability that a strategy's Sharpe ratio exceeds the expected maximum of the trials under chance.
 
     Bailey & Lopez de Prado (2014), "The deflated Sharpe ratio", equations 1 and 2, with skewness and kurtosis of the
@@ -160,7 +172,9 @@ def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float
 
     Args:
         net: hourly net returns of the selected strategy, (n,).
-        trial_sharpes: hourly Sharpe ratios (not annualised) of all trials, including the selected strategy.
+        trial_sharpes: hourly Sharpe ratios (not annualised) of trials, including the selected strategy; their spread
+            is that of all trials.
+        tried: number of all trials, if more than these.
     """
     from scipy.special import ndtr, ndtri
 
@@ -169,7 +183,10 @@ def deflated_sharpe(net: npt.ArrayLike, trial_sharpes: Sequence[float]) -> float
         return None
     ratio = float(r.mean() / r.std(ddof=1))
     score = (r - r.mean()) / r.std()
-    trials, spread = len(trial_sharpes), float(np.std(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0
+    trials, spread = (
+        tried or len(trial_sharpes),
+        float(np.std(trial_sharpes, ddof=1)) if len(trial_sharpes) > 1 else 0.0,
+    )
     expected_maximum = 0.0
     if trials > 1:
         expected_maximum = spread * (

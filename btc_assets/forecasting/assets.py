@@ -1,5 +1,6 @@
-"""Forecasts of every hour, and their outcomes."""
+"""Forecasts of every hour, their outcomes, and the paper positions of a rule that trades them."""
 
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,8 @@ from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.display import table_metadata
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.positions import SCORE_DAYS, Rule, as_markdown, paper_positions
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Reader, output_of
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
@@ -133,6 +135,64 @@ def forecast_outcomes(
     return output_of(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
 
 
+def position_rule() -> Rule:
+    """Return the rule of the settings."""
+    config = settings()
+    return Rule(
+        config.position_enter,
+        config.position_exit,
+        by_volatility=config.position_sizing in ("volatility", "both"),
+        by_confidence=config.position_sizing in ("confidence", "both"),
+    )
+
+
+@dg.asset(
+    key=["forecasting", "positions"],
+    **(_COMMON | {"code_version": "1"}),
+    dagster_type=dagster_type(POSITIONS),
+    ins={
+        "forecasts": dg.AssetIn(
+            key=["forecasting", "forecasts"], partition_mapping=days_before(SCORE_DAYS, and_today=True)
+        ),
+        "quarter_bars": dg.AssetIn(key=["market", "quarter_bars"], partition_mapping=days_before(1, and_today=True)),
+    },
+    deps=[
+        dg.AssetDep(POSITIONS.asset_key, partition_mapping=days_before(settings().report_days - 1, and_today=False)),
+    ],
+    kinds={"polars"},
+    freshness_policy=freshness.DAILY,
+)
+def positions(
+    context: dg.AssetExecutionContext,
+    tables: dg.ResourceParam[Tables],
+    forecasts: pl.LazyFrame,
+    quarter_bars: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Paper positions of a rule that trades the champion's forecasts. It is a paper record, no order goes anywhere.
+
+    The rule trades the 60 min forecasts: it enters beyond `BTC_POSITION_ENTER` standard deviations of the score and
+    leaves beyond `BTC_POSITION_EXIT` on the other side. Each hour has its return at delays of 0 and 15 minutes and one
+    bar and at costs of 0, 2, 5 and 10 bp one-way. The record continues that of earlier partitions of this asset (a
+    self-dependency). The table below judges the last `BTC_REPORT_DAYS` days beside buy-and-hold, with the Sharpe ratio
+    deflated by every rule and forecaster tried.
+    """
+    days = [day_of(key) for key in context.partition_keys]
+    past = tables.of(context).scan(POSITIONS, None, days[0] - timedelta(days=1)).collect()
+    frame = paper_positions(forecasts.collect(), quarter_bars.collect(), past, days=days, rule=position_rule())
+    record = pl.concat([past, frame])
+    since = pl.col("open_time").dt.date() > days[-1] - timedelta(days=settings().report_days)
+    return output_of(
+        context,
+        POSITIONS,
+        frame,
+        {
+            "position": frame["position"].last(),
+            "hours": frame["open_time"].n_unique(),
+            "judgement": dg.MetadataValue.md(as_markdown(record.filter(since))),
+        },
+    )
+
+
 def _newest_forecasts(frame: pl.DataFrame) -> str:
     """Return the forecasts of the newest hour as a Markdown table."""
     if frame.is_empty():
@@ -155,4 +215,4 @@ def _newest_forecasts(frame: pl.DataFrame) -> str:
     )
 
 
-ASSETS = [forecasts, forecast_outcomes]
+ASSETS = [forecasts, forecast_outcomes, positions]

@@ -7,14 +7,16 @@ import polars as pl
 
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.assets import forecast_outcomes, forecasts, profiles_of
+from btc_assets.forecasting.assets import forecast_outcomes, forecasts, position_rule, positions, profiles_of
 from btc_assets.forecasting.completeness import changed_forecasts, missing_forecasts, missing_outcomes
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.positions import SCORE_DAYS, paper_positions
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
+from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.market.tables import PRICES
 from btc_assets.partitions import day_to_check, nothing_stored
 from btc_assets.schema import Contract
@@ -169,6 +171,39 @@ def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePara
     )
 
 
+@dg.asset_check(asset=positions, name="record_can_be_repeated")
+def record_can_be_repeated(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Deciding the day again from the stored forecasts, bars and earlier positions gives the stored rows."""
+    day = day_to_check(context.run.tags, lake.days(POSITIONS))
+    if day is None:
+        return nothing_stored(POSITIONS.table)
+    days_back = settings().report_days - 1
+    repeated = paper_positions(
+        lake.scan(FORECASTS, day - timedelta(days=SCORE_DAYS), day).collect(),
+        lake.scan(QUARTER_BARS, day - timedelta(days=1), day).collect(),
+        lake.scan(POSITIONS, day - timedelta(days=days_back), day - timedelta(days=1)).collect(),
+        days=[day],
+        rule=position_rule(),
+    )
+    changed = _one_day(lake, POSITIONS, day).join(repeated, on=POSITIONS.columns.names(), how="anti", nulls_equal=True)
+    return _none_of(changed, f"rows of {day} differ from a repetition", day, rows=repeated.height)
+
+
+@dg.asset_check(asset=positions, name="every_forecast_is_decided")
+def every_forecast_is_decided(
+    context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]
+) -> dg.AssetCheckResult:
+    """Every forecast of the champion of the day and the day before has a decision about the position (warning)."""
+    day = day_to_check(context.run.tags, lake.days(POSITIONS))
+    if day is None:
+        return nothing_stored(POSITIONS.table)
+    champion = lake.scan(FORECASTS, day - timedelta(days=1), day).filter(pl.col("role") == CHAMPION)
+    decided = lake.scan(POSITIONS, day - timedelta(days=1), day)
+    missing = champion.unique("open_time").join(decided, on="open_time", how="anti").sort("open_time").collect()
+    result = _none_of(missing, f"hours up to {day} have a forecast and no decision", day)
+    return result._replace(severity=dg.AssetCheckSeverity.WARN)
+
+
 CHECKS = [
     every_hour_is_forecast,
     replay_gives_the_same,
@@ -176,4 +211,6 @@ CHECKS = [
     no_input_is_missing,
     every_known_label_is_judged,
     intervals_hold,
+    record_can_be_repeated,
+    every_forecast_is_decided,
 ]

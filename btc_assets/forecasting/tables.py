@@ -12,6 +12,7 @@ from btc_assets.columns import (
     RETURN_QUANTILES,
     price,
 )
+from btc_assets.evaluation.trading import FEES_BPS
 from btc_assets.schema import FINITE, PROBABILITY, UTC_TIME, Column, check, declare, row_check, schema
 from btc_assets.vocabulary import ROLES
 
@@ -80,4 +81,56 @@ FORECAST_OUTCOMES = declare(
     ),
     day=KNOWN_DAY,
     key=("open_time", "horizon_minutes", "role"),
+)
+
+DELAYS = (0, 15, 60)
+"""Least minutes from a decision to its execution: at once, a quarter and a bar later."""
+_POSITION = (check("in_range", -1, 1), FINITE)
+
+POSITIONS = declare(
+    table="forecasting/positions",
+    schema=schema(
+        {
+            "open_time": OPEN_TIME,
+            "delay_minutes": Column(
+                pl.Int64, check("isin", DELAYS), about="least minutes from a decision to its execution"
+            ),
+            "cost_bps": Column(
+                pl.Float64, check("isin", FEES_BPS), about="one-way cost, basis points of what is traded"
+            ),
+            "model_version": Column(pl.Int64, about="registry version of the champion"),
+            "close": price("close of the hour, USD"),
+            "score": Column(
+                pl.Float64,
+                FINITE,
+                nullable=True,
+                about="log-odds of P(up) in standard deviations of those of the days before; null with too few of them",
+            ),
+            "volatility_ratio": Column(pl.Float64, check("gt", 0), FINITE, about="forecast volatility over its usual"),
+            "previous_position": Column(pl.Float64, *_POSITION, about="position decided an hour before, share of one"),
+            "position": Column(pl.Float64, *_POSITION, about="position decided at the close of the hour, share of one"),
+            "turnover": Column(pl.Float64, check("ge", 0), FINITE, about="traded in the hour, share of one"),
+            "executed_after_minutes": Column(
+                pl.Int64,
+                check("ge", 0),
+                nullable=True,
+                about="minutes from the decision to this trade; null without one",
+            ),
+            "hour_return": Column(pl.Float64, FINITE, about="log return since the hour before, fraction"),
+            "gross_return": Column(pl.Float64, FINITE, about="return of the position before costs, fraction"),
+            "net_return": Column(pl.Float64, FINITE, about="the same after costs"),
+            "cumulative_return": Column(pl.Float64, FINITE, about="sum of the net returns of the record so far"),
+            "peak_return": Column(
+                pl.Float64, check("ge", 0), FINITE, about="highest cumulative return so far, at least 0"
+            ),
+            "drawdown": Column(pl.Float64, check("ge", 0), FINITE, about="peak less cumulative return"),
+        },
+        row_check("costs are not negative", pl.col("net_return") <= pl.col("gross_return")),
+        row_check("a trade has a time", (pl.col("turnover") > 0) == pl.col("executed_after_minutes").is_not_null()),
+        row_check(
+            "executed after the delay", pl.col("executed_after_minutes").fill_null(60) >= pl.col("delay_minutes")
+        ),
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time", "delay_minutes", "cost_bps"),
 )

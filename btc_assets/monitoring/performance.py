@@ -36,14 +36,20 @@ from btc_assets.clock import HOUR, midnight
 from btc_assets.evaluation import metrics, significance
 from btc_assets.evaluation.metrics import Estimate
 from btc_assets.evaluation.significance import Floats, Significance
-from btc_assets.evaluation.trading import Strategy, deflated_sharpe, persistence_signal, sign_signal, strategy
-from btc_assets.markdown import markdown_rows
+from btc_assets.evaluation.trading import (
+    FEES_BPS,
+    Strategy,
+    deflated_sharpe,
+    distinct_sharpes,
+    persistence_signal,
+    sign_signal,
+    strategy,
+)
+from btc_assets.markdown import format_estimate, markdown_rows
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES, display, hours_spanned
 
 ALL, LAST_90_DAYS = "all", "last_90_days"
-FEES_BPS = (0.0, 2.0, 5.0, 10.0)
-"""One-way costs at which strategies are reported, basis points."""
 LAGS = (0, 1)
 """Bars between a forecast and its trade."""
 BLOCK_DAYS = 5
@@ -300,12 +306,7 @@ def trial_sharpes(tradings: Sequence[Trading], fee_bps: float) -> list[float]:
         tradings: results of trading, one per role and horizon; every lag is a strategy.
         fee_bps: one-way cost, basis points.
     """
-    distinct = {
-        strategy.at(fee_bps).net.tobytes(): strategy.at(fee_bps).net
-        for trading in tradings
-        for strategy in trading.model.values()
-    }
-    return [float(net.mean() / net.std(ddof=1)) for net in distinct.values() if len(net) > 1 and net.std() > 1e-15]
+    return distinct_sharpes(strategy.at(fee_bps).net for trading in tradings for strategy in trading.model.values())
 
 
 def _deflated(trading: Trading, tradings: Sequence[Trading], fee_bps: float) -> Iterator[Metric]:
@@ -367,12 +368,3 @@ def markdown(report: pl.DataFrame) -> str:
         cells = [format_estimate(by_metric.get(metric), template) for _, metric, template in _COLUMNS]
         rows.append((role, display(horizon), period, f"{by_metric['accuracy']['n']:,}", *cells))
     return markdown_rows(("role", "horizon", "period", "n", *(title for title, _, _ in _COLUMNS)), rows)
-
-
-def format_estimate(row: Mapping[str, float | None] | None, template: str) -> str:
-    """Format a value with its interval; a dash without a value."""
-    if row is None or row["value"] is None:
-        return "-"
-    if row["lower"] is None or row["upper"] is None:
-        return template.format(row["value"])
-    return f"{template.format(row['value'])} ({template.format(row['lower'])} to {template.format(row['upper'])})"

@@ -114,7 +114,7 @@ def test_the_deflated_sharpe_decreases_with_the_number_of_trials() -> None:
     r = rng.normal(0.0005, 0.01, 2000)
     trials = list(rng.normal(0, 0.02, 100))
     found = [trading.deflated_sharpe(r, trials[:count]) for count in (2, 10, 100)]
-    assert found[0] > found[2]
+    assert found[0] > found[2] > trading.deflated_sharpe(r, trials, 1000)
     assert trading.deflated_sharpe(np.zeros(10), [0.0]) is None
 
 

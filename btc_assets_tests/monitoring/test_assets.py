@@ -17,11 +17,13 @@ from btc_assets.clock import midnight
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting import assets as forecasting
 from btc_assets.forecasting import checks as forecasting_checks
+from btc_assets.forecasting import positions
 from btc_assets.forecasting.completeness import changed_forecasts
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
+from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring import assets as monitoring
 from btc_assets.monitoring import checks as monitoring_checks
@@ -46,7 +48,9 @@ from btc_assets_tests.monitoring.conftest import (
 
 UPSTREAM = [
     dg.AssetSpec(contract.table.split("/"), partitions_def=DAILY)
-    for contract in (PRICES, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY)
+    for contract in (
+        *(PRICES, QUARTER_BARS, HOURLY_FEATURES, HOURLY_LABELS, TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY),
+    )
 ]
 FIRST, LAST = DAYS[2], DAYS[-1]
 
@@ -137,6 +141,24 @@ def test_every_check_passes(run: dg.ExecuteInProcessResult) -> None:
         "intervals_hold",
     }
     assert all(check.passed for check in checks.values()), {name: check.description for name, check in checks.items()}
+
+
+def test_a_record_of_positions_continues_the_partition_before(
+    root: Path, run: dg.ExecuteInProcessResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run.success
+    monkeypatch.setattr(positions, "MIN_SCORES", 24)
+    shutil.copytree(root, tmp_path / "lake")
+    name = ("forecasting/positions",)
+    result = materialise(tmp_path / "lake", DAYS[3], LAST, name)
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    assert "buy-and-hold" in str(result.asset_materializations_for_node("forecasting__positions")[-1].metadata)
+    at_once = read(tmp_path / "lake", POSITIONS)
+    assert at_once["turnover"].sum() > 0
+    shutil.rmtree(tmp_path / "lake" / POSITIONS.table / f"day={LAST}")
+    again = materialise(tmp_path / "lake", LAST, LAST, name)
+    assert all(check.passed for check in again.get_asset_check_evaluations())
+    assert read(tmp_path / "lake", POSITIONS).equals(at_once)
 
 
 def test_a_run_of_one_day_stores_the_same_rows_as_a_run_of_many(root: Path, run: dg.ExecuteInProcessResult) -> None:
