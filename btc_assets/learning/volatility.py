@@ -132,6 +132,13 @@ def _hours_of(features: pl.DataFrame, labels: pl.DataFrame, horizons: Sequence[i
 
 
 def _fit(hours: _Hours, end: datetime) -> dict[str, Any]:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # the products are small, and over several threads their last bits could differ
+        return _fit_models(hours, end)
+
+
+def _fit_models(hours: _Hours, end: datetime) -> dict[str, Any]:
     inside = (hours.open_time >= end - timedelta(days=WINDOW_DAYS)).to_numpy()
     age_days = (end - hours.open_time).dt.total_hours().to_numpy() / 24
     weights = np.power(0.5, age_days / HALF_LIFE_DAYS)

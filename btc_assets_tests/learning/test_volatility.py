@@ -25,7 +25,7 @@ from btc_assets.learning.volatility import (
 )
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-HOURS, TRAIN_HOURS = 6000, 5000
+HOURS, TRAIN_HOURS = 5000, 4000
 END = START + timedelta(hours=TRAIN_HOURS)
 PERSISTENCE, MEAN = 0.8, -11.0
 HORIZONS = (60, 240)
