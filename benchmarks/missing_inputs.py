@@ -40,7 +40,7 @@ from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows, features_with_values, labelled_rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import FALLBACK_WEIGHT, MAX_LOST_HOURS, Profile
-from btc_assets.learning.training import SCALE_FEATURE, row_weights, scale_of, scales, up
+from btc_assets.learning.training import row_weights, up
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.bars import clean
 from btc_assets.market.sources.files import FileSource
@@ -52,6 +52,10 @@ Result = TypeVar("Result")
 
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
 NAMES = FEATURE_SETS["extended"]
+SCALE_FEATURE = "realised_volatility_24h"
+"""Feature that scales the intervals of these models: standard deviation of an hour's log return, fraction."""
+SCALE_UNKNOWN = 0.005
+"""Its substitute where it is unknown."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "Kraken's bars: no taker volumes": ("taker_buy_volume", "taker_buy_quote_volume"),
     "Coinbase's bars: no taker volumes, quote volume or trades": (
@@ -93,6 +97,16 @@ class Plan:
     draws: int = 6
     window_days: int = 730
     seed: int = 7
+
+
+def scales(rows: Rows, horizon: int) -> Floats:
+    """Return the scale of each row over the horizon, (n,), fraction."""
+    return scale_of(rows.column(SCALE_FEATURE), horizon)
+
+
+def scale_of(volatility: np.ndarray, horizon: int) -> Floats:
+    """Return the scale over the horizon for values of `SCALE_FEATURE`, (n,), fraction."""
+    return np.maximum(np.nan_to_num(volatility.astype(np.float64), nan=SCALE_UNKNOWN), 0.0005) * np.sqrt(horizon / 60)
 
 
 @dataclass(frozen=True)
@@ -157,9 +171,7 @@ class History:
 
     def known(self, features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
         """Return the inputs with values in the window of a cutoff."""
-        return features_with_values(
-            features, NAMES, cutoff=cutoff, window_days=self.plan.window_days, needed=SCALE_FEATURE
-        )
+        return features_with_values(features, NAMES, cutoff=cutoff, window_days=self.plan.window_days)
 
     def gone(self, features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
         """Return the inputs that are gone at a cutoff."""
@@ -190,7 +202,7 @@ class History:
             assert values is not None
             explanation = Explanation(values, newest, rows.names).importance(cutoff, PRIMARY)
         made = missingness.profile_rows(
-            features, {PRIMARY: rows}, explanation, names, cutoff=cutoff, window_days=self.plan.window_days
+            features, {PRIMARY: rows}, explanation, names, scales, cutoff=cutoff, window_days=self.plan.window_days
         )
         profile = Profile.of(made, names)
         assert profile is not None

@@ -172,6 +172,12 @@ def _free_port() -> int:
 
 
 # --- both servers -------------------------------------------------------------------------------
+def feature_names() -> tuple[str, ...]:
+    """Return the names of the features: the regressors of the volatility model, and others."""
+    regressors = [f"log_variance_{i}h" for i in range(11)]
+    return ("hour_of_day", "day_of_week", *regressors, *(f"feature_{i:02d}" for i in range(FEATURES - 13)))
+
+
 def prepare(folder: Path) -> list[float]:
     """Train the ensemble, publish it for our server and save it for MLflow; return one row."""
     import mlflow.xgboost
@@ -185,12 +191,13 @@ def prepare(folder: Path) -> list[float]:
     from btc_assets.learning.folds import Rows
     from btc_assets.learning.forecast_model import QUANTILE_NAMES, save_model
     from btc_assets.learning.members import INTERVALS, MEMBERS
-    from btc_assets.learning.training import SCALE_FEATURE, Trainee, fit, fit_model, scales
+    from btc_assets.learning.sigma import CALENDAR_EFFECTS
+    from btc_assets.learning.training import Trainee, fit, fit_model, scale_of
     from btc_assets.serving.publish import publish
     from btc_assets.vocabulary import HORIZONS
 
     rng = np.random.default_rng(7)
-    names = (*(f"feature_{i:02d}" for i in range(FEATURES - 1)), SCALE_FEATURE)
+    names = feature_names()
     inputs = rng.normal(size=(TRAIN_ROWS, FEATURES)).astype(np.float32)
     last = datetime(2025, 1, 5, tzinfo=UTC)
     times = pl.datetime_range(last - timedelta(hours=TRAIN_ROWS - 1), last, "1h", eager=True, time_unit="us")
@@ -203,11 +210,16 @@ def prepare(folder: Path) -> list[float]:
     ensemble = Ensemble(
         tuple(member.name for member in MEMBERS), (Calibration(),) * len(MEMBERS), np.full((1, len(MEMBERS)), 0.25)
     )
+    regressors = [name for name in names if "log_variance" in name]
+    coefficients = {"intercept": [0.0] * 3} | {name: [0.01] * 3 for name in (*regressors, *CALENDAR_EFFECTS)}
+    volatility = {"horizons": list(HORIZONS), "models": [{"name": "bars", "coefficients": coefficients}]}
+    scale = scale_of(volatility)
     fitted = fit_model(
         trainees,
         rows,
         dict.fromkeys(HORIZONS, ensemble),
         {h: {"q05": -0.1, "q95": 0.1} for h in HORIZONS},
+        volatility,
         cutoff=datetime(2025, 1, 6, tzinfo=UTC).date(),
         feature_set="extended",
         weights="equal",
@@ -218,9 +230,9 @@ def prepare(folder: Path) -> list[float]:
     )
     natives = dict(fitted.natives)
     for horizon in HORIZONS:
-        outputs = fit(trainees[-1], rows[horizon], scales(rows[horizon], horizon), horizon, seed=7)
+        outputs = fit(trainees[-1], rows[horizon], scale(rows[horizon], horizon), horizon, seed=7)
         natives |= {f"{INTERVALS.name}.{name}_{horizon}m.ubj": output.native() for name, output in outputs.items()}
-    direction: Any = fit(trainees[0], rows[PRIMARY], scales(rows[PRIMARY], PRIMARY), PRIMARY, seed=7)["p_up"]
+    direction: Any = fit(trainees[0], rows[PRIMARY], scale(rows[PRIMARY], PRIMARY), PRIMARY, seed=7)["p_up"]
     mlflow.xgboost.save_model(direction.library, folder / ONE_OUTPUT, pip_requirements=["xgboost"])
     _save_ensemble(folder, natives, fitted.document)
     document, graphs = fitted.document, fitted.graphs
@@ -272,7 +284,7 @@ def _save_ensemble(folder: Path, natives: dict[str, bytes], document: dict[str, 
                 member, _, output = name.partition(".")
                 if output:
                     of = families.get(member, family("xgboost"))
-                    loaded = of.read(Path(path).read_bytes(), FEATURES)
+                    loaded = of.read(Path(path).read_bytes(), FEATURES + (member == "intervals"))
                     self.outputs.setdefault(output.partition(".")[0], {})[member] = loaded
 
         def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:  # noqa: ARG002 - names required by MLflow
@@ -287,7 +299,8 @@ def _save_ensemble(folder: Path, natives: dict[str, bytes], document: dict[str, 
                     horizon = int(output.removeprefix("p_up_").removesuffix("m"))
                     columns.append(library_p_up(self.document, members, rows, np.ones(len(rows)), horizon))
                 else:
-                    columns += [booster.predict(rows) for booster in members.values()]
+                    quantile_rows = np.column_stack([rows, np.zeros(len(rows), dtype=np.float32)])
+                    columns += [booster.predict(quantile_rows) for booster in members.values()]
             return np.column_stack(columns)
 
     artifacts = {}
@@ -336,7 +349,7 @@ def run(seconds: float = 4.0) -> dict[str, list[Measurement]]:
         folder = Path(scratch)
         row = prepare(folder)
         one_thread = {"OMP_NUM_THREADS": "1"}
-        names = [*(f"feature_{i:02d}" for i in range(FEATURES - 1)), "realised_volatility_24h"]
+        names = feature_names()
         port = _free_port()
         ours = {**one_thread, "BTC_DATA_DIR": scratch, "BTC_SERVE_PORT": str(port)}
         with running(

@@ -40,6 +40,7 @@ from btc_assets.learning.tables import (
     TRAINED_MODEL,
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
+    VOLATILITY_MODEL,
 )
 from btc_assets.market.assets import closed_span
 from btc_assets.market.bars import coverage_fault
@@ -79,7 +80,16 @@ JUDGING_SETTINGS = {
     "fee_bps",
 }
 """Further settings that a verdict depends on."""
-TRAINED = (CV_FOLDS, TUNED_PARAMETERS, FOLD_FORECASTS, ENSEMBLE, TRAINED_MODEL, MODEL_EXPLANATION, TRAINING_PROFILE)
+TRAINED = (
+    CV_FOLDS,
+    VOLATILITY_MODEL,
+    TUNED_PARAMETERS,
+    FOLD_FORECASTS,
+    ENSEMBLE,
+    TRAINED_MODEL,
+    MODEL_EXPLANATION,
+    TRAINING_PROFILE,
+)
 """Tables of a trained cutoff, in graph order; training does not depend on any verdict."""
 JUDGED = (MODEL_HISTORY, MODEL_VERDICT)
 """Tables of a judged cutoff; a verdict depends on the earlier verdicts."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-_SETTINGS = ("horizons", "quantiles", "feature_set", "scale")
+_SETTINGS = ("horizons", "quantiles", "feature_set")
 """Entries of `model.json` that belong to the recipe and are compared by equality."""
 
 

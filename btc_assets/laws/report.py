@@ -33,6 +33,8 @@ from btc_assets.streams import Inputs
 from btc_assets.vocabulary import QUANTILE_NAMES
 
 if TYPE_CHECKING:
+    from btc_assets.learning.families.protocol import Vector
+    from btc_assets.learning.folds import Rows
     from btc_assets.learning.training import Trainee
 
 REPORT_DAYS = 60
@@ -40,6 +42,7 @@ REPORT_DAYS = 60
 _PLACEBO_HOURS = 10_000
 _TRIAL_FOLD = {"n_folds": 2, "test_days": 4}
 _TRIAL_ROUNDS = 20
+_TRIAL_SIGMA = 0.03
 _HORIZON = 1440
 """Horizon of the trial fit, minutes: the longest, with the longest purge."""
 
@@ -58,10 +61,16 @@ def _trial_fit(names: Sequence[str]) -> Fit:
         )
         direction, intervals = _trainees(names)
         forecasts = training.forecast_folds(
-            (direction, intervals), {_HORIZON: learnt}, fold_frame, cutoff=boundary.date(), seed=0, threads=1
+            (direction, intervals),
+            {_HORIZON: learnt},
+            fold_frame,
+            dict.fromkeys(fold_frame["test_start"], _constant_scale),
+            cutoff=boundary.date(),
+            seed=0,
+            threads=1,
         )
         lesson = FoldRows.of(forecasts, _HORIZON, [direction.member.name])
-        outputs = training.fit(direction, learnt, training.scales(learnt, _HORIZON), _HORIZON, seed=0)
+        outputs = training.fit(direction, learnt, _constant_scale(learnt, _HORIZON), _HORIZON, seed=0)
         return b"".join(
             [
                 forecasts.select("p_up", "q05", "q95").to_numpy().tobytes(),
@@ -71,6 +80,11 @@ def _trial_fit(names: Sequence[str]) -> Fit:
         )
 
     return fit
+
+
+def _constant_scale(rows: Rows, _: int) -> Vector:
+    """Return the same scale for every row, (n,)."""
+    return np.full(len(rows), _TRIAL_SIGMA)
 
 
 def _trainees(names: Sequence[str]) -> tuple[Trainee, Trainee]:
@@ -126,14 +140,15 @@ def _trial_forecasts(inputs: Inputs, names: Sequence[str]) -> Engine:
     rows = _trial_rows(inputs, names)
     own = folds.Rows(rows["open_time"], folds.matrix(rows, names), rows["log_return"].to_numpy(), tuple(names))
     direction, intervals = _trainees(names)
-    scale = training.scales(own, _HORIZON)
+    scale = _constant_scale(own, _HORIZON)
     outputs = training.fit(direction, own, scale, _HORIZON, seed=0)
     outputs |= training.fit(intervals, own, scale, _HORIZON, seed=0)
 
     def engine(some: Inputs) -> pl.DataFrame:
         features = compute_features(some)
         values = folds.matrix(features, names)
-        quantiles = np.column_stack([outputs[name].predict(values) for name in QUANTILE_NAMES])
+        scaled = training.with_log_sigma(values, np.full(len(values), _TRIAL_SIGMA))
+        quantiles = np.column_stack([outputs[name].predict(scaled) for name in QUANTILE_NAMES])
         return features.select(
             "open_time",
             "available_at",

@@ -12,7 +12,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets import freshness
-from btc_assets.features.catalog import FEATURES
+from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
 from btc_assets.learning.cutoff import (
@@ -35,6 +35,7 @@ from btc_assets.learning.group_study import as_markdown, feature_groups, plot, s
 from btc_assets.learning.members import directions
 from btc_assets.learning.natives import read_members
 from btc_assets.learning.registry import MODEL_FOLDER, NATIVE_FOLDER, ModelRegistry
+from btc_assets.learning.sigma import Sigma
 from btc_assets.learning.tables import (
     CV_FOLDS,
     ENSEMBLE,
@@ -45,6 +46,7 @@ from btc_assets.learning.tables import (
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
 )
+from btc_assets.learning.volatility import document_of, fit_volatility
 from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
@@ -219,12 +221,16 @@ def fold_forecasts(
     use this table, so none of them uses hours on which a member was trained. A member that fails has rows that say why.
     """
     config, cutoff = settings(), day_of(context.partition_key)
-    wide = hourly_features.collect()
-    names = training_inputs(wide, cutoff)
+    wide, known, layout = hourly_features.collect(), hourly_labels.collect(), cv_folds.collect()
+    names, horizons = training_inputs(wide, cutoff), layout["horizon_minutes"].unique().sort().to_list()
     frame = training.forecast_folds(
         trainees(wide, cutoff, tuned_families(tuned_parameters.collect())),
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, names, days=config.window_days),
-        cv_folds.collect(),
+        rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days),
+        layout,
+        {
+            start: training.scale_of(fit_volatility(wide, known, end=start, horizons=horizons))
+            for start in layout["test_start"].unique()
+        },
         cutoff=cutoff,
         seed=config.seed,
         threads=config.train_threads,
@@ -296,6 +302,7 @@ def _metrics_by_horizon(forecasts: pl.DataFrame, table: pl.DataFrame) -> pl.Data
         "tuned_parameters": same_cutoff("learning/tuned_parameters"),
         "fold_forecasts": same_cutoff("learning/fold_forecasts"),
         "ensemble": same_cutoff("learning/ensemble"),
+        "volatility_model": same_cutoff("learning/volatility_model"),
     },
     kinds={"xgboost", "onnx", "mlflow"},
 )
@@ -307,6 +314,7 @@ def trained_model(
     tuned_parameters: pl.LazyFrame,
     fold_forecasts: pl.LazyFrame,
     ensemble: pl.LazyFrame,
+    volatility_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
     """The model of a cutoff: an ensemble for P(up) and a head for five return quantiles, by horizon, as ONNX graphs.
 
@@ -317,16 +325,13 @@ def trained_model(
     """
     config, cutoff = settings(), day_of(context.partition_key)
     forecasts, tuned, weighed = fold_forecasts.collect(), tuned_parameters.collect(), ensemble.collect()
-    ensembles = ensembles_of(weighed)
+    ensembles, volatility = ensembles_of(weighed), document_of(volatility_model.collect())
     declared = {feature.name: feature for feature in FEATURES}
     wide, known = hourly_features.collect(), hourly_labels.collect()
     standing = {*next(iter(ensembles.values())).members, INTERVALS}
     ready = [one for one in trainees(wide, cutoff, tuned_families(tuned)) if one.member.name in standing]
-    names = tuple(
-        n
-        for n in training_inputs(wide, cutoff)
-        if any(n in one.features for one in ready) or n == training.SCALE_FEATURE
-    )
+    used = {name for one in ready for name in one.features} | set(Sigma(volatility).inputs)
+    names = tuple(name for name in training_inputs(wide, cutoff) if name in used)
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days)
     table = _metrics_by_horizon(forecasts, weighed)
     metrics = {row.pop("horizon_minutes"): row for row in table.to_dicts()}
@@ -337,6 +342,7 @@ def trained_model(
             rows,
             ensembles,
             {h: FoldRows.of(forecasts, h, ()).offsets() for h in rows},
+            volatility,
             cutoff=cutoff,
             feature_set=config.feature_set,
             weights=config.ensemble_weights,
@@ -468,6 +474,7 @@ def model_explanation(
         "hourly_features": recent_window_of("features/hourly_features"),
         "hourly_labels": recent_window_of("features/hourly_labels"),
         "model_explanation": same_cutoff("learning/model_explanation"),
+        "volatility_model": same_cutoff("learning/volatility_model"),
     },
     kinds={"polars"},
 )
@@ -476,6 +483,7 @@ def training_profile(
     hourly_features: pl.LazyFrame,
     hourly_labels: pl.LazyFrame,
     model_explanation: pl.LazyFrame,
+    volatility_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
     """Profile of a cutoff's training window: missing runs and medians of the inputs, base rate and return quantiles.
 
@@ -485,12 +493,13 @@ def training_profile(
     and has no weight.
     """
     cutoff = day_of(context.partition_key)
-    wide = hourly_features.sort("open_time").collect()
+    wide, volatility = hourly_features.sort("open_time").collect(), document_of(volatility_model.collect())
     frame = missingness.profile_rows(
         wide,
-        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, (training.SCALE_FEATURE,), days=settings().recent_days),
+        rows_by_horizon(wide.lazy(), hourly_labels, cutoff, Sigma(volatility).inputs, days=settings().recent_days),
         model_explanation.collect(),
         known_inputs(wide, cutoff),
+        training.scale_of(volatility),
         cutoff=cutoff,
         window_days=settings().recent_days,
     )
@@ -545,7 +554,7 @@ def feature_group_study(
     """
     config, cutoff = settings(), day_of(context.partition_key)
     wide = hourly_features.collect()
-    names = training_inputs(wide, cutoff)
+    names = tuple(name for name in training_inputs(wide, cutoff) if name in FEATURE_SETS[config.feature_set])
     boosting = family("xgboost")
     study = study_groups(
         boosting,

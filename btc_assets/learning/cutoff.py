@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from btc_assets.digest import digest
-from btc_assets.learning import folds, missingness, training
+from btc_assets.learning import folds, missingness, training, volatility
 from btc_assets.learning.families.protocol import Parameters
 from btc_assets.learning.families.registry import family
 from btc_assets.learning.members import Member, all_features, known_features, recipe
@@ -40,20 +40,20 @@ def members() -> tuple[Member, ...]:
 
 
 def known_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features of the members with values before a cutoff, and the scale feature."""
-    names = all_features(members(), settings().feature_set)
-    if training.SCALE_FEATURE not in names:
-        names = (*names, training.SCALE_FEATURE)
-    return folds.features_with_values(
-        features, names, cutoff=cutoff, window_days=settings().window_days, needed=training.SCALE_FEATURE
-    )
+    """Return the features of the members and of the volatility model with values before a cutoff."""
+    names = dict.fromkeys((*all_features(members(), settings().feature_set), *volatility.COLUMNS))
+    stored = [name for name in names if name in features.columns]
+    return folds.features_with_values(features, stored, cutoff=cutoff, window_days=settings().window_days)
 
 
 def training_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
-    """Return the features used in training: those with values in the window that are not gone at its end."""
+    """Return the features used in training: those with values in the window that are not gone at its end.
+
+    The volatility model does without an input that is gone by itself.
+    """
     known = known_inputs(features, cutoff)
     left_out = set(missingness.gone(features, known, cutoff=cutoff, window_days=settings().recent_days))
-    return tuple(name for name in known if name not in left_out - {training.SCALE_FEATURE})
+    return tuple(name for name in known if name not in left_out - set(volatility.COLUMNS))
 
 
 def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int], Parameters]) -> list[Trainee]:

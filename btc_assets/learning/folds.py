@@ -103,7 +103,7 @@ def labelled_rows(
 
 
 def features_with_values(
-    features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int, needed: str = ""
+    features: pl.DataFrame, names: Sequence[str], *, cutoff: date, window_days: int
 ) -> tuple[str, ...]:
     """Return the features with at least one value in a cutoff's window, in the given order.
 
@@ -115,14 +115,13 @@ def features_with_values(
         names: the candidate features.
         cutoff: end of the window.
         window_days: length of the window in days.
-        needed: a feature that is always returned.
     """
     inside = features.lazy().filter(
         (pl.col("available_at") <= midnight(cutoff))
         & (pl.col("open_time") >= midnight(cutoff - timedelta(days=window_days)))
     )
     counts = inside.select(pl.col(list(names)).count()).collect().row(0, named=True)
-    return tuple(name for name in names if counts[name] or name == needed)
+    return tuple(name for name in names if counts[name])
 
 
 def last_train_open_time(test_start: datetime, horizon: int) -> datetime:

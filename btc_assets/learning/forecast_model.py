@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from btc_assets.learning.graph import GraphError, Graphs
+from btc_assets.learning.sigma import Sigma
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 FORMAT = 2
@@ -163,21 +164,6 @@ def tercile(scale: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, scale, side="right")
 
 
-def row_scale(volatility: np.ndarray, horizon: int, *, floor: float, unknown: float) -> np.ndarray:
-    """Return the typical move of the price over `horizon` minutes, shape (n,), fraction.
-
-    Quantiles are trained in units of this scale, so that one set of trees is valid for low and high volatility.
-
-    Args:
-        volatility: hourly volatility of each row, fraction, shape (n,); NaN where unknown.
-        horizon: minutes ahead; the square-root-of-time rule.
-        floor: minimum hourly volatility, so that a day without moves does not give an interval of zero width.
-        unknown: hourly volatility for unknown values.
-    """
-    known = np.where(np.isnan(volatility), unknown, volatility).astype(np.float64, copy=False)
-    return np.maximum(known, floor) * math.sqrt(horizon / 60)
-
-
 def save_model(folder: Path, document: Mapping[str, Any], graphs: Mapping[str, bytes]) -> str:
     """Write a model folder atomically and return its digest.
 
@@ -238,15 +224,13 @@ class ForecastModel:
         self.features: tuple[str, ...] = tuple(feature["name"] for feature in document["features"])
         self.members: tuple[str, ...] = tuple(member["name"] for member in document["members"])
         self._graphs = graphs
-        scale, members = document["scale"], document["members"]
-        self._scale_column = self.features.index(scale["feature"])
-        self._scale_floor = float(scale["floor"])
-        self._scale_unknown = float(scale["null"])
+        members = document["members"]
+        self._sigma = Sigma(document["volatility"])
+        self._sigma_columns = [self.features.index(name) for name in self._sigma.inputs]
         keys = [str(horizon) for horizon in self.horizons]
         # Each has the shape of one row's values: without broadcasting, numpy takes a third of the time.
         offsets = [[document["conformal"][key].get(q, 0.0) for q in QUANTILE_NAMES] for key in keys]
         self._offsets = np.array([offsets])
-        self._root_time = np.sqrt([[horizon / 60 for horizon in self.horizons]])
         calibrations = [[member["calibration"][key] for key in keys] for member in members]
         self._slopes = np.array([[[float(one["slope"]) for one in row] for row in calibrations]])
         self._intercepts = np.array([[[float(one["intercept"]) for one in row] for row in calibrations]])
@@ -276,7 +260,8 @@ class ForecastModel:
             if hashlib.sha256(graphs[name]).hexdigest() != document["graphs"][name]:
                 raise ModelFileError(f"{folder / name} was changed: its SHA-256 does not match {DOCUMENT}")
         try:
-            return cls(document, Graphs(graphs, len(document["features"]), graph_inputs(document)))
+            width = len(document["features"]) + len(document["horizons"])
+            return cls(document, Graphs(graphs, width, graph_inputs(document)))
         except GraphError as error:
             raise ModelFileError(f"{folder}/{error}") from error
 
@@ -286,7 +271,7 @@ class ForecastModel:
         Args:
             rows: shape (n, len(features)), columns in the order of `features`; NaN means missing.
             missing: which values are missing although the rows hold a substitute, same shape; a member that requires
-                such a value abstains. By default those that are NaN.
+                such a value abstains, and the volatility model does without it.
 
         Raises:
             ValueError: the rows have another shape or contain an infinity.
@@ -303,14 +288,17 @@ class ForecastModel:
             return Forecasts(
                 self.horizons, empty, np.empty((0, horizons, len(QUANTILES))), empty, none, np.empty(0, dtype=np.bool_)
             )
+        known = rows if missing is None else np.where(missing, np.nan, rows)
+        sigma = self._sigma(known[:, self._sigma_columns])
+        inputs = np.empty((n, rows.shape[1] + horizons), dtype=np.float32)
+        inputs[:, : rows.shape[1]], inputs[:, rows.shape[1] :] = rows, np.log(sigma)
         try:
-            raw = self._graphs(rows.astype(np.float32))
+            raw = self._graphs(inputs)
         except GraphError as error:
             raise ModelFileError(str(error)) from error
-        lacks = (np.isnan(rows) if missing is None else missing) @ self._required
+        lacks = np.isnan(known) @ self._required
         unfounded = lacks.all(axis=1)
         abstains = lacks & ~unfounded[:, None]
-        sigma = self._sigma(rows[:, self._scale_column])
         logits = self._slopes * log_odds(raw[:, : members * horizons].reshape(n, members, horizons)) + self._intercepts
         p_up = probability(weighted_mean(logits.transpose(1, 0, 2), self._weigh(abstains, sigma), self._coin))
         quantiles = raw[:, members * horizons :].reshape(n, horizons, len(QUANTILES)) + self._offsets
@@ -326,15 +314,6 @@ class ForecastModel:
             return weights
         return np.where(abstains.T[:, :, None], 0.0, weights)
 
-    def _sigma(self, volatility: np.ndarray) -> np.ndarray:
-        """Return `row_scale` of every horizon, shape (n, h)."""
-        if len(volatility) == 1:  # plain Python is faster than numpy for one value
-            hourly = volatility.item()
-            known = max(self._scale_unknown if math.isnan(hourly) else hourly, self._scale_floor)
-            return np.asarray(known * self._root_time)
-        rows = row_scale(volatility, 60, floor=self._scale_floor, unknown=self._scale_unknown)
-        return np.asarray(rows[:, None] * self._root_time)
-
 
 def required_columns(document: Mapping[str, Any]) -> np.ndarray:
     """Return which features each member of a model requires, boolean, shape (features, members)."""
@@ -345,19 +324,20 @@ def required_columns(document: Mapping[str, Any]) -> np.ndarray:
 
 
 def graph_inputs(document: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return the file name of every graph of a model, with the positions of its inputs among the features.
+    """Return the file name of every graph of a model, with the positions of its inputs.
 
-    The order is that of the joined outputs: P(up) of each member by horizon, then the quantiles by horizon.
+    Inputs are the features, then the log of sigma of each horizon, which the quantiles of that horizon read last. The
+    order is that of the joined outputs: P(up) of each member by horizon, then the quantiles by horizon.
     """
-    horizons = document["horizons"]
+    horizons, width = document["horizons"], len(document["features"])
     inputs = {
         graph_name(member["name"], "p_up", horizon): member["features"]
         for member in document["members"]
         for horizon in horizons
     }
     return inputs | {
-        graph_name(INTERVALS, quantile, horizon): document["intervals"]["features"]
-        for horizon in horizons
+        graph_name(INTERVALS, quantile, horizon): [*document["intervals"]["features"], width + place]
+        for place, horizon in enumerate(horizons)
         for quantile in QUANTILE_NAMES
     }
 
@@ -394,12 +374,17 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
         expected_graphs, stated_graphs = set(graph_inputs(document)), set(document["graphs"])
         date.fromisoformat(document["cutoff"])
         _verify_members(document, where)
-        numbers = [document["scale"]["floor"], document["scale"]["null"]]
+        sigma = Sigma(document["volatility"])
+        numbers = [
+            number
+            for model in document["volatility"]["models"]
+            for by_horizon in model["coefficients"].values()
+            for number in by_horizon
+        ]
         numbers += [offset for key in map(str, horizons) for offset in document["conformal"][key].values()]
         unknown = {name for key in map(str, horizons) for name in document["conformal"][key]} - set(QUANTILE_NAMES)
-        scale_feature = document["scale"]["feature"]
-        stated_hash = document["schema_hash"]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        stated_hash, _ = document["schema_hash"], document["digest"]
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise ModelFileError(f"{where} has a missing or invalid part: {error!r}") from error
     if not horizons or not all(isinstance(h, int) and h > 0 for h in horizons) or not features:
         raise ModelFileError(f"{where} must name at least one horizon in whole minutes and one feature")
@@ -410,10 +395,10 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
     if stated_graphs != expected_graphs:
         differing = sorted(stated_graphs ^ expected_graphs)
         raise ModelFileError(f"{where} and its graphs disagree about {', '.join(differing)}")
-    if scale_feature not in features:
-        raise ModelFileError(f"{where} scales with {scale_feature!r}, which is not one of the model's features")
+    if list(sigma.horizons) != horizons or not set(sigma.inputs) <= set(features):
+        raise ModelFileError(f"{where} has a volatility model of other horizons or features")
     if not all(map(_is_finite, numbers)) or unknown:
-        raise ModelFileError(f"{where} has a conformal offset or scale that is not a finite number")
+        raise ModelFileError(f"{where} has a conformal offset or volatility model that is not a finite number")
     if stated_hash != schema_hash(features):
         raise ModelFileError(f"{where} has a schema hash that does not match its features")
 

@@ -26,7 +26,7 @@ from btc_assets.features.catalog import FEATURES
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.tables import TRAINING_PROFILE
-from btc_assets.learning.training import scales, up
+from btc_assets.learning.training import Scale, up
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
 
 Bools = npt.NDArray[np.bool_]
@@ -114,6 +114,7 @@ def profile_rows(
     rows: Mapping[int, Rows],
     explanation: pl.DataFrame,
     names: Sequence[str],
+    scale: Scale,
     *,
     cutoff: date,
     window_days: int,
@@ -122,9 +123,10 @@ def profile_rows(
 
     Args:
         features: HOURLY_FEATURES rows, in time order.
-        rows: labelled rows of the window by horizon, with `SCALE_FEATURE` among their inputs.
+        rows: labelled rows of the window by horizon, with the inputs of the scale.
         explanation: MODEL_EXPLANATION rows of the cutoff; an input without a row was not used in training.
         names: every input with values in the window.
+        scale: scale of the rows.
         cutoff: end of the window.
         window_days: length of the window in days.
 
@@ -147,7 +149,7 @@ def profile_rows(
         weight = explanation.filter(pl.col("horizon_minutes") == horizon).select(
             "feature", (pl.col("mean_abs_shap") / pl.col("mean_abs_shap").sum()).fill_nan(0.0).alias("weight")
         )
-        scaled = horizon_rows.log_return / scales(horizon_rows, horizon)
+        scaled = horizon_rows.log_return / scale(horizon_rows, horizon)
         parts.append(
             inputs.join(weight, on="feature", how="left").with_columns(
                 pl.lit(cutoff).alias("cutoff"),

@@ -24,6 +24,8 @@ INTERCEPT = "intercept"
 CALENDAR = ("hour_of_day", "day_of_week")
 """Features that name the hour of the week: the hour the bar opened in, and the ISO day."""
 WEEK_HOURS = 168
+LEAST, MOST = -30.0, 5.0
+"""Bounds of the log variance, far beyond any market: absurd inputs must not give an infinite interval."""
 CALENDAR_EFFECTS = (
     *(f"hour_{hour:02d}" for hour in range(24)),
     *(f"weekend_hour_{hour:02d}" for hour in range(24)),
@@ -113,4 +115,4 @@ class Sigma:
             without &= ~usable
             if not without.any():
                 break
-        return np.asarray(np.exp(0.5 * log_variance))
+        return np.asarray(np.exp(0.5 * np.minimum(np.maximum(log_variance, LEAST), MOST)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,24 +29,21 @@ from btc_assets.learning.families.protocol import (
     Vector,
 )
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
-from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_name, row_scale
+from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_name
 from btc_assets.learning.members import Member
 from btc_assets.learning.natives import library_p_up, native_name
+from btc_assets.learning.sigma import Sigma
 from btc_assets.learning.tables import FOLD_FORECASTS
 from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, QUANTILES, hours_spanned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Bools = npt.NDArray[np.bool_]
+Scale = Callable[[Rows, int], Vector]
+"""(rows with every feature, minutes ahead) -> forecast standard deviation of the log return of each row, (n,)."""
 
 SEEDS = 5
 """Number of seeds per side that a verdict compares; both sides use the same seeds."""
-SCALE_FEATURE = "realised_volatility_24h"
-"""Feature that scales quantiles: standard deviation of the last 24 one-hour log returns, fraction."""
-SCALE_FLOOR = 0.0005
-"""Minimum hourly volatility, fraction."""
-SCALE_UNKNOWN = 0.005
-"""Hourly volatility for an unknown value of the feature, fraction."""
 REQUIRED_SHARE = 0.99
 """Share of a member's training hours in which an input must be known for the member to require it."""
 
@@ -86,14 +83,23 @@ def up(rows: Rows) -> Vector:
     return (rows.log_return > 0).astype(np.float64)
 
 
-def scales(rows: Rows, horizon: int) -> Vector:
-    """Return the scale of each row, (n,), fraction."""
-    return scale_of(rows.column(SCALE_FEATURE), horizon)
+def scale_of(volatility: Mapping[str, Any]) -> Scale:
+    """Return the scale of rows by a volatility model.
+
+    Args:
+        volatility: its document, see `sigma`.
+    """
+    sigma = Sigma(volatility)
+
+    def scale(rows: Rows, horizon: int) -> Vector:
+        return sigma(rows.select(sigma.inputs).inputs)[:, sigma.horizons.index(horizon)]
+
+    return scale
 
 
-def scale_of(volatility: np.ndarray, horizon: int) -> Vector:
-    """Return the scale for values of `SCALE_FEATURE` (NaN where unknown), (n,), fraction."""
-    return row_scale(volatility, horizon, floor=SCALE_FLOOR, unknown=SCALE_UNKNOWN)
+def with_log_sigma(inputs: Inputs, scale: Vector) -> Inputs:
+    """Return the inputs of a head of quantiles, (n, f + 1): those of its rows and the log of their scale."""
+    return np.column_stack([inputs, np.log(scale)]).astype(np.float32)
 
 
 def required_inputs(rows: Rows) -> Bools:
@@ -143,7 +149,8 @@ def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int)
         return {"p_up": trainee.family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
     if trainee.family.fit_quantiles is None:
         raise ValueError(f"the family {trainee.family.name} has no quantiles")
-    return dict(trainee.family.fit_quantiles(rows.inputs, rows.log_return / scale, weights, parameters, options))
+    inputs, options = with_log_sigma(rows.inputs, scale), replace(options, names=(*rows.names, "log_sigma"))
+    return dict(trainee.family.fit_quantiles(inputs, rows.log_return / scale, weights, parameters, options))
 
 
 def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
@@ -157,7 +164,14 @@ def run_parallel(task: Callable[[Item], Result], items: Sequence[Item], threads:
 
 
 def forecast_folds(
-    trainees: Sequence[Trainee], rows: Mapping[int, Rows], folds: pl.DataFrame, *, cutoff: date, seed: int, threads: int
+    trainees: Sequence[Trainee],
+    rows: Mapping[int, Rows],
+    folds: pl.DataFrame,
+    scales: Mapping[datetime, Scale],
+    *,
+    cutoff: date,
+    seed: int,
+    threads: int,
 ) -> pl.DataFrame:
     """Forecast every fold's test hours with members and heads trained on the fold's training hours.
 
@@ -167,6 +181,7 @@ def forecast_folds(
         trainees: members and heads.
         rows: labelled rows with every feature, by horizon.
         folds: CV_FOLDS rows of the cutoff.
+        scales: by start of a test, the scale that was fitted before it.
         cutoff: end of every member's window.
         seed: seed of the fits.
         threads: concurrent fits, one thread each.
@@ -179,11 +194,11 @@ def forecast_folds(
         trainee, fold = job
         horizon = fold["horizon_minutes"]
         train, test = split(rows[horizon], fold)
-        own = trainee.rows(train, cutoff)
+        own, scale = trainee.rows(train, cutoff), scales[fold["test_start"]]
         outputs = dict.fromkeys(("p_up", *QUANTILE_NAMES), np.full(len(test), np.nan))
         failure = None
         try:
-            outputs |= _fold_outputs(trainee, train, own, test, horizon, seed=seed)
+            outputs |= _fold_outputs(trainee, train, own, test, scale, horizon, seed=seed)
         except Exception as error:  # a family raises what its library raises
             if trainee.member.target != "direction":
                 raise
@@ -196,7 +211,7 @@ def forecast_folds(
                 "fold": fold["fold"],
                 "open_time": test.open_time,
                 "log_return": test.log_return,
-                "scale": scales(test, horizon),
+                "scale": scale(test, horizon),
                 "trained_from": own.open_time.min(),
                 "n_train": len(own),
                 "failure": failure,
@@ -214,16 +229,18 @@ def forecast_folds(
 
 
 def _fold_outputs(
-    trainee: Trainee, train: Rows, own: Rows, test: Rows, horizon: int, *, seed: int
+    trainee: Trainee, train: Rows, own: Rows, test: Rows, scale: Scale, horizon: int, *, seed: int
 ) -> dict[str, Vector]:
     """Return the outputs of one fold by column; P(up) is NaN where the member abstains."""
     inputs = test.select(trainee.features).inputs
-    outputs = fit(trainee, own, scales(train, horizon)[len(train) - len(own) :], horizon, seed=seed)
+    outputs = fit(trainee, own, scale(train, horizon)[len(train) - len(own) :], horizon, seed=seed)
     if trainee.member.target == "direction":
         abstains = np.isnan(inputs) @ required_inputs(own)
         return {"p_up": np.where(abstains, np.nan, outputs["p_up"].predict(inputs))}
+    sigma = scale(test, horizon)
+    inputs = with_log_sigma(inputs, sigma)
     quantiles = np.sort(np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES]), axis=1)
-    return dict(zip(QUANTILE_NAMES, (quantiles * scales(test, horizon)[:, None]).T, strict=True))
+    return dict(zip(QUANTILE_NAMES, (quantiles * sigma[:, None]).T, strict=True))
 
 
 def fit_seeds(trainee: Trainee, rows: Rows, *, horizon: int, seeds: Sequence[int], threads: int) -> list[FittedOutput]:
@@ -357,6 +374,7 @@ def fit_model(
     rows: Mapping[int, Rows],
     ensembles: Mapping[int, Ensemble],
     offsets: Mapping[int, Mapping[str, float]],
+    volatility: Mapping[str, Any],
     *,
     cutoff: date,
     feature_set: str,
@@ -376,6 +394,7 @@ def fit_model(
         rows: labelled rows with every feature, by horizon.
         ensembles: calibrations and weights by horizon.
         offsets: conformal offsets of the scaled quantiles by horizon.
+        volatility: document of the volatility model, see `sigma`; it scales the quantiles.
         cutoff: the cutoff.
         feature_set: name of the configured feature set.
         weights: how the members are weighed, see `ensemble.WEIGHTS`.
@@ -390,17 +409,18 @@ def fit_model(
         ParityError: the output of a head's graph differs from that of its library, or a member's does and no other
             member is left.
     """
-    horizons = tuple(rows)
+    horizons, scale = tuple(rows), scale_of(volatility)
     own = {(trainee.member.name, h): trainee.rows(rows[h], cutoff) for trainee in trainees for h in horizons}
 
     def fit_one(job: tuple[Trainee, int]) -> _Fitted | Exception:
         trainee, horizon = job
         some = own[trainee.member.name, horizon]
         try:
-            scale = scales(rows[horizon], horizon)[len(rows[horizon]) - len(some) :]
-            outputs = fit(trainee, some, scale, horizon, seed=seed)
+            sigma = scale(rows[horizon], horizon)[len(rows[horizon]) - len(some) :]
+            outputs = fit(trainee, some, sigma, horizon, seed=seed)
             graphs = {name: output.onnx() for name, output in outputs.items()}
-            check = parity_rows(some.inputs, seed)
+            head = trainee.member.target == "quantiles"
+            check = parity_rows(with_log_sigma(some.inputs, sigma) if head else some.inputs, seed)
             tolerance = trainee.family.parity_tolerance
             return _Fitted(
                 outputs,
@@ -455,7 +475,7 @@ def fit_model(
         },
         "intervals": next(_head_document(t, own, position) for t in standing if t.member.name == INTERVALS),
         "conformal": {str(h): dict(offsets[h]) for h in horizons},
-        "scale": {"feature": SCALE_FEATURE, "floor": SCALE_FLOOR, "null": SCALE_UNKNOWN},
+        "volatility": dict(volatility),
         "metrics": {str(h): dict(metrics[h]) for h in horizons},
         "training": {"seed": seed},
     }
@@ -475,7 +495,7 @@ def fit_model(
                     document,
                     {trainee.member.name: fitted[trainee.member.name, h].outputs["p_up"] for trainee in members},
                     check,
-                    scale_of(check[:, position[SCALE_FEATURE]].astype(np.float64), h),
+                    scale(replace(rows[h], inputs=check), h),
                     h,
                 )
                 for h in horizons

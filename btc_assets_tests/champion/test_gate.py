@@ -27,7 +27,7 @@ from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import forecast_folds
 from btc_assets.vocabulary import QUANTILE_NAMES
-from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS
+from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, SCALE
 from btc_assets_tests.serving.builders import MEMBERS as MEMBER_INPUTS
 from btc_assets_tests.serving.builders import document, member, tiny_graphs, write_model
 
@@ -326,7 +326,8 @@ def test_the_champion_is_judged_as_it_serves_with_lost_inputs_at_their_medians(t
 def forecasts(rows: dict[int, Rows]) -> pl.DataFrame:
     """Return out-of-fold forecasts of two folds by two members."""
     layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    return forecast_folds([*MEMBERS[:2], INTERVALS], {60: rows[60]}, layout, cutoff=CUTOFF, seed=1, threads=1)
+    scales = dict.fromkeys(layout["test_start"], SCALE)
+    return forecast_folds([*MEMBERS[:2], INTERVALS], {60: rows[60]}, layout, scales, cutoff=CUTOFF, seed=1, threads=1)
 
 
 def evidence_of(forecasts: pl.DataFrame) -> Evidence:

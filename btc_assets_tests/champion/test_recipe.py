@@ -42,7 +42,6 @@ def document(**changes: Any) -> dict[str, Any]:
         "horizons": [60, 240],
         "quantiles": [0.5],
         "feature_set": known["feature_set"],
-        "scale": {"feature": "atr", "floor": 1e-4, "null": 0.006},
         "features": [{"name": name} for name in features],
         "members": [{"name": name} | member(name) for name in known["members"]],
         "weights": {"option": known["option"]},

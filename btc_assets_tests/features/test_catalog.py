@@ -13,7 +13,6 @@ from btc_assets.features.catalog import (
     WARMUP_DAYS,
 )
 from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.streams import Feature
 
 NAMES = [feature.name for feature in FEATURES]
@@ -71,10 +70,6 @@ def test_a_set_names_declared_features_once(name: str) -> None:
     members = FEATURE_SETS[name]
     assert len(set(members)) == len(members)
     assert set(members) <= set(NAMES)
-
-
-def test_the_scale_of_quantiles_is_declared() -> None:
-    assert SCALE_FEATURE in NAMES
 
 
 def test_sets_grow_from_streamlined_to_complete() -> None:

@@ -14,12 +14,12 @@ from btc_assets.forecasting.forecasts import ForecastError, choose_models, forec
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
-from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS, NEWEST
 from btc_assets_tests.monitoring.conftest import (
     DAYS,
     FEATURE,
     NO_PROFILES,
+    SCALE_FEATURE,
     LinearModel,
     Shelf,
     bars_of_the_history,

@@ -12,11 +12,12 @@ import pytest
 from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.members import Member
-from btc_assets.learning.training import SCALE_FEATURE, Trainee
+from btc_assets.learning.training import Trainee, scale_of
 from btc_assets.vocabulary import HORIZONS
+from btc_assets_tests.serving.builders import volatility
 
 CUTOFF = date(2018, 6, 4)
-NAMES = ("signal", "noise", SCALE_FEATURE)
+NAMES = ("signal", "noise", "log_variance_1h", "hour_of_day", "day_of_week")
 
 
 def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizon: int = 60) -> Rows:
@@ -30,7 +31,8 @@ def signal_rows(days: int = 120, *, seed: int = 3, strength: float = 0.5, horizo
     noise = rng.normal(size=hours)
     noise[rng.random(hours) < 0.05] = np.nan
     returns = volatility * np.sqrt(horizon / 60) * (strength * signal + rng.normal(size=hours))
-    inputs = np.column_stack([signal, noise, volatility]).astype(np.float32)
+    calendar = times.to_frame("at").select(pl.col("at").dt.hour(), day=pl.col("at").dt.weekday()).to_numpy()
+    inputs = np.column_stack([signal, noise, 2 * np.log(volatility), calendar]).astype(np.float32)
     return Rows(times, inputs, returns, NAMES)
 
 
@@ -40,6 +42,7 @@ def rows() -> dict[int, Rows]:
     return {horizon: signal_rows(horizon=horizon) for horizon in HORIZONS}
 
 
+SCALE = scale_of(volatility())
 QUICK = XgboostParameters(rounds=25, quantile_rounds=20)
 
 

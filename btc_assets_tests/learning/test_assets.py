@@ -35,7 +35,6 @@ from btc_assets.learning.tables import (
     TUNED_PARAMETERS,
     VOLATILITY_MODEL,
 )
-from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
 from btc_assets.market.tables import PRICES
@@ -148,10 +147,10 @@ def table(lake: Lake, contract: Contract, day: date = CUTOFF) -> pl.DataFrame:
 
 
 @pytest.mark.usefixtures("data_folder")
-def test_an_input_gone_at_the_cutoff_is_not_used_in_training_except_the_scale() -> None:
+def test_an_input_gone_at_the_cutoff_is_not_used_in_training_except_those_of_volatility() -> None:
     whole = compute_features(inputs_of(random_walk_bars(24 * len(DAYS), start=midnight(FIRST))))
     late = pl.col("open_time") >= midnight(CUTOFF) - timedelta(hours=30)
-    gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", SCALE_FEATURE)]
+    gone = [pl.when(~late).then(pl.col(name)).alias(name) for name in ("volume_ratio", "log_variance_1h")]
     known = cutoff.training_inputs(whole, CUTOFF)
     assert "volume_ratio" in known
     assert cutoff.training_inputs(whole.with_columns(gone), CUTOFF) == tuple(

@@ -117,5 +117,5 @@ def test_a_feature_without_values_is_not_used() -> None:
         pl.lit(None, dtype=pl.Float64).alias("scale"),
     )
     names = ("never", "known", "after_the_cutoff", "before_the_window", "scale")
-    assert features_with_values(frame, names, cutoff=cutoff, window_days=14, needed="scale") == ("known", "scale")
-    assert "before_the_window" in features_with_values(frame, names, cutoff=cutoff, window_days=60, needed="scale")
+    assert features_with_values(frame, names, cutoff=cutoff, window_days=14) == ("known",)
+    assert "before_the_window" in features_with_values(frame, names, cutoff=cutoff, window_days=60)

@@ -21,7 +21,7 @@ from btc_assets.learning.forecast_model import (
     save_model,
 )
 from btc_assets.vocabulary import HORIZONS
-from btc_assets_tests.serving.builders import FEATURE_NAMES, document, member, tiny_graphs, write_model
+from btc_assets_tests.serving.builders import FEATURE_NAMES, document, member, tiny_graphs, volatility, write_model
 
 FINITE_OR_MISSING = st.one_of(st.just(np.nan), st.floats(-1e30, 1e30))
 
@@ -114,14 +114,16 @@ def test_an_incomplete_folder_is_refused_with_a_reason(copy: Path, damage: str) 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"scale": {"feature": "absent", "floor": 0.1, "null": 0.1}}, "not one of the model's features"),
+        ({"volatility": volatility([60, 240, 720])}, "of other horizons or features"),
+        ({"volatility": {"horizons": list(HORIZONS), "models": [{"coefficients": {}}]}}, "missing or invalid part"),
+        ({"features": [{"name": name} for name in (*FEATURE_NAMES[:3], "a", "b", "c")]}, "horizons or features"),
         ({"horizons": [60, 240]}, "disagree about"),
         ({"quantiles": [0.1, 0.9]}, "must forecast the quantiles"),
         ({"members": [member("flow", calibration={"60": {"slope": 1.0, "intercept": 0.0}})]}, "missing or invalid"),
         ({"members": [member("flow", name="../flow")]}, "in lower-case letters and digits"),
         ({"members": [member("flow"), member("flow")]}, "each once"),
         ({"members": []}, "at least one member"),
-        ({"members": [member("flow", required=[4])]}, "not among the 4 features"),
+        ({"members": [member("flow", required=[6])]}, "not among the 6 features"),
         ({"members": [member("flow", weights={str(h): [-0.5] for h in HORIZONS})]}, "a weight below 0"),
         ({"members": [member("flow", weights={str(h): [0.5, 0.5] for h in HORIZONS})]}, "one weight for each"),
         ({"cutoff": "soon"}, "missing or invalid part"),
@@ -147,7 +149,7 @@ def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=hnp.arrays(np.float64, st.tuples(st.integers(0, 12), st.just(4)), elements=FINITE_OR_MISSING))
+@given(rows=hnp.arrays(np.float64, st.tuples(st.integers(0, 12), st.just(6)), elements=FINITE_OR_MISSING))
 def test_probabilities_are_valid_and_quantiles_never_cross(model: ForecastModel, rows: np.ndarray) -> None:
     forecasts = model.predict(rows)
     for forecast in map(forecasts.__getitem__, model.horizons):
@@ -159,7 +161,7 @@ def test_probabilities_are_valid_and_quantiles_never_cross(model: ForecastModel,
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.just(4)), elements=FINITE_OR_MISSING))
+@given(rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 20), st.just(6)), elements=FINITE_OR_MISSING))
 def test_the_forecast_of_a_row_does_not_depend_on_other_rows(model: ForecastModel, rows: np.ndarray) -> None:
     together = model.predict(rows)
     for i in range(len(rows)):
@@ -179,7 +181,8 @@ def plain(name: str, /, **changes: object) -> dict[str, object]:
     return member(name, calibration={str(h): {"slope": 1.0, "intercept": 0.0} for h in HORIZONS}, **changes)
 
 
-ROW = np.array([[0.3, np.nan, -1.0, 0.01]])
+HOURLY = 2 * np.log(0.01)
+ROW = np.array([[0.3, np.nan, -1.0, HOURLY, 12.0, 3.0]])
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
@@ -208,7 +211,7 @@ def test_the_forecast_is_the_weighted_mean_of_the_members_calibrated_log_odds(
 def test_a_member_without_an_input_that_it_requires_abstains_and_the_others_share_its_weight(
     model: ForecastModel, tmp_path: Path
 ) -> None:
-    rows = np.array([[0.3, 0.1, np.nan, 0.01], [np.nan, 0.1, -1.0, 0.01]])
+    rows = np.array([[0.3, 0.1, np.nan, HOURLY, 12.0, 3.0], [np.nan, 0.1, -1.0, HOURLY, 12.0, 3.0]])
     forecasts, alone = model.predict(rows), saved(tmp_path / "alone", members=[member("plain")]).predict(rows)
     assert forecasts.abstains.tolist() == [[True, False], [False, False]]
     assert forecasts.p_up[0].tobytes() == alone.p_up[0].tobytes()
@@ -216,19 +219,20 @@ def test_a_member_without_an_input_that_it_requires_abstains_and_the_others_shar
 
 
 def test_a_value_that_is_only_a_substitute_is_missing_too(model: ForecastModel) -> None:
-    filled = np.array([[0.3, 0.1, 0.7, 0.01]])
-    missing = np.array([[False, False, True, False]])
+    filled = np.array([[0.3, 0.1, 0.7, HOURLY, 12.0, 3.0]])
+    missing = np.array([[False, False, True, False, False, False]])
     assert model.predict(filled, missing).abstains.tolist() == [[True, False]]
     assert model.predict(filled).abstains.tolist() == [[False, False]]
 
 
-def test_nobody_abstains_where_everybody_would(model: ForecastModel, tmp_path: Path) -> None:
+def test_nobody_abstains_where_everybody_would(tmp_path: Path) -> None:
     both = saved(tmp_path / "both", members=[member("flow"), member("plain", required=[0])])
-    rows = np.array([[np.nan, 0.1, np.nan, 0.01], [np.nan, 0.1, 0.5, 0.01]])
+    rows = np.array([[np.nan, 0.1, np.nan, HOURLY, 12.0, 3.0], [np.nan, 0.1, 0.5, HOURLY, 12.0, 3.0]])
     forecasts = both.predict(rows)
+    undemanding = saved(tmp_path / "undemanding", members=[member("flow", required=[]), member("plain")])
     assert forecasts.unfounded.tolist() == [True, False]
     assert forecasts.abstains.tolist() == [[False, False], [False, True]]
-    assert forecasts.p_up[0].tobytes() == model.predict(rows, np.zeros_like(rows, dtype=bool)).p_up[0].tobytes()
+    assert forecasts.p_up[0].tobytes() == undemanding.predict(rows).p_up[0].tobytes()
 
 
 def test_a_coin_pulls_the_forecast_towards_one_half(model: ForecastModel, tmp_path: Path) -> None:
@@ -245,21 +249,20 @@ def test_the_tercile_of_volatility_chooses_the_weights(tmp_path: Path) -> None:
         tmp_path / "regime", weights=weighing, members=[plain("flow", weights=flow), plain("plain", weights=other)]
     )
     singles = [saved(tmp_path / name, members=[plain(name)]) for name in ("flow", "plain")]
-    calm, wild = (np.array([[0.3, 0.1, -1.0, volatility]]) for volatility in (0.001, 0.03))
+    calm, wild = (np.array([[0.3, 0.1, -1.0, 2 * np.log(volatility), 12.0, 3.0]]) for volatility in (0.001, 0.03))
     assert regime.predict(calm).p_up.tobytes() == singles[0].predict(calm).p_up.tobytes()
     assert regime.predict(wild).p_up.tobytes() == singles[1].predict(wild).p_up.tobytes()
 
 
-def test_the_scale_has_a_floor_and_a_default_for_unknown_values(model: ForecastModel) -> None:
-    width = {}
-    for name, volatility in {"calm": 0.0, "floor": 0.0005, "unknown": np.nan, "stated": 0.005}.items():
-        forecast = model.predict(np.array([[0.3, 0.1, -1.0, volatility]]))[240]
-        width[name] = float(forecast.quantiles[0, -1] - forecast.quantiles[0, 0])
-    assert width["calm"] == pytest.approx(width["floor"], rel=1e-9)
-    assert width["unknown"] > width["calm"]
+def test_sigma_is_that_of_the_volatility_model_without_substitutes(model: ForecastModel) -> None:
+    """A lost input is replaced for the members, but the volatility model does without it."""
+    hours = np.array(model.horizons) / 60
+    assert model.predict(ROW).sigma[0] == pytest.approx(0.01 * np.sqrt(hours))
+    lost = np.array([[False, False, False, True, False, False]])
+    assert model.predict(ROW, lost).sigma[0] == pytest.approx(0.005 * np.sqrt(hours))
 
 
-@pytest.mark.parametrize("rows", [np.zeros((2, 3)), np.zeros(4), np.array([[0.0, np.inf, 0.0, 0.0]])])
+@pytest.mark.parametrize("rows", [np.zeros((2, 3)), np.zeros(6), np.array([[0.0, np.inf, 0.0, 0.0, 0.0, 0.0]])])
 def test_rows_of_another_shape_or_with_infinities_are_refused(model: ForecastModel, rows: np.ndarray) -> None:
     with pytest.raises(ValueError, match="rows"):
         model.predict(rows)

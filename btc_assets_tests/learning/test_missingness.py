@@ -16,13 +16,13 @@ from btc_assets.learning.folds import Rows
 from btc_assets.learning.forecast_model import HorizonForecast
 from btc_assets.learning.missingness import LOOK_BACK_DAYS, Profile, gone, hours_lost, missing_runs
 from btc_assets.learning.tables import MODEL_EXPLANATION, TRAINING_PROFILE
-from btc_assets.learning.training import SCALE_FEATURE
 from btc_assets.vocabulary import HORIZONS
 
 FIRST, CUTOFF = date(2018, 1, 1), date(2018, 3, 2)
 HOURS = 24 * (CUTOFF - FIRST).days
 FLOW, SLOW = "taker_imbalance_1h", "returns_168h"
 """An input with a warm-up of an hour, and one that is missing for a week after a gap in the bars."""
+SCALE_FEATURE = "realised_volatility_24h"
 NAMES = (FLOW, SLOW, SCALE_FEATURE)
 
 
@@ -110,6 +110,11 @@ def rows(horizon: int) -> Rows:
     return Rows(features["open_time"], inputs, returns, (SCALE_FEATURE,))
 
 
+def scale(some: Rows, horizon: int) -> np.ndarray:
+    """Return the volatility of the last day over the horizon."""
+    return some.column(SCALE_FEATURE).astype(np.float64) * np.sqrt(horizon / 60)
+
+
 def explanation(**weight: float) -> pl.DataFrame:
     """Return MODEL_EXPLANATION rows with the same weights at every horizon."""
     lines = [
@@ -125,7 +130,9 @@ def profile(unknown: dict[str, list[tuple[int, int]]] | None = None, **weight: f
     weights = weight or {FLOW: 2.0, SLOW: 1.0, SCALE_FEATURE: 1.0}
     by_horizon = {horizon: rows(horizon) for horizon in HORIZONS}
     features = frame(**(unknown or {}))
-    return missingness.profile_rows(features, by_horizon, explanation(**weights), NAMES, cutoff=CUTOFF, window_days=60)
+    return missingness.profile_rows(
+        features, by_horizon, explanation(**weights), NAMES, scale, cutoff=CUTOFF, window_days=60
+    )
 
 
 def test_a_profile_satisfies_its_contract_and_describes_the_window() -> None:

@@ -28,7 +28,8 @@ from btc_assets.learning.training import (
     row_weights,
 )
 from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES
-from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, NAMES
+from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, NAMES, SCALE
+from btc_assets_tests.serving.builders import volatility
 
 FEATURES = [{"name": name, "unit": "1", "group": "price", "about": "made up"} for name in NAMES]
 TRAINEES = [*MEMBERS, INTERVALS]
@@ -36,7 +37,8 @@ TRAINEES = [*MEMBERS, INTERVALS]
 
 def forecasts_of(rows: dict[int, Rows], trainees: Sequence[Trainee] = TRAINEES) -> pl.DataFrame:
     layout = make_folds(rows, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
-    return forecast_folds(trainees, rows, layout, cutoff=CUTOFF, seed=1, threads=1)
+    scales = dict.fromkeys(layout["test_start"], SCALE)
+    return forecast_folds(trainees, rows, layout, scales, cutoff=CUTOFF, seed=1, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,7 @@ def fit(rows: dict[int, Rows], forecasts: pl.DataFrame, trainees: Sequence[Train
         rows,
         ensembles_of(table),
         {h: FoldRows.of(forecasts, h, ()).offsets() for h in rows},
+        volatility(tuple(rows)),
         cutoff=CUTOFF,
         feature_set="synthetic",
         weights="equal",

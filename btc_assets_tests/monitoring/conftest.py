@@ -13,7 +13,6 @@ from btc_assets.clock import midnight
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.learning.forecast_model import Forecasts
 from btc_assets.learning.tables import TRAINED_MODEL, TRAINING_PROFILE
-from btc_assets.learning.training import SCALE_FEATURE, scale_of
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.conftest import random_walk_bars
 
@@ -23,6 +22,8 @@ FEATURE = next(name for name in HOURLY_FEATURES.columns if name not in ("open_ti
 """The only feature of the test models: any feature of the catalogue, filled with the last return."""
 
 
+SCALE_FEATURE = "realised_volatility_24h"
+"""The feature that is the volatility of the test models, per hour."""
 NO_PROFILES = TRAINING_PROFILE.empty()
 
 
@@ -50,7 +51,7 @@ class LinearModel:
         p_up = 1 / (1 + np.exp((10 + self.version) * x))
         half = np.array([-1.6, -0.7, 0.0, 0.7, 1.6]) * 0.006
         quantiles = np.stack([np.tile(half * np.sqrt(h / 60), (len(rows), 1)) for h in HORIZONS], axis=1)
-        sigma = np.column_stack([scale_of(rows[:, 1], h) for h in HORIZONS])
+        sigma = np.column_stack([np.nan_to_num(rows[:, 1], nan=0.005) * np.sqrt(h / 60) for h in HORIZONS])
         lacks = np.isnan(rows[:, 0]) if missing is None else missing[:, 0]
         nobody = np.zeros((len(rows), 1), dtype=np.bool_)
         return Forecasts(HORIZONS, np.column_stack([p_up] * len(HORIZONS)), quantiles, sigma, nobody, lacks)

@@ -31,7 +31,7 @@ def post(client: httpx.Client, body: object) -> httpx.Response:
 
 def test_a_forecast_equals_that_of_the_model(client: httpx.Client, server: Server) -> None:
     model = ForecastModel.load(server.models / "model-7")
-    rows = np.random.default_rng(5).normal(size=(40, 4))
+    rows = np.random.default_rng(5).normal(size=(40, len(FEATURE_NAMES)))
     rows[3, 1] = np.nan
     named = [
         {name: None if math.isnan(v) else v for name, v in zip(FEATURE_NAMES, row, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +21,22 @@ from btc_assets.serving.publish import Publication, publish
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
 from btc_assets_tests.conftest import random_walk_bars
 
-FEATURE_NAMES = ("returns_1h", "rsi", "volume_ratio", "realised_volatility_24h")
+FEATURE_NAMES = ("returns_1h", "rsi", "volume_ratio", "log_variance_1h", "hour_of_day", "day_of_week")
 MADE_AT = datetime(2019, 6, 3, 12, tzinfo=UTC)
 
 
 MEMBERS = {"flow": [0, 1, 2, 3], "plain": [0, 1, 3]}
 """Two members, by the positions of their inputs; `flow` requires the volume ratio and `plain` nothing."""
+QUANTILE_INPUTS = [0, 1, 2, len(FEATURE_NAMES)]
+"""Positions of the inputs of the quantiles; the last is the log of sigma."""
+
+
+def volatility(horizons: Sequence[int] = HORIZONS) -> dict[str, Any]:
+    """Return a volatility model that repeats the variance of the last hour; unknown, it is that of 0.5 % an hour."""
+    last_hour = {"intercept": [float(np.log(h / 60)) for h in horizons], "log_variance_1h": [1.0] * len(horizons)}
+    constant = {"intercept": [float(np.log(2.5e-5 * h / 60)) for h in horizons]}
+    models = [{"name": "last hour", "coefficients": last_hour}, {"name": "constant", "coefficients": constant}]
+    return {"horizons": list(horizons), "models": models}
 
 
 @lru_cache(maxsize=32)
@@ -36,12 +47,12 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(400, len(FEATURE_NAMES))).astype(np.float32)
+    rows = rng.normal(size=(400, len(FEATURE_NAMES) + 1)).astype(np.float32)
     rows[::7, 1] = np.nan
     target = rows[:, 0] + rows[:, 2] + rng.normal(size=len(rows))
     size = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
 
-    def graph(model: Any, width: int = len(FEATURE_NAMES)) -> bytes:
+    def graph(model: Any, width: int) -> bytes:
         shape = [("rows", FloatTensorType([None, width]))]
         return convert_xgboost(model, name="tiny", initial_types=shape, target_opset=15).SerializeToString()
 
@@ -52,7 +63,8 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
             graphs[graph_name(member, "p_up", horizon)] = graph(fitted, len(columns))
         for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
             regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
-            graphs[graph_name(INTERVALS, name, horizon)] = graph(regressor.fit(rows, target))
+            fitted = regressor.fit(rows[:, QUANTILE_INPUTS], target)
+            graphs[graph_name(INTERVALS, name, horizon)] = graph(fitted, len(QUANTILE_INPUTS))
     return graphs
 
 
@@ -89,10 +101,10 @@ def document(**changes: Any) -> dict[str, Any]:
             "coin": {str(h): 0.0 for h in HORIZONS},
             "edges": {str(h): [] for h in HORIZONS},
         },
-        "intervals": {"family": "xgboost", "inputs": "hourly", "window_days": 365, "features": [0, 1, 2, 3]}
+        "intervals": {"family": "xgboost", "inputs": "hourly", "window_days": 365, "features": QUANTILE_INPUTS[:-1]}
         | {"parameters": {str(h): "{}" for h in HORIZONS}},
         "conformal": {str(h): {"q05": -0.1, "q25": -0.02, "q75": 0.02, "q95": 0.1} for h in HORIZONS},
-        "scale": {"feature": "realised_volatility_24h", "floor": 0.0005, "null": 0.005},
+        "volatility": volatility(),
         "metrics": {str(h): {"log_loss": 0.69, "auc": 0.55, "accuracy": 0.54, "n": 2000} for h in HORIZONS},
         "training": {"seed": 7},
         **changes,
