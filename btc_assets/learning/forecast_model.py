@@ -237,6 +237,7 @@ class ForecastModel:
         self._required = required_columns(document)
         weights = np.array([[member["weights"][key] for key in keys] for member in members], dtype=np.float64)
         self._weights = [weights[:, i] for i in range(len(keys))]  # (members, terciles) of each horizon
+        self._calm = np.stack([of[:, :1] for of in self._weights], axis=2)
         self._edges = [np.array(document["weights"]["edges"][key], dtype=np.float64) for key in keys]
         self._coin = np.array([float(document["weights"]["coin"][key]) for key in keys])
 
@@ -308,8 +309,10 @@ class ForecastModel:
 
     def _weigh(self, abstains: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """Return the weight of each member, shape (m, n, h), 0 where it abstains."""
-        terciles = [tercile(sigma[:, i], edges) for i, edges in enumerate(self._edges)]
-        weights = np.stack([of[:, at] for of, at in zip(self._weights, terciles, strict=True)], axis=2)
+        weights = self._calm  # the only ones unless the terciles of volatility have their own
+        if any(map(len, self._edges)):
+            terciles = [tercile(sigma[:, i], edges) for i, edges in enumerate(self._edges)]
+            weights = np.stack([of[:, at] for of, at in zip(self._weights, terciles, strict=True)], axis=2)
         if not np.count_nonzero(abstains):
             return weights
         return np.where(abstains.T[:, :, None], 0.0, weights)
