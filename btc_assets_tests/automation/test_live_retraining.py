@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import httpx
@@ -24,19 +24,23 @@ from btc_assets.partitions import key_of
 from btc_assets.processes import free_port, running, wait_for_port
 from btc_assets.settings import PROJECT_ROOT
 from btc_assets.vocabulary import CHAMPION
-from btc_assets_tests.automation.test_live import HOUR, LOOPBACK, Venue, deployment_of
+from btc_assets_tests.automation.test_live import (
+    DAY,
+    FORECAST_DAYS,
+    HOUR,
+    LOOPBACK,
+    Venue,
+    deployment_of,
+    walked_deployment,
+)
 from btc_assets_tests.conftest import WATCHDOG_S, wait_until
 
-DAY = timedelta(days=1)
-FORECAST_DAYS = 20
-"""Days with forecasts of the degraded champion, enough for significant degradation."""
 INVERTED_SLOPE = -40.0
 """Calibration slope of the degraded champion: inverted and overconfident."""
 
 IN_DAGSTER = """
 import json, sys
 import dagster as dg
-from btc_assets.cli.main import main
 from btc_assets.definitions import defs
 
 def run(job, first, last, *assets):
@@ -50,14 +54,10 @@ def run(job, first, last, *assets):
         )
 
 for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    if name == "command":
-        assert main(arguments) == 0
-    else:
-        run(name, *arguments)
+    run(*json.loads(line))
     print("done", flush=True)
 """
-"""Runs commands of the project and jobs, one a line of its input, in one process."""
+"""Runs jobs, one a line of its input, in one process."""
 
 
 class Project:
@@ -68,7 +68,6 @@ class Project:
         self.environment = deployment_of(
             root,
             venue,
-            BTC_NEWS_SOURCES="none",
             BTC_RETRAIN_COOLDOWN_HOURS="0",
             BTC_SERVE_PORT=str(self.port),
         )
@@ -76,7 +75,7 @@ class Project:
 
     @contextlib.contextmanager
     def other_process(self) -> Iterator[Callable[..., None]]:
-        """Yield a function that runs a command or a job in another process and waits for its end."""
+        """Yield a function that runs a job in another process and waits for its end."""
         log = self.root / "other_process.log"
         with (
             log.open("wb") as errors,
@@ -158,17 +157,22 @@ class Client:
 
 
 @pytest.mark.live
-def test_a_degraded_champion_is_replaced_and_no_request_fails(tmp_path: Path) -> None:
+def test_a_degraded_champion_is_replaced_and_no_request_fails(
+    tmp_path: Path,
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+    empty_registry: Callable[[Path], None],
+) -> None:
+    until = walked_deployment(tmp_path, made_once, empty_registry)
     now = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0)
-    venue = Venue(newest=now - HOUR, history_days=FORECAST_DAYS + 64)
-    today, yesterday = now.date(), now.date() - DAY
-    cutoff = today - FORECAST_DAYS * DAY
+    venue = Venue(until)
+    venue.newest = now - HOUR
+    today, yesterday = now.date(), (until - DAY).date()
+    cutoff = (until - FORECAST_DAYS * DAY).date()
     project = Project(tmp_path, venue, today)
     forecast = ("forecasting/forecasts", "forecasting/forecast_outcomes")
     daemon = [str(Path(sys.executable).parent / "dagster-daemon"), "run", "-w", str(PROJECT_ROOT / "workspace.yaml")]
     daemon_log = tmp_path / "daemon.log"
     with project.other_process() as run:
-        run("command", "walk-forward", "--from", str(cutoff), "--to", str(yesterday), "--every", "60")
         bad = project.promote_degraded(cutoff)
         run("forecast_days", key_of(cutoff), key_of(yesterday), *forecast)
         run("publish_bundle", key_of(yesterday), key_of(yesterday), "serving/bundle")
@@ -190,7 +194,7 @@ def test_a_degraded_champion_is_replaced_and_no_request_fails(tmp_path: Path) ->
                 took = time.monotonic() - planted
                 print(f"from the report to the new champion served: {took:.0f} s")
             assert client.statuses == {200}, "no request failed"
-    verdict = project.lake.read(MODEL_VERDICT, today)
+    verdict = project.lake.read(MODEL_VERDICT, project.lake.days(MODEL_VERDICT)[-1])
     assert verdict is not None
     assert verdict["decision"][0] == "promoted", verdict.select("criterion", "value", "passed").rows()
     assert verdict["champion_version"][0] == bad
