@@ -178,6 +178,7 @@ def test_schedules_and_sensors_are_the_ones_we_mean() -> None:
     }
 
 
+@pytest.mark.slow
 def test_loading_the_definitions_imports_nothing_heavy() -> None:
     code = f"import sys, btc_assets.definitions; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)

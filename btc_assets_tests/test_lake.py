@@ -91,6 +91,7 @@ def test_writing_the_same_twice_changes_nothing(lake: Lake) -> None:
     assert [path.name for path in (Path(lake.root) / "market/prices/day=2018-01-01").iterdir()] == [PART]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_halfway_leaves_the_old_partition(lake: Lake, tmp_path: Path) -> None:
     lake.write(PRICES, DAY, one_day(1))
     script = f"""
@@ -130,6 +131,7 @@ def test_a_folder_without_a_file_does_not_count(lake: Lake) -> None:
     assert lake.days(PRICES) == [DAY]
 
 
+@pytest.mark.slow
 def test_concurrent_readers_see_complete_partitions_only(lake: Lake) -> None:
     lake.write(PRICES, DAY, one_day(1))
     script = f"""

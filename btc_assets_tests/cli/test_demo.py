@@ -146,12 +146,14 @@ def _listens(config: Settings) -> bool:
         return probe.connect_ex((LOOPBACK, config.serve_port)) == 0
 
 
+@pytest.mark.slow
 def test_a_server_without_a_forecast_fails_the_demo_and_is_stopped(config: Settings) -> None:
     with pytest.raises(httpx.HTTPStatusError, match="503"):
         demo._forecast_over_http(config)
     assert not _listens(config)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_up_fails_the_demo_at_once(
     config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_server_that_does_not_come_up_fails_the_demo_at_once(
     assert "BTC_SERVE_HOST" in (config.serving_dir.parent / "demo_server.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_replaced_by_a_free_one(config: Settings) -> None:
     with socket.socket() as other:
         other.bind((LOOPBACK, config.serve_port))

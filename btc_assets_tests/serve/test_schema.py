@@ -17,6 +17,7 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 """Examples per operation and phase; use 100 or more for a long run."""
 
 
+@pytest.mark.slow
 def test_the_document_names_the_features_of_the_loaded_model(client: httpx.Client) -> None:
     document = client.get("/schema").json()
     assert document == client.get("/schema/openapi.json").json()
