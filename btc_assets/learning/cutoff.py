@@ -15,7 +15,7 @@ from btc_assets.learning.members import Member, all_features, known_features, re
 from btc_assets.learning.training import Trainee
 from btc_assets.partitions import days_before
 from btc_assets.settings import settings
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.vocabulary import HORIZONS, PRIMARY
 
 
 def window_of(table: str) -> dg.AssetIn:
@@ -57,7 +57,7 @@ def training_inputs(features: pl.DataFrame, cutoff: date) -> tuple[str, ...]:
 
 
 def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int], Parameters]) -> list[Trainee]:
-    """Return the members and heads that have something of their own to read, ready to be fitted.
+    """Return the members and heads that have something of their own to read, in one hour, ready to be fitted.
 
     Args:
         features: HOURLY_FEATURES rows of the longest window.
@@ -68,6 +68,8 @@ def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int
     ready = []
     for member in members():
         of = family(member.family)
+        if of.lookback(tuned.get((of.name, PRIMARY), of.parameters())) > 1:
+            continue
         known = folds.features_with_values(features, names, cutoff=cutoff, window_days=member.window_days)
         if own := known_features(member, settings().feature_set, known):
             parameters = {h: tuned.get((of.name, h), of.parameters()) for h in HORIZONS}

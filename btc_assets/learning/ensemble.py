@@ -317,7 +317,7 @@ def ensemble_rows(forecasts: pl.DataFrame, members: Sequence[Member], *, cutoff:
 def _state(member: Member, forecasts: pl.DataFrame, cutoff: date) -> tuple[str, str]:
     """Return the state of a member and its reason, from its FOLD_FORECASTS rows of one horizon."""
     if forecasts.is_empty():
-        return "absent", f"none of the inputs that only {member.name} reads has a value in its window"
+        return "absent", "nothing that only it reads has a value in its window, or its family reads several hours at once"
     failures = forecasts["failure"].drop_nulls()
     if len(failures):
         return "failed", failures[0]
