@@ -46,6 +46,7 @@ EXPECTED = {
     "champion/model_history",
     "learning/feature_group_study",
     "forecasting/forecasts",
+    "forecasting/explanations",
     "forecasting/forecast_outcomes",
     "forecasting/positions",
     "monitoring/performance_report",

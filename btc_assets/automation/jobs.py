@@ -15,7 +15,7 @@ from btc_assets.champion.assets import history_config, rollback_config
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT, SHADOW_REPORT
 from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_ASSETS, STREAMS, WITH_THE_CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.tables import FEATURE_GROUP_STUDY
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
@@ -68,6 +68,7 @@ refresh_forecast = dg.define_asset_job(
         HOURLY_LABELS.asset_key,
         FORECASTS.asset_key,
         FORECAST_OUTCOMES.asset_key,
+        EXPLANATIONS.asset_key,
         SERVING_BUNDLE.asset_key,
     ),
     config={
@@ -76,7 +77,7 @@ refresh_forecast = dg.define_asset_job(
             **{"__".join(key.path): {"config": {"required": False}} for key in fetched_with_the_clock(settings())},
         }
     },
-    description="Fetch the bar that has just closed, build its features, forecast and publish, in one run.",
+    description="Fetch the bar that has just closed, build its features, forecast, explain and publish, in one run.",
     tags=_tags(FORECAST_LANE, minutes=60) | {"dagster/priority": "10"},
 )
 

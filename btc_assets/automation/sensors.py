@@ -36,7 +36,7 @@ from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import BESIDE_THE_CLOCK, CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting import checks as forecasting_checks
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
 from btc_assets.market import checks as market_checks
 from btc_assets.partitions import DAILY, day_of, key_of
@@ -279,7 +279,7 @@ def refresh_assets(lake: Lake, now: datetime) -> list[dg.AssetKey]:
     fetched = [CLOCK.contract.asset_key, *fetched_with_the_clock(settings())]
     materialised = [*fetched, *forecast_assets(lake, hour.date())]
     champion = holder(lake.scan(MODEL_HISTORY, None, hour.date()).collect(), CHAMPION, hour)
-    return materialised if champion is None else [*materialised, SERVING_BUNDLE.asset_key]
+    return materialised if champion is None else [*materialised, EXPLANATIONS.asset_key, SERVING_BUNDLE.asset_key]
 
 
 def rows_by_hour(lake: Lake, stream: Stream, days: Collection[date]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Forecasts of every hour, their outcomes, and the paper positions of a rule that trades them."""
+"""Forecasts of every hour, their reasons and outcomes, and the paper positions of a rule that trades them."""
 
 from datetime import timedelta
 from typing import Any
@@ -9,13 +9,15 @@ import polars as pl
 from btc_assets import freshness
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.display import table_metadata
+from btc_assets.forecasting.explanations import explain_hours
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.outcomes import judge_forecasts
 from btc_assets.forecasting.positions import SCORE_DAYS, Rule, as_markdown, paper_positions
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Reader, output_of
+from btc_assets.learning.families.registry import FamilyError
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
-from btc_assets.learning.registry import ModelRegistry
+from btc_assets.learning.registry import ModelRegistry, RegistryError
 from btc_assets.learning.tables import TRAINING_PROFILE
 from btc_assets.markdown import markdown_rows
 from btc_assets.partitions import DAILY, day_of, days_before, everything_until
@@ -135,6 +137,58 @@ def forecast_outcomes(
     return output_of(context, FORECAST_OUTCOMES, frame, {"tally": table_metadata(tally)})
 
 
+@dg.asset(
+    key=["forecasting", "explanations"],
+    **(_COMMON | {"code_version": "1"}),
+    dagster_type=dagster_type(EXPLANATIONS),
+    ins={
+        "forecasts": dg.AssetIn(key=["forecasting", "forecasts"]),
+        "hourly_features": dg.AssetIn(
+            key=["features", "hourly_features"], partition_mapping=days_before(LOOK_BACK_DAYS, and_today=True)
+        ),
+    },
+    deps=[dg.AssetDep(TRAINING_PROFILE.asset_key, partition_mapping=everything_until(and_today=True))],
+    kinds={"shap", "polars"},
+    freshness_policy=freshness.HOURLY,
+)
+def explanations(
+    context: dg.AssetExecutionContext,
+    registry: ModelRegistry,
+    tables: dg.ResourceParam[Tables],
+    forecasts: pl.LazyFrame,
+    hourly_features: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Why the champion forecasts what it does: contributions of the inputs to each P(up), and a sentence.
+
+    The contributions are SHAP values in log-odds: those of each member times the slope of its calibration and its
+    weight in the hour. They are exact for trees and linear members; `approximate` names the members for which they are
+    not. With `base` they add up to the log-odds of the stored forecast. The five strongest on each side are listed. A
+    forecast that is the base rate has no contributions, and its sentence says so.
+
+    An hour whose model cannot be read back in the formats of its libraries has no explanation, as the forecast does not
+    wait for one.
+    """
+    champion = forecasts.filter(pl.col("role") == CHAMPION).collect()
+    fault = None
+    try:
+        frame = explain_hours(champion, hourly_features.collect(), registry, profiles_of(tables.of(context), champion))
+    except (RegistryError, FamilyError, OSError) as error:
+        frame, fault = EXPLANATIONS.empty(), str(error)
+        context.log.warning("The forecasts are not explained: %s", error)
+    newest = frame.filter(pl.col("open_time") == pl.col("open_time").max())
+    sentences = "\n".join(f"- {sentence}" for sentence in newest["sentence"])
+    return output_of(
+        context,
+        EXPLANATIONS,
+        frame,
+        {
+            "explained": frame.height,
+            "unexplained": champion.height - frame.height,
+            "newest": dg.MetadataValue.md(fault or sentences or "There is no forecast of a champion on this day yet."),
+        },
+    )
+
+
 def position_rule() -> Rule:
     """Return the rule of the settings."""
     config = settings()
@@ -215,4 +269,4 @@ def _newest_forecasts(frame: pl.DataFrame) -> str:
     )
 
 
-ASSETS = [forecasts, forecast_outcomes, positions]
+ASSETS = [forecasts, explanations, forecast_outcomes, positions]

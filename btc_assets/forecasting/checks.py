@@ -7,11 +7,19 @@ import polars as pl
 
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.assets import forecast_outcomes, forecasts, position_rule, positions, profiles_of
+from btc_assets.forecasting.assets import (
+    explanations,
+    forecast_outcomes,
+    forecasts,
+    position_rule,
+    positions,
+    profiles_of,
+)
 from btc_assets.forecasting.completeness import changed_forecasts, missing_forecasts, missing_outcomes
+from btc_assets.forecasting.explanations import unequal_sums
 from btc_assets.forecasting.forecasts import choose_models, forecast_hours
 from btc_assets.forecasting.positions import SCORE_DAYS, paper_positions
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.registry import ModelRegistry
@@ -171,6 +179,20 @@ def intervals_hold(context: dg.AssetCheckExecutionContext, lake: dg.ResourcePara
     )
 
 
+@dg.asset_check(asset=explanations, name="contributions_add_up")
+def contributions_add_up(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
+    """Every forecast of the champion has contributions that add up to its log-odds within 1e-6 (warning)."""
+    day = day_to_check(context.run.tags, lake.days(EXPLANATIONS))
+    if day is None:
+        return nothing_stored(EXPLANATIONS.table)
+    champion = _one_day(lake, FORECASTS, day).filter(pl.col("role") == CHAMPION)
+    explained = _one_day(lake, EXPLANATIONS, day)
+    missing = champion.join(explained, on=EXPLANATIONS.key, how="anti").select(EXPLANATIONS.key)
+    faulty = pl.concat([missing, unequal_sums(explained, champion).select(EXPLANATIONS.key)]).sort(EXPLANATIONS.key)
+    result = _none_of(faulty, f"forecasts of {day} have no explanation that adds up to them", day)
+    return result._replace(severity=dg.AssetCheckSeverity.WARN)
+
+
 @dg.asset_check(asset=positions, name="record_can_be_repeated")
 def record_can_be_repeated(context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.AssetCheckResult:
     """Deciding the day again from the stored forecasts, bars and earlier positions gives the stored rows."""
@@ -211,6 +233,7 @@ CHECKS = [
     no_input_is_missing,
     every_known_label_is_judged,
     intervals_hold,
+    contributions_add_up,
     record_can_be_repeated,
     every_forecast_is_decided,
 ]

@@ -7,8 +7,9 @@ forecasts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from btc_assets.champion.history import ModelChoice, holders
 from btc_assets.clock import HOUR
 from btc_assets.forecasting.tables import FORECASTS
 from btc_assets.learning.forecast_model import Forecasts
-from btc_assets.learning.missingness import AdjustedForecast, Profile
+from btc_assets.learning.missingness import AdjustedForecast, Bools, Floats, Profile
 from btc_assets.schema import UTC_TIME
 from btc_assets.vocabulary import HELD_ROLES, NEWEST, QUANTILE_NAMES
 
@@ -49,6 +50,46 @@ class Models(Protocol):
     def load(self, version: int) -> Predictor:
         """Return one registered version, verified."""
         ...
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The rows that a model forecasts.
+
+    Attributes:
+        rows: (n, f), NaN where unknown; lost values are replaced by their training medians.
+        missing: which values are unknown, replaced or not, (n, f).
+        lost: which values are missing beyond what the model saw in training, (n, f).
+    """
+
+    rows: Floats
+    missing: Bools
+    lost: Bools
+
+    @classmethod
+    def of(cls, model: Predictor, hours: pl.DataFrame, features: pl.DataFrame, profile: Profile | None) -> Self:
+        """Return the rows of a model.
+
+        Args:
+            model: the model.
+            hours: the n HOURLY_FEATURES rows, in time order.
+            features: HOURLY_FEATURES rows of the hours and of `missingness.LOOK_BACK_DAYS` before them, in time order.
+            profile: profile of the model's training window; without one no value is lost.
+
+        Raises:
+            ForecastError: the model needs a feature that does not exist.
+        """
+        absent = [name for name in model.features if name not in hours.columns]
+        if absent:
+            raise ForecastError(
+                f"the model of {model.cutoff} needs features that are not computed: {', '.join(absent)}"
+            )
+        rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
+        missing, lost = np.isnan(rows), np.zeros(rows.shape, dtype=np.bool_)
+        if profile is not None:
+            lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
+            rows = profile.fill(rows, lost)
+        return cls(rows, missing, lost)
 
 
 def choose_models(history: pl.DataFrame, trained: pl.DataFrame, hours: pl.Series, *, window_days: int) -> pl.DataFrame:
@@ -133,27 +174,18 @@ def _forecast_by(
             f"registry version {choice.version} holds the model {model.digest[:12]} of {model.cutoff}, "
             f"but {choice.digest[:12]} of {choice.cutoff} was judged under that version"
         )
-    missing = [name for name in model.features if name not in hours.columns]
-    if missing:
-        raise ForecastError(
-            f"model version {choice.version} needs features that are not computed: {', '.join(missing)}"
-        )
-    rows = hours.select(pl.col(model.features).cast(pl.Float64).fill_null(float("nan"))).to_numpy()
     profile = Profile.of(training, model.features)
-    missing, lost = np.isnan(rows), np.zeros(rows.shape, dtype=np.bool_)
-    if profile is not None:
-        lost = profile.lost(features)[features["open_time"].is_in(hours["open_time"].implode()).to_numpy()]
-        rows = profile.fill(rows, lost)
+    inputs = ModelInputs.of(model, hours, features, profile)
     made_at = pl.col("open_time") + HOUR
     names, members = np.array(model.features), np.array(model.members)
-    forecasts = model.predict(rows, missing)
+    forecasts = model.predict(inputs.rows, inputs.missing)
     parts = []
     for horizon in forecasts.horizons:
         forecast = forecasts[horizon]
         adjusted = (
             AdjustedForecast.unadjusted(forecast)
             if profile is None
-            else profile.adjust(horizon, forecast, lost, forecasts.unfounded)
+            else profile.adjust(horizon, forecast, inputs.lost, forecasts.unfounded)
         )
         parts.append(
             hours.select(
@@ -172,8 +204,8 @@ def _forecast_by(
                 ),
                 pl.Series("sigma", forecast.sigma, pl.Float64),
                 pl.Series("abstained", [",".join(members[row]) for row in forecasts.abstains], pl.String),
-                pl.Series("degraded", lost.any(axis=1), pl.Boolean),
-                pl.Series("missing_inputs", [",".join(names[row]) for row in lost], pl.String),
+                pl.Series("degraded", inputs.lost.any(axis=1), pl.Boolean),
+                pl.Series("missing_inputs", [",".join(names[row]) for row in inputs.lost], pl.String),
                 pl.Series("missing_weight", adjusted.missing_weight, pl.Float64),
                 pl.Series("fallback", adjusted.fallback, pl.Boolean),
             )

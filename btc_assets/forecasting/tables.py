@@ -83,6 +83,32 @@ FORECAST_OUTCOMES = declare(
     key=("open_time", "horizon_minutes", "role"),
 )
 
+_REASONS = "a JSON list of objects with feature, value (null if unknown), unit, contribution (log-odds) and points"
+
+EXPLANATIONS = declare(
+    table="forecasting/explanations",
+    schema=schema(
+        {
+            "open_time": OPEN_TIME,
+            "horizon_minutes": HORIZON,
+            "model_version": Column(pl.Int64, about="registry version of the champion"),
+            "model_digest": MODEL_DIGEST,
+            "p_up": Column(pl.Float64, *PROBABILITY, about="the explained probability of a rise"),
+            "base": Column(pl.Float64, FINITE, about="log-odds of the forecast without any contribution"),
+            "raises": Column(pl.String, about=f"strongest contributions that raise P(up), {_REASONS}"),
+            "lowers": Column(pl.String, about="strongest contributions that lower P(up), in the same form"),
+            "others": Column(pl.Float64, FINITE, about="sum of all other contributions, log-odds"),
+            "unexplained": Column(pl.Float64, FINITE, about="log-odds of members without contributions"),
+            "approximate": Column(
+                pl.String, about="members whose contributions are approximations, joined by commas; else they are exact"
+            ),
+            "sentence": Column(pl.String, about="the strongest reasons in plain words, with values and units"),
+        },
+    ),
+    day=pl.col("open_time").dt.date(),
+    key=("open_time", "horizon_minutes"),
+)
+
 DELAYS = (0, 15, 60)
 """Least minutes from a decision to its execution: at once, a quarter and a bar later."""
 _POSITION = (check("in_range", -1, 1), FINITE)

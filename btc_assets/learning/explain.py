@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from btc_assets.learning.attribution import attribute
 from btc_assets.learning.ensemble import ensemble_of
 from btc_assets.learning.families.protocol import FittedOutput, Inputs
 from btc_assets.learning.forecast_model import ForecastModel
@@ -83,8 +84,7 @@ class Explanation:
 def explain(model: ForecastModel, members: Mapping[str, FittedOutput], inputs: Inputs, horizon: int) -> Explanation:
     """Compute the SHAP values of an ensemble's P(up), in log-odds, as if no member abstained.
 
-    The value of a feature is the weighted mean of its values in the members, each times the slope of its calibration.
-    A member whose family has no such values is left out; so are the tercile's weights, of which the mean counts.
+    A member whose family has no such values is left out; of the weights of the terciles the mean counts.
 
     Args:
         model: the ensemble.
@@ -94,11 +94,5 @@ def explain(model: ForecastModel, members: Mapping[str, FittedOutput], inputs: I
         horizon: minutes ahead.
     """
     rows = inputs[-EXPLAINED_ROWS:]
-    ensemble, values = ensemble_of(model.document, horizon), np.zeros(rows.shape)
-    weights = ensemble.weights.mean(axis=0)
-    for member, calibration, weight in zip(model.document["members"], ensemble.calibrations, weights, strict=True):
-        columns = member["features"]
-        own = members[member["name"]].contributions(np.ascontiguousarray(rows[:, columns]))
-        if own is not None:
-            values[:, columns] += weight / (weights.sum() + ensemble.coin) * calibration.slope * own
-    return Explanation(values, rows, model.features)
+    weights = np.repeat(ensemble_of(model.document, horizon).weights.mean(axis=0)[:, None], len(rows), axis=1)
+    return Explanation(attribute(model.document, members, rows, weights, horizon).values, rows, model.features)

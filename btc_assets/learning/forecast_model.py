@@ -301,14 +301,19 @@ class ForecastModel:
         unfounded = lacks.all(axis=1)
         abstains = lacks & ~unfounded[:, None]
         logits = self._slopes * log_odds(raw[:, : members * horizons].reshape(n, members, horizons)) + self._intercepts
-        p_up = probability(weighted_mean(logits.transpose(1, 0, 2), self._weigh(abstains, sigma), self._coin))
+        p_up = probability(weighted_mean(logits.transpose(1, 0, 2), self.weigh(abstains, sigma), self._coin))
         quantiles = raw[:, members * horizons :].reshape(n, horizons, len(QUANTILES)) + self._offsets
         quantiles *= sigma[:, :, None]
         quantiles.sort(axis=2)
         return Forecasts(self.horizons, p_up, quantiles, sigma, abstains, unfounded)
 
-    def _weigh(self, abstains: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-        """Return the weight of each member, shape (m, n, h), 0 where it abstains."""
+    def weigh(self, abstains: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        """Return the weight of each member, shape (m, n, h), 0 where it abstains; n is 1 if all rows have the same.
+
+        Args:
+            abstains: see `Forecasts`.
+            sigma: see `Forecasts`.
+        """
         weights = self._calm  # the only ones unless the terciles of volatility have their own
         if any(map(len, self._edges)):
             terciles = [tercile(sigma[:, i], edges) for i, edges in enumerate(self._edges)]

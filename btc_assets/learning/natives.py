@@ -1,7 +1,7 @@
 """The members of a model in the formats of their libraries: file names, reading, and what the libraries forecast.
 
-Forecasts never use them. They explain a model, compare its graphs with its libraries, and hold the fits with other
-seeds that a verdict compares.
+Forecasts never use them. They explain a model and its forecasts, compare its graphs with its libraries, and hold the
+fits with other seeds that a verdict compares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from btc_assets.learning.ensemble import ensemble_of
 from btc_assets.learning.families.protocol import Family, FittedOutput, Inputs, Vector
 from btc_assets.learning.families.registry import family
 from btc_assets.learning.forecast_model import ForecastModel, required_columns
@@ -52,6 +51,15 @@ def read_members(model: ForecastModel, folder: Path, horizon: int, seed: int | N
     return outputs
 
 
+def native_names(document: Mapping[str, Any]) -> list[str]:
+    """Return the file names of all members' P(up), fitted with the model's seed."""
+    return [
+        native_name(member["name"], horizon, family(member["family"]))
+        for member in document["members"]
+        for horizon in document["horizons"]
+    ]
+
+
 def library_p_up(
     document: Mapping[str, Any],
     outputs: Mapping[str, FittedOutput],
@@ -70,6 +78,8 @@ def library_p_up(
         horizon: minutes ahead.
         missing: see `ForecastModel.predict`.
     """
+    from btc_assets.learning.ensemble import ensemble_of  # needs polars, which the server does not load
+
     members = document["members"]
     lacks = (np.isnan(rows) if missing is None else missing) @ required_columns(document)
     abstains = lacks & ~lacks.all(axis=1, keepdims=True)

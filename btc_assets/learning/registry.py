@@ -203,12 +203,14 @@ class ModelRegistry(dg.ConfigurableResource):
         return self._models[version]
 
     def native(self, version: int) -> Path:
-        """Return a local copy of a version's boosters.
+        """Return a folder with the members of a version in the formats of their libraries.
 
         Raises:
             RegistryError: there is no such version, or its artifacts are gone.
         """
-        return self._artifacts(version, NATIVE_FOLDER)
+        known = registry_file.registered(self.tracking_uri, MODEL_NAME, version)
+        folder = None if known is None else known[0].with_name(NATIVE_FOLDER)
+        return folder if folder is not None and folder.is_dir() else self._artifacts(version, NATIVE_FOLDER)
 
     def _artifacts(self, version: int, folder: str) -> Path:
         from mlflow.artifacts import download_artifacts

@@ -1,7 +1,7 @@
 """The assets that a refresh of the hour makes."""
 
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS
 from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.market.tables import PRICES
 from btc_assets.serving.tables import SERVING_BUNDLE
@@ -15,6 +15,7 @@ HOUR_ASSETS = [
         HOURLY_LABELS,
         FORECASTS,
         FORECAST_OUTCOMES,
+        EXPLANATIONS,
         SERVING_BUNDLE,
     )
 ]

@@ -243,7 +243,7 @@ def make_champion(lake: Lake, since: datetime) -> None:
         (None, HOUR_ASSETS[:4]),
         (MONDAY, HOUR_ASSETS),
         (MONDAY.replace(hour=11), HOUR_ASSETS),
-        (MONDAY.replace(hour=12), HOUR_ASSETS[:-1]),  # the hour after this one
+        (MONDAY.replace(hour=12), HOUR_ASSETS[:-2]),  # the hour after this one
     ],
     ids=["no champion", "since midnight", "since this hour", "from the next hour on"],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from btc_assets.learning.attribution import attribute
 from btc_assets.learning.explain import EXPLAINED_ROWS, Explanation, explain
 from btc_assets.learning.families.protocol import Fit, FittedOutput
 from btc_assets.learning.families.xgboost import FAMILY
@@ -67,13 +68,22 @@ def test_the_signal_has_the_first_rank(explanation: Explanation) -> None:
     assert table.sort("rank")["feature"][0] == "signal"
 
 
-def test_shap_values_sum_to_the_forecast_of_the_ensemble(
-    explanation: Explanation, members: dict[str, FittedOutput], rows: dict[int, Rows]
+def test_the_parts_add_up_to_the_forecast_of_the_ensemble(
+    members: dict[str, FittedOutput], rows: dict[int, Rows]
 ) -> None:
-    newest = rows[PRIMARY].inputs[-EXPLAINED_ROWS:]
+    newest = rows[PRIMARY].inputs[-50:]
     p_up = library_p_up(MODEL.document, members, newest, np.ones(len(newest)), PRIMARY)
-    base = np.mean([0.8 * output.base + 0.1 for output in members.values()])
-    assert base + explanation.values.sum(axis=1) == pytest.approx(log_odds(p_up), abs=1e-3)
+    parts = attribute(MODEL.document, members, newest, np.full((2, len(newest)), 0.5), PRIMARY)
+    assert parts.score == pytest.approx(log_odds(p_up), abs=1e-6)
+    assert not parts.unexplained.any()
+
+
+def test_a_member_that_abstains_contributes_nothing(members: dict[str, FittedOutput], rows: dict[int, Rows]) -> None:
+    newest = rows[PRIMARY].inputs[-2:]
+    parts = attribute(MODEL.document, members, newest, np.array([[0.5, 0.5], [0.5, 0.0]]), PRIMARY)
+    assert parts.values[:, 1].astype(bool).tolist() == [True, False]
+    alone = members["signal"].predict(np.ascontiguousarray(newest[1:, COLUMNS["signal"]]))
+    assert parts.score[1] == pytest.approx(0.8 * log_odds(alone)[0] + 0.1, abs=1e-6)
 
 
 def test_the_newest_rows_are_explained(explanation: Explanation, rows: dict[int, Rows]) -> None:
@@ -84,12 +94,21 @@ def test_the_beeswarm_is_a_png(explanation: Explanation) -> None:
     assert explanation.beeswarm("P(up)").startswith(b"\x89PNG")
 
 
-def test_a_member_without_contributions_is_left_out(members: dict[str, FittedOutput], rows: dict[int, Rows]) -> None:
+def test_the_log_odds_of_a_member_without_contributions_are_unexplained(
+    members: dict[str, FittedOutput], rows: dict[int, Rows]
+) -> None:
     @dataclass(frozen=True)
     class Silent:
         def contributions(self, _: np.ndarray) -> None:
             return None
 
-    values = explain(MODEL, members | {"noise": Silent()}, rows[PRIMARY].inputs, PRIMARY).values  # type: ignore[dict-item]
-    assert not values[:, 1].any()
-    assert values[:, 0].any()
+        def predict(self, inputs: np.ndarray) -> np.ndarray:
+            return members["noise"].predict(inputs)
+
+    newest = rows[PRIMARY].inputs[-5:]
+    equal = np.full((2, 5), 0.5)
+    silent: Any = members | {"noise": Silent()}
+    parts, all_parts = (attribute(MODEL.document, some, newest, equal, PRIMARY) for some in (silent, members))
+    assert not parts.values[:, 1].any()
+    assert parts.unexplained.all()
+    assert parts.score == pytest.approx(all_parts.score, abs=1e-6)

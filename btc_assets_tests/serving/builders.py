@@ -39,6 +39,35 @@ def volatility(horizons: Sequence[int] = HORIZONS) -> dict[str, Any]:
     return {"horizons": list(horizons), "models": models}
 
 
+_SIZE = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
+
+
+def _training_rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return 400 rows with missing values, and their target."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(400, len(FEATURE_NAMES) + 1)).astype(np.float32)
+    rows[::7, 1] = np.nan
+    return rows, rows[:, 0] + rows[:, 2] + rng.normal(size=len(rows))
+
+
+@lru_cache(maxsize=32)
+def _classifier(seed: int, member: str) -> Any:
+    """Return P(up) of a member, the same for every horizon."""
+    import xgboost
+
+    rows, target = _training_rows(seed)
+    return xgboost.XGBClassifier(**_SIZE).fit(rows[:, MEMBERS[member]], target > 0)
+
+
+def tiny_natives(seed: int = 7) -> dict[str, bytes]:
+    """Return P(up) of each member and horizon of `tiny_graphs` in the format of its library."""
+    return {
+        f"{member}.p_up_{horizon}m.ubj": bytes(_classifier(seed, member).get_booster().save_raw("ubj"))
+        for member in MEMBERS
+        for horizon in HORIZONS
+    }
+
+
 @lru_cache(maxsize=32)
 def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     """Return 21 small boosted-tree graphs; the quantile trees of each horizon differ."""
@@ -46,11 +75,7 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(400, len(FEATURE_NAMES) + 1)).astype(np.float32)
-    rows[::7, 1] = np.nan
-    target = rows[:, 0] + rows[:, 2] + rng.normal(size=len(rows))
-    size = {"n_estimators": 4, "max_depth": 2, "n_jobs": 1}
+    rows, target = _training_rows(seed)
 
     def graph(model: Any, width: int) -> bytes:
         shape = [("rows", FloatTensorType([None, width]))]
@@ -59,10 +84,9 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
     graphs = {}
     for horizon in HORIZONS:
         for member, columns in MEMBERS.items():
-            fitted = xgboost.XGBClassifier(**size).fit(rows[:, columns], target > 0)
-            graphs[graph_name(member, "p_up", horizon)] = graph(fitted, len(columns))
+            graphs[graph_name(member, "p_up", horizon)] = graph(_classifier(seed, member), len(columns))
         for quantile, name in zip(QUANTILES, QUANTILE_NAMES, strict=True):
-            regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **size)
+            regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **_SIZE)
             fitted = regressor.fit(rows[:, QUANTILE_INPUTS], target)
             graphs[graph_name(INTERVALS, name, horizon)] = graph(fitted, len(QUANTILE_INPUTS))
     return graphs
