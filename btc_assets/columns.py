@@ -7,7 +7,7 @@ from itertools import pairwise
 import polars as pl
 
 from btc_assets.schema import FINITE, ON_THE_HOUR, UTC_TIME, Column, check, row_check
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES
+from btc_assets.vocabulary import EVERY_HORIZON, QUANTILE_NAMES, QUANTILES
 
 
 def price(about: str) -> Column:
@@ -17,7 +17,7 @@ def price(about: str) -> Column:
 
 KNOWN_DAY = (pl.col("known_at") - pl.duration(microseconds=1)).dt.date()
 OPEN_TIME = Column(UTC_TIME, ON_THE_HOUR, about="start of the hour, UTC")
-HORIZON = Column(pl.Int64, check("isin", HORIZONS), about="minutes ahead")
+HORIZON = Column(pl.Int64, check("isin", EVERY_HORIZON), about="minutes ahead")
 CUTOFF = Column(pl.Date, about="cutoff day: only data available at its 00:00 UTC was used")
 MODEL_DIGEST = Column(
     pl.String, check("str_matches", r"^[0-9a-f]{64}$"), about="SHA-256 of the model's graphs and model.json"

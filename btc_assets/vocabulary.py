@@ -3,7 +3,10 @@
 PRIMARY = 60
 """The primary horizon, minutes: the one that verdicts, alerts and drift are about."""
 HORIZONS = (PRIMARY, 240, 1440)
-"""Forecast horizons, minutes."""
+"""Forecast horizons of every model, minutes."""
+SUB_HOUR = 30
+"""The horizon, minutes, that needs bars inside the hour; a model has it where its window holds enough of them."""
+EVERY_HORIZON = (SUB_HOUR, *HORIZONS)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of the log return that a model forecasts."""
 QUANTILE_NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from btc_assets.vocabulary import SUB_HOUR
+
 _SETTINGS = ("horizons", "quantiles", "feature_set")
 """Entries of `model.json` that belong to the recipe and are compared by equality."""
 
@@ -28,9 +30,9 @@ def recipe_changes(
         lost_before: features that were gone at the champion's cutoff; using them again does not change the recipe.
     """
     changes = [
-        f"{name} {_short(champion[name])} -> {_short(candidate[name])}"
+        f"{name} {_short(before)} -> {_short(now)}"
         for name in _SETTINGS
-        if candidate[name] != champion[name]
+        if (before := _setting(champion, name)) != (now := _setting(candidate, name))
     ]
     candidate_names, champion_names = (
         [feature["name"] for feature in document["features"]] for document in (candidate, champion)
@@ -54,6 +56,12 @@ def recipe_changes(
     for name in theirs.keys() & ours.keys():
         changes += [f"{name}: {change}" for change in _member_changes(ours[name], theirs[name], horizon)]
     return sorted(changes)
+
+
+def _setting(document: Mapping[str, Any], name: str) -> Any:
+    """Return an entry of the recipe; whether a model has the horizon below an hour depends on its data only."""
+    value = document[name]
+    return [horizon for horizon in value if horizon != SUB_HOUR] if name == "horizons" else value
 
 
 def _members(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -26,7 +26,7 @@ _COMMON: dict[str, Any] = {
     "group_name": "features",
     "freshness_policy": freshness.HOURLY,
     "backfill_policy": dg.BackfillPolicy.single_run(),
-    "code_version": "3",
+    "code_version": "4",
     # The priority runs these assets before the non-blocking checks.
     "op_tags": {"dagster/max_runtime": "3600", "dagster/priority": "1"},
 }
@@ -80,16 +80,18 @@ def hourly_features(context: dg.AssetExecutionContext, tables: dg.ResourceParam[
     key=["features", "hourly_labels"],
     **_COMMON,
     dagster_type=dagster_type(HOURLY_LABELS),
-    ins={"prices": _back("market/prices", LABEL_DAYS)},
+    ins={"prices": _back("market/prices", LABEL_DAYS), "quarter_bars": dg.AssetIn(key=["market", "quarter_bars"])},
     kinds={"polars"},
 )
-def hourly_labels(context: dg.AssetExecutionContext, prices: pl.LazyFrame) -> dg.Output[pl.DataFrame]:
-    """Log return over the next 60 min, 4 h and 24 h, in the partition of the day on which it became known.
+def hourly_labels(
+    context: dg.AssetExecutionContext, prices: pl.LazyFrame, quarter_bars: pl.LazyFrame
+) -> dg.Output[pl.DataFrame]:
+    """Log return over the next 30 and 60 min, 4 h and 24 h, in the partition of the day on which it became known.
 
     A label is stored under the day on which its window closed, so a partition needs no later price and a model of a
-    cutoff reads earlier partitions only. Returns across a gap are null.
+    cutoff reads earlier partitions only. Returns across a gap are null; those over 30 min need quarter bars.
     """
-    frame = compute_labels(prices.sort("open_time").collect(), *_span(context))
+    frame = compute_labels(prices.sort("open_time").collect(), *_span(context), quarters=quarter_bars.collect())
     return output_of(
         context,
         HOURLY_LABELS,

@@ -31,11 +31,9 @@ HOURLY_LABELS = declare(
         {
             "open_time": OPEN_TIME,
             "horizon_minutes": HORIZON,
-            "known_at": Column(
-                UTC_TIME, ON_THE_HOUR, about="when the label was first known: open_time + 1 h + horizon"
-            ),
+            "known_at": Column(UTC_TIME, about="when the label was first known: open_time + 1 h + horizon"),
             "log_return": Column(
-                pl.Float64, FINITE, nullable=True, about="ln(close[t+h] / close[t]), fraction; null across gaps"
+                pl.Float64, FINITE, nullable=True, about="ln(close h later / close), fraction; null across gaps"
             ),
         },
         row_check(

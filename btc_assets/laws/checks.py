@@ -14,6 +14,7 @@ from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake
 from btc_assets.laws.laws import TOO_FEW_BARS, feature_failures, largest_change
+from btc_assets.market.quarter_bars import QUARTER_BARS
 from btc_assets.partitions import day_to_check, nothing_stored
 from btc_assets.streams import Inputs
 
@@ -91,7 +92,8 @@ def labels_from_their_own_bars(
     if day is None or stored is None:
         return nothing_stored(HOURLY_LABELS.table)
     bars = lake.scan(CLOCK.contract, day - timedelta(days=LABEL_DAYS), day).sort("open_time").collect()
-    recomputed = compute_labels(bars, midnight(day), midnight(day + timedelta(days=1)))
+    quarters = lake.scan_days(QUARTER_BARS, [day]).collect()
+    recomputed = compute_labels(bars, midnight(day), midnight(day + timedelta(days=1)), quarters=quarters)
     if not stored.is_empty():
         recomputed = recomputed.filter(pl.col("known_at") <= stored["known_at"].max())  # later bars are not an error
     fault = largest_change(stored, recomputed)

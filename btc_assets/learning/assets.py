@@ -51,7 +51,7 @@ from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
 from btc_assets.settings import settings
-from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES, display
+from btc_assets.vocabulary import PRIMARY, QUANTILE_NAMES, display
 
 GROUP = "learning"
 CODE_VERSION = "2"
@@ -134,7 +134,8 @@ def tuned_parameters(
     wide, known = hourly_features.collect(), hourly_labels.collect()
     rows: dict[int, folds.Rows] = {}
     records: list[dict[str, Any]] = []
-    for of, horizon in ((family(name), horizon) for name in config.family_names for horizon in HORIZONS):
+    horizons = layout["horizon_minutes"].unique().sort()
+    for of, horizon in ((family(name), horizon) for name in config.family_names for horizon in horizons):
         same = (pl.col("family") == of.name) & (pl.col("horizon_minutes") == horizon)
         newest = previous.filter(same).tail(1).to_dicts()
         incumbent = of.parameters.from_json(newest[0]["parameters"]) if newest else of.parameters()
@@ -365,8 +366,9 @@ def trained_model(
             run.files(folder, MODEL_FOLDER)
             run.files(natives, NATIVE_FOLDER)
         for one in ready:
-            for horizon, parameters in one.parameters.items():
-                run.parameters({f"{one.member.name}.{horizon}m.{k}": v for k, v in asdict(parameters).items()})
+            for horizon in rows:
+                parameters = asdict(one.parameters[horizon])
+                run.parameters({f"{one.member.name}.{horizon}m.{k}": v for k, v in parameters.items()})
         for horizon, values in metrics.items():
             run.metrics({f"{horizon}m.{k}": v for k, v in values.items()})
         run.metrics({"ensemble_parity": whole_parity})

@@ -1,12 +1,13 @@
 """The training data of a cutoff day: its window, members, inputs, rows, parameters and seeds."""
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from btc_assets.clock import midnight
 from btc_assets.digest import digest
 from btc_assets.learning import folds, missingness, training, volatility
 from btc_assets.learning.families.protocol import Parameters
@@ -15,7 +16,10 @@ from btc_assets.learning.members import Member, all_features, known_features, re
 from btc_assets.learning.training import Trainee
 from btc_assets.partitions import days_before
 from btc_assets.settings import settings
-from btc_assets.vocabulary import HORIZONS, PRIMARY
+from btc_assets.vocabulary import EVERY_HORIZON, PRIMARY, SUB_HOUR
+
+ENOUGH = 0.9
+"""Share of the newest hours that must have a label of `SUB_HOUR` minutes for a model to have this horizon."""
 
 
 def window_of(table: str) -> dg.AssetIn:
@@ -72,7 +76,7 @@ def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int
             continue
         known = folds.features_with_values(features, names, cutoff=cutoff, window_days=member.window_days)
         if own := known_features(member, settings().feature_set, known):
-            parameters = {h: tuned.get((of.name, h), of.parameters()) for h in HORIZONS}
+            parameters = {h: tuned.get((of.name, h), of.parameters()) for h in EVERY_HORIZON}
             ready.append(Trainee(member, of, own, parameters))
     return ready
 
@@ -80,12 +84,20 @@ def trainees(features: pl.DataFrame, cutoff: date, tuned: Mapping[tuple[str, int
 def rows_by_horizon(
     features: pl.LazyFrame, labels: pl.LazyFrame, cutoff: date, names: tuple[str, ...], *, days: int
 ) -> dict[int, folds.Rows]:
-    """Return the labelled rows of the `days` before a cutoff with the given inputs, by horizon in minutes."""
+    """Return the labelled rows of the `days` before a cutoff with the given inputs, by horizon in minutes.
+
+    `SUB_HOUR` is left out unless the `Settings.recent_days` before the cutoff have enough of its labels.
+    """
     wide, known = features.select("open_time", "available_at", *names).collect(), labels.collect()
-    return {
+    rows = {
         horizon: folds.labelled_rows(wide, known, cutoff=cutoff, horizon=horizon, window_days=days, names=names)
-        for horizon in HORIZONS
+        for horizon in EVERY_HORIZON
     }
+    recent = midnight(cutoff - timedelta(days=settings().recent_days)), midnight(cutoff)
+    half_hours, hours = (len(rows[horizon].between(*recent)) for horizon in (SUB_HOUR, PRIMARY))
+    if half_hours <= ENOUGH * hours:
+        del rows[SUB_HOUR]
+    return rows
 
 
 def tuned_families(tuned: pl.DataFrame) -> dict[tuple[str, int], Any]:

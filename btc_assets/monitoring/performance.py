@@ -47,7 +47,7 @@ from btc_assets.evaluation.trading import (
 )
 from btc_assets.markdown import format_estimate, markdown_rows
 from btc_assets.monitoring.tables import PERFORMANCE_REPORT
-from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES, display, hours_spanned
+from btc_assets.vocabulary import EVERY_HORIZON, QUANTILE_NAMES, QUANTILES, REPORTED_ROLES, display, hours_spanned
 
 ALL, LAST_90_DAYS = "all", "last_90_days"
 LAGS = (0, 1)
@@ -157,7 +157,7 @@ def performance_report(outcomes: pl.DataFrame, *, day: date, fee_bps: float, see
     parts = {
         (role, horizon, period): part
         for role in REPORTED_ROLES
-        for horizon in HORIZONS
+        for horizon in EVERY_HORIZON
         for period, part in periods(
             available.filter((pl.col("role") == role) & (pl.col("horizon_minutes") == horizon)), end
         )

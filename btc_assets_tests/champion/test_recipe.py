@@ -20,6 +20,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "parameters": {"max_depth": 6, "rounds": 150},
         "other_horizon": {"max_depth": 3, "rounds": 150},
         "window_days": 730,
+        "horizons": [60, 240],
         "option": "equal",
         "members": ("trees", "flow"),
         "seed": 7,
@@ -39,7 +40,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
     return {
         "cutoff": known["cutoff"],
-        "horizons": [60, 240],
+        "horizons": known["horizons"],
         "quantiles": [0.5],
         "feature_set": known["feature_set"],
         "features": [{"name": name} for name in features],
@@ -60,8 +61,15 @@ NEXT_WEEK = {"cutoff": "2023-01-09", "first": "2021-01-09T00:00:00+00:00"}
         {"cutoff": "2023-01-09"},  # a history shorter than the window: both begin with it
         NEXT_WEEK | {"seed": 8},
         NEXT_WEEK | {"other_horizon": {"max_depth": 4, "rounds": 150}},  # a verdict rests on one horizon
+        NEXT_WEEK | {"horizons": [30, 60, 240]},
     ],
-    ids=["a week later", "a window that grows", "another seed", "parameters of another horizon"],
+    ids=[
+        "a week later",
+        "a window that grows",
+        "another seed",
+        "parameters of another horizon",
+        "bars inside the hour",
+    ],
 )
 def test_newer_data_does_not_change_the_recipe(newer: dict[str, Any]) -> None:
     assert recipe_changes(document(**newer), document(), horizon=60) == []

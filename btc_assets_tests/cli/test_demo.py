@@ -104,7 +104,7 @@ def test_the_forecast_it_prints_is_the_one_http_answers(run: DemoRun) -> None:
         answer = httpx.get(f"http://{LOOPBACK}:{port}/v1/forecast", timeout=30).raise_for_status().json()
     printed = run.forecast
     assert _but_for_the_time(printed) == _but_for_the_time(answer)
-    assert [horizon["horizon_minutes"] for horizon in printed["horizons"]] == [60, 240, 1440]
+    assert [horizon["horizon_minutes"] for horizon in printed["horizons"]] == [30, 60, 240, 1440]
     assert printed["stale"]
     assert printed["made_at"].startswith("2019-10-01T00:00:00")
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.tables import HOURLY_LABELS
 from btc_assets.laws.laws import poisons
-from btc_assets.market.synthetic import stressed
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.market.quarter_bars import QUARTER_BARS
+from btc_assets.market.synthetic import quarters_of, stressed
+from btc_assets.vocabulary import HORIZONS, SUB_HOUR
 from btc_assets_tests.conftest import random_walk_bars
 
 START = datetime(2018, 1, 1, tzinfo=UTC)
@@ -106,3 +107,54 @@ def test_known_labels_do_not_change_with_later_bars(seed: int, row: int) -> None
     known = every_label(bars).filter(pl.col("known_at") <= cut + HOUR)
     for poisoned in poisons(bars, cut).values():
         assert every_label(poisoned).filter(pl.col("known_at") <= cut + HOUR).equals(known)
+
+
+BARS = random_walk_bars(60, start=START)
+QUARTERS = quarters_of(BARS, seed=1)
+
+
+def sub_hour(quarters: pl.DataFrame, bars: pl.DataFrame = BARS, *, until: datetime = START + 9 * DAY) -> pl.DataFrame:
+    """Return the labels of 30 minutes."""
+    return compute_labels(bars, START - HOUR, until, quarters=quarters).filter(pl.col("horizon_minutes") == SUB_HOUR)
+
+
+def halves_of(quarters: pl.DataFrame) -> pl.DataFrame:
+    """Return the second of each pair of quarters as the bar of its half hour, with its close."""
+    return quarters.gather_every(2, 1).with_columns(
+        pl.col("open_time") - timedelta(minutes=15), pl.lit(30, pl.Int64).alias("minutes")
+    )
+
+
+@pytest.mark.parametrize("bars_inside", [QUARTERS, halves_of(QUARTERS)], ids=["quarters", "half hours"])
+def test_a_label_of_half_an_hour_ends_with_the_bar_that_closes_then(bars_inside: pl.DataFrame) -> None:
+    labels = sub_hour(bars_inside)
+    assert HOURLY_LABELS.faults(labels) == []
+    assert labels.height == BARS.height - 1, "the newest hour's half hour is not there yet"
+    closes = dict(QUARTERS.select(pl.col("open_time") + timedelta(minutes=15), "close").iter_rows())
+    for (t, value, known), close in zip(
+        labels.select("open_time", "log_return", "known_at").iter_rows(), BARS["close"], strict=False
+    ):
+        assert known == t + timedelta(minutes=90)
+        assert value == pytest.approx(math.log(closes[known] / close), abs=1e-12)
+
+
+def test_without_a_bar_of_the_venue_there_is_no_label_of_half_an_hour() -> None:
+    missing = START + timedelta(hours=10, minutes=15)
+    labels = sub_hour(QUARTERS.filter(pl.col("open_time") != missing))
+    assert set(BARS["open_time"]) - set(labels["open_time"]) == {START + 9 * HOUR, START + 59 * HOUR}
+    assert sub_hour(QUARTERS.with_columns(pl.lit("another").alias("venue"))).is_empty()
+    assert sub_hour(QUARTER_BARS.empty()).is_empty()
+
+
+def test_a_label_of_half_an_hour_depends_on_no_bar_that_closes_after_it() -> None:
+    cut = START + timedelta(hours=20, minutes=30)
+    later = pl.col("open_time") >= cut
+    poisoned = QUARTERS.with_columns(pl.when(later).then(pl.col("close") * 2).otherwise("close").alias("close"))
+    hours = BARS.with_columns(
+        pl.when(pl.col("open_time") >= START + 20 * HOUR).then(1.0).otherwise("close").alias("close")
+    )
+    known = sub_hour(QUARTERS, until=cut)
+    assert known["known_at"].max() == cut
+    assert sub_hour(poisoned, hours, until=cut).equals(known)
+    earlier = QUARTERS.with_columns(pl.when(~later).then(pl.col("close") * 2).otherwise("close").alias("close"))
+    assert not sub_hour(earlier, until=cut).equals(known)

@@ -36,7 +36,7 @@ LAST = DAYS[-1]
 Evaluations = dict[str, dg.AssetCheckEvaluation]
 
 CHECKS = [*features_checks.CHECKS, *checks.CHECKS]
-UPSTREAM = ("market/prices", "news/articles", "news/posts", "news/sentiment_scores")
+UPSTREAM = ("market/prices", "market/quarter_bars", "news/articles", "news/posts", "news/sentiment_scores")
 
 
 def job_of(lake: Lake, selection: dg.AssetSelection) -> dg.JobDefinition:

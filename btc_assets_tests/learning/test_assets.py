@@ -37,6 +37,7 @@ from btc_assets.learning.tables import (
 )
 from btc_assets.market import assets as market
 from btc_assets.market.resources import Market
+from btc_assets.market.synthetic import quarters_of
 from btc_assets.market.tables import PRICES
 from btc_assets.news import assets as news
 from btc_assets.news.resources import News
@@ -44,7 +45,7 @@ from btc_assets.partitions import key_of
 from btc_assets.reads import lake_resources
 from btc_assets.schema import Contract
 from btc_assets.settings import settings
-from btc_assets.vocabulary import CHALLENGER, CHAMPION, HORIZONS, PRIMARY
+from btc_assets.vocabulary import CHALLENGER, CHAMPION, EVERY_HORIZON, PRIMARY
 from btc_assets_tests.conftest import random_walk_bars
 
 FIRST = date(2018, 3, 20)
@@ -77,7 +78,7 @@ def lake(data_folder: Path) -> Lake:
     """Return a lake of eleven weeks of synthetic bars, their features and labels."""
     lake = Lake(root=settings().lake_root)
     bars = random_walk_bars(24 * len(DAYS), start=midnight(FIRST))
-    labels = compute_labels(bars, midnight(FIRST), midnight(NEXT))
+    labels = compute_labels(bars, midnight(FIRST), midnight(NEXT), quarters=quarters_of(bars, seed=1))
     for contract, frame in (
         (PRICES, bars),
         (HOURLY_FEATURES, compute_features(inputs_of(bars))),
@@ -177,7 +178,7 @@ def test_the_first_valid_model_is_champion_and_can_be_loaded(lake: Lake, registr
     assert champion is not None
     bundle = registry.load(champion.version)
     assert bundle.digest == table(lake, TRAINED_MODEL)["model_digest"][0] == champion.digest
-    assert bundle.horizons == HORIZONS
+    assert bundle.horizons == EVERY_HORIZON
 
 
 def test_every_mlflow_run_is_closed_and_has_its_tags(first: dg.ExecuteInProcessResult, registry: ModelRegistry) -> None:

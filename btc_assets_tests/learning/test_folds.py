@@ -19,7 +19,7 @@ from btc_assets.learning.folds import (
     split,
 )
 from btc_assets.learning.tables import CV_FOLDS
-from btc_assets.vocabulary import HORIZONS
+from btc_assets.vocabulary import EVERY_HORIZON
 from btc_assets_tests.learning.conftest import CUTOFF, signal_rows
 
 HOUR = timedelta(hours=1)
@@ -33,7 +33,7 @@ def test_folds_satisfy_their_contract(rows: dict[int, Rows]) -> None:
     assert CV_FOLDS.faults(folds_of(rows)) == []
 
 
-@given(n_folds=st.integers(1, 4), test_days=st.integers(3, 14), horizon=st.sampled_from(HORIZONS))
+@given(n_folds=st.integers(1, 4), test_days=st.integers(3, 14), horizon=st.sampled_from(EVERY_HORIZON))
 def test_every_training_label_is_known_at_the_start_of_the_test(n_folds: int, test_days: int, horizon: int) -> None:
     layout = folds_of({horizon: signal_rows(horizon=horizon)}, n_folds, test_days)
     for fold in layout.iter_rows(named=True):
