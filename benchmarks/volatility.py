@@ -180,14 +180,14 @@ def conformal(hours: Hours, sigmas: Floats, boosted: Floats, first: date, last: 
             scaled = hours.log_return[:, column, None] / sigmas[:, column]
             before = hours.between(day - timedelta(days=CALIBRATION_DAYS), day) & hours.known_by(day, horizon)
             before &= np.isfinite(scaled).all(axis=1)
-            empirical = scaled_quantiles(scaled[before])
+            empirical = scaled_quantiles(scaled[before], horizon)
             for place in range(len(SETS)):
                 if place < len(VOLATILITIES):
                     sigma, values = sigmas[today, column, place], empirical[place]
                 else:
                     own = place - len(VOLATILITIES)
                     sigma = sigmas[today, column, 2 * own]
-                    offsets = conformal_offsets(scaled[before, 2 * own], boosted[before, column, own])
+                    offsets = conformal_offsets(scaled[before, 2 * own], boosted[before, column, own], horizon=horizon)
                     shift = np.array([offsets.get(name, 0.0) for name in QUANTILE_NAMES])
                     values = np.sort(boosted[today, column, own] + shift, axis=1)
                 quantiles[today, column, place] = sigma[:, None] * values

@@ -67,7 +67,9 @@ def fit_calibration(p_up: Vector, up: Vector, *, horizon: int = PRIMARY) -> Cali
     return Calibration(float(slope), float(intercept))
 
 
-def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dict[str, float]:
+def conformal_offsets(
+    scaled: Vector, quantiles: npt.NDArray[np.float64], *, horizon: int = PRIMARY
+) -> dict[str, float]:
     """Return the offset of each scaled quantile that gives intervals their nominal coverage.
 
     Conformalised quantile regression: the score of a row is the distance of the outcome outside its interval (negative
@@ -78,14 +80,15 @@ def conformal_offsets(scaled: Vector, quantiles: npt.NDArray[np.float64]) -> dic
     Args:
         scaled: out-of-fold outcomes in scaled units, (n,).
         quantiles: out-of-fold scaled quantiles, (n, 5), in the order of `vocabulary.QUANTILES`.
+        horizon: minutes each outcome spans; outcomes that overlap for h hours count as 1 / h of a row each.
     """
     offsets = {}
-    n = len(scaled)
+    n, span = len(scaled), hours_spanned(horizon)
     for low in range(len(QUANTILES) // 2):
         high = len(QUANTILES) - 1 - low
         coverage = QUANTILES[high] - QUANTILES[low]
         score = np.maximum(quantiles[:, low] - scaled, scaled - quantiles[:, high])
-        rank = min(1.0, np.ceil((n + 1) * coverage) / n)
+        rank = min(1.0, np.ceil((n + span) * coverage) / n)  # (m + 1) / m of the coverage with m = n / span outcomes
         shift = float(np.quantile(score, rank, method="higher"))
         offsets[QUANTILE_NAMES[low]] = -shift
         offsets[QUANTILE_NAMES[high]] = shift

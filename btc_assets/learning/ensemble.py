@@ -215,7 +215,8 @@ class FoldRows:
         """Return the conformal offsets of the scaled quantiles that these rows teach; none without rows."""
         if self.frame.is_empty():
             return {}
-        return conformal_offsets(self.frame["log_return"].to_numpy() / self.scale, self.scaled_quantiles)
+        scaled = self.frame["log_return"].to_numpy() / self.scale
+        return conformal_offsets(scaled, self.scaled_quantiles, horizon=self.frame["horizon_minutes"][0])
 
     def quantiles(self, offsets: Mapping[str, float]) -> Floats:
         """Return the quantiles of the log return with offsets, (n, 5), sorted."""
@@ -317,7 +318,10 @@ def ensemble_rows(forecasts: pl.DataFrame, members: Sequence[Member], *, cutoff:
 def _state(member: Member, forecasts: pl.DataFrame, cutoff: date) -> tuple[str, str]:
     """Return the state of a member and its reason, from its FOLD_FORECASTS rows of one horizon."""
     if forecasts.is_empty():
-        return "absent", "nothing that only it reads has a value in its window, or its family reads several hours at once"
+        return (
+            "absent",
+            "nothing that only it reads has a value in its window, or its family reads several hours at once",
+        )
     failures = forecasts["failure"].drop_nulls()
     if len(failures):
         return "failed", failures[0]

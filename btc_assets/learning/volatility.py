@@ -308,7 +308,7 @@ def score_volatility(features: pl.DataFrame, labels: pl.DataFrame, folds: pl.Dat
             sigmas = np.column_stack([sigma[:, place] for sigma in forecasts])
             known = np.isfinite(log_return) & np.isfinite(sigmas).all(axis=1)
             test, before = test & known, before & known
-            quantiles = scaled_quantiles(log_return[before, None] / sigmas[before])
+            quantiles = scaled_quantiles(log_return[before, None] / sigmas[before], horizon)
             parts[horizon].append((log_return[test], sigmas[test], sigmas[test, :, None] * quantiles))
     return pl.DataFrame(
         [
@@ -319,7 +319,7 @@ def score_volatility(features: pl.DataFrame, labels: pl.DataFrame, folds: pl.Dat
     )
 
 
-def scaled_quantiles(scaled: Floats) -> Floats:
+def scaled_quantiles(scaled: Floats, horizon: int) -> Floats:
     """Return the quantiles of returns over their volatility, (..., 5) in the order of `QUANTILES`.
 
     The empirical quantiles of earlier outcomes are those of split conformal prediction with the scaled return as the
@@ -327,8 +327,11 @@ def scaled_quantiles(scaled: Floats) -> Floats:
 
     Args:
         scaled: earlier outcomes, (n, ...).
+        horizon: minutes each outcome spans; outcomes that overlap for h hours count as 1 / h of a row each.
     """
-    return np.moveaxis(np.quantile(scaled, QUANTILES, axis=0), 0, -1)
+    wider = 1 + hours_spanned(horizon) / len(scaled)  # as with (m + 1) / m of the coverage for m outcomes
+    levels = np.clip(0.5 + wider * (np.array(QUANTILES) - 0.5), 0.0, 1.0)
+    return np.moveaxis(np.quantile(scaled, levels, axis=0), 0, -1)
 
 
 def _garch_before(hours: _Hours, end: datetime) -> Garch:

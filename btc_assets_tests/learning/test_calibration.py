@@ -66,6 +66,12 @@ def test_conformal_intervals_have_their_nominal_coverage(width: float, seed: int
         assert ((below <= fresh) & (fresh <= above)).mean() == pytest.approx(share, abs=0.03)
 
 
+@pytest.mark.parametrize(("horizon", "rank"), [(60, 901), (240, 904), (1440, 922)])
+def test_an_interval_is_wider_for_outcomes_that_overlap(horizon: int, rank: int) -> None:
+    offsets = conformal_offsets(np.arange(1000.0), np.zeros((1000, 5)), horizon=horizon)
+    assert offsets["q95"] == pytest.approx(rank, abs=1)
+
+
 def test_the_median_has_no_offset() -> None:
     offsets = conformal_offsets(np.linspace(-3, 3, 100), np.zeros((100, 5)))
     assert "q50" not in offsets
