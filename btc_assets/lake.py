@@ -29,10 +29,13 @@ from btc_assets.digest import digests
 from btc_assets.partitions import day_of, key_of
 from btc_assets.schema import CONTRACTS, Contract, column_schema
 
+_DAY = timedelta(days=1)
 _DAY_FOLDER = re.compile(r"^day=(\d{4}-\d{2}-\d{2})$")
 PART = "part.parquet"
 REPLACES = "replaces_stored_rows"
 """Metadata of an output of an append-only table that replaces its partitions; only a replay of history does."""
+LEFT_OUT = "rows_stored_under_later_days"
+"""Metadata of an output: number of its rows that were not stored, because a later day has their key."""
 LONGEST_WRITE_S = 600.0
 """Age from which a temporary file has no writer any more, seconds; a write takes milliseconds."""
 
@@ -113,7 +116,7 @@ class Lake(dg.ConfigurableIOManager):
             candidates = (part.parent.name for part in folder.glob(f"day=*/{PART}")) if folder.exists() else iter(())
             names = {name for name in candidates if _DAY_FOLDER.match(name)}
         elif first is not None and last is not None:
-            span = (first + timedelta(days=n) for n in range((last - first).days + 1))
+            span = (first + n * _DAY for n in range((last - first).days + 1))
             names = {f"day={key_of(day)}" for day in span}
         else:
             names = {name for name in os.listdir(str(folder)) if _DAY_FOLDER.match(name)} if folder.exists() else set()
@@ -210,13 +213,27 @@ class Lake(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: pl.DataFrame) -> None:
         """Write each partition of the run that produced `obj`.
 
-        Rows are added to an append-only table, unless the output has the metadata `REPLACES`.
+        Rows are added to an append-only table, unless the output has the metadata `REPLACES`. Of a table that is
+        unique across days, rows whose key is stored under a later day are left out, and the metadata state how many.
         """
         contract = contract_of(context.asset_key)
+        days = [day_of(key) for key in context.asset_partition_keys]
         replaced = bool((context.output_metadata or {}).get(REPLACES))
         store = self.append if contract.append_only and not replaced else self.write
-        for day, part in by_day(contract, obj, [day_of(key) for key in context.asset_partition_keys]):
-            store(contract, day, part)
+        with self.locked(contract) if contract.unique_across_days else contextlib.nullcontext():
+            rows = self._without_later_keys(contract, obj, max(days)) if contract.unique_across_days else obj
+            for day, part in by_day(contract, rows, days):
+                store(contract, day, part)
+        if rows.height < obj.height:
+            context.add_output_metadata({LEFT_OUT: obj.height - rows.height})
+
+    def _without_later_keys(self, contract: Contract, rows: pl.DataFrame, last: date) -> pl.DataFrame:
+        """Return the rows whose key is not stored under a day after `last`.
+
+        An asset finds the keys of earlier days through its own edge; Dagster allows no edge to later partitions.
+        """
+        later = self.scan(contract, last + _DAY).select(contract.key)
+        return rows.lazy().join(later, on=contract.key, how="anti", maintain_order="left").collect()
 
     def load_input(self, context: dg.InputContext) -> pl.LazyFrame:
         """Scan the partitions that an asset's mapping selects; days that are not stored are absent."""

@@ -43,7 +43,6 @@ class Tables:
         """Return the declared reads of the step of this context."""
         return DeclaredReads(
             asset=" and ".join(sorted(key.to_user_string() for key in context.selected_asset_keys)),
-            own=frozenset(key.to_user_string() for key in context.selected_asset_keys),
             declared=declared_days(context),
             _lake=self._lake,
         )
@@ -62,12 +61,10 @@ class DeclaredReads:
 
     Attributes:
         asset: names of the step's assets, for messages.
-        own: tables of the step's assets.
         declared: the readable days of each table, in order.
     """
 
     asset: str
-    own: frozenset[str]
     declared: Mapping[str, Sequence[Days]]
     _lake: Lake
 
@@ -106,24 +103,6 @@ class DeclaredReads:
             UndeclaredReadError: the table or the day is not declared.
         """
         return self._lake.read(contract, day) if self._is_declared(contract, day) else None
-
-    def taken_keys(self, contract: Contract, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return those of the keys that the step's own table already stores under later days.
-
-        The uniqueness constraint of a table whose rows keep the day on which they were first stored. Dagster draws no
-        edge to later partitions of the same asset, so no value of a later row is returned, only whether a key is taken.
-
-        Args:
-            contract: a table of the step.
-            keys: values of the key columns, one row a key.
-
-        Raises:
-            UndeclaredReadError: the table is not the step's own.
-        """
-        if contract.table not in self.own:
-            raise UndeclaredReadError(self._refusal(contract, "later days"))
-        later = self._lake.scan(contract, self._spans(contract)[-1][1] + _DAY).select(contract.key)
-        return later.join(keys.lazy(), on=contract.key, how="semi").collect()
 
     def _spans(self, contract: Contract, first: date | None = None) -> Sequence[Days]:
         spans = self.declared.get(contract.table, ())

@@ -82,6 +82,8 @@ class Contract:
         day: expression for the UTC day (pl.Date) of each row's partition.
         key: columns by which rows are sorted and unique.
         append_only: whether stored rows never change; storing a partition again only adds rows.
+        unique_across_days: whether rows of different days have different keys; a row whose key is already stored under
+            a later day is not stored again.
     """
 
     table: str
@@ -89,6 +91,7 @@ class Contract:
     day: pl.Expr
     key: tuple[str, ...]
     append_only: bool = False
+    unique_across_days: bool = False
 
     @cached_property
     def asset_key(self) -> dg.AssetKey:
@@ -127,7 +130,15 @@ CONTRACTS: dict[str, Contract] = {}
 """Every declared contract by table name."""
 
 
-def declare(*, table: str, schema: Schema, day: pl.Expr, key: tuple[str, ...], append_only: bool = False) -> Contract:
+def declare(
+    *,
+    table: str,
+    schema: Schema,
+    day: pl.Expr,
+    key: tuple[str, ...],
+    append_only: bool = False,
+    unique_across_days: bool = False,
+) -> Contract:
     """Create the contract of a table and register it for the lake.
 
     Raises:
@@ -135,7 +146,7 @@ def declare(*, table: str, schema: Schema, day: pl.Expr, key: tuple[str, ...], a
     """
     if table in CONTRACTS:
         raise ValueError(f"the table {table} is declared twice")
-    CONTRACTS[table] = Contract(table, schema, day, key, append_only)
+    CONTRACTS[table] = Contract(table, schema, day, key, append_only, unique_across_days)
     return CONTRACTS[table]
 
 

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, date, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -14,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btc_assets.champion.tables import MODEL_HISTORY
+from btc_assets.clock import midnight
 from btc_assets.digest import digest
 from btc_assets.lake import LONGEST_WRITE_S, PART, Lake, LakeError, by_day, contract_of, output_of
 from btc_assets.market.tables import PRICES
+from btc_assets.news.tables import POSTS
 from btc_assets.partitions import daily_grid
-from btc_assets.schema import dagster_type
+from btc_assets.schema import Contract, dagster_type
 from btc_assets.settings import Settings
 from btc_assets_tests.conftest import WATCHDOG_S, random_walk_bars
 
@@ -190,6 +194,54 @@ def test_a_range_run_writes_one_partition_a_day_with_its_own_digest(lake: Lake, 
     }
     expected = {str(day): digest(part) for day, part in by_day(PRICES, bars, [date(2018, 1, d) for d in (1, 2, 3)])}
     assert shown == expected
+
+
+def store_posts(lake: Lake, days_of: dict[str, date], last: date) -> dg.ExecuteInProcessResult:
+    """Materialise posts of these ids for the days from DAY to `last`."""
+    rows = [
+        dict.fromkeys(POSTS.columns) | {"post_id": name, "revision": 0, "available_at": midnight(day)}
+        for name, day in days_of.items()
+    ]
+
+    @dg.asset(key=POSTS.asset_key, partitions_def=GRID, backfill_policy=dg.BackfillPolicy.single_run())
+    def posts(context: dg.AssetExecutionContext) -> dg.Output[pl.DataFrame]:
+        return output_of(context, POSTS, pl.DataFrame(rows, schema=POSTS.columns))
+
+    tags = {"dagster/asset_partition_range_start": str(DAY), "dagster/asset_partition_range_end": str(last)}
+    return dg.materialize([posts], resources={"io_manager": lake}, tags=tags)
+
+
+def test_a_key_stored_under_a_later_day_is_not_stored_again(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    later, steps, write, locked = DAY + timedelta(days=1), list[str](), Lake.write, Lake.locked
+
+    @contextmanager
+    def noted_lock(lake: Lake, contract: Contract) -> Iterator[None]:
+        with locked(lake, contract):
+            steps.append("lock")
+            yield
+            steps.append("unlock")
+
+    def noted_write(lake: Lake, contract: Contract, day: date, frame: pl.DataFrame) -> None:
+        steps.append("write")
+        write(lake, contract, day, frame)
+
+    store_posts(lake, {"a": later}, later)
+    with monkeypatch.context() as noted:
+        noted.setattr(Lake, "locked", noted_lock)
+        noted.setattr(Lake, "write", noted_write)
+        result = store_posts(lake, {"a": DAY, "b": DAY, "c": DAY}, DAY)
+    assert steps == ["lock", "write", "unlock"]
+    assert lake.scan(POSTS).select("post_id", POSTS.day).collect().rows() == [("b", DAY), ("c", DAY), ("a", later)]
+    [materialisation] = result.asset_materializations_for_node("news__posts")
+    assert materialisation.metadata["rows_stored_under_later_days"].value == 1
+
+    result = store_posts(lake, {"a": DAY, "b": DAY}, later)
+    assert lake.scan(POSTS).select("post_id", POSTS.day).collect().rows() == [("a", DAY), ("b", DAY)], (
+        "the run writes both days"
+    )
+    assert not any(
+        "rows_stored_under_later_days" in one.metadata for one in result.asset_materializations_for_node("news__posts")
+    )
 
 
 def test_the_data_version_is_the_content(lake: Lake, instance: dg.DagsterInstance) -> None:

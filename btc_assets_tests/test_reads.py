@@ -104,10 +104,6 @@ PLANTED: dict[str, tuple[Callable[[DeclaredReads], object], str]] = {
         lambda reads: reads.read(HOURLY_LABELS, DAY + timedelta(days=1)),
         "features/hourly_labels of 2018-01-11",
     ),
-    "later keys of another table": (
-        lambda reads: reads.taken_keys(PRICES, PRICES.empty()),
-        "market/prices of later days",
-    ),
 }
 
 
@@ -142,7 +138,7 @@ def test_a_run_over_several_days_reads_what_each_of_them_declares(lake: Lake) ->
 def test_days_before_the_history_are_absent_and_not_refused(tmp_path: Path) -> None:
     lake = Lake(root=str(tmp_path))
     lake.write(PRICES, BEFORE, PRICES.empty())
-    reads = DeclaredReads("planted", frozenset(), {PRICES.table: [(DAILY.start.date(), DAY)]}, lake)
+    reads = DeclaredReads("planted", {PRICES.table: [(DAILY.start.date(), DAY)]}, lake)
     assert reads.days(PRICES, BEFORE, DAY) == []
     assert reads.read(PRICES, BEFORE) is None
 
@@ -164,13 +160,6 @@ def test_an_edge_from_the_first_day_of_the_history_is_empty_and_not_refused(lake
 
 def test_the_runs_own_partition_can_be_read(lake: Lake) -> None:
     assert run(lake, lambda reads: reads.read(HOURLY_LABELS, DAY)).success
-
-
-def test_only_keys_of_later_days_are_taken(lake: Lake) -> None:
-    reads = DeclaredReads("planted", frozenset({PRICES.table}), {PRICES.table: [(FIRST, DAY)]}, lake)
-    times = [midnight(DAY), midnight(LAST), midnight(LAST + timedelta(days=1))]
-    keys = pl.DataFrame({"open_time": times}, {"open_time": PRICES.columns["open_time"]})
-    assert reads.taken_keys(PRICES, keys).to_dict(as_series=False) == {"open_time": [midnight(LAST)]}
 
 
 # --- no other way to read --------------------------------------------------------------------------
@@ -224,8 +213,3 @@ def functions_of_assets() -> Iterator[ast.FunctionDef]:
 @pytest.mark.parametrize("function", functions_of_assets(), ids=lambda node: node.name)
 def test_no_function_of_an_asset_uses_the_lake(function: ast.FunctionDef) -> None:
     assert "Lake" not in {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-
-
-def test_only_texts_look_up_keys_of_later_days() -> None:
-    callers = {path.relative_to(PACKAGE).as_posix() for path in domains() if ".taken_keys(" in path.read_text()}
-    assert callers == {"news/assets.py"}

@@ -9,7 +9,7 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.lake import output_of
-from btc_assets.news.gather import KnownTexts, fetch_all, file_items, first_keys, silent_sources, source_table
+from btc_assets.news.gather import KnownTexts, fetch_all, file_items, silent_sources, source_table
 from btc_assets.news.resources import News
 from btc_assets.news.sentiment.judge import benchmark, benchmark_table, read_labelled
 from btc_assets.news.sentiment.score import score_items, scorers_of
@@ -57,8 +57,7 @@ def _gather(
     )
     rows = reads.scan(contract)
     stored = reads.scan(contract, days[0], days[-1]).collect()
-    taken = reads.taken_keys(contract, first_keys(results, kind))
-    known = KnownTexts.look_up(kind, rows, results, days, frozenset(taken[contract.key[0]]))
+    known = KnownTexts.look_up(kind, rows, results, days)
     filed = file_items(results, kind, stored, known, days, now)
     for report in filed.reports:
         if report.fault:

@@ -78,12 +78,10 @@ class KnownTexts:
             revision stored under those days) and digests (of all these revisions).
         titles: first texts of the last days, for stories: article_id, story_id, outlet, title, available_at; empty
             for posts.
-        taken: ids whose first text is stored under a day after those to file; it is not filed again.
     """
 
     texts: pl.DataFrame
     titles: pl.DataFrame
-    taken: frozenset[str] = frozenset()
 
     @classmethod
     def empty(cls) -> KnownTexts:
@@ -92,12 +90,7 @@ class KnownTexts:
 
     @classmethod
     def look_up(
-        cls,
-        kind: Kind,
-        rows: pl.LazyFrame,
-        results: Iterable[FetchResult],
-        days: Sequence[date],
-        taken: frozenset[str] = frozenset(),
+        cls, kind: Kind, rows: pl.LazyFrame, results: Iterable[FetchResult], days: Sequence[date]
     ) -> KnownTexts:
         """Look up the delivered texts, and the titles of stories that they may join, in the stored rows of other days.
 
@@ -106,16 +99,15 @@ class KnownTexts:
             rows: stored rows of that kind; rows of `days` are ignored.
             results: the fetch results to file; only their texts are looked up.
             days: the days to file.
-            taken: see the attribute.
         """
         contract = CONTRACTS[kind]
         elsewhere = rows.filter(~contract.day.is_in(list(days)))
         key = contract.key[0]
         texts = _texts(kind, elsewhere.filter(pl.col(key).is_in(item_ids(results, kind))).collect())
         if kind == "post":
-            return cls(texts, pl.DataFrame(schema=_TITLES), taken)
+            return cls(texts, pl.DataFrame(schema=_TITLES))
         reach = pl.col("available_at") >= midnight(min(days)) - STORY_WINDOW
-        return cls(texts, _first_titles(elsewhere.filter(reach & (pl.col("revision") == 0)).collect()), taken)
+        return cls(texts, _first_titles(elsewhere.filter(reach & (pl.col("revision") == 0)).collect()))
 
 
 _TEXTS = pl.Schema(
@@ -343,11 +335,15 @@ def file_items(
     next revision. If a text occurs several times in one batch, the earliest available one is filed, with ties resolved
     by a fixed order of their contents. New articles are assigned a story.
 
+    Texts stored under later days are not known here, so what those days hold changes no row. The tables are unique
+    across days: of the filed texts, the lake does not store those that a later day holds. Another article of the batch
+    may have joined the story of such a text, which by its delivery was available before.
+
     Args:
         results: the results of `fetch_all`.
         kind: the kind to file; other texts are ignored.
         stored: rows of `days`, which are kept unchanged.
-        known: texts stored under other days.
+        known: texts stored under the other days that are known.
         days: the UTC days to file under.
         now: the time of the request, UTC; texts that become available later are not filed yet.
 
@@ -364,9 +360,6 @@ def file_items(
     rows = []
     for candidate in sorted(candidates, key=lambda candidate: candidate.order):
         row, count = candidate.row, counts[candidate.position]
-        if candidate.item_id in known.taken:
-            count.duplicate += 1
-            continue
         text = texts.setdefault(candidate.item_id, _TextState(row["source"]))
         if not text.has_first:
             text.has_first = True
@@ -554,13 +547,6 @@ def item_ids(results: Iterable[FetchResult], kind: Kind) -> list[str]:
             elif item.kind == kind == "post":
                 ids.add(post_id(item.outlet.strip() or UNKNOWN_OUTLET, item.guid or canonical_url(item.url)))
     return sorted(ids)
-
-
-def first_keys(results: Iterable[FetchResult], kind: Kind) -> pl.DataFrame:
-    """Return the keys that the first text of every delivered text has in the table of the kind."""
-    contract = CONTRACTS[kind]
-    keys = {contract.key[0]: item_ids(results, kind), "revision": 0}
-    return pl.DataFrame(keys, {name: contract.columns[name] for name in contract.key})
 
 
 def _texts(kind: Kind, rows: pl.DataFrame) -> pl.DataFrame:

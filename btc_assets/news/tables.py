@@ -37,6 +37,7 @@ ARTICLES = declare(
     ),
     day=pl.col("available_at").dt.date(),
     key=("article_id", "revision"),
+    unique_across_days=True,
 )
 
 POSTS = declare(
@@ -60,6 +61,7 @@ POSTS = declare(
     ),
     day=pl.col("available_at").dt.date(),
     key=("post_id", "revision"),
+    unique_across_days=True,
 )
 
 SENTIMENT_SCORES = declare(

@@ -25,7 +25,6 @@ from btc_assets.news.gather import (
     available_at,
     fetch_all,
     file_items,
-    first_keys,
     silent_sources,
     source_table,
 )
@@ -81,19 +80,21 @@ class Days:
         now: datetime = NOW,
         write: Callable[[date], bool] = lambda day: True,
     ) -> FilingResult:
-        """Materialise some days; `write` selects the partitions that are written before the run is killed."""
+        """Materialise some days; `write` selects the partitions that are written before the run is killed.
+
+        Rows are stored as the lake stores them: without those whose key is stored under a later day.
+        """
         contract = CONTRACTS[self.kind]
         stored = pl.concat([contract.empty(), *(self.parts[day] for day in days if day in self.parts)]).sort(
             contract.key
         )
         later = contract.day > max(days)
-        firsts = self.rows.filter(later).join(first_keys(deliveries, self.kind), on=contract.key, how="semi")
-        taken = frozenset(firsts[contract.key[0]])
-        known = KnownTexts.look_up(self.kind, self.rows.lazy().filter(~later), deliveries, days, taken)
+        known = KnownTexts.look_up(self.kind, self.rows.lazy().filter(~later), deliveries, days)
         filed = file_items(deliveries, self.kind, stored, known, days, now)
         assert filed.frame.schema == contract.columns
         assert not filed.frame.select(pl.struct(contract.key).is_duplicated().any()).item()
-        for day, part in by_day(contract, filed.frame, days):  # raises where a row belongs to another day
+        kept = filed.frame.join(self.rows.filter(later), on=contract.key, how="anti", maintain_order="left")
+        for day, part in by_day(contract, kept, days):  # raises where a row belongs to another day
             if write(day):
                 self.parts[day] = part
         for report in filed.reports:
@@ -430,6 +431,20 @@ def test_filing_days_at_once_or_in_order_gives_the_same_rows(batch: list[Item]) 
     for day in DAYS:
         in_order.run(deliveries_of(batch), days=[day])
     assert in_order.rows.equals(at_once.rows)
+
+
+@no_deadline
+@given(BATCHES, BATCHES)
+def test_later_days_decide_whether_a_text_is_stored_again_and_not_what_is_stored(
+    later: list[Item], batch: list[Item]
+) -> None:
+    alone, before_others = Days(), Days()
+    before_others.run(deliveries_of(later), days=DAYS[1:])
+    held = before_others.rows
+    for lake in (alone, before_others):
+        lake.run(deliveries_of(batch), days=DAYS[:1])
+    assert before_others.parts[DAYS[0]].equals(alone.parts[DAYS[0]].join(held, on=ARTICLES.key, how="anti"))
+    assert before_others.rows["article_id"].n_unique() == before_others.rows.filter(pl.col("revision") == 0).height
 
 
 @no_deadline
