@@ -276,7 +276,7 @@ def _outage(history: History, columns: Sequence[str], cutoff: date, start: datet
     }
     filled = champion.profile.fill(incomplete.inputs.astype(np.float64), lost)
     sigma = scale_of(filled[:, names.index(SCALE_FEATURE)], PRIMARY)
-    model = HorizonForecast(champion.p_up(incomplete, lost), champion.quantiles(incomplete, lost), sigma)
+    model = HorizonForecast(champion.p_up(incomplete, lost), champion.quantiles(incomplete, lost), sigma, sigma)
     served = champion.profile.adjust(PRIMARY, model, lost, np.asarray(lost.any(axis=1))).forecast
     answers[AS_SERVED] = (served.p_up, served.quantiles)
     base_rate = np.full(len(incomplete), champion.profile.base_rate[PRIMARY])

@@ -190,7 +190,7 @@ def prepare(folder: Path) -> list[float]:
     from btc_assets.learning.families.registry import family
     from btc_assets.learning.folds import Rows
     from btc_assets.learning.forecast_model import QUANTILE_NAMES, save_model
-    from btc_assets.learning.members import INTERVALS, MEMBERS
+    from btc_assets.learning.members import INTERVALS, MEMBERS, SIZE
     from btc_assets.learning.sigma import CALENDAR_EFFECTS
     from btc_assets.learning.training import Trainee, fit, fit_model, scale_of
     from btc_assets.serving.publish import publish
@@ -204,7 +204,7 @@ def prepare(folder: Path) -> list[float]:
     rows = {h: Rows(times, inputs, 0.2 * inputs[:, 0] + rng.normal(size=TRAIN_ROWS), names) for h in HORIZONS}
     trainees = [
         Trainee(member, of, names, dict.fromkeys(HORIZONS, of.parameters()))
-        for member in (*MEMBERS, INTERVALS)
+        for member in (*MEMBERS, INTERVALS, SIZE)
         for of in [family(member.family)]
     ]
     ensemble = Ensemble(
@@ -219,6 +219,7 @@ def prepare(folder: Path) -> list[float]:
         rows,
         dict.fromkeys(HORIZONS, ensemble),
         {h: {"q05": -0.1, "q95": 0.1} for h in HORIZONS},
+        dict.fromkeys(HORIZONS, 1.0),
         volatility,
         cutoff=datetime(2025, 1, 6, tzinfo=UTC).date(),
         feature_set="extended",
@@ -230,7 +231,7 @@ def prepare(folder: Path) -> list[float]:
     )
     natives = dict(fitted.natives)
     for horizon in HORIZONS:
-        outputs = fit(trainees[-1], rows[horizon], scale(rows[horizon], horizon), horizon, seed=7)
+        outputs = fit(trainees[-2], rows[horizon], scale(rows[horizon], horizon), horizon, seed=7)
         natives |= {f"{INTERVALS.name}.{name}_{horizon}m.ubj": output.native() for name, output in outputs.items()}
     direction: Any = fit(trainees[0], rows[PRIMARY], scale(rows[PRIMARY], PRIMARY), PRIMARY, seed=7)["p_up"]
     mlflow.xgboost.save_model(direction.library, folder / ONE_OUTPUT, pip_requirements=["xgboost"])
@@ -252,6 +253,7 @@ def prepare(folder: Path) -> list[float]:
             "p_up": 0.5,
             **{name: 0.01 * i for i, name in enumerate(QUANTILE_NAMES)},
             "sigma": 0.01,
+            "expected_return_bps": 0.0,
             "abstained": "",
             "degraded": False,
             "missing_inputs": "",

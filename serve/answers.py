@@ -50,7 +50,11 @@ class ModelName(Struct, frozen=True):
 
 
 class HorizonPrediction(Struct, frozen=True):
-    """The forecast of one horizon, as log returns; `sigma` is their forecast standard deviation."""
+    """The forecast of one horizon, as log returns.
+
+    `sigma` is their forecast standard deviation, and `expected_return_bps` their forecast mean in basis points by a
+    model of its own: its sign may differ from that of `p_up`.
+    """
 
     horizon_minutes: int
     p_up: Probability
@@ -58,6 +62,7 @@ class HorizonPrediction(Struct, frozen=True):
     interval_50: Interval
     interval_90: Interval
     sigma: float
+    expected_return_bps: float
 
 
 class RowPrediction(Struct, frozen=True):
@@ -89,8 +94,9 @@ class PriceBand(Struct, frozen=True):
 class HorizonForecastAnswer(Struct, frozen=True):
     """The published forecast of one horizon as log returns and as prices.
 
-    `sigma` is the forecast standard deviation of the log return. `fallback` is true if too many inputs are missing to
-    use the model. The forecast is then the share of rises in the training window, with intervals scaled by `sigma`.
+    `sigma` is the forecast standard deviation of the log return, `expected_return_bps` its forecast mean by a model of
+    its own, basis points. `fallback` is true if too many inputs are missing to use the model. The forecast is then the
+    share of rises in the training window, with intervals scaled by `sigma`, and expects no return.
     """
 
     horizon_minutes: int
@@ -100,6 +106,7 @@ class HorizonForecastAnswer(Struct, frozen=True):
     interval_50: Interval
     interval_90: Interval
     sigma: float
+    expected_return_bps: float
     price: PriceBand
     fallback: bool
 
@@ -191,6 +198,7 @@ class PastForecast(Struct, frozen=True):
     interval_50: Interval
     interval_90: Interval
     sigma: float
+    expected_return_bps: float
     degraded: bool
     missing_inputs: list[str]
     abstained: list[str]

@@ -120,18 +120,18 @@ class RowReader:
 def predict(model: ForecastModel, rows: np.ndarray) -> list[RowPrediction]:
     """Forecast every horizon for every row, shape (n, features)."""
     forecasts = model.predict(rows)
-    outputs = (forecasts.p_up.tolist(), forecasts.quantiles.tolist(), forecasts.sigma.tolist())
+    outputs = (forecasts.p_up, forecasts.quantiles, forecasts.sigma, forecasts.expected_return_bps, forecasts.abstains)
     return [
         RowPrediction(
-            list(map(_horizon, model.horizons, p_up, quantiles, sigma)),
+            list(map(_horizon, model.horizons, p_up, quantiles, sigma, expected)),
             [name for name, silent in zip(model.members, abstains, strict=True) if silent],
         )
-        for p_up, quantiles, sigma, abstains in zip(*outputs, forecasts.abstains.tolist(), strict=True)
+        for p_up, quantiles, sigma, expected, abstains in zip(*(part.tolist() for part in outputs), strict=True)
     ]
 
 
-def _horizon(horizon: int, p_up: float, q: list[float], sigma: float) -> HorizonPrediction:
-    return HorizonPrediction(horizon, p_up, q[2], Interval(q[1], q[3]), Interval(q[0], q[4]), sigma)
+def _horizon(horizon: int, p_up: float, q: list[float], sigma: float, expected: float) -> HorizonPrediction:
+    return HorizonPrediction(horizon, p_up, q[2], Interval(q[1], q[3]), Interval(q[0], q[4]), sigma, expected)
 
 
 def _field_path(row_path: str, name: str) -> str:

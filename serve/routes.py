@@ -319,6 +319,7 @@ def _horizon(row: dict[str, Any]) -> HorizonForecastAnswer:
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
         sigma=row["sigma"],
+        expected_return_bps=row["expected_return_bps"],
         price=PriceBand(price["q50"], Interval(price["q25"], price["q75"]), Interval(price["q05"], price["q95"])),
         fallback=row["fallback"],
     )
@@ -338,6 +339,7 @@ def _past(row: dict[str, Any]) -> PastForecast:
         interval_50=Interval(row["q25"], row["q75"]),
         interval_90=Interval(row["q05"], row["q95"]),
         sigma=row["sigma"],
+        expected_return_bps=row["expected_return_bps"],
         degraded=row["degraded"],
         missing_inputs=names_in(row["missing_inputs"]),
         abstained=names_in(row["abstained"]),

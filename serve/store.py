@@ -16,7 +16,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _NEWEST = """
     SELECT epoch_us(open_time) AS open_time, horizon_minutes, epoch_us(made_at) AS made_at,
            epoch_us(target_time) AS target_time, model_version, model_cutoff, model_digest, close,
-           p_up, q05, q25, q50, q75, q95, sigma, abstained, degraded, missing_inputs, missing_weight, fallback
+           p_up, q05, q25, q50, q75, q95, sigma, expected_return_bps, abstained, degraded, missing_inputs,
+           missing_weight, fallback
     FROM forecasts f
     WHERE role = 'champion' AND made_at = (SELECT max(made_at) FROM forecasts WHERE role = 'champion')
     ORDER BY horizon_minutes
@@ -24,7 +25,8 @@ _NEWEST = """
 _RANGE = """
     SELECT epoch_us(f.open_time) AS open_time, f.horizon_minutes, epoch_us(f.made_at) AS made_at,
            epoch_us(f.target_time) AS target_time, f.model_version, f.model_cutoff, f.close,
-           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, f.sigma, f.abstained, f.degraded,
+           f.p_up, f.q05, f.q25, f.q50, f.q75, f.q95, f.sigma, f.expected_return_bps,
+           f.abstained, f.degraded,
            f.missing_inputs, f.missing_weight, f.fallback,
            epoch_us(o.known_at) AS known_at, o.log_return, o.outcome, o.net_return_bps
     FROM forecasts f LEFT JOIN forecast_outcomes o USING (open_time, horizon_minutes, role)

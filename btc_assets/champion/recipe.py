@@ -65,8 +65,10 @@ def _setting(document: Mapping[str, Any], name: str) -> Any:
 
 
 def _members(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the members of a model and its head of quantiles by name."""
-    return {member["name"]: member for member in document["members"]} | {"intervals": document["intervals"]}
+    """Return the members and heads of a model by name."""
+    return {member["name"]: member for member in document["members"]} | {
+        head: document[head] for head in ("intervals", "size")
+    }
 
 
 def _reads(document: Mapping[str, Any], name: str, lost: Collection[str]) -> bool:

@@ -203,6 +203,7 @@ def _forecast_by(
                     for i, name in enumerate(QUANTILE_NAMES)
                 ),
                 pl.Series("sigma", forecast.sigma, pl.Float64),
+                pl.Series("expected_return_bps", adjusted.forecast.expected_return_bps, pl.Float64),
                 pl.Series("abstained", [",".join(members[row]) for row in forecasts.abstains], pl.String),
                 pl.Series("degraded", inputs.lost.any(axis=1), pl.Boolean),
                 pl.Series("missing_inputs", [",".join(names[row]) for row in inputs.lost], pl.String),

@@ -34,6 +34,9 @@ FORECASTS = declare(
             "sigma": Column(
                 pl.Float64, check("gt", 0), FINITE, about="forecast standard deviation of the log return, fraction"
             ),
+            "expected_return_bps": Column(
+                pl.Float64, FINITE, about="forecast mean of the log return, basis points, by a head of its own"
+            ),
             "abstained": Column(
                 pl.String, about="members that lack an input they require, joined by commas; empty if all forecast"
             ),

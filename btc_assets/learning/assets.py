@@ -30,7 +30,7 @@ from btc_assets.learning.cutoff import (
 )
 from btc_assets.learning.ensemble import FoldRows, ensemble_rows, ensembles_of, out_of_fold
 from btc_assets.learning.families.registry import family
-from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_inputs, graph_parts, save_model
+from btc_assets.learning.forecast_model import INTERVALS, SIZE, ForecastModel, graph_inputs, graph_parts, save_model
 from btc_assets.learning.group_study import as_markdown, feature_groups, plot, study_groups
 from btc_assets.learning.members import directions
 from btc_assets.learning.natives import read_members
@@ -317,7 +317,7 @@ def trained_model(
     ensemble: pl.LazyFrame,
     volatility_model: pl.LazyFrame,
 ) -> dg.Output[pl.DataFrame]:
-    """The model of a cutoff: an ensemble for P(up) and a head for five return quantiles, by horizon, as ONNX graphs.
+    """The model of a cutoff as ONNX graphs: an ensemble for P(up), heads for five return quantiles and the mean return.
 
     Each member is trained on its own window before the cutoff and calibrated on its out-of-fold forecasts; intervals
     are conformalised on them. Every graph, and the ensemble as a whole, must reproduce its libraries before the model
@@ -329,7 +329,7 @@ def trained_model(
     ensembles, volatility = ensembles_of(weighed), document_of(volatility_model.collect())
     declared = {feature.name: feature for feature in FEATURES}
     wide, known = hourly_features.collect(), hourly_labels.collect()
-    standing = {*next(iter(ensembles.values())).members, INTERVALS}
+    standing = {*next(iter(ensembles.values())).members, INTERVALS, SIZE}
     ready = [one for one in trainees(wide, cutoff, tuned_families(tuned)) if one.member.name in standing]
     used = {name for one in ready for name in one.features} | set(Sigma(volatility).inputs)
     names = tuple(name for name in training_inputs(wide, cutoff) if name in used)
@@ -343,6 +343,7 @@ def trained_model(
             rows,
             ensembles,
             {h: FoldRows.of(forecasts, h, ()).offsets() for h in rows},
+            {h: FoldRows.of(forecasts, h, ()).size_slope(h) for h in rows},
             volatility,
             cutoff=cutoff,
             feature_set=config.feature_set,

@@ -15,6 +15,8 @@ SLOPE_SPREAD = 0.25
 """Prior standard deviation of the slope around 1."""
 INTERCEPT_SPREAD = 0.05
 """Prior standard deviation of the intercept around 0, log-odds."""
+SIZE_SLOPE_SPREAD = 1.0
+"""Prior standard deviation of the slope of the size around 1."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,18 @@ def conformal_offsets(
         offsets[QUANTILE_NAMES[low]] = -shift
         offsets[QUANTILE_NAMES[high]] = shift
     return offsets
+
+
+def fit_size_slope(size: Vector, scaled: Vector, *, horizon: int = PRIMARY) -> float:
+    """Return the slope, 0 or more, of the expected scaled return in the forecast of its signed root.
+
+    Least squares with a normal prior around 1: the mean of a normal variable with a small edge in its sign is about as
+    large as that of its signed root.
+
+    Args:
+        size: out-of-fold forecasts of the signed root, (n,).
+        scaled: returns in units of their scale, (n,).
+        horizon: minutes each outcome spans; outcomes that overlap for h hours count as 1 / h of a row each.
+    """
+    span, prior = hours_spanned(horizon), 1 / SIZE_SLOPE_SPREAD**2
+    return max(0.0, float((size @ scaled / span + prior) / (size @ size / span + prior)))

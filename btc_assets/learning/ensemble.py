@@ -19,7 +19,7 @@ import polars as pl
 
 from btc_assets.clock import midnight
 from btc_assets.evaluation import metrics
-from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration
+from btc_assets.learning.calibration import Calibration, conformal_offsets, fit_calibration, fit_size_slope
 from btc_assets.learning.families.protocol import Vector
 from btc_assets.learning.folds import last_train_open_time
 from btc_assets.learning.forecast_model import log_odds, probability, tercile, weighted_mean
@@ -152,7 +152,7 @@ class FoldRows:
     """The out-of-fold forecasts of one horizon, in time order.
 
     Attributes:
-        frame: cutoff, horizon_minutes, fold, open_time, log_return, scale and the quantiles of each hour, (n, ...).
+        frame: cutoff, horizon_minutes, fold, open_time, log_return, scale, size and quantiles of each hour, (n, ...).
         members: names of the m members that have forecasts.
         p_up: (m, n); NaN where a member abstains.
     """
@@ -171,7 +171,8 @@ class FoldRows:
             members: names of the members, in order; one that failed is left out.
         """
         rows = forecasts.filter(pl.col("horizon_minutes") == horizon).sort("open_time")
-        quantiles = rows.filter(pl.col(QUANTILE_NAMES[0]).is_not_null())
+        sizes = rows.drop_nulls("size").select("open_time", "size")
+        quantiles = rows.drop_nulls(QUANTILE_NAMES[0]).drop("size").join(sizes, on="open_time", maintain_order="left")
         columns = {
             name: part["p_up"].to_numpy()
             for name in members
@@ -217,6 +218,11 @@ class FoldRows:
             return {}
         scaled = self.frame["log_return"].to_numpy() / self.scale
         return conformal_offsets(scaled, self.scaled_quantiles, horizon=self.frame["horizon_minutes"][0])
+
+    def size_slope(self, horizon: int) -> float:
+        """Return the slope of the expected return in the forecast size that these rows teach."""
+        scaled = self.frame["log_return"].to_numpy() / self.scale
+        return fit_size_slope(self.frame["size"].to_numpy(), scaled, horizon=horizon)
 
     def quantiles(self, offsets: Mapping[str, float]) -> Floats:
         """Return the quantiles of the log return with offsets, (n, 5), sorted."""

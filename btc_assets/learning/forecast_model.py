@@ -41,6 +41,8 @@ DOCUMENT = "model.json"
 MEDIAN = QUANTILE_NAMES.index("q50")
 INTERVALS = "intervals"
 """Prefix of the graphs of quantiles."""
+SIZE = "size"
+"""Prefix of the graphs of sizes, and their output."""
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 _MIN_PROBABILITY = 1e-6  # a float32 probability closer to 0 or 1 than this has no usable logit
@@ -59,11 +61,13 @@ class HorizonForecast:
         quantiles: log-return quantiles, fraction, shape (n, 5) in the order of `QUANTILES`, conformal
             offsets applied, never crossing.
         sigma: forecast standard deviation of the log return, fraction, shape (n,).
+        expected_return_bps: forecast mean of the log return, basis points, shape (n,); not from P(up).
     """
 
     p_up: np.ndarray
     quantiles: np.ndarray
     sigma: np.ndarray
+    expected_return_bps: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Forecasts:
         p_up: shape (n, h), see `HorizonForecast`.
         quantiles: shape (n, h, 5).
         sigma: shape (n, h).
+        expected_return_bps: shape (n, h).
         abstains: which of the m members abstain, shape (n, m).
         unfounded: whether every member lacks an input that it requires, so that none abstains, shape (n,).
     """
@@ -83,13 +88,16 @@ class Forecasts:
     p_up: np.ndarray
     quantiles: np.ndarray
     sigma: np.ndarray
+    expected_return_bps: np.ndarray
     abstains: np.ndarray
     unfounded: np.ndarray
 
     def __getitem__(self, horizon: int) -> HorizonForecast:
         """Return the forecasts of one horizon, as views."""
         at = self.horizons.index(horizon)
-        return HorizonForecast(self.p_up[:, at], self.quantiles[:, at], self.sigma[:, at])
+        return HorizonForecast(
+            self.p_up[:, at], self.quantiles[:, at], self.sigma[:, at], self.expected_return_bps[:, at]
+        )
 
 
 def graph_name(member: str, output: str, horizon: int) -> str:
@@ -235,6 +243,7 @@ class ForecastModel:
         self._slopes = np.array([[[float(one["slope"]) for one in row] for row in calibrations]])
         self._intercepts = np.array([[[float(one["intercept"]) for one in row] for row in calibrations]])
         self._required = required_columns(document)
+        self._size_slopes = np.array([[1e4 * float(document["size"]["slope"][key]) for key in keys]])
         weights = np.array([[member["weights"][key] for key in keys] for member in members], dtype=np.float64)
         self._weights = [weights[:, i] for i in range(len(keys))]  # (members, terciles) of each horizon
         self._calm = np.stack([of[:, :1] for of in self._weights], axis=2)
@@ -287,7 +296,13 @@ class ForecastModel:
         if not n:
             empty, none = np.empty((0, horizons)), np.empty((0, members), dtype=np.bool_)
             return Forecasts(
-                self.horizons, empty, np.empty((0, horizons, len(QUANTILES))), empty, none, np.empty(0, dtype=np.bool_)
+                self.horizons,
+                empty,
+                np.empty((0, horizons, len(QUANTILES))),
+                empty,
+                empty,
+                none,
+                np.empty(0, dtype=np.bool_),
             )
         known = rows if missing is None else np.where(missing, np.nan, rows)
         sigma = self._sigma(known[:, self._sigma_columns])
@@ -302,10 +317,11 @@ class ForecastModel:
         abstains = lacks & ~unfounded[:, None]
         logits = self._slopes * log_odds(raw[:, : members * horizons].reshape(n, members, horizons)) + self._intercepts
         p_up = probability(weighted_mean(logits.transpose(1, 0, 2), self.weigh(abstains, sigma), self._coin))
-        quantiles = raw[:, members * horizons :].reshape(n, horizons, len(QUANTILES)) + self._offsets
+        expected_return_bps = raw[:, -horizons:] * sigma * self._size_slopes
+        quantiles = raw[:, members * horizons : -horizons].reshape(n, horizons, len(QUANTILES)) + self._offsets
         quantiles *= sigma[:, :, None]
         quantiles.sort(axis=2)
-        return Forecasts(self.horizons, p_up, quantiles, sigma, abstains, unfounded)
+        return Forecasts(self.horizons, p_up, quantiles, sigma, expected_return_bps, abstains, unfounded)
 
     def weigh(self, abstains: np.ndarray, sigma: np.ndarray) -> np.ndarray:
         """Return the weight of each member, shape (m, n, h), 0 where it abstains; n is 1 if all rows have the same.
@@ -335,7 +351,7 @@ def graph_inputs(document: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the file name of every graph of a model, with the positions of its inputs.
 
     Inputs are the features, then the log of sigma of each horizon, which the quantiles of that horizon read last. The
-    order is that of the joined outputs: P(up) of each member by horizon, then the quantiles by horizon.
+    order is that of the joined outputs: P(up) of each member by horizon, the quantiles by horizon, and the sizes.
     """
     horizons, width = document["horizons"], len(document["features"])
     inputs = {
@@ -343,11 +359,12 @@ def graph_inputs(document: Mapping[str, Any]) -> dict[str, list[int]]:
         for member in document["members"]
         for horizon in horizons
     }
-    return inputs | {
+    inputs |= {
         graph_name(INTERVALS, quantile, horizon): [*document["intervals"]["features"], width + place]
         for place, horizon in enumerate(horizons)
         for quantile in QUANTILE_NAMES
     }
+    return inputs | {graph_name(SIZE, SIZE, horizon): document["size"]["features"] for horizon in horizons}
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -390,6 +407,7 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
             for number in by_horizon
         ]
         numbers += [offset for key in map(str, horizons) for offset in document["conformal"][key].values()]
+        numbers += [document["size"]["slope"][key] for key in map(str, horizons)]
         unknown = {name for key in map(str, horizons) for name in document["conformal"][key]} - set(QUANTILE_NAMES)
         stated_hash, _ = document["schema_hash"], document["digest"]
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -406,7 +424,7 @@ def _verified(document: dict[str, Any], folder: Path) -> None:
     if list(sigma.horizons) != horizons or not set(sigma.inputs) <= set(features):
         raise ModelFileError(f"{where} has a volatility model of other horizons or features")
     if not all(map(_is_finite, numbers)) or unknown:
-        raise ModelFileError(f"{where} has a conformal offset or volatility model that is not a finite number")
+        raise ModelFileError(f"{where} has a conformal offset, slope or volatility model that is not a finite number")
     if stated_hash != schema_hash(features):
         raise ModelFileError(f"{where} has a schema hash that does not match its features")
 
@@ -415,9 +433,9 @@ def _verify_members(document: dict[str, Any], where: Path) -> None:
     """Raise ModelFileError unless the members have valid names, inputs, calibrations and weights."""
     members, keys = document["members"], [str(horizon) for horizon in document["horizons"]]
     names = [member["name"] for member in members]
-    if not names or len({*names, INTERVALS}) <= len(names) or not all(map(_NAME.match, names)):
+    if not names or len({*names, INTERVALS, SIZE}) <= len(names) + 1 or not all(map(_NAME.match, names)):
         raise ModelFileError(f"{where} must name at least one member, each once, in lower-case letters and digits")
-    columns = [*document["intervals"]["features"]]
+    columns = [*document["intervals"]["features"], *document["size"]["features"]]
     columns += [column for member in members for column in (*member["features"], *member["required"])]
     width = len(document["features"])
     if not all(isinstance(column, int) and 0 <= column < width for column in columns):

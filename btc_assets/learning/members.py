@@ -32,14 +32,15 @@ class Member:
         family: name of its model family.
         inputs: which features it reads.
         window_days: days of its training window.
-        target: what it forecasts: the direction as a member of the ensemble, or as a head beside it the quantiles.
+        target: what it forecasts: the direction as a member of the ensemble, or as a head beside it the quantiles or
+            the size.
     """
 
     name: str
     family: str
     inputs: Inputs
     window_days: int
-    target: Literal["direction", "quantiles"] = "direction"
+    target: Literal["direction", "quantiles", "size"] = "direction"
 
 
 DEFAULT_DAYS = 730
@@ -54,6 +55,8 @@ MEMBERS = (
 """The default members; they have equal weights."""
 INTERVALS = Member("intervals", "xgboost", "hourly", 730, "quantiles")
 """The head that forecasts the quantiles."""
+SIZE = Member("size", "ridge_logistic", "quarters", 2191, "size")
+"""The head that forecasts the size of the move; it needs no 15-minute set."""
 
 
 def recipe(families: Mapping[str, str], *, longest_days: int) -> tuple[Member, ...]:
@@ -69,7 +72,7 @@ def recipe(families: Mapping[str, str], *, longest_days: int) -> tuple[Member, .
     chosen = [member for member in MEMBERS if member.family in families]
     known = {member.family for member in MEMBERS}
     chosen += [Member(name, key, "hourly", DEFAULT_DAYS) for key, name in families.items() if key not in known]
-    cut = [replace(member, window_days=min(member.window_days, longest_days)) for member in (*chosen, INTERVALS)]
+    cut = [replace(member, window_days=min(member.window_days, longest_days)) for member in (*chosen, INTERVALS, SIZE)]
     return tuple({(one.family, one.inputs, one.window_days, one.target): one for one in reversed(cut)}.values())[::-1]
 
 
@@ -117,6 +120,6 @@ def known_features(member: Member, feature_set: str, known: Collection[str]) -> 
         known: features with values in the training window.
     """
     names = tuple(name for name in feature_names(member.inputs, feature_set) if name in known)
-    if member.inputs == "quarters" and not set(names) - set(FEATURE_SETS[feature_set]):
+    if member.target == "direction" and member.inputs == "quarters" and not set(names) - set(FEATURE_SETS[feature_set]):
         return ()
     return names

@@ -263,6 +263,7 @@ class Profile:
                 forecast,
                 p_up=np.where(fallback, self.base_rate[horizon], forecast.p_up),
                 quantiles=np.where(fallback[:, None], base, forecast.quantiles),
+                expected_return_bps=np.where(fallback, 0.0, forecast.expected_return_bps),
             ),
             missing_weight=weight,
             fallback=fallback,

@@ -79,6 +79,12 @@ FOLD_FORECASTS = declare(
                 name: Column(pl.Float64, FINITE, nullable=True, about=f"{column.description}; null of a member")
                 for name, column in RETURN_QUANTILES.items()
             },
+            "size": Column(
+                pl.Float64,
+                FINITE,
+                nullable=True,
+                about="signed root of the scaled return; null but of the head of sizes",
+            ),
             "trained_from": Column(UTC_TIME, nullable=True, about="first open_time of its training rows; null without"),
             "n_train": Column(pl.Int64, check("ge", 0), about="number of its training rows"),
             "failure": Column(pl.String, nullable=True, about="why the member could not be fitted; null if it was"),
@@ -136,7 +142,7 @@ TRAINED_MODEL = declare(
             "cutoff": CUTOFF,
             "horizon_minutes": HORIZON,
             "member": Column(pl.String, about="member of the ensemble, or the head of the quantiles"),
-            "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES]), about="output of the graph"),
+            "output": Column(pl.String, check("isin", ["p_up", *QUANTILE_NAMES, "size"]), about="output of the graph"),
             "model_version": Column(pl.Int64, check("ge", 1), about="version in the MLflow registry"),
             "model_digest": MODEL_DIGEST,
             "graph_digest": Column(

@@ -29,7 +29,7 @@ from btc_assets.learning.families.protocol import (
     Vector,
 )
 from btc_assets.learning.folds import MIN_TRAIN_ROWS, NotEnoughHistoryError, Rows, split
-from btc_assets.learning.forecast_model import INTERVALS, ForecastModel, graph_name
+from btc_assets.learning.forecast_model import INTERVALS, SIZE, ForecastModel, graph_name
 from btc_assets.learning.members import Member
 from btc_assets.learning.natives import library_p_up, native_name
 from btc_assets.learning.sigma import Sigma
@@ -97,6 +97,11 @@ def scale_of(volatility: Mapping[str, Any]) -> Scale:
     return scale
 
 
+def signed_root(scaled: Vector) -> Vector:
+    """Return sign(z) * sqrt(|z|), (n,): a target in which single large moves do not outweigh all others."""
+    return np.asarray(np.sign(scaled) * np.sqrt(np.abs(scaled)))
+
+
 def with_log_sigma(inputs: Inputs, scale: Vector) -> Inputs:
     """Return the inputs of a head of quantiles, (n, f + 1): those of its rows and the log of their scale."""
     return np.column_stack([inputs, np.log(scale)]).astype(np.float32)
@@ -135,7 +140,7 @@ def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int)
         seed: seed of the fits.
 
     Returns:
-        The fitted outputs by name: p_up, or the quantiles.
+        The fitted outputs by name: p_up, the quantiles, or size.
 
     Raises:
         NotEnoughHistoryError: there are fewer than `folds.MIN_TRAIN_ROWS` rows.
@@ -147,6 +152,11 @@ def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int)
     weights = row_weights(rows, horizon, parameters.half_life_days)
     if trainee.member.target == "direction":
         return {"p_up": trainee.family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
+    if trainee.member.target == "size":
+        if trainee.family.fit_size is None:
+            raise ValueError(f"the family {trainee.family.name} has no size")
+        target = signed_root(rows.log_return / scale)
+        return {"size": trainee.family.fit_size(rows.inputs, target, weights, parameters, options)}
     if trainee.family.fit_quantiles is None:
         raise ValueError(f"the family {trainee.family.name} has no quantiles")
     inputs, options = with_log_sigma(rows.inputs, scale), replace(options, names=(*rows.names, "log_sigma"))
@@ -195,7 +205,7 @@ def forecast_folds(
         horizon = fold["horizon_minutes"]
         train, test = split(rows[horizon], fold)
         own, scale = trainee.rows(train, cutoff), scales[fold["test_start"]]
-        outputs = dict.fromkeys(("p_up", *QUANTILE_NAMES), np.full(len(test), np.nan))
+        outputs = dict.fromkeys(("p_up", *QUANTILE_NAMES, "size"), np.full(len(test), np.nan))
         failure = None
         try:
             outputs |= _fold_outputs(trainee, train, own, test, scale, horizon, seed=seed)
@@ -237,6 +247,8 @@ def _fold_outputs(
     if trainee.member.target == "direction":
         abstains = np.isnan(inputs) @ required_inputs(own)
         return {"p_up": np.where(abstains, np.nan, outputs["p_up"].predict(inputs))}
+    if trainee.member.target == "size":
+        return {"size": outputs["size"].predict(inputs)}
     sigma = scale(test, horizon)
     inputs = with_log_sigma(inputs, sigma)
     quantiles = np.sort(np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES]), axis=1)
@@ -374,6 +386,7 @@ def fit_model(
     rows: Mapping[int, Rows],
     ensembles: Mapping[int, Ensemble],
     offsets: Mapping[int, Mapping[str, float]],
+    size_slopes: Mapping[int, float],
     volatility: Mapping[str, Any],
     *,
     cutoff: date,
@@ -390,10 +403,11 @@ def fit_model(
     A member that cannot be fitted or exported is left out, and the others share its weight.
 
     Args:
-        trainees: the members of the ensembles, and the head of the quantiles.
+        trainees: the members of the ensembles, and the heads of the quantiles and of the size.
         rows: labelled rows with every feature, by horizon.
         ensembles: calibrations and weights by horizon.
         offsets: conformal offsets of the scaled quantiles by horizon.
+        size_slopes: slope of the expected scaled return in the forecast size by horizon.
         volatility: document of the volatility model, see `sigma`; it scales the quantiles.
         cutoff: the cutoff.
         feature_set: name of the configured feature set.
@@ -461,6 +475,7 @@ def fit_model(
             )
             natives |= {trainee.native(PRIMARY, s): f.native() for s, f in zip(other_seeds, others, strict=True)}
     position = {feature["name"]: column for column, feature in enumerate(features)}
+    heads = {one.member.name: _head_document(one, own, position) for one in standing if one not in members}
     document = {
         "cutoff": cutoff.isoformat(),
         "horizons": list(horizons),
@@ -473,7 +488,8 @@ def fit_model(
             "coin": {str(h): ensembles[h].coin for h in horizons},
             "edges": {str(h): list(ensembles[h].edges) for h in horizons},
         },
-        "intervals": next(_head_document(t, own, position) for t in standing if t.member.name == INTERVALS),
+        "intervals": heads[INTERVALS],
+        "size": heads[SIZE] | {"slope": {str(h): size_slopes[h] for h in horizons}},
         "conformal": {str(h): dict(offsets[h]) for h in horizons},
         "volatility": dict(volatility),
         "metrics": {str(h): dict(metrics[h]) for h in horizons},

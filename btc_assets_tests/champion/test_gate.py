@@ -27,7 +27,7 @@ from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.missingness import Profile
 from btc_assets.learning.training import forecast_folds
 from btc_assets.vocabulary import QUANTILE_NAMES
-from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, SCALE
+from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, SCALE, SIZE
 from btc_assets_tests.serving.builders import MEMBERS as MEMBER_INPUTS
 from btc_assets_tests.serving.builders import document, member, tiny_graphs, write_model
 
@@ -327,7 +327,9 @@ def forecasts(rows: dict[int, Rows]) -> pl.DataFrame:
     """Return out-of-fold forecasts of two folds by two members."""
     layout = make_folds({60: rows[60]}, cutoff=CUTOFF, window_days=120, n_folds=2, test_days=14)
     scales = dict.fromkeys(layout["test_start"], SCALE)
-    return forecast_folds([*MEMBERS[:2], INTERVALS], {60: rows[60]}, layout, scales, cutoff=CUTOFF, seed=1, threads=1)
+    return forecast_folds(
+        [*MEMBERS[:2], INTERVALS, SIZE], {60: rows[60]}, layout, scales, cutoff=CUTOFF, seed=1, threads=1
+    )
 
 
 def evidence_of(forecasts: pl.DataFrame) -> Evidence:

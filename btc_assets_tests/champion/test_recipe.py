@@ -46,7 +46,10 @@ def document(**changes: Any) -> dict[str, Any]:
         "features": [{"name": name} for name in features],
         "members": [{"name": name} | member(name) for name in known["members"]],
         "weights": {"option": known["option"]},
-        "intervals": member("trees") | {"window_days": 730, "parameters": {"60": "{}", "240": "{}"}},
+        **{
+            head: member("trees") | {"window_days": 730, "parameters": {"60": "{}", "240": "{}"}}
+            for head in ("intervals", "size")
+        },
         "training": {"seed": known["seed"]},
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from btc_assets.learning.families.ridge_logistic import FAMILY as RIDGE
 from btc_assets.learning.families.xgboost import FAMILY, XgboostParameters
 from btc_assets.learning.folds import Rows
 from btc_assets.learning.members import Member
@@ -46,7 +47,9 @@ SCALE = scale_of(volatility())
 QUICK = XgboostParameters(rounds=25, quantile_rounds=20)
 
 
-def trainee(name: str, features: tuple[str, ...], days: int, target: Literal["direction", "quantiles"]) -> Trainee:
+def trainee(
+    name: str, features: tuple[str, ...], days: int, target: Literal["direction", "quantiles", "size"]
+) -> Trainee:
     """Return a small member or head that reads some of NAMES."""
     return Trainee(Member(name, FAMILY.name, "hourly", days, target), FAMILY, features, dict.fromkeys(HORIZONS, QUICK))
 
@@ -58,3 +61,9 @@ MEMBERS = (
 )
 """Members with windows and inputs of their own; `plain` knows only noise, which is often missing."""
 INTERVALS = trainee("intervals", NAMES, 120, "quantiles")
+SIZE = Trainee(
+    Member("size", RIDGE.name, "hourly", 120, "size"),
+    RIDGE,
+    ("signal", "noise"),
+    dict.fromkeys(HORIZONS, RIDGE.parameters()),
+)

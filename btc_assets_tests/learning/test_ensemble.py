@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from btc_assets.learning.calibration import Calibration
+from btc_assets.learning.calibration import Calibration, fit_size_slope
 from btc_assets.learning.ensemble import (
     WEIGHTS,
     Ensemble,
@@ -103,6 +103,14 @@ def test_hours_of_abstention_do_not_count(weights: str) -> None:
     assert np.isfinite(ensemble(silent, SCALE)).all()
 
 
+@pytest.mark.parametrize(("true", "hours", "expected"), [(0.4, 20_000, 0.4), (0.4, 4, 1.0), (-0.4, 20_000, 0.0)])
+def test_the_slope_of_the_size_is_fitted_shrunk_to_one_and_never_negative(
+    true: float, hours: int, expected: float
+) -> None:
+    size = np.random.default_rng(1).normal(size=hours) * 0.1
+    assert fit_size_slope(size, true * size) == pytest.approx(expected, abs=0.05)
+
+
 # --- tables -----------------------------------------------------------------------------------------
 CUTOFF = date(2020, 3, 1)
 START = datetime(2020, 1, 5, tzinfo=UTC)
@@ -113,7 +121,7 @@ def forecasts(*, failed: tuple[str, ...] = (), absent: tuple[str, ...] = (), lat
     times = pl.datetime_range(START, START + timedelta(hours=HOURS - 1), "1h", eager=True, time_unit="us")
     window = datetime(2020, 3, 1, tzinfo=UTC) - timedelta(days=365)
     parts = []
-    for name, p_up in (("good", GOOD), ("poor", POOR), ("intervals", None)):
+    for name, p_up in (("good", GOOD), ("poor", POOR), ("intervals", None), ("size", None)):
         if name in absent:
             continue
         quantiles = dict.fromkeys(QUANTILE_NAMES)
@@ -131,6 +139,7 @@ def forecasts(*, failed: tuple[str, ...] = (), absent: tuple[str, ...] = (), lat
                     "scale": SCALE,
                     "p_up": None if name in failed else p_up,
                     **quantiles,
+                    "size": EDGE if name == "size" else None,
                     "trained_from": window + timedelta(days=late_days),
                     "n_train": 5000,
                     "failure": "its library fails" if name in failed else None,

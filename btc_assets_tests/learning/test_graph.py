@@ -37,7 +37,8 @@ def graphs() -> dict[str, bytes]:
 @cache
 def inputs() -> dict[str, list[int]]:
     """Return the columns that each of `graphs` reads: all, or fewer, in an order of their own."""
-    return {name: [3, 0, 1] if name.startswith("plain") else [0, 1, 2, 3] for name in graphs()}
+    own = {"plain": [3, 0, 1], "size": [2]}
+    return {name: own.get(name.partition(".")[0], [0, 1, 2, 3]) for name in graphs()}
 
 
 @cache

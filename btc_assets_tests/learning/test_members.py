@@ -7,6 +7,7 @@ from btc_assets.learning.members import (
     INTERVALS,
     MEMBERS,
     QUARTER_SET,
+    SIZE,
     Member,
     directions,
     feature_names,
@@ -18,8 +19,8 @@ DEFAULT = {"xgboost": "xgboost", "ridge_logistic": "ridge_logistic"}
 NEEDS_FLOW = {"taker_imbalance_1h", "vwap_24h_distance", "trade_size_ratio", "trades_ratio", "flow_hours_24h"}
 
 
-def test_the_default_recipe_has_four_members_and_a_head() -> None:
-    assert recipe(DEFAULT, longest_days=2191) == (*MEMBERS, INTERVALS)
+def test_the_default_recipe_has_four_members_and_two_heads() -> None:
+    assert recipe(DEFAULT, longest_days=2191) == (*MEMBERS, INTERVALS, SIZE)
     assert directions(recipe(DEFAULT, longest_days=2191)) == MEMBERS
 
 
@@ -31,7 +32,7 @@ def test_a_family_outside_the_default_recipe_has_one_member() -> None:
 
 def test_members_that_a_shorter_window_makes_equal_are_one() -> None:
     members = recipe(DEFAULT, longest_days=365)
-    assert [member.name for member in members] == ["xgboost_2y", "ridge_6y", "ridge_quarters_6y", "intervals"]
+    assert [member.name for member in members] == ["xgboost_2y", "ridge_6y", "ridge_quarters_6y", "intervals", "size"]
     assert {member.window_days for member in members} == {365}
 
 
@@ -45,4 +46,5 @@ def test_a_member_reads_price_and_volume_alone() -> None:
 def test_a_member_of_quarter_bars_is_absent_without_them() -> None:
     quarters = MEMBERS[-1]
     assert known_features(quarters, "extended", FEATURE_SETS["extended"]) == ()
+    assert known_features(SIZE, "extended", FEATURE_SETS["extended"]) == FEATURE_SETS["extended"]
     assert known_features(quarters, "streamlined", ["returns_1h", QUARTER_SET[0]]) == ("returns_1h", QUARTER_SET[0])

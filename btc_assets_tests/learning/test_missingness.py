@@ -202,12 +202,15 @@ def test_the_base_rate_replaces_the_model_once_half_of_its_weight_is_lost_to_eve
     weight: float, unfounded: bool, falls_back: bool
 ) -> None:
     of = known_profile(**{FLOW: weight, SLOW: 1 - weight, SCALE_FEATURE: 0.0})
-    model = HorizonForecast(np.array([0.9, 0.9]), np.array([[-0.2, -0.1, 0.0, 0.1, 0.2]] * 2), np.array([0.02, 0.04]))
+    model = HorizonForecast(
+        np.array([0.9, 0.9]), np.array([[-0.2, -0.1, 0.0, 0.1, 0.2]] * 2), np.array([0.02, 0.04]), np.array([3.0, 3.0])
+    )
     lost = np.array([[True, False, False], [False, False, False]])
     answer = of.adjust(240, model, lost, np.array([unfounded, False]))
     assert answer.missing_weight.tolist() == pytest.approx([weight, 0.0])
     assert answer.fallback.tolist() == [falls_back, False]
     assert answer.forecast.p_up[1] == 0.9
+    assert answer.forecast.expected_return_bps.tolist() == [0.0 if falls_back else 3.0, 3.0]
     assert answer.forecast.quantiles[1].tolist() == model.quantiles[1].tolist()
     if falls_back:
         assert answer.forecast.p_up[0] == of.base_rate[240] == pytest.approx(0.75)

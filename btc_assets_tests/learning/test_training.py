@@ -28,11 +28,11 @@ from btc_assets.learning.training import (
     row_weights,
 )
 from btc_assets.vocabulary import HORIZONS, PRIMARY, QUANTILE_NAMES
-from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, NAMES, SCALE
+from btc_assets_tests.learning.conftest import CUTOFF, INTERVALS, MEMBERS, NAMES, SCALE, SIZE
 from btc_assets_tests.serving.builders import volatility
 
 FEATURES = [{"name": name, "unit": "1", "group": "price", "about": "made up"} for name in NAMES]
-TRAINEES = [*MEMBERS, INTERVALS]
+TRAINEES = [*MEMBERS, INTERVALS, SIZE]
 
 
 def forecasts_of(rows: dict[int, Rows], trainees: Sequence[Trainee] = TRAINEES) -> pl.DataFrame:
@@ -54,6 +54,7 @@ def fit(rows: dict[int, Rows], forecasts: pl.DataFrame, trainees: Sequence[Train
         rows,
         ensembles_of(table),
         {h: FoldRows.of(forecasts, h, ()).offsets() for h in rows},
+        {h: FoldRows.of(forecasts, h, ()).size_slope(h) for h in rows},
         volatility(tuple(rows)),
         cutoff=CUTOFF,
         feature_set="synthetic",
@@ -117,6 +118,15 @@ def test_intervals_fitted_on_folds_have_their_nominal_coverage(rows: dict[int, R
     inside = (forecast.quantiles[:, 0] <= happened) & (happened <= forecast.quantiles[:, 4])
     assert inside.mean() == pytest.approx(0.9, abs=0.06)
     assert model.cutoff == CUTOFF
+
+
+def test_the_expected_return_is_that_of_the_signal(rows: dict[int, Rows], model: ForecastModel) -> None:
+    """The return of a row is half its volatility times the signal, and noise."""
+    newest = rows[PRIMARY].inputs[-800:]
+    expected = model.predict(newest)[PRIMARY].expected_return_bps
+    planted = 1e4 * 0.5 * newest[:, 0] * np.exp(newest[:, 2] / 2)
+    assert np.corrcoef(expected, planted)[0, 1] > 0.95
+    assert np.polyfit(planted, expected, 1)[0] == pytest.approx(1, abs=0.3)
 
 
 def test_training_twice_gives_the_same_digest_and_another_label_another(

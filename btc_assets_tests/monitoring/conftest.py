@@ -54,7 +54,8 @@ class LinearModel:
         sigma = np.column_stack([np.nan_to_num(rows[:, 1], nan=0.005) * np.sqrt(h / 60) for h in HORIZONS])
         lacks = np.isnan(rows[:, 0]) if missing is None else missing[:, 0]
         nobody = np.zeros((len(rows), 1), dtype=np.bool_)
-        return Forecasts(HORIZONS, np.column_stack([p_up] * len(HORIZONS)), quantiles, sigma, nobody, lacks)
+        many = np.column_stack([p_up] * len(HORIZONS))
+        return Forecasts(HORIZONS, many, quantiles, sigma, np.zeros_like(many), nobody, lacks)
 
 
 @dataclass

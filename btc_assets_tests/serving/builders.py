@@ -14,7 +14,7 @@ import polars as pl
 
 from btc_assets.alerts.tables import ALERTS
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.learning.forecast_model import DOCUMENT, INTERVALS, graph_name, save_model
+from btc_assets.learning.forecast_model import DOCUMENT, INTERVALS, SIZE, graph_name, save_model
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.serving.publish import Publication, publish
@@ -70,7 +70,7 @@ def tiny_natives(seed: int = 7) -> dict[str, bytes]:
 
 @lru_cache(maxsize=32)
 def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
-    """Return 21 small boosted-tree graphs; the quantile trees of each horizon differ."""
+    """Return 24 small boosted-tree graphs; the quantile trees of each horizon differ."""
     import xgboost
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -89,6 +89,8 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
             regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **_SIZE)
             fitted = regressor.fit(rows[:, QUANTILE_INPUTS], target)
             graphs[graph_name(INTERVALS, name, horizon)] = graph(fitted, len(QUANTILE_INPUTS))
+        size_graph = graph(xgboost.XGBRegressor(**size).fit(rows[:, :1], target), 1)
+        graphs[graph_name(SIZE, SIZE, horizon)] = size_graph
     return graphs
 
 
@@ -127,6 +129,8 @@ def document(**changes: Any) -> dict[str, Any]:
         },
         "intervals": {"family": "xgboost", "inputs": "hourly", "window_days": 365, "features": QUANTILE_INPUTS[:-1]}
         | {"parameters": {str(h): "{}" for h in HORIZONS}},
+        "size": {"family": "ridge_logistic", "inputs": "hourly", "window_days": 365, "features": [0]}
+        | {"parameters": {str(h): "{}" for h in HORIZONS}, "slope": {str(h): 1.0 for h in HORIZONS}},
         "conformal": {str(h): {"q05": -0.1, "q25": -0.02, "q75": 0.02, "q95": 0.1} for h in HORIZONS},
         "volatility": volatility(),
         "metrics": {str(h): {"log_loss": 0.69, "auc": 0.55, "accuracy": 0.54, "n": 2000} for h in HORIZONS},
@@ -158,6 +162,7 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
             "p_up": 0.5 + 0.01 * (back % 7),
             **{name: 0.01 * (i - 2) for i, name in enumerate(QUANTILE_NAMES)},
             "sigma": 0.01,
+            "expected_return_bps": 1.5,
             "abstained": "",
             "degraded": False,
             "missing_inputs": "",
