@@ -89,7 +89,7 @@ def tiny_graphs(seed: int = 7) -> dict[str, bytes]:
             regressor = xgboost.XGBRegressor(objective="reg:quantileerror", quantile_alpha=quantile, **_SIZE)
             fitted = regressor.fit(rows[:, QUANTILE_INPUTS], target)
             graphs[graph_name(INTERVALS, name, horizon)] = graph(fitted, len(QUANTILE_INPUTS))
-        size_graph = graph(xgboost.XGBRegressor(**size).fit(rows[:, :1], target), 1)
+        size_graph = graph(xgboost.XGBRegressor(**_SIZE).fit(rows[:, :1], target), 1)
         graphs[graph_name(SIZE, SIZE, horizon)] = size_graph
     return graphs
 
