@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -12,9 +11,8 @@ import pytest
 
 from btc_assets.automation.walk_forward import JUDGED, TRAINED
 from btc_assets.champion import assets as champion
-from btc_assets.champion.assets import history_config, rollback_config, shadow_config
 from btc_assets.champion.gate import SEEDS
-from btc_assets.champion.history import CurrentRoles, ShadowDecision, after_verdict, current_roles, holder
+from btc_assets.champion.history import holder
 from btc_assets.champion.tables import MODEL_HISTORY, MODEL_VERDICT
 from btc_assets.clock import midnight
 from btc_assets.features import assets as features
@@ -102,16 +100,6 @@ TO_THE_MODEL = TRAINING & dg.AssetSelection.assets("learning/trained_model").ups
 def train(
     lake: Lake, registry: ModelRegistry, cutoff: date, selection: dg.AssetSelection = TRAINING
 ) -> dg.ExecuteInProcessResult:
-    return materialise(lake, registry, cutoff, selection)
-
-
-def materialise(
-    lake: Lake,
-    registry: ModelRegistry,
-    cutoff: date,
-    selection: dg.AssetSelection,
-    run_config: dict[str, Any] | None = None,
-) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [
             *market.ASSETS,
@@ -123,7 +111,6 @@ def materialise(
         ],
         selection=selection,
         partition_key=key_of(cutoff),
-        run_config=run_config,
         resources={
             **lake_resources(lake),
             "registry": registry,
@@ -277,64 +264,9 @@ def test_a_cutoff_without_history_fails_with_a_remedy_and_stores_nothing(lake: L
     assert lake.read(TRAINED_MODEL, early) is None
 
 
-HISTORY_ASSET = dg.AssetSelection.assets("champion/model_history")
-
-
-@pytest.mark.usefixtures("first")
-def test_a_rollback_is_recorded_once(lake: Lake, registry: ModelRegistry) -> None:
-    """Promote version 2 and roll back to version 1 repeatedly."""
-    aside = Lake(root=f"{lake.root}-aside")
-    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
-    verdict = table(lake, MODEL_VERDICT).with_columns(
-        cutoff=NEXT,
-        candidate_version=pl.lit(2, pl.Int64),
-        champion_version=pl.lit(1, pl.Int64),
-        candidate_digest=pl.lit("f" * 64),
-        decision=pl.lit("promoted"),
-    )
-    promoted = after_verdict(
-        table(aside, MODEL_HISTORY), verdict, effective_from=midnight(NEXT), recorded_at=midnight(NEXT)
-    )
-    aside.write(MODEL_HISTORY, NEXT, promoted)
-    config = rollback_config(promoted, reason="it forecasts\n nonsense", actor="ann")
-    for _ in range(2):
-        assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
-    history = pl.concat([table(aside, MODEL_HISTORY), table(aside, MODEL_HISTORY, NEXT)])
-    assert MODEL_HISTORY.faults(history) == []
-    assert history["event"].to_list() == ["promoted", "promoted", "rolled_back"]
-    assert history.row(-1, named=True)["reason"] == "it forecasts nonsense"
-    assert current_roles(history) == CurrentRoles(1, None, None)
-
-
-@pytest.mark.usefixtures("first")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"event": "rollback"}, "the run config has no champion_since"),
-        ({"event": "rollback", "champion_since": midnight(CUTOFF).isoformat()}, "version 1 was the first champion"),
-        (
-            {"event": "rollback", "champion_since": midnight(CUTOFF).isoformat(), "to": 99},
-            "version 99 was never champion",
-        ),
-        ({"event": "shadow"}, "the run config has no decision of a shadow report"),
-        ({"event": "verdict"}, "the event verdict makes champion/model_history and champion/model_verdict"),
-    ],
-)
-def test_an_impossible_change_fails_with_a_message_and_records_nothing(
-    lake: Lake, registry: ModelRegistry, change: dict[str, Any], message: str
-) -> None:
-    aside = Lake(root=f"{lake.root}-alone")
-    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
-    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=history_config(**change))
-    assert not result.success
-    [failure] = result.get_step_failure_events()
-    assert message in str(failure.step_failure_data.user_failure_data)
-    assert table(aside, MODEL_HISTORY).equals(table(lake, MODEL_HISTORY))
-
-
 @pytest.mark.usefixtures("first")
 def test_the_group_study_of_a_trained_cutoff_notes_omitted_groups(lake: Lake, registry: ModelRegistry) -> None:
-    result = materialise(lake, registry, CUTOFF, dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
+    result = train(lake, registry, CUTOFF, dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
     assert result.success
     study = table(lake, FEATURE_GROUP_STUDY)
     assert FEATURE_GROUP_STUDY.faults(study) == []
@@ -344,54 +276,3 @@ def test_the_group_study_of_a_trained_cutoff_notes_omitted_groups(lake: Lake, re
     assert event.materialization.metadata["verdicts"].value == {
         f"price against {study['against'][0]}": study["verdict"][0]
     }
-
-
-# --- what a change of the history rests on ----------------------------------------------------------
-def row_of(history: pl.DataFrame, at: date, **changes: Any) -> pl.DataFrame:
-    """Return the first row of a history as it would be if it held from another day on."""
-    moved = history.head(1).to_dicts()[0] | {"effective_from": midnight(at), "recorded_at": midnight(at)} | changes
-    return pl.DataFrame([moved], schema=MODEL_HISTORY.columns)
-
-
-@pytest.fixture
-def aside(first: dg.ExecuteInProcessResult, lake: Lake, tmp_path: Path) -> Lake:
-    """Return another lake that holds the history of the first cutoff."""
-    aside = Lake(root=str(tmp_path / "lake"))
-    aside.write(MODEL_HISTORY, CUTOFF, table(lake, MODEL_HISTORY))
-    return aside
-
-
-def test_a_shadow_is_settled_by_the_decision_that_the_run_is_given(aside: Lake, registry: ModelRegistry) -> None:
-    history = table(aside, MODEL_HISTORY)
-    entered = row_of(history, CUTOFF + timedelta(days=1), role=CHALLENGER, event="entered_shadow")
-    aside.write(MODEL_HISTORY, CUTOFF + timedelta(days=1), entered)
-    challenger = holder(entered, CHALLENGER, midnight(NEXT))
-    assert challenger is not None
-    config = shadow_config("shadow", ShadowDecision("dismiss", challenger, "by yesterday: no better"))
-    assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=config).success
-    [settled] = table(aside, MODEL_HISTORY, NEXT).to_dicts()
-    assert (settled["role"], settled["event"], settled["reason"]) == (
-        CHALLENGER,
-        "left_shadow",
-        "by yesterday: no better",
-    )
-
-
-def test_a_replay_drops_the_decisions_of_the_day_and_keeps_what_a_person_did(
-    aside: Lake, registry: ModelRegistry
-) -> None:
-    history = table(aside, MODEL_HISTORY)
-    person = row_of(history, NEXT, actor="ann", event="rolled_back", recorded_at=midnight(NEXT) + timedelta(hours=1))
-    aside.write(MODEL_HISTORY, NEXT, pl.concat([row_of(history, NEXT, actor="model_verdict"), person]))
-    assert materialise(aside, registry, NEXT, HISTORY_ASSET, run_config=shadow_config("replay", None)).success
-    assert table(aside, MODEL_HISTORY, NEXT).equals(person)
-
-
-def test_nobody_rolls_back_behind_a_later_change(aside: Lake, registry: ModelRegistry) -> None:
-    history = table(aside, MODEL_HISTORY)
-    later = row_of(history, NEXT, model_version=2)
-    aside.write(MODEL_HISTORY, NEXT, later)
-    result = materialise(aside, registry, CUTOFF, HISTORY_ASSET, run_config=rollback_config(later, to=1))
-    assert not result.success
-    [failure] = result.get_step_failure_events()
-    assert "the champion changes at 2018-06-04" in str(failure.step_failure_data.user_failure_data)

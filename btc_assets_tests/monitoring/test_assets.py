@@ -18,7 +18,6 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting import assets as forecasting
 from btc_assets.forecasting import checks as forecasting_checks
 from btc_assets.forecasting import positions
-from btc_assets.forecasting.completeness import changed_forecasts
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning.registry import ModelRegistry
@@ -284,23 +283,6 @@ def test_a_check_names_a_model_without_a_profile(root: Path, tmp_path: Path) -> 
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["every_model_has_a_profile"].passed
     assert f"materialise learning/training_profile of {DAYS[7]}." in checks["every_model_has_a_profile"].description
-
-
-def test_a_change_of_one_bit_is_a_moved_forecast(root: Path, run: dg.ExecuteInProcessResult) -> None:
-    day = Lake(root=str(root)).read(FORECASTS, LAST)
-    nudged = day.with_columns(
-        pl.when(pl.int_range(pl.len()) == 3).then(pl.col("q50") + 1e-16).otherwise("q50").alias("q50")
-    )
-    assert changed_forecasts(day, day).is_empty()
-    assert changed_forecasts(day, nudged).rows() == [day.row(3)[:3]]
-
-
-def test_forecasts_do_not_depend_on_models_of_later_days() -> None:
-    forecasts = forecasting.forecasts
-    for table in (TRAINED_MODEL, TRAINING_PROFILE, MODEL_HISTORY):
-        mapping = forecasts.get_partition_mapping(dg.AssetKey(table.table.split("/")))
-        assert mapping.end_offset == 0
-        assert mapping.start_offset < 0
 
 
 def test_every_asset_has_description_group_kinds_freshness_and_version() -> None:
