@@ -3,7 +3,8 @@
 <serving_dir>/current                      id of the live bundle
 <serving_dir>/bundles/<id>/manifest.json   facts about its contents
 /model/          the model, see `btc_assets.learning.forecast_model`
-/serving.duckdb  forecasts, outcomes, reports, alerts and prices, read-only
+/native/         its members in the formats of their libraries, which explain forecasts; digests in the manifest
+/serving.duckdb  forecasts, explanations, outcomes, reports, alerts and prices, read-only
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ POINTER = "current"
 BUNDLES = "bundles"
 MANIFEST = "manifest.json"
 MODEL = "model"
+NATIVE = "native"
 DATABASE = "serving.duckdb"
 BUNDLE_ID = re.compile(r"^[0-9a-f]{16}$")
 

@@ -214,3 +214,50 @@ class PastForecasts(Struct, frozen=True, rename={"first": "from", "last": "to"})
     total: int
     next_offset: int | None
     forecasts: list[PastForecast]
+
+
+class ReasonAnswer(Struct, frozen=True):
+    """The contribution of one input: in log-odds, and in percentage points of P(up); `value` is null if unknown."""
+
+    feature: str
+    value: float | None
+    unit: str
+    contribution: float
+    points: float
+
+
+class HorizonExplanation(Struct, frozen=True):
+    """Why P(up) of one horizon is what it is.
+
+    `base`, the contributions of `raises` and `lowers` (the five strongest each), `others` (the sum of all other
+    contributions) and `unexplained` add up to the log-odds of `p_up`. `r_squared` is that of the fit with method `lime`
+    and null with `shap`.
+    """
+
+    horizon_minutes: int
+    p_up: Probability
+    base: float
+    raises: list[ReasonAnswer]
+    lowers: list[ReasonAnswer]
+    others: float
+    unexplained: float
+    sentence: str
+    r_squared: float | None = None
+
+
+class Explanation(Struct, frozen=True):
+    """Why a published forecast is what it is; `approximate` names members whose contributions are not exact."""
+
+    made_at: datetime
+    model: ModelName
+    approximate: list[str]
+    horizons: list[HorizonExplanation]
+
+
+class RowExplanation(Struct, frozen=True):
+    """Why the model forecasts what it does for the submitted row; `approximate` as for a published forecast."""
+
+    model: ModelName
+    method: Literal["shap", "lime"]
+    approximate: list[str]
+    horizons: list[HorizonExplanation]

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
 
@@ -23,10 +23,12 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from btc_assets.vocabulary import display
 from serve.answers import (
+    Explanation,
     Fault,
     FeatureAnswer,
     Forecast,
     Health,
+    HorizonExplanation,
     HorizonForecastAnswer,
     Interval,
     MemberAnswer,
@@ -38,7 +40,10 @@ from serve.answers import (
     Prediction,
     PriceBand,
     Ready,
+    ReasonAnswer,
+    RowExplanation,
 )
+from serve.explain import Method, UnexplainedError
 from serve.metrics import Metrics
 from serve.model import MAX_BODY_BYTES, InvalidRowsError
 from serve.model import predict as predict_rows
@@ -57,6 +62,7 @@ INLINE_ROWS = 16
 
 _EARLIEST = datetime(1, 1, 3, tzinfo=UTC)  # the earliest time that is valid in every UTC offset
 _HOST_CHARACTERS = (string.ascii_letters + string.digits + ".-:[]").encode()
+_REASONS = msgspec.json.Decoder(list[ReasonAnswer])
 _UNESCAPED_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
 PREDICTED = ResponseSpec(
@@ -65,6 +71,7 @@ PREDICTED = ResponseSpec(
 BAD_REQUEST = ResponseSpec(Fault, description="The request is invalid; `field` names the invalid field.")
 NOT_YET = ResponseSpec(Fault, description="No forecast has been published yet.")
 REVERSED = ResponseSpec(Fault, description="Both times are valid, but `from` is after `to`.")
+UNEXPLAINED = ResponseSpec(Fault, description="There is no explanation of a forecast made at this time.")
 TOO_LARGE = ResponseSpec(Fault, description="The body is too large.")
 NOT_JSON = ResponseSpec(Fault, description="The content type is not application/json.")
 
@@ -170,15 +177,98 @@ async def predict(request: Request[Any, Any, Any]) -> bytes:
 
 async def _predicted(state: AppState, headers: dict[bytes, bytes], receive: Receive) -> bytes:
     loaded = _loaded(state)
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        raise RequestError(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
-    try:
-        rows = loaded.reader.read(await _body(headers, receive))
-    except InvalidRowsError as error:
-        raise RequestError(400, error.fault.error, error.fault.field) from error
+    rows = await _rows(loaded, headers, receive)
     if len(rows) <= INLINE_ROWS:
         return _prediction(loaded, rows)
     return await asyncio.to_thread(_prediction, loaded, rows)
+
+
+async def _rows(loaded: State, headers: dict[bytes, bytes], receive: Receive) -> np.ndarray:
+    """Return the rows of the body of a request, shape (n, features)."""
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise RequestError(415, "Send the features as JSON, with Content-Type: application/json.", "Content-Type")
+    try:
+        return loaded.reader.read(await _body(headers, receive))
+    except InvalidRowsError as error:
+        raise RequestError(400, error.fault.error, error.fault.field) from error
+
+
+@get(
+    "/v1/explanation",
+    summary="Why a forecast",
+    responses={400: BAD_REQUEST, 404: UNEXPLAINED, 503: NOT_YET},
+)
+async def explanation(
+    request: Request[Any, Any, Any],
+    state: AppState,
+    made_at: Annotated[
+        str | None, Parameter(description="When the forecast was made, ISO 8601 with offset; by default the newest.")
+    ] = None,
+) -> Explanation:
+    """Return what each input adds to the champion's forecast of an hour: SHAP contributions in log-odds."""
+    loaded = _loaded(state)
+    _refuse_unknown(request, ("made_at",))
+    instant = loaded.made_at if made_at is None else _instant(made_at, "made_at")
+    rows = await asyncio.to_thread(loaded.store.explanation, instant)
+    if not rows:
+        raise RequestError(
+            404,
+            f"There is no explanation of a forecast made at {instant.isoformat()}; /v1/forecasts lists the published "
+            "forecasts, and the newest are explained.",
+            "made_at",
+        )
+    first = rows[0]
+    return Explanation(
+        made_at=instant,
+        model=ModelName(first["model_version"], first["model_cutoff"], first["model_digest"]),
+        approximate=names_in(first["approximate"]),
+        horizons=[
+            HorizonExplanation(
+                row["horizon_minutes"],
+                row["p_up"],
+                row["base"],
+                _REASONS.decode(row["raises"]),
+                _REASONS.decode(row["lowers"]),
+                row["others"],
+                row["unexplained"],
+                row["sentence"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@post(
+    "/v1/explain",
+    status_code=200,
+    summary="Explain a forecast from your own features",
+    responses={400: BAD_REQUEST, 413: TOO_LARGE, 415: NOT_JSON, 503: NOT_YET},
+)
+async def explain(
+    request: Request[Any, Any, Any],
+    state: AppState,
+    method: Annotated[
+        Method, Parameter(description="SHAP contributions of the members, or a local linear fit (LIME).")
+    ] = "shap",
+) -> RowExplanation:
+    """Return what each value of one object of named features adds to the forecast; null is a missing value.
+
+    With `shap` the parts are exact for trees and linear members and add up to the forecast of `/v1/predict`. With
+    `lime` they are the coefficients of a linear model fitted to forecasts of this row with random sets of its values
+    replaced by training medians; `unexplained` is what that model misses.
+    """
+    loaded = _loaded(state)
+    _refuse_unknown(request, ("method",))
+    rows = await _rows(loaded, _first(request.scope["headers"]), request.receive)
+    if len(rows) != 1:
+        raise RequestError(400, f"One row is explained at a time; the body has {len(rows):,}.", "body")
+    explained = loaded.explainer.contributions if method == "shap" else loaded.explainer.local_fit
+    try:
+        horizons = await asyncio.to_thread(explained, rows[0])
+    except UnexplainedError as error:
+        raise RequestError(503, str(error)) from error
+    approximate = loaded.explainer.approximate if method == "shap" else []
+    return RowExplanation(_model_name(loaded), method, approximate, horizons)
 
 
 @get("/v1/model", sync_to_thread=False, summary="The served model", responses={503: NOT_YET})
@@ -228,9 +318,7 @@ async def forecasts(
 ) -> PastForecasts:
     """Return the champion's forecasts made in [from, to), by default the last seven days, oldest first."""
     loaded = _loaded(state)
-    for name in request.query_params:
-        if name not in ("from", "to", "limit", "offset"):
-            raise RequestError(400, f"{name!r} is not a parameter; expected from, to, limit or offset.", name)
+    _refuse_unknown(request, ("from", "to", "limit", "offset"))
     next_due = loaded.made_at + FORECAST_INTERVAL
     start = None if first is None else _instant(first, "from")
     end = (max(next_due, start) if start else next_due) if last is None else _instant(last, "to")
@@ -261,7 +349,7 @@ def metrics(request: Request[Any, Any, Any], state: AppState) -> Response[bytes]
     return Response(page, headers={"content-type": content_type})
 
 
-ROUTES = [health, ready, forecast, predict, model, forecasts, metrics]
+ROUTES = [health, ready, forecast, explanation, predict, explain, model, forecasts, metrics]
 
 
 def _watcher(state: AppState) -> Watcher:
@@ -279,6 +367,15 @@ def _loaded(state: AppState) -> State:
     if watcher.state is None:
         raise RequestError(503, watcher.fault or "No forecast is loaded yet; try again in a moment.")
     return watcher.state
+
+
+def _refuse_unknown(request: Request[Any, Any, Any], names: Sequence[str]) -> None:
+    """Raise RequestError if the request has a query parameter that the route does not know."""
+    for name in request.query_params:
+        if name not in names:
+            *others, last = names
+            expected = f"{', '.join(others)} or {last}" if others else last
+            raise RequestError(400, f"{name!r} is not a parameter; expected {expected}.", name)
 
 
 def _first(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -24,7 +24,7 @@ class LoadedModelSchema(OpenAPIRenderPlugin):
 
 
 def with_feature_rows(document: dict[str, Any], state: State | None) -> dict[str, Any]:
-    """Return the OpenAPI document with the request body of `/v1/predict` for the loaded model."""
+    """Return the OpenAPI document with the request bodies for the loaded model."""
     document = copy.deepcopy(document)
     document["components"]["schemas"]["FeatureRow"] = _feature_row(state)
     row = {"$ref": "#/components/schemas/FeatureRow"}
@@ -37,9 +37,15 @@ def with_feature_rows(document: dict[str, Any], state: State | None) -> dict[str
             }
         },
     }
-    for parameter in document["paths"]["/v1/forecasts"]["get"]["parameters"]:
-        if parameter["name"] in ("from", "to"):
-            parameter["schema"] = _TIME
+    document["paths"]["/v1/explain"]["post"]["requestBody"] = {
+        "required": True,
+        "description": "One row of named features; null is an unknown value.",
+        "content": {"application/json": {"schema": row}},
+    }
+    for path in ("/v1/forecasts", "/v1/explanation"):
+        for parameter in document["paths"][path]["get"]["parameters"]:
+            if parameter["name"] in ("from", "to", "made_at"):
+                parameter["schema"] = _TIME
     return document
 
 

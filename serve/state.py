@@ -7,6 +7,7 @@ each request is served from exactly one bundle.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
@@ -19,8 +20,9 @@ from typing import Any
 from prometheus_client.core import Metric
 
 from btc_assets.learning.forecast_model import ForecastModel, ModelFileError
-from btc_assets.published import BUNDLE_ID, BUNDLES, DATABASE, MANIFEST, MODEL, POINTER
+from btc_assets.published import BUNDLE_ID, BUNDLES, DATABASE, MANIFEST, MODEL, NATIVE, POINTER
 from btc_assets.vocabulary import QUANTILE_NAMES, display
+from serve.explain import Explainer
 from serve.figures import figures
 from serve.model import RowReader
 from serve.store import Store, StoreError
@@ -49,6 +51,7 @@ class State:
         newest: the newest forecast, one row per horizon.
         published_at: time of publication, UTC; None if an older version of the project published it.
         reader: decodes feature rows for this model.
+        explainer: explains feature rows by this model.
         figures: Prometheus metrics of the bundle, except its age.
     """
 
@@ -59,6 +62,7 @@ class State:
     newest: tuple[dict[str, Any], ...]
     published_at: datetime | None
     reader: RowReader = field(repr=False)
+    explainer: Explainer = field(repr=False)
     figures: tuple[Metric, ...] = field(repr=False)
 
     @property
@@ -110,6 +114,7 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         model = ForecastModel.load(folder / MODEL)
+        natives, medians = _explanation_parts(folder, manifest if isinstance(manifest, dict) else {})
         store = Store(folder / DATABASE)
         newest = tuple(store.newest())
         now = newest[0]["made_at"] if newest else None
@@ -134,7 +139,21 @@ def load_state(serving_dir: Path, bundle_id: str) -> State:
         )
     if newest[0]["model_digest"] != model.digest:
         raise StateError(f"bundle {bundle_id} cannot be served: its newest forecast is by a different model")
-    return State(bundle_id, manifest, model, store, newest, published_at, RowReader(model.features), metrics)
+    reader, explainer = RowReader(model.features), Explainer(model, natives, medians)
+    return State(bundle_id, manifest, model, store, newest, published_at, reader, explainer, metrics)
+
+
+def _explanation_parts(folder: Path, manifest: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, float]]:
+    """Return the published members by file name, and the training medians; empty in bundles without them.
+
+    Raises:
+        ValueError: a member was changed.
+    """
+    natives = {name: (folder / NATIVE / name).read_bytes() for name in manifest.get("natives", {})}
+    for name, content in natives.items():
+        if hashlib.sha256(content).hexdigest() != manifest["natives"][name]:
+            raise ValueError(f"{folder / NATIVE / name} was changed: its SHA-256 does not match {MANIFEST}")
+    return natives, manifest.get("medians", {})
 
 
 class Watcher:

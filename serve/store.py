@@ -34,6 +34,14 @@ _RANGE = """
     ORDER BY f.made_at, f.horizon_minutes
     LIMIT $limit OFFSET $offset
 """
+# The forecast may have been made again after it was explained: then the explanation is not of this forecast.
+_EXPLANATION = """
+    SELECT f.horizon_minutes, f.model_version, f.model_cutoff, f.model_digest,
+           e.p_up, e.base, e.raises, e.lowers, e.others, e.unexplained, e.approximate, e.sentence
+    FROM explanations e JOIN forecasts f USING (open_time, horizon_minutes, model_version, model_digest, p_up)
+    WHERE f.role = 'champion' AND f.made_at = make_timestamptz($made_at)
+    ORDER BY f.horizon_minutes
+"""
 _COUNT = """
     SELECT count(*) FROM forecasts
     WHERE role = 'champion' AND made_at >= make_timestamptz($first) AND made_at < make_timestamptz($last)
@@ -96,6 +104,12 @@ class Store:
         """
         bounds = {"first": micros(first), "last": micros(last), "limit": limit, "offset": offset}
         return self._rows(_RANGE, bounds)
+
+    def explanation(self, made_at: datetime) -> list[dict[str, Any]]:
+        """Return the explanation of the champion's forecast made at a time, one row per horizon; empty without one."""
+        if "explanations" not in self.tables():
+            return []
+        return self._rows(_EXPLANATION, {"made_at": micros(made_at)})
 
     def tables(self) -> frozenset[str]:
         """Return the table names; databases published by older versions have fewer tables."""

@@ -6,7 +6,7 @@ fits with other seeds that a verdict compares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,25 @@ def read_members(model: ForecastModel, folder: Path, horizon: int, seed: int | N
     Raises:
         FileNotFoundError: the model was stored without that seed.
     """
+    return members_of(model.document, lambda name: (folder / name).read_bytes(), horizon, seed)
+
+
+def members_of(
+    document: Mapping[str, Any], read: Callable[[str], bytes], horizon: int, seed: int | None = None
+) -> dict[str, FittedOutput]:
+    """Return P(up) of each member by name from its file, see `read_members`.
+
+    Args:
+        document: `model.json`.
+        read: returns the content of a file by its name.
+        horizon: minutes ahead.
+        seed: the other seed; None for the model's.
+    """
     outputs = {}
-    for member in model.document["members"]:
+    for member in document["members"]:
         of = family(member["family"])
-        path = folder / native_name(member["name"], horizon, of, seed if of.stochastic else None)
-        outputs[member["name"]] = of.read(path.read_bytes(), len(member["features"]))
+        content = read(native_name(member["name"], horizon, of, seed if of.stochastic else None))
+        outputs[member["name"]] = of.read(content, len(member["features"]))
     return outputs
 
 

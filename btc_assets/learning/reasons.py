@@ -72,7 +72,7 @@ class Reasons:
         raises: strongest contributions above 0, the strongest first.
         lowers: strongest contributions below 0, the strongest first.
         others: sum of all other contributions, log-odds.
-        unexplained: log-odds of members without contributions.
+        unexplained: log-odds that are not attributed to an input.
         sentence: the reasons in words.
     """
 
@@ -94,6 +94,7 @@ def reasons_of(
     base: float,
     unexplained: float,
     horizon: int,
+    unexplained_by: str = "members without contributions",
 ) -> Reasons:
     """Return the reasons of one forecast.
 
@@ -103,8 +104,9 @@ def reasons_of(
         contributions: contributions of the inputs, log-odds, (f,).
         p_up: the forecast.
         base: log-odds without any contribution.
-        unexplained: log-odds of members without contributions.
+        unexplained: log-odds that are not attributed to an input.
         horizon: minutes ahead.
+        unexplained_by: what has these log-odds, in the plural.
     """
     per_log_odd = _points_per_log_odd(p_up, base)
     order = np.argsort(-np.abs(contributions), kind="stable")
@@ -138,7 +140,7 @@ def reasons_of(
         (
             *(text for _, text in sorted(parts, key=lambda part: -abs(part[0]))),
             f"all other inputs {_moves(other, several=True)}",
-            *([f"members without contributions {_moves(unexplained * per_log_odd, several=True)}"] * bool(unexplained)),
+            *([f"{unexplained_by} {_moves(unexplained * per_log_odd, several=True)}"] * bool(unexplained)),
         )
     )
     return Reasons(

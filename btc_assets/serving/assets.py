@@ -12,8 +12,11 @@ from btc_assets.alerts.tables import ALERTS
 from btc_assets.champion.history import current_roles
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.features.tables import HOURLY_FEATURES
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
+from btc_assets.forecasting.assets import profiles_of
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Reader, output_of
+from btc_assets.learning.registry import RegistryError
+from btc_assets.learning.tables import TRAINING_PROFILE
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
@@ -28,6 +31,8 @@ from btc_assets.vocabulary import display
 
 FORECAST_DAYS = 90
 """Days of forecasts and outcomes that are published."""
+EXPLANATION_DAYS = 90
+"""Days of explanations that are published."""
 PRICE_DAYS = 7
 """Days of prices that are published."""
 ALERT_DAYS = 7
@@ -48,6 +53,10 @@ class Registry(Protocol):
 
     def folder(self, version: int) -> Path:
         """Return the verified folder of a registry version."""
+        ...
+
+    def native(self, version: int) -> Path:
+        """Return a folder with the members of a version in the formats of their libraries."""
         ...
 
     def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
@@ -78,18 +87,22 @@ class BundleConfig(dg.Config):
         )
     },
     deps=[
+        _read("forecasting/explanations", EXPLANATION_DAYS),
         _read("forecasting/forecast_outcomes", FORECAST_DAYS),
         _read("monitoring/performance_report", FORECAST_DAYS),
         _read("monitoring/drift_report", FORECAST_DAYS),
         _read("alerts/alerts", ALERT_DAYS),
-        dg.AssetDep(MODEL_HISTORY.asset_key, partition_mapping=everything_until(and_today=True)),
+        *(
+            dg.AssetDep(contract.asset_key, partition_mapping=everything_until(and_today=True))
+            for contract in (MODEL_HISTORY, TRAINING_PROFILE)
+        ),
         _read("features/hourly_features", NEWEST_DAYS),
         _read("market/prices", PRICE_DAYS),
     ],
     freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=3), warn_window=timedelta(minutes=90)),
     backfill_policy=dg.BackfillPolicy.single_run(),
     op_tags={"dagster/max_runtime": 600, "dagster/priority": "1"},
-    code_version="4",
+    code_version="5",
 )
 def bundle(
     context: dg.AssetExecutionContext,
@@ -100,12 +113,12 @@ def bundle(
 ) -> dg.Output[pl.DataFrame]:
     """Publish the champion's newest forecast to the server in one atomic step.
 
-    A folder with the champion's ONNX graphs and `model.json`, a manifest, and `serving.duckdb` (the last
-    90 days of forecasts and outcomes, the newest performance and drift reports, a week of prices and of
-    alerts, without their texts) is built in a new folder and verified; then the pointer that the server watches is
-    moved to it. Publishing the same bundle again changes nothing, and an older forecast never replaces a newer one
-    unless `allow_older` is set. The last three bundles are kept. The aliases of the MLflow registry are moved just
-    before the pointer.
+    A folder with the champion's ONNX graphs and `model.json`, its members in the formats of their libraries, a
+    manifest, and `serving.duckdb` (the last 90 days of forecasts, their explanations and outcomes, the newest
+    performance and drift reports, a week of prices and of alerts, without their texts) is built in a new folder and
+    verified; then the pointer that the server watches is moved to it. Publishing the same bundle again changes nothing,
+    and an older forecast never replaces a newer one unless `allow_older` is set. The last three bundles are kept. The
+    aliases of the MLflow registry are moved just before the pointer.
 
     The row records the publication of the day: bundle, model, when the newest forecast was made and when it was
     published. A run over several days publishes the newest day and does not change the rows of the others.
@@ -121,7 +134,9 @@ def bundle(
         )
     reads = tables.of(context)
     published = published_tables(reads, day)
-    facts = manifest_of(newest, day=day, features=newest_features(reads, newest))
+    facts = manifest_of(
+        newest, day=day, features=newest_features(reads, newest), medians=training_medians(reads, newest)
+    )
     model_folder = registry.folder(facts["model_version"])
     roles = current_roles(reads.scan(MODEL_HISTORY, None, day).collect())
     refused = is_older(facts, live_manifest(settings().serving_dir)) and not config.allow_older
@@ -134,6 +149,7 @@ def bundle(
             manifest=facts,
             model_folder=model_folder,
             tables=published,
+            native_folder=_native_folder(registry, facts["model_version"]),
             allow_older=config.allow_older,
         )
     except PublishError as error:
@@ -166,6 +182,14 @@ def bundle(
     )
 
 
+def _native_folder(registry: Registry, version: int) -> Path | None:
+    """Return the folder with the members of a version, or None if it cannot be read: the forecast does not wait."""
+    try:
+        return registry.native(version)
+    except RegistryError:
+        return None
+
+
 def newest_champion(forecasts: pl.DataFrame) -> pl.DataFrame:
     """Return the champion's forecasts of the newest hour, one row per horizon."""
     champion = forecasts.filter(pl.col("role") == "champion")
@@ -182,6 +206,7 @@ def published_tables(tables: Reader, day: date) -> dict[str, pl.DataFrame]:
     return {
         "forecasts": tables.scan(FORECASTS, first, day).collect(),
         "forecast_outcomes": tables.scan(FORECAST_OUTCOMES, first, day).collect(),
+        "explanations": tables.scan(EXPLANATIONS, day - timedelta(days=EXPLANATION_DAYS - 1), day).collect(),
         "performance_report": newest_report(PERFORMANCE_REPORT),
         "drift_report": newest_report(DRIFT_REPORT),
         "alerts": tables.scan(ALERTS, day - timedelta(days=ALERT_DAYS - 1), day).select(ALERT_COLUMNS).collect(),
@@ -197,7 +222,15 @@ def newest_features(tables: Reader, newest: pl.DataFrame) -> dict[str, float | N
     return values[0] if values else {}
 
 
-def manifest_of(newest: pl.DataFrame, *, day: date, features: dict[str, float | None]) -> dict[str, Any]:
+def training_medians(tables: Reader, newest: pl.DataFrame) -> dict[str, float]:
+    """Return the training median of each input of the model of a forecast; empty without a training profile."""
+    profile = profiles_of(tables, newest).unique("feature").drop_nulls("median").sort("feature")
+    return dict(profile.select("feature", "median").iter_rows())
+
+
+def manifest_of(
+    newest: pl.DataFrame, *, day: date, features: dict[str, float | None], medians: dict[str, float]
+) -> dict[str, Any]:
     """Return the manifest of a bundle whose newest forecast is `newest`."""
     first = newest.row(0, named=True)
     return {
@@ -208,6 +241,7 @@ def manifest_of(newest: pl.DataFrame, *, day: date, features: dict[str, float | 
         "open_time": first["open_time"].isoformat(),
         "made_at": first["made_at"].isoformat(),
         "features": features,
+        "medians": medians,
     }
 
 

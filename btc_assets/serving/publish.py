@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,7 +26,9 @@ from typing import Any
 import polars as pl
 
 from btc_assets.digest import digest
+from btc_assets.learning.families.registry import FamilyError
 from btc_assets.learning.forecast_model import ForecastModel, ModelFileError
+from btc_assets.learning.natives import native_names
 from btc_assets.published import (
     BUNDLE_ID,
     BUNDLES,
@@ -33,10 +36,13 @@ from btc_assets.published import (
     FORMAT,
     MANIFEST,
     MODEL,
+    NATIVE,
     POINTER,
     live_manifest,
     made_at_of,
 )
+
+logger = logging.getLogger(__name__)
 
 KEPT_BUNDLES = 3
 """Number of bundles kept for rollbacks, including the live one."""
@@ -71,6 +77,7 @@ def publish(
     manifest: Mapping[str, Any],
     model_folder: Path,
     tables: Mapping[str, pl.DataFrame],
+    native_folder: Path | None = None,
     allow_older: bool = False,
     kept: int = KEPT_BUNDLES,
 ) -> Publication:
@@ -79,10 +86,12 @@ def publish(
     Args:
         serving_dir: folder that the forecast server watches; created if missing.
         manifest: JSON facts about the bundle; `made_at` (ISO, with offset) and `model_digest` are required, `format`,
-            `bundle_id`, `tables` (rows by table) and `published_at` are added. The time of publication is not part of
-            the contents: publishing the same contents again keeps their id and their time.
+            `bundle_id`, `natives` (SHA-256 by file), `tables` (rows by table) and `published_at` are added. The time of
+            publication is not part of the contents: publishing the same contents again keeps their id and their time.
         model_folder: folder of the model, verified before and after it is copied.
         tables: frames by table name.
+        native_folder: folder with the members of the model in the formats of their libraries. If it is None or one of
+            them cannot be read, the server explains no rows.
         allow_older: point to the bundle even if the live forecast was made later, for example to return to old data.
         kept: number of bundles to keep, including the live one.
 
@@ -93,7 +102,8 @@ def publish(
         made_at_of(manifest)  # validate before any change
     except ValueError as error:
         raise PublishError(str(error)) from error
-    _verify_model(model_folder, manifest)
+    natives = _natives(_verify_model(model_folder, manifest), native_folder)
+    manifest = {**manifest, "natives": {name: hashlib.sha256(content).hexdigest() for name, content in natives.items()}}
     bundle_id = contents_id(manifest, tables)
     bundles = serving_dir / BUNDLES
     bundles.mkdir(parents=True, exist_ok=True)
@@ -110,7 +120,14 @@ def publish(
             )
         target = bundles / bundle_id
         if not _is_valid(target, manifest):
-            _build(target, bundle_id=bundle_id, manifest=manifest, model_folder=model_folder, tables=tables)
+            _build(
+                target,
+                bundle_id=bundle_id,
+                manifest=manifest,
+                model_folder=model_folder,
+                natives=natives,
+                tables=tables,
+            )
         os.utime(target)  # prune keeps the most recently published bundles
         _set_pointer(serving_dir, bundle_id)
         prune(serving_dir, kept=kept)
@@ -176,6 +193,7 @@ def _build(
     bundle_id: str,
     manifest: Mapping[str, Any],
     model_folder: Path,
+    natives: Mapping[str, bytes],
     tables: Mapping[str, pl.DataFrame],
 ) -> None:
     """Write a bundle to a temporary folder, flush it to disk and rename it."""
@@ -184,6 +202,9 @@ def _build(
     try:
         shutil.copytree(model_folder, temporary / MODEL)
         _verify_model(temporary / MODEL, manifest)
+        (temporary / NATIVE).mkdir()
+        for name, content in natives.items():
+            (temporary / NATIVE / name).write_bytes(content)
         _write_database(temporary / DATABASE, tables)
         rows = {name: frame.height for name, frame in tables.items()}
         facts = {
@@ -252,7 +273,18 @@ def _is_valid(folder: Path, manifest: Mapping[str, Any]) -> bool:
         return False
 
 
-def _verify_model(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _natives(model: ForecastModel, folder: Path | None) -> dict[str, bytes]:
+    """Return the members of a model in the formats of their libraries, by file name; empty if one cannot be read."""
+    if folder is None:
+        return {}
+    try:
+        return {name: (folder / name).read_bytes() for name in native_names(model.document)}
+    except (FamilyError, OSError) as error:  # the forecast does not wait for its explanation
+        logger.warning("The server cannot explain rows: %s", error)
+        return {}
+
+
+def _verify_model(folder: Path, manifest: Mapping[str, Any]) -> ForecastModel:
     try:
         model = ForecastModel.load(folder)
     except ModelFileError as error:
@@ -262,6 +294,7 @@ def _verify_model(folder: Path, manifest: Mapping[str, Any]) -> None:
             f"the model in {folder} has digest {model.digest}, the forecasts were made with "
             f"{manifest.get('model_digest')}; publish the model that made them"
         )
+    return model
 
 
 def _published_at(folder: Path) -> datetime | None:

@@ -20,7 +20,7 @@ from btc_assets.learning.natives import native_names
 from btc_assets.learning.tables import TRAINING_PROFILE
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.conftest import random_walk_bars
-from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, tiny_natives, write_model
+from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, tiny_natives, write_model, write_natives
 
 HOURS = 6
 WITHOUT_FLOW, WITHOUT_ANYTHING = 2, 4
@@ -46,9 +46,7 @@ class Stored:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     root = tmp_path_factory.mktemp("registry")
     write_model(root / "model")
-    (root / "native").mkdir()
-    for name, content in tiny_natives().items():
-        (root / "native" / name).write_bytes(content)
+    write_natives(root / "native")
     return Stored(root)
 
 

@@ -44,7 +44,10 @@ from serve.app import create_app
 with TestClient(create_app(Path({str(tmp_path / "serving")!r}))) as client:
     assert client.get("/v1/forecast").status_code == 200
     assert client.get("/schema").status_code == 200
+    assert client.get("/v1/explanation").status_code == 200
     assert client.post("/v1/predict", json=dict.fromkeys({FEATURE_NAMES!r}, 0.1)).status_code == 200
+    row = dict.fromkeys({FEATURE_NAMES!r}, 0.1)
+    assert client.post("/v1/explain?method=lime", json=row).status_code == 200
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """
     process = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)

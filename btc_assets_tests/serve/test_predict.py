@@ -189,7 +189,7 @@ def test_a_row_is_valid_if_and_only_if_every_feature_is_a_finite_number_or_null(
         assert refused.value.fault.field != "body"
         return
     read = reader.read(body)
-    assert read.shape == (1, 4)
+    assert read.shape == (1, len(FEATURE_NAMES))
     assert [None if math.isnan(v) else v for v in read[0]] == [
         None if row[name] is None else float(row[name]) for name in FEATURE_NAMES
     ]

@@ -28,7 +28,9 @@ def test_the_document_names_the_features_of_the_loaded_model(client: httpx.Clien
         "/health",
         "/ready",
         "/v1/forecast",
+        "/v1/explanation",
         "/v1/predict",
+        "/v1/explain",
         "/v1/model",
         "/v1/forecasts",
     }
@@ -56,4 +58,4 @@ def test_schemathesis_finds_no_failure(server: Server, tmp_path: Path) -> None:
         check=False,
     )
     assert process.returncode == 0, process.stdout
-    assert "6 selected / 6 total" in process.stdout
+    assert "8 selected / 8 total" in process.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -13,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from btc_assets.alerts.tables import ALERTS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
-from btc_assets.learning.forecast_model import DOCUMENT, INTERVALS, SIZE, graph_name, save_model
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS
+from btc_assets.learning.forecast_model import DOCUMENT, INTERVALS, SIZE, graph_name, log_odds, save_model
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.serving.publish import Publication, publish
@@ -146,6 +148,18 @@ def write_model(folder: Path, *, seed: int = 7) -> str:
     return save_model(folder, document(), tiny_graphs(seed))
 
 
+def write_natives(folder: Path, *, seed: int = 7) -> Path:
+    """Write the members of a small model in the format of their library to `folder`, at once, and return it."""
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        temporary.mkdir(parents=True)
+        for name, content in tiny_natives(seed).items():
+            (temporary / name).write_bytes(content)
+        with contextlib.suppress(OSError):  # another thread was faster
+            temporary.rename(folder)
+    return folder
+
+
 def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48, version: int = 1) -> pl.DataFrame:
     """Return a FORECASTS frame of `hours` hours of champion forecasts, the last made at `made_at`."""
     rows = [
@@ -173,6 +187,18 @@ def forecast_frame(digest: str, *, made_at: datetime = MADE_AT, hours: int = 48,
         for horizon in HORIZONS
     ]
     return pl.DataFrame(rows, schema=FORECASTS.columns).sort(FORECASTS.key)
+
+
+def explanation_frame(forecasts: pl.DataFrame) -> pl.DataFrame:
+    """Return explanations of forecasts in which one input explains everything."""
+    reason = {"feature": "rsi", "value": 71.0, "unit": "0-100", "points": 1.0}
+    rows = [
+        {name: row[name] for name in ("open_time", "horizon_minutes", "model_version", "model_digest", "p_up")}
+        | {"base": 0.0, "lowers": "[]", "others": 0.0, "unexplained": 0.0, "approximate": "", "sentence": "why"}
+        | {"raises": json.dumps([reason | {"contribution": float(log_odds(np.array(row["p_up"])))}])}
+        for row in forecasts.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=EXPLANATIONS.columns).sort(EXPLANATIONS.key)
 
 
 def outcome_frame(forecasts: pl.DataFrame, *, now: datetime) -> pl.DataFrame:
@@ -244,6 +270,7 @@ def published_frames(digest: str, *, made_at: datetime = MADE_AT, version: int =
     forecasts = forecast_frame(digest, made_at=made_at, version=version)
     return {
         "forecasts": forecasts,
+        "explanations": explanation_frame(forecasts),
         "forecast_outcomes": outcome_frame(forecasts, now=made_at),
         "performance_report": PERFORMANCE_REPORT.empty(),
         "drift_report": drift_frame(made_at.date(), version=version),
@@ -273,8 +300,10 @@ def publish_small(
             "model_digest": digest,
             "made_at": made_at.isoformat(),
             "features": dict.fromkeys(FEATURE_NAMES, 0.1),
+            "medians": dict.fromkeys(FEATURE_NAMES, 0.5),
         },
         model_folder=models / f"model-{seed}",
+        native_folder=write_natives(models / f"native-{seed}", seed=seed),
         tables={name: frame for name, frame in frames.items() if frame is not None},
         allow_older=allow_older,
     )

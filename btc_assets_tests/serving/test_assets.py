@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from btc_assets.automation.spans import Span
 from btc_assets.champion.tables import MODEL_HISTORY
 from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS
 from btc_assets.lake import Lake
+from btc_assets.learning.tables import TRAINING_PROFILE
 from btc_assets.market.tables import PRICES
 from btc_assets.monitoring.tables import DRIFT_REPORT
 from btc_assets.partitions import DAILY, key_of
@@ -25,13 +27,16 @@ from btc_assets.schema import Contract
 from btc_assets.serving import assets as serving
 from btc_assets.serving.tables import SERVING_BUNDLE
 from btc_assets.settings import Settings
+from btc_assets.vocabulary import HORIZONS
 from btc_assets_tests.serving.builders import (
+    MEMBERS,
     alert_frame,
     drift_frame,
     forecast_frame,
     outcome_frame,
     published_frames,
     write_model,
+    write_natives,
 )
 
 DAY = date(2019, 6, 3)
@@ -47,6 +52,10 @@ class Folders(dg.ConfigurableResource):
     def folder(self, version: int) -> Path:
         """Return the folder of a version."""
         return Path(self.root) / f"model-{version}"
+
+    def native(self, version: int) -> Path:
+        """Return the folder of the members of a version, which the other tests do without."""
+        return Path(self.root) / f"native-{version}"
 
     def set_aliases(self, wanted: Mapping[str, int | None]) -> None:
         """Record the champion and the live bundle at this time."""
@@ -129,6 +138,21 @@ def test_the_newest_forecast_of_the_day_is_published(
     assert (row["made_at"], row["model_version"], row["model_digest"]) == (LAST, 1, digest)
     assert metadata(result)["live"] is True
     assert "| 24 h | 2019-06-05 00:00 |" in str(metadata(result)["forecast"])
+
+
+def test_what_explains_a_row_is_published(lake: Lake, digest: str, serving_dir: Path, tmp_path: Path) -> None:
+    fill(lake, digest)
+    write_natives(tmp_path / "models" / "native-1")
+    profile = {"cutoff": date(2018, 1, 1), "horizon_minutes": 60, "feature": "rsi", "median": 51.0}
+    columns = TRAINING_PROFILE.columns
+    lake.write(TRAINING_PROFILE, date(2018, 1, 1), pl.DataFrame([dict.fromkeys(columns) | profile], schema=columns))
+    materialise(lake, tmp_path / "models", DAY)
+    live = live_manifest(serving_dir)
+    assert live is not None
+    assert live["medians"] == {"rsi": 51.0}
+    native = serving_dir / "bundles" / live["bundle_id"] / "native"
+    assert {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in native.iterdir()} == live["natives"]
+    assert len(live["natives"]) == len(MEMBERS) * len(HORIZONS)
 
 
 def test_a_run_over_several_days_publishes_the_newest_only(
