@@ -45,6 +45,7 @@ EXPECTED = {
     "champion/model_verdict",
     "champion/model_history",
     "learning/feature_group_study",
+    "learning/family_comparison",
     "forecasting/forecasts",
     "forecasting/explanations",
     "forecasting/forecast_outcomes",

@@ -17,7 +17,7 @@ from btc_assets.features.inputs import CLOCK, DERIVED, GATHERED_ALONE, OF_OTHER_
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
-from btc_assets.learning.tables import FEATURE_GROUP_STUDY
+from btc_assets.learning.tables import FAMILY_COMPARISON, FEATURE_GROUP_STUDY
 from btc_assets.monitoring.tables import DRIFT_REPORT, PERFORMANCE_REPORT
 from btc_assets.partitions import DAILY
 from btc_assets.serving.tables import SERVING_BUNDLE
@@ -161,7 +161,10 @@ record_alerts = dg.define_asset_job(
 
 train_cutoff = dg.define_asset_job(
     "train_cutoff",
-    selection=(dg.AssetSelection.groups("learning") - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key))
+    selection=(
+        dg.AssetSelection.groups("learning")
+        - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key, FAMILY_COMPARISON.asset_key)
+    )
     | dg.AssetSelection.assets(MODEL_VERDICT.asset_key, MODEL_HISTORY.asset_key),
     description="Train, explain and evaluate the model of one cutoff day.",
     tags=_tags("models", minutes=120),
@@ -171,6 +174,13 @@ study_groups = dg.define_asset_job(
     "study_groups",
     selection=dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key),
     description="Measure which groups of features help the model of a trained cutoff.",
+    tags=_tags("study", minutes=120),
+)
+
+compare_families = dg.define_asset_job(
+    "compare_families",
+    selection=dg.AssetSelection.assets(FAMILY_COMPARISON.asset_key),
+    description="Compare model families on the folds of a trained cutoff.",
     tags=_tags("study", minutes=120),
 )
 
@@ -219,6 +229,7 @@ JOBS: list[Any] = [
     record_alerts,
     train_cutoff,
     study_groups,
+    compare_families,
     settle_shadow,
     rollback_champion,
     publish_bundle,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from btc_assets.settings import DAGSTER_HOME, PROJECT_ROOT, Settings, SettingsError, read_settings
+from btc_assets.vocabulary import EVERY_HORIZON, PRIMARY
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +27,25 @@ def parser() -> argparse.ArgumentParser:
     )
     walk.add_argument("--every", dest="every_days", type=int, default=7, help="days between cutoffs (%(default)s)")
     walk.add_argument("--again", action="store_true", help="recompute everything, including what is already stored")
+    compare = commands.add_parser(
+        "compare", help="compare model families over a period: same hours, folds and seed; resumes where it was stopped"
+    )
+    compare.add_argument(
+        "--families", required=True, help="names of families, separated by commas; one's own as mypackage.module:FAMILY"
+    )
+    compare.add_argument("--from", dest="start", type=date.fromisoformat, required=True, help="first cutoff")
+    compare.add_argument("--to", dest="end", type=date.fromisoformat, required=True, help="last day to forecast")
+    compare.add_argument("--every", dest="every_days", type=int, default=28, help="days between cutoffs (%(default)s)")
+    compare.add_argument(
+        "--window-days", type=int, default=730, help="days of training before each cutoff (%(default)s)"
+    )
+    compare.add_argument(
+        "--horizon-minutes", type=int, choices=EVERY_HORIZON, default=PRIMARY, help="minutes ahead (%(default)s)"
+    )
+    compare.add_argument(
+        "--files", type=os.path.abspath, help="path or glob of files of bars (default: the tables of the lake)"
+    )
+    compare.add_argument("--again", action="store_true", help="recompute everything, including what is already stored")
     train = commands.add_parser("train", help="train and judge one cutoff, forecast its day and publish")
     train.add_argument("--cutoff", type=date.fromisoformat, help="cutoff day (default: the newest Monday)")
     back = commands.add_parser("rollback", help="go back to an earlier champion and serve its forecast")
@@ -62,6 +82,20 @@ def _run(chosen: argparse.Namespace, config: Settings) -> int:
         from btc_assets.cli.fit_ensemble import fit_on_labelled
 
         return fit_on_labelled(config)
+    if chosen.command == "compare":
+        from btc_assets.cli.compare import compare
+
+        return compare(
+            config,
+            chosen.families.split(","),
+            chosen.start,
+            chosen.end,
+            every_days=chosen.every_days,
+            window_days=chosen.window_days,
+            horizon=chosen.horizon_minutes,
+            files=chosen.files,
+            again=chosen.again,
+        )
     from btc_assets.ownership import claim_instance
 
     config.writable_dagster_dir()

@@ -23,7 +23,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from btc_assets.evaluation.significance import Floats, finite_rows, hac_variance_of_mean
+from btc_assets.evaluation.significance import Floats, finite_rows, hac_variance_of_mean, resampled_means
 from btc_assets.vocabulary import PRIMARY, hours_spanned
 
 Bools = npt.NDArray[np.bool_]
@@ -160,10 +160,7 @@ def calibration_error(
     point = float(np.abs(gaps.sum(axis=0)).sum() / n)
     if seed is None or n < 4 * block:
         return Estimate(point, None, None, n)
-    summed = np.cumsum(np.vstack([np.zeros((1, bins)), gaps, gaps[:block]]), axis=0)
-    sums = summed[block : n + block] - summed[:n]  # sum of the block that starts at each row
-    starts = np.random.default_rng(seed).integers(0, n, (reps, n // block))
-    drawn = np.abs(sums[starts].sum(axis=1)).sum(axis=1) / (n // block * block)
+    drawn = np.abs(resampled_means(gaps, block=block, reps=reps, seed=seed)).sum(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(point, float(min(low, point)), float(max(high, point)), n)
 

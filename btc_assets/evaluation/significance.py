@@ -7,7 +7,7 @@ has a p-value of None; it is never NaN and raises no exception.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +174,31 @@ def paired_folds(scores: npt.ArrayLike, rival_scores: npt.ArrayLike) -> Signific
     return Significance(
         float(result.statistic), float(result.pvalue), float(difference.mean() / difference.std(ddof=1)), len(ours)
     )
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values with Holm's correction (1979); None stays None and does not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    known = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(known, method="holm")[1].tolist() if known else ())
+    return [None if p is None else next(corrected) for p in p_values]
+
+
+def resampled_means(values: Floats, *, block: int, reps: int, seed: int) -> Floats:
+    """Return the column means of circular block bootstrap samples (Politis & Romano, 1992), (reps, k).
+
+    Args:
+        values: rows in time order, (n, k).
+        block: length of a block, rows, at most n.
+        reps: bootstrap draws.
+        seed: seed of the draws.
+    """
+    n = len(values)
+    summed = np.cumsum(np.vstack([np.zeros((1, values.shape[1])), values, values[:block]]), axis=0)
+    sums = summed[block : n + block] - summed[:n]  # sum of the block that starts at each row
+    starts = np.random.default_rng(seed).integers(0, n, (reps, n // block))
+    return np.asarray(sums[starts].sum(axis=1) / (n // block * block))
 
 
 def superior_ability(

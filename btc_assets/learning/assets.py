@@ -10,11 +10,14 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from btc_assets import freshness
 from btc_assets.features.catalog import FEATURE_SETS, FEATURES
 from btc_assets.lake import output_of
 from btc_assets.learning import folds, missingness, training
+from btc_assets.learning.comparison import as_markdown as comparison_table
+from btc_assets.learning.comparison import best_beats_coin, compare_families, costs, family_forecasts
 from btc_assets.learning.cutoff import (
     data_versions,
     known_inputs,
@@ -29,7 +32,7 @@ from btc_assets.learning.cutoff import (
     window_of,
 )
 from btc_assets.learning.ensemble import FoldRows, ensemble_rows, ensembles_of, out_of_fold
-from btc_assets.learning.families.registry import family
+from btc_assets.learning.families.registry import family, installed
 from btc_assets.learning.forecast_model import INTERVALS, SIZE, ForecastModel, graph_inputs, graph_parts, save_model
 from btc_assets.learning.group_study import as_markdown, feature_groups, plot, study_groups
 from btc_assets.learning.members import directions
@@ -39,6 +42,7 @@ from btc_assets.learning.sigma import Sigma
 from btc_assets.learning.tables import (
     CV_FOLDS,
     ENSEMBLE,
+    FAMILY_COMPARISON,
     FEATURE_GROUP_STUDY,
     FOLD_FORECASTS,
     MODEL_EXPLANATION,
@@ -58,6 +62,8 @@ CODE_VERSION = "2"
 WEEK = timedelta(days=7)
 STUDY_SEEDS = 5
 """Number of seeds per compared set of feature groups."""
+ON_REQUEST = dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)
+"""Freshness of studies, which are not part of a training."""
 _BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 _LIMITS = {"dagster/max_runtime": "3600"}
 COMMON: dict[str, Any] = {
@@ -532,7 +538,7 @@ def training_profile(
 
 @dg.asset(
     key=["learning", "feature_group_study"],
-    **(COMMON | {"freshness_policy": dg.FreshnessPolicy.time_window(fail_window=60 * WEEK, warn_window=30 * WEEK)}),
+    **(COMMON | {"freshness_policy": ON_REQUEST}),
     dagster_type=dagster_type(FEATURE_GROUP_STUDY),
     ins={
         "hourly_features": recent_window_of("features/hourly_features"),
@@ -586,6 +592,62 @@ def feature_group_study(
     )
 
 
+class ComparedFamilies(dg.Config):
+    """Which families `learning/family_comparison` compares."""
+
+    families: list[str] = Field(
+        default=[], description="Names, or places such as mypackage.module:FAMILY. Empty: every known one installed."
+    )
+
+
+@dg.asset(
+    key=["learning", "family_comparison"],
+    **(COMMON | {"freshness_policy": ON_REQUEST}),
+    dagster_type=dagster_type(FAMILY_COMPARISON),
+    ins={
+        "prices": recent_window_of("market/prices"),
+        "hourly_features": recent_window_of("features/hourly_features"),
+        "hourly_labels": recent_window_of("features/hourly_labels"),
+        "cv_folds": same_cutoff("learning/cv_folds"),
+    },
+    kinds={"xgboost", "lightgbm", "scikitlearn"},
+)
+def family_comparison(
+    context: dg.AssetExecutionContext,
+    config: ComparedFamilies,
+    prices: pl.LazyFrame,
+    hourly_features: pl.LazyFrame,
+    hourly_labels: pl.LazyFrame,
+    cv_folds: pl.LazyFrame,
+) -> dg.Output[pl.DataFrame]:
+    """Scores of model families side by side, and tests of their differences, on the folds of a cutoff.
+
+    Every family forecasts the same test hours, trained on the same hours of the newest two years with the same seed and
+    its default parameters. Skill against a coin has an interval by block bootstrap; every pair is compared by
+    Diebold-Mariano with Holm's correction, all of them by a model confidence set. The comparison is not part of a
+    training and runs on request; over a period of cutoffs, use the command `compare`.
+    """
+    cutoff, days, seed = day_of(context.partition_key), settings().recent_days, settings().seed
+    wide, known = hourly_features.collect(), hourly_labels.collect()
+    layout = cv_folds.filter(pl.col("horizon_minutes") == PRIMARY).collect()
+    names = training_inputs(wide, cutoff)
+    rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=days)[PRIMARY]
+    own = [name for name in names if name in FEATURE_SETS[settings().feature_set]]
+    scales = {
+        start: training.scale_of(fit_volatility(wide, known, end=start, horizons=[PRIMARY]))
+        for start in layout["test_start"]
+    }
+    forecasts = pl.concat(
+        family_forecasts(
+            name, family(name), rows, layout, scales, names=own, cutoff=cutoff, window_days=days, seed=seed
+        )
+        for name in config.families or installed()
+    )
+    frame = compare_families(forecasts, prices.collect(), cutoff=cutoff, seed=seed)
+    table = comparison_table(frame, costs(forecasts), best_beats_coin(forecasts, seed=seed))
+    return output_of(context, FAMILY_COMPARISON, frame, {"comparison": dg.MetadataValue.md(table)})
+
+
 ASSETS = [
     cv_folds,
     tuned_parameters,
@@ -595,4 +657,5 @@ ASSETS = [
     model_explanation,
     training_profile,
     feature_group_study,
+    family_comparison,
 ]

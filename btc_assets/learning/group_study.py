@@ -194,7 +194,7 @@ def study_groups(
     }
     forecasts_of[()] = _set_forecasts((), sample, _base_rates(sample, parameters, horizon, len(seeds)), seeds)
     records = [compare(forecasts_of[ours], forecasts_of[theirs], horizon=horizon) for ours, theirs in pairs]
-    corrected = holm([record["dm_p_value"] for record in records])
+    corrected = significance.holm([record["dm_p_value"] for record in records])
     frame = pl.DataFrame(
         [
             {
@@ -259,15 +259,6 @@ def compare(ours: SetForecasts, theirs: SetForecasts, *, horizon: int) -> dict[s
         "folds": len(np.unique(ours.fold)),
         "seeds": len(ours.seeds),
     }
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values with Holm's correction (1979); None stays None and does not count."""
-    from statsmodels.stats.multitest import multipletests
-
-    known = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(known, method="holm")[1].tolist() if known else ())
-    return [None if p is None else next(corrected) for p in p_values]
 
 
 def verdict(difference: float, holm_p_value: float | None) -> str:

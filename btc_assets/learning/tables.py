@@ -239,6 +239,60 @@ FEATURE_GROUP_STUDY = declare(
     key=("cutoff", "horizon_minutes", "groups", "against"),
 )
 
+FAMILY_COMPARISON = declare(
+    table="learning/family_comparison",
+    schema=schema(
+        {
+            "cutoff": CUTOFF,
+            "horizon_minutes": HORIZON,
+            "family": Column(pl.String, about="model family, with its default parameters"),
+            "against": Column(pl.String, about="the coin (P(up) = 0.5), or another family"),
+            "n": Column(pl.Int64, check("ge", 1), about="test hours, the same of every family"),
+            "first": Column(UTC_TIME, about="first open_time of the test hours"),
+            "last": Column(UTC_TIME, about="last open_time of the test hours"),
+            "folds": Column(pl.Int64, check("ge", 1), about="fits of each family, one after another in time"),
+            "seed": Column(pl.Int64, check("ge", 0), about="seed of the fits and of the bootstrap"),
+            "families": Column(pl.Int64, check("ge", 1), about="compared families; each is a trial"),
+            "log_loss": Column(pl.Float64, FINITE, about="mean log-loss, nats"),
+            "skill": Column(pl.Float64, FINITE, about="1 - log-loss / ln 2, fraction"),
+            "skill_lower": Column(
+                pl.Float64, FINITE, nullable=True, about="lower end of its 95 % interval by block bootstrap"
+            ),
+            "skill_upper": Column(
+                pl.Float64, FINITE, nullable=True, about="upper end of its 95 % interval by block bootstrap"
+            ),
+            "auc": Column(pl.Float64, *PROBABILITY, nullable=True, about="area under the ROC curve"),
+            "accuracy": Column(pl.Float64, *PROBABILITY, about="directional accuracy, fraction"),
+            "brier": Column(pl.Float64, *PROBABILITY, about="Brier score"),
+            "pinball": Column(
+                pl.Float64, FINITE, nullable=True, about="pinball loss of the quantiles, fraction; null without them"
+            ),
+            "rmse_usd": Column(pl.Float64, FINITE, about="root mean squared error of the price, USD"),
+            "mae_usd": Column(pl.Float64, FINITE, about="mean absolute error of the price, USD"),
+            "r2": Column(pl.Float64, FINITE, nullable=True, about="R2 of the price"),
+            "rmse_usd_unchanged": Column(pl.Float64, FINITE, about="the same error of the unchanged price, USD"),
+            "mae_usd_unchanged": Column(pl.Float64, FINITE, about="the same error of the unchanged price, USD"),
+            "r2_unchanged": Column(pl.Float64, FINITE, nullable=True, about="R2 of the unchanged price"),
+            "mcs_p_value": Column(
+                pl.Float64, *PROBABILITY, nullable=True, about="model confidence set; above 0.1 is in the 90 % set"
+            ),
+            "difference": Column(pl.Float64, FINITE, about="log_loss minus that of `against`, nats; below 0 is better"),
+            "lower": Column(
+                pl.Float64, FINITE, nullable=True, about="lower end of the 95 % interval of the difference, nats"
+            ),
+            "upper": Column(
+                pl.Float64, FINITE, nullable=True, about="upper end of the 95 % interval of the difference, nats"
+            ),
+            "dm_p_value": Column(pl.Float64, nullable=True, about="Diebold-Mariano over hours, two-sided"),
+            "holm_p_value": Column(
+                pl.Float64, nullable=True, about="dm_p_value after Holm's correction over all rows of the comparison"
+            ),
+        },
+    ),
+    day=pl.col("cutoff"),
+    key=("cutoff", "horizon_minutes", "family", "against"),
+)
+
 VOLATILITY_MODEL = declare(
     table="learning/volatility_model",
     schema=schema(

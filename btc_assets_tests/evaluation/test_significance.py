@@ -23,6 +23,19 @@ def test_the_variance_of_the_mean_equals_statsmodels_hac() -> None:
         assert significance.hac_variance_of_mean(x, lags=lags) == pytest.approx(fit.bse[0] ** 2)
 
 
+def test_an_unknown_p_value_is_not_counted() -> None:
+    assert significance.holm([0.01, None, 0.04]) == [0.02, None, 0.04]
+    assert significance.holm([None]) == [None]
+
+
+def test_resampled_means_are_of_whole_blocks_that_wrap_around() -> None:
+    values = np.arange(6.0)[:, None]
+    drawn = significance.resampled_means(values, block=3, reps=200, seed=SEED)
+    blocks = [np.roll(values, -start)[:3].mean() for start in range(6)]
+    assert set(drawn[:, 0]) <= {(one + other) / 2 for one in blocks for other in blocks}
+    assert significance.resampled_means(values, block=6, reps=3, seed=SEED) == pytest.approx(2.5)
+
+
 def test_pesaran_timmermann_equals_its_formula() -> None:
     p, r = forecasts(800)
     x, y = (p > 0.5).mean(), (r > 0).mean()

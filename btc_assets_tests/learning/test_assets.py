@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -27,6 +28,8 @@ from btc_assets.learning.folds import matrix
 from btc_assets.learning.natives import library_p_up, read_members
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
 from btc_assets.learning.tables import (
+    CV_FOLDS,
+    FAMILY_COMPARISON,
     FEATURE_GROUP_STUDY,
     MARKET_REGIMES,
     TRAINED_MODEL,
@@ -93,12 +96,17 @@ def registry(data_folder: Path, empty_registry: Callable[[Path], None]) -> Model
     return ModelRegistry(tracking_uri=settings().tracking_uri, artifacts=str(settings().mlflow_artifacts))
 
 
-TRAINING = dg.AssetSelection.groups("learning", "champion") - dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key)
+STUDIES = dg.AssetSelection.assets(FEATURE_GROUP_STUDY.asset_key, FAMILY_COMPARISON.asset_key)
+TRAINING = dg.AssetSelection.groups("learning", "champion") - STUDIES
 TO_THE_MODEL = TRAINING & dg.AssetSelection.assets("learning/trained_model").upstream()
 
 
 def train(
-    lake: Lake, registry: ModelRegistry, cutoff: date, selection: dg.AssetSelection = TRAINING
+    lake: Lake,
+    registry: ModelRegistry,
+    cutoff: date,
+    selection: dg.AssetSelection = TRAINING,
+    run_config: dict[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [
@@ -111,6 +119,7 @@ def train(
         ],
         selection=selection,
         partition_key=key_of(cutoff),
+        run_config=run_config,
         resources={
             **lake_resources(lake),
             "registry": registry,
@@ -276,3 +285,21 @@ def test_the_group_study_of_a_trained_cutoff_notes_omitted_groups(lake: Lake, re
     assert event.materialization.metadata["verdicts"].value == {
         f"price against {study['against'][0]}": study["verdict"][0]
     }
+
+
+@pytest.mark.usefixtures("first")
+def test_the_family_comparison_of_a_trained_cutoff_has_every_pair(lake: Lake, registry: ModelRegistry) -> None:
+    families = ["climatology", "persistence", "naive_bayes"]
+    result = train(
+        lake,
+        registry,
+        CUTOFF,
+        dg.AssetSelection.assets(FAMILY_COMPARISON.asset_key),
+        run_config={"ops": {"learning__family_comparison": {"config": {"families": families}}}},
+    )
+    assert result.success
+    comparison = table(lake, FAMILY_COMPARISON)
+    assert FAMILY_COMPARISON.faults(comparison) == []
+    assert comparison.height == 6, "three against the coin and three pairs"
+    folds = table(lake, CV_FOLDS).filter(pl.col("horizon_minutes") == PRIMARY)
+    assert comparison["n"].unique().to_list() == [folds["n_test"].sum()]

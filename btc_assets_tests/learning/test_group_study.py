@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btc_assets.evaluation import significance
 from btc_assets.evaluation.significance import Floats
 from btc_assets.features.catalog import FEATURES
 from btc_assets.learning import group_study
@@ -31,7 +32,6 @@ from btc_assets.learning.group_study import (
     compare,
     comparisons,
     feature_groups,
-    holm,
     plot,
     study_groups,
     verdict,
@@ -233,7 +233,7 @@ def test_every_seed_has_the_same_weight() -> None:
 
 def test_a_study_satisfies_its_contract(three_groups: Study) -> None:
     assert FEATURE_GROUP_STUDY.faults(three_groups.rows) == []
-    assert three_groups.rows["holm_p_value"].to_list() == holm(three_groups.rows["dm_p_value"].to_list())
+    assert three_groups.rows["holm_p_value"].to_list() == significance.holm(three_groups.rows["dm_p_value"].to_list())
     assert [
         verdict(row["difference"], row["holm_p_value"]) for row in three_groups.rows.iter_rows(named=True)
     ] == three_groups.rows["verdict"].to_list()
@@ -359,11 +359,6 @@ def test_the_error_of_a_study_without_usable_groups_has_a_remedy() -> None:
 
 
 # --- the tests against their oracles ---------------------------------------------------------------
-def test_an_unknown_p_value_is_not_counted() -> None:
-    assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
-    assert holm([None]) == [None]
-
-
 @given(st.integers(0, 10_000), st.floats(-0.2, 0.2))
 @settings(max_examples=30, deadline=None)
 def test_the_interval_leaves_out_zero_where_diebold_mariano_rejects(seed: int, lean: float) -> None:

@@ -55,6 +55,17 @@ def family(name: str) -> Family[Any]:
     return found
 
 
+def installed() -> tuple[str, ...]:
+    """Return the names of the known families whose libraries are installed."""
+    usable = []
+    for name in FAMILIES:
+        try:
+            usable.append(family(name).name)
+        except FamilyError:
+            continue
+    return tuple(usable)
+
+
 def chosen(names: Sequence[str]) -> dict[str, Family[Any]]:
     """Return the families that `BTC_FAMILIES` names, by these names and in their order.
 
