@@ -8,7 +8,7 @@ every fold's test, so the purge between training and test is always the horizon 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -25,6 +25,21 @@ class NotEnoughHistoryError(ValueError):
 
 
 @dataclass(frozen=True)
+class History:
+    """Every hour that a sequence can read, oldest first, whether it has a label or not.
+
+    Attributes:
+        hours: (m,) int64, hours since 1970 of `open_time`, each once.
+        inputs: (m, f) float32; NaN where a feature is unknown.
+        names: the f feature names, in column order.
+    """
+
+    hours: npt.NDArray[np.int64]
+    inputs: npt.NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Rows:
     """Labelled rows of one horizon, oldest first.
 
@@ -33,24 +48,47 @@ class Rows:
         inputs: (n, f) float32; NaN where a feature is unknown.
         log_return: (n,) float64, fraction.
         names: the f feature names, in column order.
+        history: the hours that `sequences` reads; without it, those of the rows.
     """
 
     open_time: pl.Series
     inputs: npt.NDArray[np.float32]
     log_return: npt.NDArray[np.float64]
     names: tuple[str, ...]
+    history: History | None = None
 
     def between(self, first: datetime, last: datetime) -> Rows:
         """Return the rows with first <= open_time <= last."""
         selected = ((self.open_time >= first) & (self.open_time <= last)).to_numpy()
-        return Rows(
-            self.open_time.filter(pl.Series(selected)), self.inputs[selected], self.log_return[selected], self.names
+        return replace(
+            self,
+            open_time=self.open_time.filter(pl.Series(selected)),
+            inputs=self.inputs[selected],
+            log_return=self.log_return[selected],
         )
 
     def select(self, names: Sequence[str]) -> Rows:
         """Return the rows with some of the features, in the given order."""
         columns = [self.names.index(name) for name in names]
-        return Rows(self.open_time, np.ascontiguousarray(self.inputs[:, columns]), self.log_return, tuple(names))
+        return replace(self, inputs=np.ascontiguousarray(self.inputs[:, columns]), names=tuple(names))
+
+    def sequences(self, lookback: int) -> npt.NDArray[np.float32]:
+        """Return the features of the `lookback` hours up to each row's own, (n, lookback * f), oldest first.
+
+        A missing hour is NaN in all features; no other hour takes its place.
+        """
+        if lookback == 1:
+            return self.inputs
+        own = hours_of(self.open_time)
+        history = self.history or History(own, self.inputs, self.names)
+        columns = [history.names.index(name) for name in self.names]
+        blocks = []
+        for back in range(lookback - 1, 0, -1):
+            places = np.minimum(np.searchsorted(history.hours, own - back), len(history.hours) - 1)
+            block = history.inputs[np.ix_(places, columns)]
+            block[history.hours[places] != own - back] = np.nan
+            blocks.append(block)
+        return np.hstack([*blocks, self.inputs])
 
     def column(self, name: str) -> npt.NDArray[np.float32]:
         """Return one feature, (n,)."""
@@ -59,6 +97,11 @@ class Rows:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.log_return)
+
+
+def hours_of(open_time: pl.Series) -> npt.NDArray[np.int64]:
+    """Return the hours since 1970 of times on the hour, (n,)."""
+    return open_time.dt.epoch("s").to_numpy() // 3600
 
 
 def matrix(features: pl.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -93,13 +136,18 @@ def labelled_rows(
         & (pl.col("open_time") >= start)
         & pl.col("log_return").is_not_null()
     )
+    available = features.lazy().filter((pl.col("available_at") <= end) & (pl.col("open_time") >= start))
     joined = (
-        known.select("open_time", "log_return")
-        .join(features.lazy().filter(pl.col("available_at") <= end), on="open_time", how="inner")
-        .sort("open_time")
-        .collect()
+        available.join(known.select("open_time", "log_return"), on="open_time", how="left").sort("open_time").collect()
     )
-    return Rows(joined["open_time"], matrix(joined, names), joined["log_return"].to_numpy(), tuple(names))
+    inputs, labelled = matrix(joined, names), joined["log_return"].is_not_null()
+    return Rows(
+        joined["open_time"].filter(labelled),
+        inputs[labelled.to_numpy()],
+        joined["log_return"].drop_nulls().to_numpy(),
+        tuple(names),
+        History(hours_of(joined["open_time"]), inputs, tuple(names)),
+    )
 
 
 def features_with_values(

@@ -20,6 +20,8 @@ Curve = Callable[[str, int, float], None]
 """Receives a training curve: the name of the loss, the step (round or epoch, from 0) and the value."""
 LOG_LOSS = "log_loss"
 """Name of the curve of P(up) over the training rows, nats."""
+VALIDATION_LOG_LOSS = "validation_log_loss"
+"""Name of the curve of P(up) over the training rows on which fitting stops, nats."""
 
 PARITY_TOLERANCE = 1e-5
 """Maximum |ONNX - library| of a graph, as probability or scaled return, if the family does not state another."""

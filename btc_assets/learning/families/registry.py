@@ -19,6 +19,8 @@ FAMILIES = {
     "ridge_logistic": "btc_assets.learning.families.ridge_logistic:FAMILY",
     "naive_bayes": "btc_assets.learning.families.naive_bayes:FAMILY",
     "linear_svm": "btc_assets.learning.families.linear_svm:FAMILY",
+    "lstm_attention": "btc_assets.learning.families.lstm_attention:FAMILY",
+    "transformer": "btc_assets.learning.families.transformer:FAMILY",
     "persistence": "btc_assets.learning.families.persistence:FAMILY",
     "climatology": "btc_assets.learning.families.climatology:FAMILY",
 }

@@ -21,9 +21,11 @@ from btc_assets.learning.families import climatology, ridge_logistic
 from btc_assets.learning.families.gradient_boosting import GradientBoostingParameters
 from btc_assets.learning.families.lightgbm import LightgbmParameters
 from btc_assets.learning.families.linear import LinearOutput
+from btc_assets.learning.families.lstm_attention import LstmParameters
 from btc_assets.learning.families.protocol import LOG_LOSS, Family, Fit, FittedOutput, Inputs, Parameters, Vector
 from btc_assets.learning.families.random_forest import ForestParameters
 from btc_assets.learning.families.registry import FAMILIES, FamilyError, family
+from btc_assets.learning.families.transformer import TransformerParameters
 from btc_assets.learning.families.xgboost import XgboostParameters
 from btc_assets.learning.graph import Graphs
 from btc_assets.vocabulary import QUANTILE_NAMES, QUANTILES
@@ -39,6 +41,12 @@ QUICK: dict[str, Parameters] = {
     "extra_trees": ForestParameters(trees=15, max_depth=5),
     "gradient_boosting": GradientBoostingParameters(
         rounds=10, quantile_rounds=10, max_depth=3, learning_rate=0.2, min_leaf_weight=30.0, quantile_learning_rate=0.3
+    ),
+    "lstm_attention": LstmParameters(
+        lookback=2, units=6, bidirectional=True, dropout=0.1, learning_rate=0.05, batch_rows=100, max_epochs=3
+    ),
+    "transformer": TransformerParameters(
+        lookback=2, layers=1, head_width=4, dropout=0.1, learning_rate=0.02, batch_rows=100, max_epochs=3
     ),
 }
 """Parameters of small models; others have their defaults."""
