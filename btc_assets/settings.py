@@ -208,8 +208,8 @@ class Settings(BaseSettings):
         default="xgboost,ridge_logistic",
         pattern=r"^\w+([.\w]*:\w+)?(,\w+([.\w]*:\w+)?)*$",
         description="Model families that are trained, separated by commas: xgboost, lightgbm, random_forest, "
-        "extra_trees, gradient_boosting, ridge_logistic, naive_bayes, linear_svm, persistence, climatology, or the "
-        "place of one of your own, mypackage.module:FAMILY.",
+        "extra_trees, gradient_boosting, ridge_logistic, naive_bayes, linear_svm, lstm_attention, transformer, "
+        "persistence, climatology, or the place of one of your own, mypackage.module:FAMILY.",
     )
     train_days: int | None = Field(
         default=None,

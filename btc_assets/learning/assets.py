@@ -130,7 +130,8 @@ def tuned_parameters(
 
     The parameters of the previous cutoff are reused until their study is older than `BTC_TUNE_EVERY_DAYS`. Then a
     seeded Optuna study with pruning starts from them, on the folds and inputs of the family's first member. Only a
-    trial whose gain over the fold hours exceeds its standard error replaces them. Studies are stored in SQLite.
+    trial whose gain over the fold hours exceeds its standard error replaces them. Studies are stored in SQLite. A
+    family that reads several hours at once has no member, so its parameters are the defaults.
     """
     from btc_assets.learning.tuning import tune
 
@@ -156,7 +157,7 @@ def tuned_parameters(
             "parameters": incumbent.to_json(),
         }
         fresh = newest and cutoff - newest[0]["tuned_cutoff"] < timedelta(days=config.tune_every_days)
-        if config.tune_trials == 0 or fresh:
+        if config.tune_trials == 0 or fresh or of.lookback(incumbent) > 1:
             record |= {
                 "source": "reused" if newest else "default",
                 "tuned_cutoff": newest[0]["tuned_cutoff"] if newest else cutoff,
@@ -379,6 +380,7 @@ def trained_model(
         for horizon, values in metrics.items():
             run.metrics({f"{horizon}m.{k}": v for k, v in values.items()})
         run.metrics({"ensemble_parity": whole_parity})
+        run.curves(model.curves)
         run.parameters(
             {"feature_set": config.feature_set, "ensemble_weights": config.ensemble_weights, "seed": config.seed}
         )

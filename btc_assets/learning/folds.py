@@ -85,7 +85,7 @@ class Rows:
         blocks = []
         for back in range(lookback - 1, 0, -1):
             places = np.minimum(np.searchsorted(history.hours, own - back), len(history.hours) - 1)
-            block = history.inputs[np.ix_(places, columns)]
+            block = history.inputs[places[:, None], columns]
             block[history.hours[places] != own - back] = np.nan
             blocks.append(block)
         return np.hstack([*blocks, self.inputs])

@@ -7,7 +7,8 @@ digest before it is used.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,8 @@ MODEL_FOLDER = "model"
 """Artifact folder of a run with `model.json` and the ONNX graphs."""
 NATIVE_FOLDER = "native"
 """Artifact folder of a run with the boosters in the library's format."""
+LARGEST_BATCH = 1_000
+"""Maximum number of values that MLflow accepts at once."""
 LOADED_MODELS = 8
 """Maximum number of models cached in memory; a long replay loads hundreds."""
 
@@ -271,9 +274,18 @@ class MlflowRun:
         """Log parameters."""
         self.mlflow.log_params(dict(values))
 
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+    def metrics(self, values: Mapping[str, float]) -> None:
         """Log metrics, except NaN values."""
-        self.mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v}, step=step)
+        self.mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v})
+
+    def curves(self, values: Mapping[str, Sequence[float]]) -> None:
+        """Log training curves by name, a value a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(name, value, now, step) for name, curve in values.items() for step, value in enumerate(curve)]
+        for start in range(0, len(points), LARGEST_BATCH):
+            self._registry.client.log_batch(self.run_id, points[start : start + LARGEST_BATCH])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""

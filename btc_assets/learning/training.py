@@ -5,6 +5,7 @@ All functions use only rows whose label is known at the cutoff (see `learning.fo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from btc_assets.learning.ensemble import Ensemble
 from btc_assets.learning.export import ParityError, parity_error, parity_rows
 from btc_assets.learning.families.protocol import (
     PARITY_TOLERANCE,
+    Curve,
     Family,
     Fit,
     FittedOutput,
@@ -68,6 +70,10 @@ class Trainee:
         """Return its inputs in its own window before a cutoff, of rows with every feature."""
         start = midnight(cutoff - timedelta(days=self.member.window_days))
         return rows.between(start, midnight(cutoff)).select(self.features)
+
+    def lookback(self, horizon: int) -> int:
+        """Return the hours of a row of its inputs."""
+        return self.family.lookback(self.parameters[horizon])
 
     def graph(self, output: str, horizon: int) -> str:
         """Return the file name of a graph."""
@@ -129,7 +135,9 @@ def row_weights(rows: Rows, horizon: int, half_life_days: float) -> Vector:
     return np.power(0.5, age_hours / (24 * half_life_days)) / hours_spanned(horizon)
 
 
-def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int) -> dict[str, FittedOutput]:
+def fit(
+    trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int, curve: Curve | None = None
+) -> dict[str, FittedOutput]:
     """Fit the outputs of a member or head of one horizon with one thread.
 
     Args:
@@ -138,6 +146,7 @@ def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int)
         scale: scale of each row, (n,), fraction.
         horizon: minutes ahead.
         seed: seed of the fits.
+        curve: receives the training curves of P(up).
 
     Returns:
         The fitted outputs by name: p_up, the quantiles, or size.
@@ -151,12 +160,13 @@ def fit(trainee: Trainee, rows: Rows, scale: Vector, horizon: int, *, seed: int)
     parameters, options = trainee.parameters[horizon], Fit(rows.names, seed=seed)
     weights = row_weights(rows, horizon, parameters.half_life_days)
     if trainee.member.target == "direction":
-        return {"p_up": trainee.family.fit_direction(rows.inputs, up(rows), weights, parameters, options)}
+        inputs, options = rows.sequences(trainee.lookback(horizon)), replace(options, curve=curve)
+        return {"p_up": trainee.family.fit_direction(inputs, up(rows), weights, parameters, options)}
     if trainee.member.target == "size":
         if trainee.family.fit_size is None:
             raise ValueError(f"the family {trainee.family.name} has no size")
-        target = signed_root(rows.log_return / scale)
-        return {"size": trainee.family.fit_size(rows.inputs, target, weights, parameters, options)}
+        inputs, target = rows.sequences(trainee.lookback(horizon)), signed_root(rows.log_return / scale)
+        return {"size": trainee.family.fit_size(inputs, target, weights, parameters, options)}
     if trainee.family.fit_quantiles is None:
         raise ValueError(f"the family {trainee.family.name} has no quantiles")
     inputs, options = with_log_sigma(rows.inputs, scale), replace(options, names=(*rows.names, "log_sigma"))
@@ -242,13 +252,15 @@ def _fold_outputs(
     trainee: Trainee, train: Rows, own: Rows, test: Rows, scale: Scale, horizon: int, *, seed: int
 ) -> dict[str, Vector]:
     """Return the outputs of one fold by column; P(up) is NaN where the member abstains."""
-    inputs = test.select(trainee.features).inputs
+    test_rows = test.select(trainee.features)
+    inputs = test_rows.inputs
     outputs = fit(trainee, own, scale(train, horizon)[len(train) - len(own) :], horizon, seed=seed)
     if trainee.member.target == "direction":
         abstains = np.isnan(inputs) @ required_inputs(own)
-        return {"p_up": np.where(abstains, np.nan, outputs["p_up"].predict(inputs))}
+        p_up = outputs["p_up"].predict(test_rows.sequences(trainee.lookback(horizon)))
+        return {"p_up": np.where(abstains, np.nan, p_up)}
     if trainee.member.target == "size":
-        return {"size": outputs["size"].predict(inputs)}
+        return {"size": outputs["size"].predict(test_rows.sequences(trainee.lookback(horizon)))}
     sigma = scale(test, horizon)
     inputs = with_log_sigma(inputs, sigma)
     quantiles = np.sort(np.column_stack([outputs[name].predict(inputs) for name in QUANTILE_NAMES]), axis=1)
@@ -345,6 +357,7 @@ class FittedModel:
         failures: reason by name of a member that could not be fitted or exported and is left out.
         check: rows on which the whole model is compared with the libraries, (n, features).
         expected: P(up) of these rows by the libraries, (n, horizons).
+        curves: training curves of P(up) by member, horizon and name, such as `xgboost_2y.60m.log_loss`; a value a step.
     """
 
     document: dict[str, Any]
@@ -356,6 +369,7 @@ class FittedModel:
     failures: dict[str, str]
     check: Inputs
     expected: npt.NDArray[np.float64]
+    curves: dict[str, list[float]]
 
     def verify(self, model: ForecastModel) -> float:
         """Return the largest difference of the saved model's P(up) from that of the libraries.
@@ -379,6 +393,7 @@ class _Fitted:
     outputs: dict[str, FittedOutput]
     graphs: dict[str, bytes]
     parity: dict[str, float]
+    curves: dict[str, list[float]]
 
 
 def fit_model(
@@ -431,7 +446,10 @@ def fit_model(
         some = own[trainee.member.name, horizon]
         try:
             sigma = scale(rows[horizon], horizon)[len(rows[horizon]) - len(some) :]
-            outputs = fit(trainee, some, sigma, horizon, seed=seed)
+            curves = defaultdict[str, list[float]](list)
+            outputs = fit(
+                trainee, some, sigma, horizon, seed=seed, curve=lambda name, _, value: curves[name].append(value)
+            )
             graphs = {name: output.onnx() for name, output in outputs.items()}
             head = trainee.member.target == "quantiles"
             check = parity_rows(with_log_sigma(some.inputs, sigma) if head else some.inputs, seed)
@@ -440,6 +458,7 @@ def fit_model(
                 outputs,
                 graphs,
                 {name: parity_error(outputs[name], graph, check, tolerance) for name, graph in graphs.items()},
+                curves,
             )
         except Exception as error:  # a family raises what its library raises
             if trainee.member.target != "direction":
@@ -517,6 +536,9 @@ def fit_model(
                 for h in horizons
             ]
         ),
+        curves={
+            f"{name}.{h}m.{curve}": values for name, h in names for curve, values in fitted[name, h].curves.items()
+        },
     )
 
 

@@ -194,6 +194,8 @@ def test_every_mlflow_run_is_closed_and_has_its_tags(first: dg.ExecuteInProcessR
     trained = next(run for run in runs if run.data.tags["asset"] == "learning/trained_model")
     assert {"xgboost_2y.60m.rounds", "feature_set", "seed"} <= set(trained.data.params)
     assert {"60m.auc", "1440m.coverage_90", "ensemble_parity"} <= set(trained.data.metrics)
+    curve = registry.client.get_metric_history(trained.info.run_id, "xgboost_2y.60m.log_loss")
+    assert [point.step for point in curve] == list(range(int(trained.data.params["xgboost_2y.60m.rounds"])))
     files = {item.path for item in registry.client.list_artifacts(trained.info.run_id, "model")}
     assert {"model/model.json", "model/xgboost_2y.p_up_60m.onnx", "model/intervals.q95_1440m.onnx"} <= files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -119,3 +120,35 @@ def test_a_feature_without_values_is_not_used() -> None:
     names = ("never", "known", "after_the_cutoff", "before_the_window", "scale")
     assert features_with_values(frame, names, cutoff=cutoff, window_days=14) == ("known",)
     assert "before_the_window" in features_with_values(frame, names, cutoff=cutoff, window_days=60)
+
+
+def hourly(hours: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return features with the number of the hour, and labels of 60 min, for some hours before CUTOFF."""
+    features = pl.DataFrame({"open_time": [midnight(CUTOFF) + (hour - 10) * HOUR for hour in hours], "hour": hours})
+    labels = features.select(
+        "open_time",
+        horizon_minutes=60,
+        known_at=pl.col("open_time") + 2 * HOUR,
+        log_return=pl.when(pl.col("hour") != 3).then(0.01),
+    )
+    return features.with_columns(available_at=pl.col("open_time") + HOUR), labels
+
+
+def read(hours: list[int]) -> Rows:
+    return labelled_rows(*hourly(hours), cutoff=CUTOFF, horizon=60, window_days=1, names=("hour",))
+
+
+def test_a_sequence_has_the_hours_before_oldest_first_and_a_gap_where_one_is_missing() -> None:
+    """Hour 5 is missing, and hour 3 has no label, which says nothing about its features."""
+    rows = read([2, 3, 4, 6, 7])
+    missing = float("nan")
+    expected = [[missing, missing, 2], [2, 3, 4], [4, missing, 6], [missing, 6, 7]]
+    assert np.array_equal(rows.sequences(3), np.array(expected, dtype=np.float32), equal_nan=True)
+    assert np.array_equal(rows.sequences(1), rows.inputs)
+
+
+def test_a_sequence_reaches_back_over_the_start_of_the_rows_and_never_forward() -> None:
+    rows, test_start = read([2, 3, 4, 6, 7]), midnight(CUTOFF) - 4 * HOUR
+    test = rows.between(test_start, midnight(CUTOFF)).select(("hour",))
+    assert np.array_equal(test.sequences(3), rows.sequences(3)[2:], equal_nan=True)
+    assert np.array_equal(read([2, 3, 4]).sequences(3), rows.sequences(3)[:2], equal_nan=True)

@@ -41,6 +41,7 @@ def materialise(registry: ModelRegistry, folder: Path, *, fail: bool = False) ->
         with registry.run(context, context.asset_key, {"data_version.rows": "abc"}) as run:
             run.parameters({"rounds": 25})
             run.metrics({"1h.auc": 0.6, "nothing": float("nan")})
+            run.curves({"1h.log_loss": [0.7, 0.6]})
             if fail:
                 raise RuntimeError("the power went out")
             run.files(folder, MODEL_FOLDER)
@@ -77,7 +78,9 @@ def test_a_run_has_its_tags_and_is_closed(registry: ModelRegistry, folder: Path)
     assert run.data.tags["data_version.rows"] == "abc"
     assert len(run.data.tags["source_digest"]) == 64
     assert run.data.params == {"rounds": "25"}
-    assert run.data.metrics == {"1h.auc": 0.6}
+    assert run.data.metrics == {"1h.auc": 0.6, "1h.log_loss": 0.6}
+    curve = registry.client.get_metric_history(run.info.run_id, "1h.log_loss")
+    assert [(point.step, point.value) for point in curve] == [(0, 0.7), (1, 0.6)]
 
 
 def test_a_run_over_several_days_names_the_first_and_the_last(registry: ModelRegistry) -> None:

@@ -13,9 +13,12 @@ import polars as pl
 import pytest
 
 from btc_assets.clock import midnight
+from btc_assets.evaluation import metrics
 from btc_assets.learning.ensemble import FoldRows, ensemble_rows, ensembles_of, out_of_fold
 from btc_assets.learning.export import ParityError
+from btc_assets.learning.families import ridge_logistic
 from btc_assets.learning.families.protocol import Family, FittedOutput
+from btc_assets.learning.families.ridge_logistic import RidgeLogisticParameters
 from btc_assets.learning.folds import Rows, make_folds
 from btc_assets.learning.forecast_model import ForecastModel, save_model
 from btc_assets.learning.tables import FOLD_FORECASTS
@@ -110,6 +113,23 @@ def test_a_member_abstains_in_the_fold_hours_that_lack_an_input_it_always_had(ro
     assert np.isnan(p_up[0, -100:]).all()
     assert not np.isnan(p_up[0, :-100]).any(), "noise is often missing, so nobody requires it"
     assert not np.isnan(p_up[1]).any(), "plain does not read the signal"
+
+
+def test_a_family_of_several_hours_reads_the_hours_before_each_test_hour(rows: dict[int, Rows]) -> None:
+    """The signal is in the hour before."""
+    changed = {PRIMARY: replace(rows[PRIMARY], inputs=np.roll(rows[PRIMARY].inputs, -1, axis=0))}
+    pair = replace(ridge_logistic.FAMILY, lookback=lambda _: 2)
+    parameters = dict.fromkeys(HORIZONS, RidgeLogisticParameters(inverse_penalty=1.0))
+    trainees = [
+        Trainee(replace(TRAINEES[0].member, name=name), of, ("signal",), parameters)
+        for name, of in (("one", ridge_logistic.FAMILY), ("two", pair))
+    ]
+    forecasts = forecasts_of(changed, trainees)
+    skill = {
+        name: metrics.auc(part["p_up"].to_numpy(), part["log_return"].to_numpy()).value or 0.5
+        for (name,), part in forecasts.group_by("member")
+    }
+    assert skill["one"] < 0.56 < 0.62 < skill["two"]
 
 
 def test_intervals_fitted_on_folds_have_their_nominal_coverage(rows: dict[int, Rows], model: ForecastModel) -> None:

@@ -64,14 +64,11 @@ def initial(random: np.random.Generator, features: int, parameters: LstmParamete
     return weights
 
 
-def score(
-    weights: Mapping[str, Any], hours: Any, drop: Callable[[Any], Any], parameters: LstmParameters
-) -> Any:
+def score(weights: Mapping[str, Any], hours: Any, drop: Callable[[Any], Any], parameters: LstmParameters) -> Any:
     """Return the log-odds of a rise, see `Network.score`."""
     directions, places = _directions(parameters), range(parameters.lookback)
     states = {
-        direction: [drop(state) for state in _states(weights, direction, hours, parameters)]
-        for direction in directions
+        direction: [drop(state) for state in _states(weights, direction, hours, parameters)] for direction in directions
     }
     attention = []
     for place in places:

@@ -1,9 +1,9 @@
 """Networks on sequences of hours: fitting with early stopping, prediction, graph, storage and contributions.
 
-A network is a function of weights and of scaled hours, (n, lookback, f), oldest first; see `Network`. Columns are scaled
-by `linear.Scaling`, with the same constants for every hour of a sequence, and a missing value becomes 0. The function is
-run by torch, in float32 to fit and in float64 to forecast, and written as a graph by `traced`. In float64 neither the
-size of a batch nor the place of a row in it changes a forecast.
+A network is a function of weights and of scaled hours, (n, lookback, f), oldest first; see `Network`. Columns are
+scaled by `linear.Scaling`, with the same constants for every hour of a sequence, and a missing value becomes 0. The
+function is run by torch, in float32 to fit and in float64 to forecast, and written as a graph by `traced`. In float64
+neither the size of a batch nor the place of a row in it changes a forecast.
 
 The newest tenth of the rows, after a purge, decides when fitting stops and which epoch's weights are kept. Epoch 0 is
 the base rate: if no epoch improves on it, that is the forecast.

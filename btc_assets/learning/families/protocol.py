@@ -142,7 +142,8 @@ class Family(Generic[P]):
             leaves are in these units too.
         read: (native file, number of input columns) -> the output, the inverse of `FittedOutput.native`.
         fit_quantiles: like `fit_direction` on scaled returns (log return over the volatility of the row, see
-            `forecast_model.row_scale`) -> one output per name in `vocabulary.QUANTILE_NAMES`; None if it has none.
+            `forecast_model.row_scale`) -> one output per name in `vocabulary.QUANTILE_NAMES`; None if it has none,
+            and of families with a lookback above 1.
         fit_size: like `fit_direction` on a real target -> its conditional mean; None if it has none.
         lookback: number of hours in one row of the inputs, for its parameters.
         suffix: file name suffix of the native format.

@@ -108,34 +108,45 @@ class Traced:
         return self.trace.record("MatMul", self, other)
 
     def sigmoid(self) -> Traced:
+        """Return the logistic function of each value."""
         return self.trace.record("Sigmoid", self)
 
     def tanh(self) -> Traced:
+        """Return the hyperbolic tangent of each value."""
         return self.trace.record("Tanh", self)
 
     def relu(self) -> Traced:
+        """Return each value, 0 where it is negative."""
         return self.trace.record("Relu", self)
 
     def exp(self) -> Traced:
+        """Return e to the power of each value."""
         return self.trace.record("Exp", self)
 
     def sqrt(self) -> Traced:
+        """Return the square root of each value."""
         return self.trace.record("Sqrt", self)
 
     def softmax(self, axis: int) -> Traced:
+        """Return the values as positive shares that add up to 1 along an axis."""
         return self.trace.record("Softmax", self, axis=axis)
 
     def mean(self, axis: int, *, keepdim: bool) -> Traced:
+        """Return the mean along an axis."""
         return self.trace.record("ReduceMean", self, axes=[axis], keepdims=int(keepdim))
 
     def permute(self, *axes: int) -> Traced:
+        """Return the values with their axes in another order."""
         return self.trace.record("Transpose", self, perm=list(axes))
 
     def reshape(self, *shape: int) -> Traced:
+        """Return the values in another shape."""
         return self.trace.record("Reshape", self, integers=(shape,))
 
     def select(self, axis: int, index: int) -> Traced:
+        """Return the values at one place of an axis, without the axis."""
         return self.trace.record("Gather", self, integers=(index,), axis=axis)
 
     def narrow(self, axis: int, start: int, length: int) -> Traced:
+        """Return the values at consecutive places of an axis."""
         return self.trace.record("Slice", self, integers=([start], [start + length], [axis]))

@@ -72,9 +72,7 @@ def initial(random: np.random.Generator, features: int, parameters: TransformerP
     return weights
 
 
-def score(
-    weights: Mapping[str, Any], hours: Any, drop: Callable[[Any], Any], parameters: TransformerParameters
-) -> Any:
+def score(weights: Mapping[str, Any], hours: Any, drop: Callable[[Any], Any], parameters: TransformerParameters) -> Any:
     """Return the log-odds of a rise, see `Network.score`."""
     values = hours @ weights["embedding"] + weights["position"]
     for layer in range(parameters.layers):

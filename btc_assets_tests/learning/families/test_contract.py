@@ -50,6 +50,8 @@ QUICK: dict[str, Parameters] = {
     ),
 }
 """Parameters of small models; others have their defaults."""
+DEEP = ("lstm_attention", "transformer")
+"""Families that import torch, which takes seconds."""
 BLIND = frozenset({"climatology"})
 """Families that use no feature."""
 OWN = tuple(name for name in os.environ.get("BTC_FAMILIES", "").split(",") if ":" in name)
@@ -287,7 +289,10 @@ CLAUSES: tuple[Callable[[Subject], None], ...] = (
 )
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, *OWN])
+SUBJECTS = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in (*FAMILIES, *OWN)]
+
+
+@pytest.fixture(scope="module", params=SUBJECTS)
 def subject(request: pytest.FixtureRequest) -> Subject:
     try:
         chosen = family(request.param)
