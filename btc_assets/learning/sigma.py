@@ -36,7 +36,8 @@ CALENDAR_EFFECTS = (
 
 def coming_hour_of_week(hour_of_day: Floats, day_of_week: Floats) -> npt.NDArray[np.int64]:
     """Return the hour of the week that follows each bar, (n,): 0 is Monday 00:00 UTC; of any hour if unknown."""
-    return np.nan_to_num(24 * (day_of_week - 1) + hour_of_day + 1).astype(np.int64) % WEEK_HOURS
+    hour = np.mod(24 * (day_of_week - 1) + hour_of_day + 1, WEEK_HOURS)
+    return np.nan_to_num(hour).astype(np.int64) % WEEK_HOURS
 
 
 def calendar_indicators() -> Floats:
