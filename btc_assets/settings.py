@@ -225,7 +225,11 @@ class Settings(BaseSettings):
     cv_folds: int = Field(default=3, ge=2, le=20, description="Walk-forward folds inside the training window.")
     cv_test_days: int = Field(default=28, ge=7, le=365, description="Test days of each fold.")
     tune_trials: int = Field(
-        default=8, ge=0, le=500, description="Optuna trials per tuned cutoff; 0 keeps the default parameters."
+        default=8,
+        ge=0,
+        le=500,
+        description="Optuna trials per family and horizon of a tuned cutoff; 0 keeps the default parameters. For "
+        "`sample` 2.",
     )
     tune_every_days: int = Field(
         default=91,
@@ -433,6 +437,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"BTC_MARKET_SOURCE is 'files', which also needs {' and '.join(missing)}")
         values.setdefault("history_start", SAMPLE_START if sample else date(2024, 1, 1))
         values.setdefault("train_days", 365 if sample else 2191)
+        values.setdefault("tune_trials", 2 if sample else 8)
         news = {"sample": "sample", "files": "none"}
         values.setdefault(
             "news_sources", news.get(str(values.get("market_source", "sample")), "rss,hacker_news,reddit")
