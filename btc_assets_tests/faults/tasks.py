@@ -64,7 +64,7 @@ SMALL = {
     "BTC_HISTORY_START": FIRST_DAY.isoformat(),
     "BTC_TRAIN_DAYS": "60",
     "BTC_CV_FOLDS": "2",
-    "BTC_CV_TEST_DAYS": "7",
+    "BTC_CV_TEST_DAYS": "10",  # the intervals of the newest fold are conformalised on the older one: 240 hours
     "BTC_TUNE_TRIALS": "0",
     "BTC_FEATURE_SET": "streamlined",
 }
