@@ -13,7 +13,7 @@ from btc_assets.partitions import previous_monday
 from btc_assets.processes import free_port, reachable_host, running, wait_for_port, web_root
 from btc_assets.settings import SAMPLE_END, Settings
 
-WEEKS = 3
+WEEKS = 2
 """Weekly cutoffs that the demo walks over, at the end of the sample."""
 READY_S = 30.0
 

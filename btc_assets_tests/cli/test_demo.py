@@ -22,14 +22,6 @@ from btc_assets.settings import PROJECT_ROOT, Settings
 from btc_assets_tests.conftest import WATCHDOG_S
 
 LOOPBACK = "127.0.0.1"
-SHORT = """
-import sys
-from btc_assets.cli import demo
-demo.WEEKS = 2
-from btc_assets.cli.main import main
-sys.exit(main(["demo"]))
-"""
-"""The demo with fewer cutoffs and no other change."""
 SMALL = {
     "BTC_HISTORY_START": "2019-06-10",
     "BTC_NEWS_SOURCES": "none",
@@ -84,9 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
         "BTC_SERVE_PORT": str(free_port(LOOPBACK, 0)),
     }
 
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT], env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "btc_assets", "demo"]
+    done = subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return DemoRun(environment, folder / "data", done.stdout, done.stderr)
 
