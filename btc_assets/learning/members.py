@@ -48,7 +48,7 @@ DEFAULT_DAYS = 730
 
 MEMBERS = (
     Member("xgboost_2y", "xgboost", "hourly", 730),
-    Member("xgboost_4y", "xgboost", "hourly", 1461),
+    Member("xgboost_4y", "xgboost", "price_and_volume", 1461),
     Member("ridge_6y", "ridge_logistic", "price_and_volume", 2191),
     Member("ridge_quarters_6y", "ridge_logistic", "quarters", 2191),
 )
