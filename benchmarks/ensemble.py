@@ -1,12 +1,12 @@
-"""Walk the default members forward and compare the ways to weigh them, and an outage of the order flow.
+"""Judge the default recipe by a walk: its members, ways to weigh them, and what is left without order flow.
 
-    python -m benchmarks.ensemble --bars HOURLY --quarters QUARTERS [--first DAY] [--last DAY] [--out ROWS.parquet]
+    python -m benchmarks.ensemble --bars HOURLY --quarters QUARTERS --cache FOLDER [--out PAGE]
 
-The files are Parquet files of hourly and 15-minute bars. Every 28 days the members of the default recipe are fitted
-with the parameters of their families, calibrated on their out-of-fold forecasts, and forecast the hours up to the next
-fit. The table compares each way to weigh them with the single model `xgboost_2y` on the same hours, by a paired HAC
-test. In the outage every feature that reads the order flow is missing from each fit on, and the ensemble is compared
-with two models that never had it. `--out` keeps the forecasts of every hour.
+The files are Parquet files of hourly and 15-minute bars. Every 28 days each member is fitted on its own window before
+the cutoff, with default parameters, and forecasts the hours up to the next cutoff. It is calibrated on its forecasts of
+the three earlier cutoffs, whose outcomes are known, as in the folds of a training; so the walk starts three cutoffs
+earlier. Fits are kept in FOLDER by cutoff: a walk that was
+killed goes on where it stopped. Skill is against a coin.
 """
 
 from __future__ import annotations
@@ -14,214 +14,325 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from benchmarks.volatility import REFIT_DAYS, SPLIT, fits
-from btc_assets.clock import midnight
-from btc_assets.evaluation import metrics, significance
+from btc_assets.clock import HOUR, midnight
+from btc_assets.evaluation import metrics
+from btc_assets.evaluation.significance import diebold_mariano
 from btc_assets.features.catalog import FEATURES
 from btc_assets.features.engine import compute_features
-from btc_assets.features.inputs import CLOCK
+from btc_assets.features.inputs import inputs_of
 from btc_assets.features.labels import compute_labels
-from btc_assets.learning import training
-from btc_assets.learning.ensemble import WEIGHTS, FoldRows
+from btc_assets.learning.ensemble import WEIGHTS, fit_ensemble
 from btc_assets.learning.families.registry import family
 from btc_assets.learning.folds import Rows as LabelledRows
-from btc_assets.learning.folds import features_with_values, labelled_rows, make_folds
-from btc_assets.learning.members import MEMBERS, Member, known_features
-from btc_assets.learning.training import Trainee
-from btc_assets.learning.volatility import fit_volatility
+from btc_assets.learning.folds import features_with_values, labelled_rows, last_train_open_time
+from btc_assets.learning.members import MEMBERS, Member, feature_names, known_features
+from btc_assets.learning.training import Trainee, fit
 from btc_assets.markdown import markdown_rows
 from btc_assets.market.quarter_bars import QUARTER_STREAM
-from btc_assets.streams import Inputs, Rows
+from btc_assets.streams import Rows
 from btc_assets.vocabulary import display
 
 Floats = npt.NDArray[np.float64]
 
-SEED, FOLDS, TEST_DAYS, THREADS = 7, 3, 28, 1
-LONGEST_DAYS = max(member.window_days for member in MEMBERS)
-SINGLE = MEMBERS[0].name
-PRICE = Member("xgboost_2y_price", "xgboost", "price_and_volume", 730)
-FLOW = {"taker_buy_volume", "taker_buy_quote_volume", "quote_volume", "trades"}
+STEP = timedelta(days=28)
+CALIBRATED_ON = 3
+"""Number of earlier cutoffs whose forecasts calibrate a member, as there are folds in a training."""
+HORIZONS = (60, 240)
+"""Judged horizons, minutes."""
+FEATURE_SET = "extended"
+SEED = 7
+VOLATILITY = "realised_volatility_24h"
+"""Feature whose terciles the weights by regime depend on; unknown hours count as the median."""
+NAMES = tuple(feature.name for feature in FEATURES)
+SPLIT = date(2024, 8, 1)
+"""Nothing was chosen on the days from here on."""
+PRESENT = "xgboost_2y"
+"""The recipe before the ensemble."""
+WITHOUT_FLOW = f"{PRESENT} without flow"
+PRICE = [member.name for member in MEMBERS if member.inputs == "price_and_volume"]
+PRICE_AND_VOLUME = frozenset(feature_names("price_and_volume", FEATURE_SET))
+ABSTAINING = "ensemble after an outage of order flow"
+TRAINED_WITHOUT = "ensemble trained without flow"
 
 
-def read(bars: str, quarters: str, end: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read the files up to a moment; return features and labels."""
+@dataclass(frozen=True)
+class History:
+    """Features and labels of a history.
 
-    def rows(path: str) -> pl.DataFrame:
-        frame = pl.read_parquet(path).with_columns(pl.col("open_time").cast(pl.Datetime("us", "UTC")))
-        return frame.filter(pl.col("open_time") < end).sort("open_time")
+    Attributes:
+        features: HOURLY_FEATURES rows in time order.
+        rows: labelled rows with every feature, by horizon.
+    """
 
-    clock = rows(bars)
-    inputs = Inputs({CLOCK: Rows(clock), QUARTER_STREAM: Rows(rows(quarters))})
-    wanted = [feature for feature in FEATURES if set(feature.streams) <= {QUARTER_STREAM.name}]
-    return compute_features(inputs, wanted), compute_labels(clock, clock["open_time"][0], end)
+    features: pl.DataFrame
+    rows: Mapping[int, LabelledRows]
 
+    @classmethod
+    def read(cls, bars: Path, quarters: Path, last: date) -> History:
+        """Read the files up to the end of a day."""
+        end = last + timedelta(days=1)
 
-def flow_features() -> frozenset[str]:
-    """Return the features that need more than price and volume, of hourly and of quarter bars."""
-    needs = {feature.name for feature in FEATURES if FLOW & set(feature.expression.meta.root_names())}
-    return frozenset(needs | {f.name for f in FEATURES if f.streams and ("imbalance" in f.name or "flow" in f.name)})
+        def read(path: Path) -> pl.DataFrame:
+            frame = pl.read_parquet(path).with_columns(pl.col("open_time").cast(pl.Datetime("us", "UTC")))
+            return frame.filter(pl.col("open_time") < midnight(end)).sort("open_time")
 
+        clock = read(bars)
+        first = clock["open_time"][0]
+        labels = compute_labels(clock, first, midnight(end), HORIZONS)
+        features = compute_features(inputs_of(clock, {QUARTER_STREAM: Rows(read(quarters))}))
+        rows = {
+            horizon: labelled_rows(
+                features, labels, cutoff=end, horizon=horizon, window_days=(end - first.date()).days, names=NAMES
+            )
+            for horizon in HORIZONS
+        }
+        return cls(features, rows)
 
-def trainees_at(features: pl.DataFrame, cutoff: date, horizon: int) -> list[Trainee]:
-    """Return the members, and the single model on price and volume."""
-    names = [feature.name for feature in FEATURES if feature.name in features.columns]
-    ready = []
-    for member in (*MEMBERS, PRICE):
-        known = features_with_values(features, names, cutoff=cutoff, window_days=member.window_days)
-        of = family(member.family)
-        if own := known_features(member, "extended", known):
-            ready.append(Trainee(member, of, own, {horizon: of.parameters()}))
-    return ready
+    def forecasts(self, cutoff: date, end: date, horizon: int) -> pl.DataFrame:
+        """Fit every member at a cutoff and forecast the hours up to `end`.
 
-
-def forecast(
-    features: pl.DataFrame, labels: pl.DataFrame, start: datetime, end: datetime, horizon: int
-) -> pl.DataFrame:
-    """Return the forecasts of the hours from a fit to the next one, a column each; `out_` in the outage."""
-    cutoff = start.date()
-    trainees = trainees_at(features, cutoff, horizon)
-    names = tuple(dict.fromkeys(name for one in trainees for name in one.features))
-    volatility = [name for name in features.columns if "log_variance" in name or name in ("hour_of_day", "day_of_week")]
-    names = tuple(dict.fromkeys((*names, *volatility)))
-    rows = labelled_rows(features, labels, cutoff=cutoff, horizon=horizon, window_days=LONGEST_DAYS, names=names)
-    layout = make_folds({horizon: rows}, cutoff=cutoff, window_days=LONGEST_DAYS, n_folds=FOLDS, test_days=TEST_DAYS)
-    scales = {
-        at: training.scale_of(fit_volatility(features, labels, end=at, horizons=(horizon,)))
-        for at in [*layout["test_start"], start]
-    }
-    made = training.forecast_folds(trainees, {horizon: rows}, layout, scales, cutoff=cutoff, seed=SEED, threads=THREADS)
-    days = (end - start).days + 2
-    coming = labelled_rows(
-        features, labels, cutoff=(end + timedelta(days=2)).date(), horizon=horizon, window_days=days, names=names
-    ).between(start, end - timedelta(hours=1))
-    sigma = scales[start](coming, horizon)
-    raw, silent = _raw(trainees, rows, coming, scales[start], cutoff, horizon)
-    columns: dict[str, Floats] = {}
-    ways = {one.member.name: [one.member.name] for one in trainees}
-    for name, members in ways.items():
-        columns[name] = _combine(made, members, "equal", raw, sigma, horizon)
-    default = [member.name for member in MEMBERS if member.name in ways]
-    for way in WEIGHTS:
-        columns[way] = _combine(made, default, way, raw, sigma, horizon)
-        columns[f"out_{way}"] = _combine(made, default, way, silent, sigma, horizon)
-    return pl.DataFrame(
-        {"open_time": coming.open_time, "log_return": coming.log_return, "horizon_minutes": horizon, **columns}
-    )
+        Returns:
+            open_time, log_return, scale and one column of probabilities for each member, and `WITHOUT_FLOW`.
+        """
+        known = last_train_open_time(midnight(cutoff), horizon)
+        train = self.rows[horizon].between(datetime.min.replace(tzinfo=UTC), known)
+        test = self.rows[horizon].between(midnight(cutoff), midnight(end) - HOUR)
+        columns: dict[str, Floats] = {}
+        for member in MEMBERS:
+            names = features_with_values(self.features, NAMES, cutoff=cutoff, window_days=member.window_days)
+            inputs = known_features(member, FEATURE_SET, names)
+            columns[member.name] = _p_up(member, inputs, train, test, cutoff, horizon)
+            if member.name == PRESENT:
+                without = tuple(name for name in inputs if name in PRICE_AND_VOLUME)
+                columns[WITHOUT_FLOW] = _p_up(member, without, train, test, cutoff, horizon)
+        scale = test.column(VOLATILITY).astype(np.float64)
+        scale = np.nan_to_num(scale, nan=float(np.nanmedian(scale)))
+        return pl.DataFrame({"open_time": test.open_time, "log_return": test.log_return, "scale": scale, **columns})
 
 
-def _raw(
-    trainees: Sequence[Trainee],
-    rows: LabelledRows,
-    coming: LabelledRows,
-    scale: training.Scale,
-    cutoff: date,
-    horizon: int,
-) -> tuple[Mapping[str, Floats], Mapping[str, Floats]]:
-    """Return the members' uncalibrated P(up) of the coming hours, and the same without order flow."""
-    raw, silent, flow = dict[str, Floats](), dict[str, Floats](), flow_features()
-    for one in trainees:
-        own = one.rows(rows, cutoff)
-        sigma = scale(rows, horizon)[len(rows) - len(own) :]
-        output = training.fit(one, own, sigma, horizon, seed=SEED)["p_up"]
-        required = training.required_inputs(own)
-        inputs = coming.select(one.features).inputs
-        outage = inputs.copy()
-        outage[:, [name in flow for name in one.features]] = np.nan
-        for target, values in ((raw, inputs), (silent, outage)):
-            target[one.member.name] = np.where(np.isnan(values) @ required, np.nan, output.predict(values))
-    return raw, silent
-
-
-def _combine(
-    made: pl.DataFrame, members: Sequence[str], way: str, raw: Mapping[str, Floats], sigma: Floats, horizon: int
+def _p_up(
+    member: Member, inputs: tuple[str, ...], train: LabelledRows, test: LabelledRows, cutoff: date, horizon: int
 ) -> Floats:
-    parts = {name: made.filter(member=name).sort("open_time") for name in members}
-    frame = next(iter(parts.values()))
-    rows = FoldRows(frame, tuple(members), np.stack([part["p_up"].to_numpy() for part in parts.values()]))
-    return rows.ensemble(way, horizon)(np.stack([raw[name] for name in members]), sigma)
+    of = family(member.family)
+    trainee = Trainee(member, of, inputs, {horizon: of.parameters()})
+    own = trainee.rows(train, cutoff)
+    outputs = fit(trainee, own, np.ones(len(own)), horizon, seed=SEED)
+    return outputs["p_up"].predict(test.select(inputs).inputs)
 
 
-def walk(
-    features: pl.DataFrame, labels: pl.DataFrame, first: date, last: date, horizons: Sequence[int]
-) -> Iterator[pl.DataFrame]:
-    """Yield the forecasts of every fit."""
-    for start, end in fits(first, last):
-        began = time.monotonic()
-        yield pl.concat(forecast(features, labels, start, end, horizon) for horizon in horizons)
-        print(f"{start:%Y-%m-%d}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+def cutoffs(first: date, last: date) -> Iterator[tuple[date, date]]:
+    """Yield each cutoff and the next one, from `CALIBRATED_ON` before `first` on."""
+    cutoff = first - CALIBRATED_ON * STEP
+    while cutoff <= last:
+        yield cutoff, min(cutoff + STEP, last + timedelta(days=1))
+        cutoff += STEP
 
 
-def table(made: pl.DataFrame) -> str:
-    """Return the comparison as Markdown."""
-    ways = [name for name in made.columns if name not in ("open_time", "log_return", "horizon_minutes")]
-    rows = []
-    spans = {"all": made, f"from {SPLIT}": made.filter(pl.col("open_time") >= midnight(SPLIT))}
-    for horizon in made["horizon_minutes"].unique(maintain_order=True):
-        for span, part in spans.items():
-            own = part.filter(horizon_minutes=horizon)
-            returns = own["log_return"].to_numpy()
-            if not len(returns):
-                continue
-            single = metrics.log_losses(own[SINGLE].to_numpy(), returns > 0)
-            for way in ways:
-                p_up = own[way].to_numpy()
-                losses = metrics.log_losses(p_up, returns > 0)
-                test = significance.diebold_mariano(losses, single, horizon=horizon)
-                error = 196 * (test.standard_error or 0.0) / math.log(2)
-                gain = -100 * (test.value or 0.0) / math.log(2)
-                rows.append(
+def walk(history: History, folder: Path, first: date, last: date, horizon: int) -> list[pl.DataFrame]:
+    """Return the forecasts of every cutoff, oldest first, reading those that are in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = []
+    for cutoff, end in cutoffs(first, last):
+        path = folder / f"{horizon}m_{cutoff}_{end}.parquet"
+        if not path.exists():
+            temporary = path.with_suffix(".new")
+            history.forecasts(cutoff, end, horizon).write_parquet(temporary)
+            temporary.rename(path)
+            print(f"{display(horizon)}, cutoff {cutoff}", file=sys.stderr, flush=True)
+        steps.append(pl.read_parquet(path))
+    return steps
+
+
+def combined(steps: Sequence[pl.DataFrame], names: Sequence[str], horizon: int, weights: str) -> Floats:
+    """Return the calibrated forecasts of an ensemble after the first `CALIBRATED_ON` steps, (n,).
+
+    Args:
+        steps: the forecasts of every cutoff.
+        names: columns of its members.
+        horizon: minutes ahead.
+        weights: one of `ensemble.WEIGHTS`.
+    """
+    parts = []
+    for place in range(CALIBRATED_ON, len(steps)):
+        test = steps[place]
+        known = last_train_open_time(test["open_time"][0], horizon)
+        lesson = pl.concat(steps[place - CALIBRATED_ON : place]).filter(pl.col("open_time") <= known)
+        ensemble = fit_ensemble(
+            names,
+            lesson.select(names).to_numpy().T,
+            (lesson["log_return"] > 0).cast(pl.Float64).to_numpy(),
+            lesson["scale"].to_numpy(),
+            weights=weights,
+            horizon=horizon,
+        )
+        parts.append(ensemble(test.select(names).to_numpy().T, test["scale"].to_numpy()))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The forecasts of one horizon on the judged hours.
+
+    Attributes:
+        frame: open_time and log_return, (n, ...).
+        p_up: (n,) by name of the forecaster.
+        horizon: minutes ahead.
+    """
+
+    frame: pl.DataFrame
+    p_up: Mapping[str, Floats]
+    horizon: int
+
+    @classmethod
+    def of(cls, steps: Sequence[pl.DataFrame], horizon: int) -> Judged:
+        """Judge every member alone and every ensemble."""
+        names = [member.name for member in MEMBERS]
+        p_up = {name: combined(steps, [name], horizon, "equal") for name in names}
+        p_up |= {f"ensemble, {weights}": combined(steps, names, horizon, weights) for weights in WEIGHTS}
+        p_up[ABSTAINING] = combined(steps, PRICE, horizon, "equal")
+        p_up[TRAINED_WITHOUT] = combined(steps, [WITHOUT_FLOW, *PRICE], horizon, "equal")
+        p_up[WITHOUT_FLOW] = combined(steps, [WITHOUT_FLOW], horizon, "equal")
+        frame = pl.concat(steps[CALIBRATED_ON:]).select("open_time", "log_return")
+        return cls(frame, p_up, horizon)
+
+    def where(self, first: date, last: date) -> Judged:
+        """Return the hours of first <= day <= last."""
+        kept = self.frame["open_time"].dt.date().is_between(first, last)
+        return Judged(
+            self.frame.filter(kept), {name: p[kept.to_numpy()] for name, p in self.p_up.items()}, self.horizon
+        )
+
+    @property
+    def log_return(self) -> Floats:
+        """(n,), fraction."""
+        return self.frame["log_return"].to_numpy()
+
+    def losses(self, name: str) -> Floats:
+        """Return the log-loss of each hour, (n,), nats."""
+        return metrics.log_losses(self.p_up[name], self.log_return > 0)
+
+    def skill(self, name: str) -> metrics.Estimate:
+        """Return the skill against a coin, fraction."""
+        coin = np.full(len(self.frame), 0.5)
+        return metrics.log_loss_skill(self.p_up[name], self.log_return, coin, horizon=self.horizon)
+
+    def difference(self, name: str, rival: str) -> str:
+        """Return the difference in skill, points, with its HAC interval and p-value."""
+        if name == rival:
+            return ""
+        test = diebold_mariano(self.losses(rival), self.losses(name), horizon=self.horizon)
+        low, high = test.interval()
+        if test.value is None or low is None or high is None:
+            return "unknown"
+        value, low, high = (100 * number / math.log(2) for number in (test.value, low, high))
+        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}], p {test.p_value():.3g}"
+
+
+def _percent(estimate: metrics.Estimate) -> str:
+    if estimate.value is None or estimate.lower is None or estimate.upper is None:
+        return "unknown"
+    return f"{100 * estimate.value:.2f} [{100 * estimate.lower:.2f}, {100 * estimate.upper:.2f}]"
+
+
+def document(judged: Sequence[Judged], first: date, last: date, outage_days: int = 84) -> str:
+    """Return the tables in Markdown."""
+    parts = [
+        "# The ensemble",
+        (
+            f"Made by `python -m benchmarks.ensemble` (its docstring says how): cutoffs every {STEP.days} days, {first} "
+            f"to {last}, seed {SEED}, default parameters. Skill is against a coin; intervals are HAC, 95 %. A difference "
+            "is of skill on the same hours, with a two-sided Diebold-Mariano test. Every row of a table is a trial; "
+            f"nothing was chosen on the days from {SPLIT} on. *{ABSTAINING}* is what the members without order flow "
+            f"give when the others abstain; *{TRAINED_WITHOUT}* has `{WITHOUT_FLOW}` beside them."
+        ),
+    ]
+    periods = {"all": (first, last), f"to {SPLIT - timedelta(days=1)}": (first, SPLIT - timedelta(days=1))}
+    if last >= SPLIT:
+        periods[f"from {SPLIT}"] = (SPLIT, last)
+    for horizon in judged:
+        for name, span in periods.items():
+            part = horizon.where(*span)
+            parts.append(f"## {display(horizon.horizon)}, {name}, n = {len(part.frame):,}")
+            parts.append(
+                markdown_rows(
+                    ("forecaster", "accuracy %", "AUC", "skill % [95 %]", f"skill less that of {PRESENT}, points"),
                     (
-                        display(horizon),
-                        span,
-                        way,
-                        f"{len(losses):,}",
-                        f"{100 * (metrics.accuracy(p_up, returns).value or 0):.2f}%",
-                        f"{metrics.auc(p_up, returns).value or 0:.4f}",
-                        f"{100 * (1 - losses.mean() / math.log(2)):.3f}%",
-                        f"{gain:+.3f} ({gain - error:+.3f} to {gain + error:+.3f})",
-                    )
+                        (
+                            forecaster,
+                            f"{100 * (metrics.accuracy(p, part.log_return).value or 0):.2f}",
+                            f"{metrics.auc(p, part.log_return).value or 0:.4f}",
+                            _percent(part.skill(forecaster)),
+                            part.difference(forecaster, PRESENT),
+                        )
+                        for forecaster, p in part.p_up.items()
+                    ),
                 )
-    columns = (
-        "horizon",
-        "hours",
-        "forecast",
-        "n",
-        "accuracy",
-        "AUC",
-        "skill against a coin",
-        f"skill over {SINGLE}, points",
-    )
-    return markdown_rows(columns, rows)
+            )
+        parts.append(f"## {display(horizon.horizon)}: order flow missing for {outage_days} days")
+        parts.append(
+            markdown_rows(
+                ("from", "ensemble, members abstaining", "less the ensemble trained without flow, points"),
+                (
+                    (f"{start}", _percent(part.skill(ABSTAINING)), part.difference(ABSTAINING, TRAINED_WITHOUT))
+                    for start in _outages(first, min(last, SPLIT - timedelta(days=1)), outage_days)
+                    for part in [horizon.where(start, start + timedelta(days=outage_days - 1))]
+                ),
+            )
+        )
+        parts.append(f"## {display(horizon.horizon)}: worth of order flow by year, points of skill")
+        parts.append(
+            markdown_rows(
+                ("year", PRESENT, "ensemble"),
+                (
+                    (
+                        f"{year}",
+                        part.difference(PRESENT, WITHOUT_FLOW),
+                        part.difference("ensemble, equal", TRAINED_WITHOUT),
+                    )
+                    for year in sorted(set(horizon.frame["open_time"].dt.year()))
+                    for part in [horizon.where(date(year, 1, 1), min(date(year, 12, 31), SPLIT - timedelta(days=1)))]
+                    if len(part.frame)
+                ),
+            )
+        )
+    return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bars", required=True, help="Parquet file of hourly bars")
-    parser.add_argument("--quarters", required=True, help="Parquet file of 15-minute bars")
+def _outages(first: date, last: date, days: int) -> Iterator[date]:
+    start = first
+    while start + timedelta(days=days - 1) <= last:
+        yield start
+        start += timedelta(days=days)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the walk and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bars", type=Path, required=True)
+    parser.add_argument("--quarters", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the fits")
+    parser.add_argument("--out", type=Path, default=Path("docs/ensemble.md"))
     parser.add_argument("--first", type=date.fromisoformat, default=date(2023, 1, 2))
     parser.add_argument("--last", type=date.fromisoformat, default=date(2025, 7, 31))
-    parser.add_argument("--horizons", type=int, nargs="+", default=[60, 240])
-    parser.add_argument("--out", default="", help="Parquet file for the forecasts of every hour")
-    arguments = parser.parse_args()
-    end = midnight(arguments.last) + timedelta(days=1)
-    features, labels = read(arguments.bars, arguments.quarters, end)
-    parts = []
-    for part in walk(features, labels, arguments.first, arguments.last, arguments.horizons):
-        parts.append(part)
-        if arguments.out:
-            pl.concat(parts).write_parquet(arguments.out)
-    print(f"Refit every {REFIT_DAYS} days, seed {SEED}.\n")
-    print(table(pl.concat(parts)))
+    options = parser.parse_args(arguments)
+    history = History.read(options.bars, options.quarters, options.last)
+    judged = [
+        Judged.of(walk(history, options.cache, options.first, options.last, horizon), horizon) for horizon in HORIZONS
+    ]
+    text = document(judged, options.first, options.last)
+    options.out.write_text(text)
+    print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
