@@ -139,7 +139,7 @@ def forecast_outcomes(
 
 @dg.asset(
     key=["forecasting", "explanations"],
-    **(_COMMON | {"code_version": "1"}),
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(EXPLANATIONS),
     ins={
         "forecasts": dg.AssetIn(key=["forecasting", "forecasts"]),
@@ -202,7 +202,7 @@ def position_rule() -> Rule:
 
 @dg.asset(
     key=["forecasting", "positions"],
-    **(_COMMON | {"code_version": "1"}),
+    **(_COMMON | {"code_version": "2"}),
     dagster_type=dagster_type(POSITIONS),
     ins={
         "forecasts": dg.AssetIn(

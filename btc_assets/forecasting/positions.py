@@ -1,9 +1,10 @@
 """Paper positions: what one stated rule would have held on the champion's forecasts. No order goes anywhere.
 
-Every hour, the champion's forecast for 60 minutes has a score: the log-odds of P(up) in standard deviations of the
-scores of the `SCORE_DAYS` days before. The rule enters beyond `enter` standard deviations, in the direction of the
-forecast, and keeps the position until the score passes `exit` on the other side; in between it does not trade
-(hysteresis), as costs exceed the edge of most hours. The size of a position is fixed when it is entered.
+Every hour, the champion's forecast for 60 minutes has a score: the log-odds of P(up) and the expected return over
+sigma, weighed alike, in standard deviations of the scores of the `SCORE_DAYS` days before. The rule enters beyond
+`enter` standard deviations, in the direction of the score, and keeps the position until the score passes `exit` on the
+other side; in between it does not trade (hysteresis), as costs exceed the edge of most hours. The size of a position is
+fixed when it is entered.
 
 A decision is made at the close of an hour. With a delay it is executed at the first known close at least that much
 later: of a quarter bar, or of the next hour where there is none. A row tells what the hour that has just closed earned
@@ -108,12 +109,12 @@ def scored(forecasts: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
 
     Returns:
         open_time, model_version, close, score (standard deviations, null while there are too few) and volatility_ratio
-        (width of the interquartile range over its median in the days before), by open_time.
+        (sigma over its median in the days before), by open_time.
     """
     champion = forecasts.filter((pl.col("role") == CHAMPION) & (pl.col("horizon_minutes") == PRIMARY)).sort("open_time")
-    odds = log_odds(champion["p_up"].to_numpy())
-    width = (champion["q75"] - champion["q25"]).to_numpy()
-    spread, usual = np.full(len(odds), np.nan), np.full(len(odds), np.nan)
+    sigma = champion["sigma"].to_numpy()
+    parts = log_odds(champion["p_up"].to_numpy()), champion["expected_return_bps"].to_numpy() / sigma
+    score, ratio = np.full(len(sigma), np.nan), np.ones(len(sigma))
     for day in days:
         start = midnight(day)
         first, at, end = (
@@ -121,14 +122,21 @@ def scored(forecasts: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
             for time in (start - timedelta(days=SCORE_DAYS), start, start + timedelta(days=1))
         )
         if at - first >= MIN_SCORES:
-            spread[at:end], usual[at:end] = odds[first:at].std(), np.median(width[first:at])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        score, ratio = odds / spread, width / usual
+            both = np.zeros(end - first)
+            for part in parts:
+                both += _standardised(part[first:end], at - first)
+            score[at:end] = _standardised(both, at - first)[at - first :]
+            ratio[at:end] = sigma[at:end] / np.median(sigma[first:at])
     made = champion.select("open_time", "model_version", "close").with_columns(
-        pl.Series("score", np.where(np.isfinite(score), score, np.nan)).fill_nan(None),
-        pl.Series("volatility_ratio", np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)),
+        pl.Series("score", score).fill_nan(None), pl.Series("volatility_ratio", ratio)
     )
     return made.filter(pl.col("open_time").dt.date().is_in(list(days)))
+
+
+def _standardised(values: Floats, n: int) -> Floats:
+    """Return values over the standard deviation of the first n, zeros if these are all alike, (m,)."""
+    spread = values[:n].std()
+    return values / spread if spread > 1e-12 else np.zeros(len(values))
 
 
 def paper_positions(

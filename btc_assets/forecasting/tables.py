@@ -133,7 +133,7 @@ POSITIONS = declare(
                 pl.Float64,
                 FINITE,
                 nullable=True,
-                about="log-odds of P(up) in standard deviations of those of the days before; null with too few of them",
+                about="of the forecast, standard deviations of the scores of the days before; null with too few",
             ),
             "volatility_ratio": Column(pl.Float64, check("gt", 0), FINITE, about="forecast volatility over its usual"),
             "previous_position": Column(pl.Float64, *_POSITION, about="position decided an hour before, share of one"),

@@ -49,8 +49,8 @@ def forecasts(hours: int = (WARM_DAYS + len(DAYS)) * 24, *, seed: int = 1) -> pl
             "model_version": 1,
             "close": 30_000 * np.exp(np.cumsum(rng.normal(0, 0.005, hours))),
             "p_up": 0.5 + 0.05 * np.tanh(rng.normal(size=hours)),
-            "q25": -0.002,
-            "q75": 0.002 + 0.001 * rng.random(hours),
+            "expected_return_bps": rng.normal(0, 3, hours),
+            "sigma": 0.004 + 0.001 * rng.random(hours),
         }
     )
     return frame.cast({name: FORECASTS.columns[name] for name in frame.columns})
@@ -154,8 +154,15 @@ def test_poisoning_later_hours_changes_no_earlier_row() -> None:
 
 def test_scores_of_a_day_are_in_units_of_the_days_before_only() -> None:
     odds = np.log(FORECAST_ROWS["p_up"] / (1 - FORECAST_ROWS["p_up"])).to_numpy()
+    size = (FORECAST_ROWS["expected_return_bps"] / FORECAST_ROWS["sigma"]).to_numpy()
+    before, day = slice(0, MIN_SCORES), slice(MIN_SCORES, MIN_SCORES + 24)
+    both = odds / odds[before].std() + size / size[before].std()
     first = scored(FORECAST_ROWS, DAYS[:1])
-    assert first["score"].to_numpy() == pytest.approx(odds[MIN_SCORES : MIN_SCORES + 24] / odds[:MIN_SCORES].std())
+    assert first["score"].to_numpy() == pytest.approx(both[day] / both[before].std())
+    without_size = scored(FORECAST_ROWS.with_columns(expected_return_bps=pl.lit(0.0)), DAYS[:1])
+    assert without_size["score"].to_numpy() == pytest.approx(odds[day] / odds[before].std())
+    flat = FORECAST_ROWS.with_columns(expected_return_bps=pl.lit(0.0), p_up=pl.lit(0.5))
+    assert set(scored(flat, DAYS[:1])["score"]) == {0.0}
     early = scored(FORECAST_ROWS, [DAYS[0] - timedelta(days=1)])
     assert early.height == 24
     assert early["score"].is_null().all()
