@@ -201,18 +201,22 @@ def _rollback_on(day: str) -> dict[str, Any]:  # noqa: ARG001 - the same for eve
 rollback_champion = dg.define_asset_job(
     "rollback_champion",
     selection=dg.AssetSelection.assets(
-        MODEL_HISTORY.asset_key, FORECASTS.asset_key, FORECAST_OUTCOMES.asset_key, SERVING_BUNDLE.asset_key
+        MODEL_HISTORY.asset_key,
+        FORECASTS.asset_key,
+        FORECAST_OUTCOMES.asset_key,
+        EXPLANATIONS.asset_key,
+        SERVING_BUNDLE.asset_key,
     ),
     config=dg.PartitionedConfig(DAILY, run_config_for_partition_key_fn=_rollback_on),
-    description="Roll back to an earlier champion: record the change, re-forecast the newest hour and publish it. Run "
-    "it on the newest day; `to` is the version, 0 the previous champion.",
+    description="Roll back to an earlier champion: record the change, re-forecast the newest hour, explain and publish "
+    "it. Run it on the newest day; `to` is the version, 0 the previous champion.",
     tags=_tags("rollback", minutes=10),
 )
 
 publish_bundle = dg.define_asset_job(
     "publish_bundle",
-    selection=dg.AssetSelection.assets(SERVING_BUNDLE.asset_key),
-    description="Publish the newest forecast of a day to the server.",
+    selection=dg.AssetSelection.assets(EXPLANATIONS.asset_key, SERVING_BUNDLE.asset_key),
+    description="Explain the forecasts of a day and publish the newest one to the server.",
     tags=_tags(FORECAST_LANE, minutes=10),
 )
 

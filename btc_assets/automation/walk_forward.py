@@ -29,7 +29,7 @@ from btc_assets.digest import digest
 from btc_assets.features.catalog import WARMUP_DAYS
 from btc_assets.features.inputs import BESIDE_THE_CLOCK, CLOCK
 from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
-from btc_assets.forecasting.tables import FORECAST_OUTCOMES, FORECASTS, POSITIONS
+from btc_assets.forecasting.tables import EXPLANATIONS, FORECAST_OUTCOMES, FORECASTS, POSITIONS
 from btc_assets.lake import Lake
 from btc_assets.learning.missingness import LOOK_BACK_DAYS
 from btc_assets.learning.tables import (
@@ -252,7 +252,8 @@ class Walk:
         reports = ["monitoring/performance_report", "champion/shadow_report"]
         self._materialise("report_performance", Span(last_day, last_day), reports)
         self._record_positions(Span(legs[0].cutoff, last_day))
-        self._materialise("publish_bundle", Span(last_day, last_day), ["serving/bundle"])
+        published = [EXPLANATIONS.table, "serving/bundle"]
+        self._materialise("publish_bundle", Span(last_day, last_day), published)
         self.report(f"reported on and published {key_of(last_day)} ({time.monotonic() - started:.1f} s)")
         self.report(f"walked {len(legs)} cutoffs, {trained} of them trained now, in {time.monotonic() - began:.0f} s")
         return trained

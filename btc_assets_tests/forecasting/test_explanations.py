@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 
 from btc_assets.features.tables import HOURLY_FEATURES
+from btc_assets.forecasting import assets, checks
 from btc_assets.forecasting.explanations import explain_hours, unequal_sums
 from btc_assets.forecasting.forecasts import forecast_hours
 from btc_assets.forecasting.tables import EXPLANATIONS, FORECASTS
+from btc_assets.lake import Lake
 from btc_assets.learning.forecast_model import ForecastModel
 from btc_assets.learning.natives import native_names
+from btc_assets.learning.registry import ModelRegistry
 from btc_assets.learning.tables import TRAINING_PROFILE
+from btc_assets.partitions import DAILY, key_of
+from btc_assets.reads import lake_resources
 from btc_assets.vocabulary import HORIZONS, QUANTILE_NAMES
 from btc_assets_tests.conftest import random_walk_bars
 from btc_assets_tests.serving.builders import FEATURE_NAMES, MADE_AT, tiny_natives, write_model, write_natives
@@ -159,6 +165,56 @@ def test_a_model_without_its_members_is_refused(models: Stored, forecasts: pl.Da
 
     with pytest.raises(FileNotFoundError):
         explain_hours(forecasts, FEATURES, Bare(models.root), profile())
+
+
+class StoredRegistry(ModelRegistry):
+    """A registry of one model.
+
+    Attributes:
+        root: folder of the model and its members.
+    """
+
+    root: str
+
+    def load(self, version: int) -> ForecastModel:
+        """Return the model."""
+        return Stored(Path(self.root)).load(version)
+
+    def native(self, version: int) -> Path:
+        """Return its members."""
+        return Stored(Path(self.root)).native(version)
+
+
+def materialise(lake: Lake, root: Path) -> tuple[dict[str, object], bool]:
+    """Materialise the explanations of the day; return their metadata and whether the check passed."""
+    asset = assets.explanations
+    result = dg.materialize(
+        [asset, checks.contributions_add_up, *(dg.AssetSpec(k, partitions_def=DAILY) for k in asset.dependency_keys)],
+        selection=dg.AssetSelection.assets(asset),
+        partition_key=key_of(MADE_AT.date()),
+        resources={**lake_resources(lake), "registry": StoredRegistry(tracking_uri="", root=str(root))},
+    )
+    (event,) = result.get_asset_materialization_events()
+    (check,) = result.get_asset_check_evaluations()
+    return {name: value.value for name, value in event.materialization.metadata.items()}, check.passed
+
+
+def test_the_asset_explains_the_stored_forecasts(
+    models: Stored, forecasts: pl.DataFrame, explained: pl.DataFrame, tmp_path: Path
+) -> None:
+    lake, day = Lake(root=str(tmp_path / "lake")), MADE_AT.date()
+    for contract, frame in ((FORECASTS, forecasts), (HOURLY_FEATURES, FEATURES), (TRAINING_PROFILE, profile())):
+        lake.write(contract, day, frame)
+    metadata, passed = materialise(lake, models.root)
+    stored = lake.read(EXPLANATIONS, day)
+    assert stored is not None
+    assert stored.equals(explained)
+    assert passed
+    assert str(at(explained, HOURS - 1)["sentence"]) in str(metadata["newest"])
+
+    (tmp_path / "model").symlink_to(models.root / "model")  # a registry without the members
+    metadata, passed = materialise(lake, tmp_path)
+    assert (metadata["unexplained"], passed) == (forecasts.height, False)
 
 
 def test_natives_have_the_names_of_the_stored_files(models: Stored) -> None:
