@@ -28,20 +28,14 @@ def with_feature_rows(document: dict[str, Any], state: State | None) -> dict[str
     document = copy.deepcopy(document)
     document["components"]["schemas"]["FeatureRow"] = _feature_row(state)
     row = {"$ref": "#/components/schemas/FeatureRow"}
-    document["paths"]["/v1/predict"]["post"]["requestBody"] = {
-        "required": True,
-        "description": "One row of named features, or a list of up to 1,000 rows; null is an unknown value.",
-        "content": {
-            "application/json": {
-                "schema": {"anyOf": [row, {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}]}
-            }
-        },
-    }
-    document["paths"]["/v1/explain"]["post"]["requestBody"] = {
-        "required": True,
-        "description": "One row of named features; null is an unknown value.",
-        "content": {"application/json": {"schema": row}},
-    }
+    limits = {"/v1/predict": ("a list of up to 1,000 rows", MAX_ROWS), "/v1/explain": ("a list of one row", 1)}
+    for path, (words, most) in limits.items():
+        rows = {"type": "array", "items": row, "minItems": 1, "maxItems": most}
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "description": f"One row of named features, or {words}; null is an unknown value.",
+            "content": {"application/json": {"schema": {"anyOf": [row, rows]}}},
+        }
     for path in ("/v1/forecasts", "/v1/explanation"):
         for parameter in document["paths"][path]["get"]["parameters"]:
             if parameter["name"] in ("from", "to", "made_at"):
