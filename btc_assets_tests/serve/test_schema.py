@@ -49,6 +49,8 @@ def test_schemathesis_finds_no_failure(server: Server, tmp_path: Path) -> None:
                 "all",
                 "--max-examples",
                 EXAMPLES,
+                "--request-timeout",
+                "60",  # the first explanation reads the members and imports their libraries
                 "--no-color",
             ),
         ],
