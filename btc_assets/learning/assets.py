@@ -612,11 +612,12 @@ class ComparedFamilies(dg.Config):
         "hourly_labels": recent_window_of("features/hourly_labels"),
         "cv_folds": same_cutoff("learning/cv_folds"),
     },
-    kinds={"xgboost", "lightgbm", "scikitlearn"},
+    kinds={"xgboost", "lightgbm", "scikitlearn", "mlflow"},
 )
 def family_comparison(
     context: dg.AssetExecutionContext,
     config: ComparedFamilies,
+    registry: ModelRegistry,
     prices: pl.LazyFrame,
     hourly_features: pl.LazyFrame,
     hourly_labels: pl.LazyFrame,
@@ -627,7 +628,8 @@ def family_comparison(
     Every family forecasts the same test hours, trained on the same hours of the newest two years with the same seed and
     its default parameters. Skill against a coin has an interval by block bootstrap; every pair is compared by
     Diebold-Mariano with Holm's correction, all of them by a model confidence set. The comparison is not part of a
-    training and runs on request; over a period of cutoffs, use the command `compare`.
+    training and runs on request; over a period of cutoffs, use the command `compare`. The MLflow run has
+    the training curves of families that read several hours at once, which are fitted here alone.
     """
     cutoff, days, seed = day_of(context.partition_key), settings().recent_days, settings().seed
     wide, known = hourly_features.collect(), hourly_labels.collect()
@@ -639,15 +641,31 @@ def family_comparison(
         start: training.scale_of(fit_volatility(wide, known, end=start, horizons=[PRIMARY]))
         for start in layout["test_start"]
     }
+    curves: dict[str, list[float]] = {}
+    families = {name: family(name) for name in config.families or installed()}
     forecasts = pl.concat(
         family_forecasts(
-            name, family(name), rows, layout, scales, names=own, cutoff=cutoff, window_days=days, seed=seed
+            name,
+            of,
+            rows,
+            layout,
+            scales,
+            names=own,
+            cutoff=cutoff,
+            window_days=days,
+            seed=seed,
+            curves=curves if of.lookback(of.parameters()) > 1 else None,
         )
-        for name in config.families or installed()
+        for name, of in families.items()
     )
     frame = compare_families(forecasts, prices.collect(), cutoff=cutoff, seed=seed)
     table = comparison_table(frame, costs(forecasts), best_beats_coin(forecasts, seed=seed))
-    return output_of(context, FAMILY_COMPARISON, frame, {"comparison": dg.MetadataValue.md(table)})
+    versions = data_versions(hourly_features=wide, hourly_labels=known, cv_folds=layout)
+    with registry.run(context, FAMILY_COMPARISON.asset_key, versions) as run:
+        run.curves(curves)
+        run.table("comparison.md", table)
+        link = run.link()
+    return output_of(context, FAMILY_COMPARISON, frame, {"comparison": dg.MetadataValue.md(table), "mlflow_run": link})
 
 
 ASSETS = [

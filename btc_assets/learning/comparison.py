@@ -109,6 +109,7 @@ def family_forecasts(
     cutoff: date,
     window_days: int,
     seed: int,
+    curves: dict[str, list[float]] | None = None,
 ) -> pl.DataFrame:
     """Forecast the test hours of folds of one horizon with one family, with one thread.
 
@@ -122,6 +123,7 @@ def family_forecasts(
         cutoff: end of the training window.
         window_days: days of the training window.
         seed: seed of the fits.
+        curves: see `forecast_folds`.
 
     Returns:
         Columns of FOLD_FORECASTS, with the name in `family`. `cpu_s` is the processor time and `memory_mb` the growth
@@ -137,7 +139,9 @@ def family_forecasts(
         trainee = Trainee(
             Member(name, family.name, "hourly", window_days, target), family, features, {horizon: family.parameters()}
         )
-        return forecast_folds([trainee], {horizon: rows}, folds, scales, cutoff=cutoff, seed=seed, threads=1)
+        return forecast_folds(
+            [trainee], {horizon: rows}, folds, scales, cutoff=cutoff, seed=seed, threads=1, curves=curves
+        )
 
     started = time.process_time()
     with memory_growth() as growth:

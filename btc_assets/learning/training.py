@@ -192,6 +192,7 @@ def forecast_folds(
     cutoff: date,
     seed: int,
     threads: int,
+    curves: dict[str, list[float]] | None = None,
 ) -> pl.DataFrame:
     """Forecast every fold's test hours with members and heads trained on the fold's training hours.
 
@@ -205,6 +206,7 @@ def forecast_folds(
         cutoff: end of every member's window.
         seed: seed of the fits.
         threads: concurrent fits, one thread each.
+        curves: receives the training curves of P(up) by member, horizon, fold and name, a value a step.
 
     Returns:
         FOLD_FORECASTS rows; probabilities are not calibrated, quantiles are log returns, sorted.
@@ -217,8 +219,14 @@ def forecast_folds(
         own, scale = trainee.rows(train, cutoff), scales[fold["test_start"]]
         outputs = dict.fromkeys(("p_up", *QUANTILE_NAMES, "size"), np.full(len(test), np.nan))
         failure = None
+
+        def curve(name: str, _: int, value: float) -> None:
+            key = f"{trainee.member.name}.{horizon}m.fold_{fold['fold']}.{name}"
+            curves.setdefault(key, []).append(value)  # type: ignore[union-attr]
+
         try:
-            outputs |= _fold_outputs(trainee, train, own, test, scale, horizon, seed=seed)
+            drawn = None if curves is None else curve
+            outputs |= _fold_outputs(trainee, train, own, test, scale, horizon, seed=seed, curve=drawn)
         except Exception as error:  # a family raises what its library raises
             if trainee.member.target != "direction":
                 raise
@@ -249,12 +257,20 @@ def forecast_folds(
 
 
 def _fold_outputs(
-    trainee: Trainee, train: Rows, own: Rows, test: Rows, scale: Scale, horizon: int, *, seed: int
+    trainee: Trainee,
+    train: Rows,
+    own: Rows,
+    test: Rows,
+    scale: Scale,
+    horizon: int,
+    *,
+    seed: int,
+    curve: Curve | None,
 ) -> dict[str, Vector]:
     """Return the outputs of one fold by column; P(up) is NaN where the member abstains."""
     test_rows = test.select(trainee.features)
     inputs = test_rows.inputs
-    outputs = fit(trainee, own, scale(train, horizon)[len(train) - len(own) :], horizon, seed=seed)
+    outputs = fit(trainee, own, scale(train, horizon)[len(train) - len(own) :], horizon, seed=seed, curve=curve)
     if trainee.member.target == "direction":
         abstains = np.isnan(inputs) @ required_inputs(own)
         p_up = outputs["p_up"].predict(test_rows.sequences(trainee.lookback(horizon)))

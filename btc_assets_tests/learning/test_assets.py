@@ -1,6 +1,7 @@
 """A cutoff from bars to verdict, on a temporary lake and MLflow store."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from btc_assets.features.tables import HOURLY_FEATURES, HOURLY_LABELS
 from btc_assets.lake import Lake, by_day
 from btc_assets.learning import assets as learning
 from btc_assets.learning import cutoff, state_assets
+from btc_assets.learning.families import ridge_logistic
+from btc_assets.learning.families.linear import LinearOutput
+from btc_assets.learning.families.protocol import LOG_LOSS, Fit, Inputs, Vector
+from btc_assets.learning.families.ridge_logistic import RidgeLogisticParameters
 from btc_assets.learning.folds import matrix
 from btc_assets.learning.natives import library_p_up, read_members
 from btc_assets.learning.registry import EXPERIMENT, ModelRegistry
@@ -55,6 +60,17 @@ NEXT = date(2018, 6, 4)
 DAYS = [FIRST + timedelta(days=i) for i in range((NEXT - FIRST).days)]
 
 pytestmark = pytest.mark.slow
+
+
+def fit_pairs(
+    inputs: Inputs, up: Vector, weights: Vector, parameters: RidgeLogisticParameters, fit: Fit
+) -> LinearOutput:
+    """Fit a line to two hours at once, with a training curve."""
+    fit.draw(LOG_LOSS, [0.7, 0.6])
+    return ridge_logistic.fit_direction(inputs, up, weights, parameters, fit)
+
+
+PAIRS = replace(ridge_logistic.FAMILY, name="pairs", fit_direction=fit_pairs, lookback=lambda _: 2)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +307,7 @@ def test_the_group_study_of_a_trained_cutoff_notes_omitted_groups(lake: Lake, re
 
 @pytest.mark.usefixtures("first")
 def test_the_family_comparison_of_a_trained_cutoff_has_every_pair(lake: Lake, registry: ModelRegistry) -> None:
-    families = ["climatology", "persistence", "naive_bayes"]
+    families = ["climatology", "naive_bayes", f"{__name__}:PAIRS"]
     result = train(
         lake,
         registry,
@@ -305,3 +321,7 @@ def test_the_family_comparison_of_a_trained_cutoff_has_every_pair(lake: Lake, re
     assert comparison.height == 6, "three against the coin and three pairs"
     folds = table(lake, CV_FOLDS).filter(pl.col("horizon_minutes") == PRIMARY)
     assert comparison["n"].unique().to_list() == [folds["n_test"].sum()]
+    (event,) = result.get_asset_materialization_events()
+    run_id = str(event.materialization.metadata["mlflow_run"].value).rpartition("/")[2]
+    curve = registry.client.get_metric_history(run_id, f"{__name__}:PAIRS.60m.fold_0.log_loss")
+    assert [(point.step, point.value) for point in curve] == [(0, 0.7), (1, 0.6)]
