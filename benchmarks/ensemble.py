@@ -249,10 +249,10 @@ def document(judged: Sequence[Judged], first: date, last: date, outage_days: int
         "# The ensemble",
         (
             f"Made by `python -m benchmarks.ensemble` (its docstring says how): cutoffs every {STEP.days} days, "
-            f"{first} to {last}, seed {SEED}, default parameters. Skill is against a coin; intervals are HAC, 95 %. A "
-            "difference is of skill on the same hours, with a two-sided Diebold-Mariano test. Every row of a table is a "
-            f"trial; nothing was chosen on the days from {SPLIT} on. *{ABSTAINING}* is what the members without order "
-            f"flow give when the others abstain; *{TRAINED_WITHOUT}* has `{WITHOUT_FLOW}` beside them."
+            f"{first} to {last}, seed {SEED}, default parameters. Skill is against a coin; intervals are HAC, 95 %. "
+            "A difference is of skill on the same hours, with a two-sided Diebold-Mariano test. Every row is a trial; "
+            f"nothing was chosen on the days from {SPLIT} on. *{ABSTAINING}* is what the members without order flow "
+            f"give when the others abstain; *{TRAINED_WITHOUT}* has `{WITHOUT_FLOW}` beside them."
         ),
     ]
     periods = {"all": (first, last), f"to {SPLIT - timedelta(days=1)}": (first, SPLIT - timedelta(days=1))}

@@ -36,7 +36,7 @@ MIN_SCORES = 24 * 14
 """Fewest scores of these days from which the rule trades."""
 FULL_CONFIDENCE = 2.0
 """Multiple of `enter` from which a position sized by confidence is whole."""
-TRIED = 130
+TRIED = 163
 """Variants of forecasters tried on the developers' period (docs/method.md), trials of the Sharpe ratio too."""
 
 Floats = npt.NDArray[np.float64]
