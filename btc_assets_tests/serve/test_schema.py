@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from btc_assets_tests.conftest import WATCHDOG_S
 from btc_assets_tests.serve.conftest import Server
 from btc_assets_tests.serving.builders import FEATURE_NAMES
 
@@ -50,7 +51,7 @@ def test_schemathesis_finds_no_failure(server: Server, tmp_path: Path) -> None:
                 "--max-examples",
                 EXAMPLES,
                 "--request-timeout",
-                "60",  # the first explanation reads the members and imports their libraries
+                str(WATCHDOG_S),
                 "--no-color",
             ),
         ],
