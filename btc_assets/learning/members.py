@@ -62,8 +62,7 @@ SIZE = Member("size", "ridge_logistic", "quarters", 2191, "size")
 def recipe(families: Mapping[str, str], *, longest_days: int) -> tuple[Member, ...]:
     """Return the members and heads of a deployment.
 
-    A family of the default members has those; any other family has one member, on the hourly features. Members that a
-    cut makes equal in family, inputs and window are one, the first.
+    A family of the default members has those; any other family has one member, on the hourly features.
 
     Args:
         families: names of the chosen families, by the name or path with which they were chosen.
@@ -72,8 +71,9 @@ def recipe(families: Mapping[str, str], *, longest_days: int) -> tuple[Member, .
     chosen = [member for member in MEMBERS if member.family in families]
     known = {member.family for member in MEMBERS}
     chosen += [Member(name, key, "hourly", DEFAULT_DAYS) for key, name in families.items() if key not in known]
-    cut = [replace(member, window_days=min(member.window_days, longest_days)) for member in (*chosen, INTERVALS, SIZE)]
-    return tuple({(one.family, one.inputs, one.window_days, one.target): one for one in reversed(cut)}.values())[::-1]
+    return tuple(
+        replace(member, window_days=min(member.window_days, longest_days)) for member in (*chosen, INTERVALS, SIZE)
+    )
 
 
 def directions(members: Sequence[Member]) -> tuple[Member, ...]:

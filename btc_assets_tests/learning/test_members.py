@@ -30,10 +30,12 @@ def test_a_family_outside_the_default_recipe_has_one_member() -> None:
     assert members[-1] == Member("mine", "mine.place:FAMILY", "hourly", 730)
 
 
-def test_members_that_a_shorter_window_makes_equal_are_one() -> None:
-    members = recipe(DEFAULT, longest_days=365)
-    assert [member.name for member in members] == ["xgboost_2y", "ridge_6y", "ridge_quarters_6y", "intervals", "size"]
-    assert {member.window_days for member in members} == {365}
+def test_a_shorter_longest_window_cuts_every_window() -> None:
+    assert {member.window_days for member in recipe(DEFAULT, longest_days=365)} == {365}
+
+
+def test_two_members_stand_without_order_flow() -> None:
+    assert [member.name for member in MEMBERS if member.inputs == "price_and_volume"] == ["xgboost_4y", "ridge_6y"]
 
 
 def test_a_member_reads_price_and_volume_alone() -> None:
