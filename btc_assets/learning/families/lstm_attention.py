@@ -1,5 +1,7 @@
 """A long short-term memory over the hours of a sequence, whose states are pooled by attention.
 
+The newest hour's state is also read alone: pooled over 24 hours, what only that hour says would be lost at the start.
+
 Sources: S. Hochreiter, J. Schmidhuber (1997), Long short-term memory; Z. Lin et al. (2017), A structured self-attentive
 sentence embedding.
 """
@@ -60,6 +62,7 @@ def initial(random: np.random.Generator, features: int, parameters: LstmParamete
             f"{direction}.bias": bias,
             f"{direction}.attention": uniform(random, units, units),
             f"{direction}.head": zeros(units, 1),
+            f"{direction}.newest_head": zeros(units, 1),
         }
     return weights
 
@@ -80,6 +83,7 @@ def score(weights: Mapping[str, Any], hours: Any, drop: Callable[[Any], Any], pa
     for direction in directions:
         pooled = reduce(add, [attention[place] * states[direction][place] for place in places]) / total
         result = drop(pooled) @ weights[f"{direction}.head"] + result
+        result = states[direction][-1] @ weights[f"{direction}.newest_head"] + result
     return result
 
 
