@@ -205,7 +205,7 @@ class Project:
 
 
 LEARNING = {contract.table for contract in (*TRAINED, *JUDGED)}
-REPORTS = ("monitoring/performance_report", SHADOW_REPORT.table, "serving/bundle")
+REPORTS = ("monitoring/performance_report", SHADOW_REPORT.table, "forecasting/explanations", "serving/bundle")
 ASKED_EACH_TIME = {(name, LAST_DAY) for name in REPORTS}
 
 
@@ -309,7 +309,7 @@ def test_a_missing_table_of_a_trained_model_is_made_separately(project: Project)
 
 
 @pytest.mark.slow
-def test_a_finished_walk_repeats_only_the_report(walked: Project) -> None:
+def test_a_finished_walk_repeats_only_reports_and_the_publication(walked: Project) -> None:
     assert walked.walk() == 0
     assert set(walked.made) == ASKED_EACH_TIME
     assert [messages.count("already") for messages in walked.messages if messages.startswith("cutoff")] == [3] * len(
