@@ -172,7 +172,8 @@ class FoldRows:
         """
         rows = forecasts.filter(pl.col("horizon_minutes") == horizon).sort("open_time")
         sizes = rows.drop_nulls("size").select("open_time", "size")
-        quantiles = rows.drop_nulls(QUANTILE_NAMES[0]).drop("size").join(sizes, on="open_time", maintain_order="left")
+        quantiles = rows.drop_nulls(QUANTILE_NAMES[0]).drop("size")
+        quantiles = quantiles.join(sizes, on="open_time", how="left", maintain_order="left")
         columns = {
             name: part["p_up"].to_numpy()
             for name in members
