@@ -29,6 +29,8 @@ from btc_assets.features.inputs import CLOCK
 from btc_assets.features.labels import compute_labels
 from btc_assets.features.volatility import OF_QUARTERS
 from btc_assets.learning.calibration import conformal_offsets
+from btc_assets.learning.families.protocol import Fit
+from btc_assets.learning.families.xgboost import XgboostParameters, fit_quantiles
 from btc_assets.learning.folds import matrix
 from btc_assets.learning.sigma import Sigma
 from btc_assets.learning.volatility import (
@@ -52,14 +54,12 @@ Floats = npt.NDArray[np.float64]
 REFIT_DAYS = 28
 SPLIT = date(2024, 8, 1)
 """Nothing was chosen on the days from here on."""
-BOOSTED = {"max_depth": 3, "eta": 0.1, "objective": "reg:quantileerror", "tree_method": "hist", "max_bin": 64}
-ROUNDS = 40
 SEED = 7
 LEAST_SIGMA = 0.0005
 """Smallest hourly standard deviation of the rolling day, as quantiles are scaled at present."""
 VOLATILITIES = ("HAR", "GARCH(1,1)-t", "rolling day")
 SETS = (*VOLATILITIES, "HAR, boosted", "rolling day, boosted")
-"""Sets of quantiles: empirical ones of the scaled returns, and boosted ones of the features and the log volatility."""
+"""Sets of quantiles: empirical ones of the scaled returns, and those of the boosters of a model."""
 BASELINE = SETS.index("GARCH(1,1)-t")
 
 
@@ -150,24 +150,20 @@ def walk(hours: Hours, first: date, last: date) -> tuple[Floats, Floats]:
                 sigma, target = every[:, column], hours.log_return[:, column]
                 train = window & hours.known_by(start, horizon) & np.isfinite(target) & np.isfinite(sigma)
                 rows = np.column_stack([hours.inputs, np.log(sigma)])
+                weights = np.power(0.5, age[train] / HALF_LIFE_DAYS) / hours_spanned(horizon)
                 boosted[inside, column, place] = boosted_quantiles(
-                    rows[train], (target / sigma)[train], np.power(0.5, age[train] / HALF_LIFE_DAYS), rows[inside]
+                    rows[train], (target / sigma)[train], weights, rows[inside]
                 )
         print(f"fitted {start:%Y-%m-%d}", file=sys.stderr, flush=True)
     return sigmas, boosted
 
 
 def boosted_quantiles(train: Floats, scaled: Floats, weights: Floats, test: Floats) -> Floats:
-    """Fit one booster per quantile of the scaled return and return the quantiles of other rows, (n, 5), sorted."""
-    import xgboost
-
-    data = xgboost.QuantileDMatrix(train, scaled, weight=weights, max_bin=BOOSTED["max_bin"], nthread=1)
-    parameters = {**BOOSTED, "nthread": 1, "seed": SEED}
-    columns = [
-        xgboost.train({**parameters, "quantile_alpha": level}, data, ROUNDS).inplace_predict(test)
-        for level in QUANTILES
-    ]
-    return np.sort(np.column_stack(columns), axis=1).astype(np.float64)
+    """Fit the head of intervals to scaled returns and return the quantiles of other rows, (n, 5), sorted."""
+    circumstances = Fit(names=tuple(map(str, range(train.shape[1]))), seed=SEED)
+    fitted = fit_quantiles(train.astype(np.float32), scaled, weights, XgboostParameters(), circumstances)
+    columns = [fitted[name].predict(test.astype(np.float32)) for name in QUANTILE_NAMES]
+    return np.sort(np.column_stack(columns), axis=1)
 
 
 def conformal(hours: Hours, sigmas: Floats, boosted: Floats, first: date, last: date) -> Floats:

@@ -53,7 +53,7 @@ MEMBERS = (
     Member("ridge_quarters_6y", "ridge_logistic", "quarters", 2191),
 )
 """The default members; they have equal weights."""
-INTERVALS = Member("intervals", "xgboost", "hourly", 730, "quantiles")
+INTERVALS = Member("intervals", "xgboost", "hourly", 1461, "quantiles")
 """The head that forecasts the quantiles."""
 SIZE = Member("size", "ridge_logistic", "quarters", 2191, "size")
 """The head that forecasts the size of the move; it needs no 15-minute set."""
