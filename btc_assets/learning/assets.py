@@ -50,7 +50,7 @@ from btc_assets.learning.tables import (
     TRAINING_PROFILE,
     TUNED_PARAMETERS,
 )
-from btc_assets.learning.volatility import document_of, fit_volatility
+from btc_assets.learning.volatility import INPUTS, document_of, fit_volatility
 from btc_assets.markdown import markdown_table
 from btc_assets.partitions import DAILY, day_of
 from btc_assets.schema import dagster_type
@@ -338,7 +338,8 @@ def trained_model(
     wide, known = hourly_features.collect(), hourly_labels.collect()
     standing = {*next(iter(ensembles.values())).members, INTERVALS, SIZE}
     ready = [one for one in trainees(wide, cutoff, tuned_families(tuned)) if one.member.name in standing]
-    used = {name for one in ready for name in one.features} | set(Sigma(volatility).inputs)
+    # With every input of the volatility model, fitted or not, a longer history does not change the recipe.
+    used = {name for one in ready for name in one.features} | set(INPUTS)
     names = tuple(name for name in training_inputs(wide, cutoff) if name in used)
     rows = rows_by_horizon(wide.lazy(), known.lazy(), cutoff, names, days=config.window_days)
     table = _metrics_by_horizon(forecasts, weighed)

@@ -66,7 +66,9 @@ MODELS: Mapping[str, tuple[str, ...]] = {
 """Features of each linear model in order of preference; the last is for the days after a start or a gap."""
 CONSTANT = "constant"
 """The model of rows that no other one can use."""
-COLUMNS = tuple(dict.fromkeys((*CALENDAR, *_QUARTERS, *_BARS, _DVOL, _RETURN, _ROLLING)))
+INPUTS = tuple(dict.fromkeys((*CALENDAR, *_QUARTERS, *_BARS, _DVOL)))
+"""Features that a linear model may read."""
+COLUMNS = (*INPUTS, _RETURN, _ROLLING)
 """Features that fits and baselines read; one that is not in the table counts as unknown."""
 
 
