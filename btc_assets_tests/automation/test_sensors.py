@@ -488,6 +488,7 @@ def test_runs_that_write_the_same_tables_do_not_overlap() -> None:
     lanes = {job.name: job.tags[ONE_AT_A_TIME] for job in JOBS if job.name != "walk_forward"}
     assert {name for name, value in lanes.items() if value == lanes["refresh_forecast"]} == HOT_PATH_JOBS
     assert lanes.pop("settle_shadow") == lanes["train_cutoff"]
+    assert lanes.pop("compare_families") == lanes["study_groups"]  # both are long and on request
     others = [value for name, value in lanes.items() if name not in HOT_PATH_JOBS]
     assert len(set(others)) == len(others) == 7
 
