@@ -6,7 +6,7 @@ The files are Parquet files of hourly and 15-minute bars. Every 28 days each mem
 the cutoff, with default parameters, and forecasts the hours up to the next cutoff. It is calibrated on its forecasts of
 the three earlier cutoffs, whose outcomes are known, as in the folds of a training; so the walk starts three cutoffs
 earlier. Fits are kept in FOLDER by cutoff: a walk that was
-killed goes on where it stopped. Skill is against a coin.
+killed resumes where it stopped. Skill is against a coin.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def walk(
 
 
 def _part_name(name: str, family: Family[Any]) -> str:
-    """Return the part of a file name that stands for a family and its default parameters."""
+    """Return the part of a file name that identifies a family and its default parameters."""
     content = hashlib.sha256(f"{name} {family.parameters().to_json()}".encode()).hexdigest()[:8]
     return f"{name.replace(':', '.')}_{content}"
 
