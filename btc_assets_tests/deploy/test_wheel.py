@@ -78,7 +78,7 @@ def command(installed: Path, folder: Path, *arguments: str) -> subprocess.Comple
 def test_the_console_script_runs_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
     shown = command(installed, tmp_path, "--help")
     assert shown.returncode == 0, shown.stderr
-    assert "{demo,up,walk-forward,train,rollback,fit-ensemble,sql}" in shown.stdout
+    assert "{demo,up,walk-forward,compare,train,rollback,fit-ensemble,sql}" in shown.stdout
     process = command(installed, tmp_path, "sql", "SELECT 1 AS one")
     assert process.returncode == 0, process.stderr
     assert "one" in process.stdout
